@@ -24,7 +24,7 @@ from karma.devices.payloads import Refused
 from karma.devices.repository.commands import CommandRepository
 from karma.devices.repository.dead_letters import DeadLetterRepository
 from karma.devices.repository.deleted_devices import DeletedDeviceRepository
-from karma.devices.repository.device_mapping import Gone, Guard
+from karma.devices.repository.device_mapping import Gone, SerialClaim
 from karma.devices.repository.devices import DeviceRepository
 from karma.devices.repository.hours import Cost, HourRepository
 from karma.devices.repository.telemetry import TelemetryRepository
@@ -91,8 +91,8 @@ class DeviceRows(AccountRows):
         return Gone(self.ada.id, self.device.id)
 
     @property
-    def guard(self) -> Guard:
-        found = self.devices.guard(self.device.serial_number, consistent=True)
+    def serial_claim(self) -> SerialClaim:
+        found = self.devices.claim_of(self.device.serial_number, consistent=True)
         assert found is not None
         return found
 
@@ -161,9 +161,9 @@ SCENARIOS = Scenarios[DeviceRows](
     DeviceRows,
     {
         "devices.transactional.require_device": _required,
-        "DeviceRepository.guard": made(lambda r: r.device, lambda r, d: r.devices.guard(d.serial_number)),
+        "DeviceRepository.claim_of": made(lambda r: r.device, lambda r, d: r.devices.claim_of(d.serial_number)),
         "DeviceRepository.row": made(lambda r: r.device, lambda r, d: r.devices.row(d.user_id, d.id)),
-        "DeviceRepository.view": made(lambda r: r.device, lambda r, d: r.devices.view(d.user_id, d.id)),
+        "DeviceRepository.current": made(lambda r: r.device, lambda r, d: r.devices.current(d.user_id, d.id)),
         "DeviceRepository.by_age": made(
             lambda r: r.device, lambda r, d: r.devices.by_age(d.user_id, newest_first=True, limit=5)
         ),
@@ -189,11 +189,11 @@ SCENARIOS = Scenarios[DeviceRows](
         ),
         "DeviceRepository.rows": made(lambda r: r.device, lambda r, d: r.devices.rows(d.user_id, limit=5)),
         "DeviceRepository.merge_latest": made(
-            lambda r: r.guard, lambda r, guard: r.devices.merge_latest(guard, Latest(last_seen_ms=1), now=NOW)
+            lambda r: r.serial_claim, lambda r, claim: r.devices.merge_latest(claim, Latest(last_seen_ms=1), now=NOW)
         ),
         "DeviceRepository.merge_presence": made(
-            lambda r: r.guard,
-            lambda r, guard: r.devices.merge_presence(guard, [PresenceEvent(1, 0, True, "s")], now=NOW),
+            lambda r: r.serial_claim,
+            lambda r, claim: r.devices.merge_presence(claim, [PresenceEvent(1, 0, True, "s")], now=NOW),
         ),
         "CommandRepository.add": made(
             lambda r: (r.command(), r.device), lambda r, n: r.commands.add(n[0], n[1], now=NOW, request=asked())

@@ -28,7 +28,7 @@ class TestStreams:
         self, user: User, device: Created, eventually: Eventually
     ) -> None:
         eventually(lambda: user.api.call("GET", "/devices")["total"] == 1, "the device counted")
-        assert user.api.call("GET", "/devices")["devices"][0]["id"] == device.view.device.id
+        assert user.api.call("GET", "/devices")["devices"][0]["id"] == device.current.device.id
 
 
 class TestQueues:
@@ -37,12 +37,12 @@ class TestQueues:
     ) -> None:
         now_ms = int(datetime.now(UTC).timestamp() * 1000)
         samples = {"boot": "b1", "seq": 1, "samples": [{"ts": now_ms - 1000, "m": {"temp_c": 41.5}}]}
-        topic = f"dt/karma/{device.view.device.serial_number}/telemetry"
+        topic = f"dt/karma/{device.current.device.serial_number}/telemetry"
         sent = sqs_record("m1", topic, json.dumps(samples).encode(), device.certificate.id, now_ms)
         storage.adapter.client("sqs").send_message(QueueUrl=storage.outputs["QueueUrlIngest"], MessageBody=sent["body"])
 
         def latest() -> dict[str, Any]:
-            found: dict[str, Any] = user.api.call("GET", f"/devices/{device.view.device.id}/latest")["latest"]
+            found: dict[str, Any] = user.api.call("GET", f"/devices/{device.current.device.id}/latest")["latest"]
             return found
 
         assert eventually(latest, "a reading")["temp_c"]["value"] == 41.5

@@ -20,7 +20,7 @@ Eventually = Callable[..., Any]
 @pytest.mark.req("R-K-01", "R-K-04")
 def test_a_file_is_sent_verified_loaded_and_deleted(user: User, device: Created, eventually: Eventually) -> None:
     data = b"from a robot" * 1000
-    files = f"/devices/{device.view.device.id}/files"
+    files = f"/devices/{device.current.device.id}/files"
     body = {
         "name": "report.txt",
         "path": "/out",

@@ -167,7 +167,7 @@ def test_messages_of_devices_are_not_written(stack: Stack, lambda_context: Conte
     stack.use("api")
     world = World(stack)
     made = world.create()
-    thing = made.view.device.serial_number
+    thing = made.current.device.serial_number
     stack.use("device_ingest")
     from device_ingest.handler import lambda_handler
 

@@ -111,7 +111,7 @@ class World:
         return self.devices.create(self.user, new_device(**fields), allowance=allowance(self.user))
 
     def message(self, created: Created, kind: str, body: Any, **changes: Any) -> Message:
-        thing = created.view.device.serial_number
+        thing = created.current.device.serial_number
         root = "cmd" if kind in ("ready", "response") else "dt"
         payload = body if isinstance(body, bytes) else json.dumps(body).encode()
         given: dict[str, Any] = {
@@ -133,7 +133,7 @@ class World:
         }
 
     def presence(self, created: Created, kind: str, version: int, offset_ms: int = 0, session: str = "s1") -> Message:
-        thing = created.view.device.serial_number
+        thing = created.current.device.serial_number
         body = {
             "clientId": thing,
             "timestamp": self.clock.ms + offset_ms,
@@ -156,8 +156,8 @@ class World:
         ready = self.message(created, "ready", {"boot": "b1", "ts": self.clock.ms})
         self.tell(self.presence(created, "connected", version), ready)
 
-    def view(self, created: Created) -> CurrentDevice:
-        return self.devices.get(self.user, created.view.device.id)
+    def current(self, created: Created) -> CurrentDevice:
+        return self.devices.get(self.user, created.current.device.id)
 
     def items(self, table: str = "devices") -> list[dict[str, Any]]:
         found: list[dict[str, Any]] = self.stack.aws("dynamodb").scan(TableName=self.stack.tables[table])["Items"]

@@ -19,7 +19,7 @@ from tests.support.stack import Stack
 
 def put_device(stack: Stack, user_id: str) -> DeviceId:
     """Make an active device, with a fake for IoT."""
-    return World(stack, user=UserId(user_id)).create().view.device.id
+    return World(stack, user=UserId(user_id)).create().current.device.id
 
 
 def unbalanced_bytes(stack: Stack) -> int:

@@ -93,9 +93,9 @@ async def create_device(request: Request, body: CreateDeviceRequest, caller: Wri
             csr=body.csr or "",
             idempotency_key=idempotency_key(request, caller),
         )
-        device = made.view.device
+        device = made.current.device
         data: CreatedDeviceData = {
-            "device": device_view(made.view),
+            "device": device_view(made.current),
             "credentials": credentials_view(device.serial_number, made.certificate, made.endpoint),
         }
         return Outcome(status=201, data=data, secret_id=device.id)
@@ -217,10 +217,10 @@ async def list_dead_letters(
 ) -> Answer[DeadLetterListData]:
     """List messages with refused parts, newest first, of two weeks; `taken` says whether the rest was stored."""
     scope = f"dead-letters:{caller.user_id}:{device_id}"
-    view = devices.service().get(caller.user_id, device_id)
+    current = devices.service().get(caller.user_id, device_id)
     after = str(position(cursor, scope).get("id", ""))
     now_s = process.clock().now().timestamp()
-    found, more = devices.dead_letters().page(view.device.id, limit=limit, after=after, now_s=now_s)
+    found, more = devices.dead_letters().page(current.device.id, limit=limit, after=after, now_s=now_s)
     return ok(
         {
             "dead_letters": [dead_letter_view(letter) for letter in found],
@@ -233,8 +233,8 @@ async def list_dead_letters(
 @router.get("/devices/{device_id}/dead-letters/{letter_id}", responses=answers(errors=(404,)))
 async def get_dead_letter(device_id: str, letter_id: str, caller: Reader) -> Answer[DeadLetterData]:
     """Show a message of the device with parts that were refused, with its whole payload."""
-    view = devices.service().get(caller.user_id, device_id)
-    letter = devices.dead_letters().get(view.device.id, letter_id, now_s=process.clock().now().timestamp())
+    current = devices.service().get(caller.user_id, device_id)
+    letter = devices.dead_letters().get(current.device.id, letter_id, now_s=process.clock().now().timestamp())
     if letter is None:
         raise NotFound(f"Dead letter {letter_id} not found")
     return ok({"dead_letter": dead_letter_view(letter)})

@@ -127,7 +127,7 @@ def sessions() -> SessionService:
     return SessionService(
         accounts=users(),
         sessions=stored,
-        guard=LoginThrottle(buckets=DynamoBuckets(), networks=stored, clock=clock()),
+        throttle=LoginThrottle(buckets=DynamoBuckets(), networks=stored, clock=clock()),
         passwords=Argon2Passwords(),
         dummy_hash=DUMMY_HASH,
         key_ring=key_ring,

@@ -37,7 +37,7 @@ class BookItem(ShelfItem, discriminator="book"):
     copies = NumberAttribute(default=1)
 
 
-class GuardItem(ShelfItem, discriminator="guard"):
+class UniqueItem(ShelfItem, discriminator="unique"):
     pass
 
 
@@ -128,7 +128,7 @@ class TestSingleItems:
             delete(mine, locked=True)
 
     def test_an_item_of_another_type_is_not_returned(self) -> None:
-        put(GuardItem("SHELF#1", "BOOK#0001"))
+        put(UniqueItem("SHELF#1", "BOOK#0001"))
         assert get(BookItem, Key("SHELF#1", "BOOK#0001")) is None
 
 
@@ -150,8 +150,8 @@ class TestQueries:
 
     def test_several_types_come_back_as_themselves(self) -> None:
         put(book(1))
-        put(GuardItem("SHELF#1", "GUARD"))
-        assert {type(item) for item in query(ShelfItem, "SHELF#1", limit=10).items} == {BookItem, GuardItem}
+        put(UniqueItem("SHELF#1", "GUARD"))
+        assert {type(item) for item in query(ShelfItem, "SHELF#1", limit=10).items} == {BookItem, UniqueItem}
 
     def test_many_items_are_read_at_once(self) -> None:
         keys = []
@@ -163,11 +163,11 @@ class TestQueries:
 
 class TestTransactions:
     def test_all_or_nothing_and_the_failed_write_names_its_error(self) -> None:
-        put(GuardItem("UNIQUE#a", "GUARD"))
+        put(UniqueItem("UNIQUE#a", "GUARD"))
         tx = Transaction()
         tx.put(book(1))
         tx.update(book(2), [BookItem.title.set("x")], BookItem.pk.does_not_exist())
-        tx.put(GuardItem("UNIQUE#a", "GUARD"), on_fail=AlreadyExists("taken"))
+        tx.put(UniqueItem("UNIQUE#a", "GUARD"), on_fail=AlreadyExists("taken"))
         with pytest.raises(AlreadyExists, match="taken"):
             tx.commit()
         assert get(BookItem, book(1).key) is None

@@ -47,27 +47,27 @@ def other_than(value: object, name: str) -> object:
 
 
 def names(page: Page) -> list[str]:
-    return [view.device.name for view in page.views]
+    return [each.device.name for each in page.devices]
 
 
 class TestACreation:
     def test_is_shown_when_it_has_ended(self, rows: Rows) -> None:
         device = rows.claimed(location={"lat": 1.5}, ip="192.0.2.1")
-        assert rows.devices.view(device.user_id, device.id, consistent=True) is None
-        guard = rows.devices.guard(device.serial_number)
-        assert guard is not None
-        assert (guard.device_id, guard.state, guard.certificate_ids) == (device.id, "provisioning", frozenset())
+        assert rows.devices.current(device.user_id, device.id, consistent=True) is None
+        claim = rows.devices.claim_of(device.serial_number)
+        assert claim is not None
+        assert (claim.device_id, claim.state, claim.certificate_ids) == (device.id, "provisioning", frozenset())
 
         active = rows.devices.activate(device, attempt="a1", certificate_id="c1", now=LATER)
 
         assert active == replace(device, state=DeviceState.ACTIVE, version=2, updated_at=active.updated_at)
         assert rows.devices.row(device.user_id, device.id) == active
-        view = rows.devices.view(device.user_id, device.id)
-        assert view is not None
-        assert (view.device, view.latest, view.presence.events) == (active, Latest(), ())
-        guard = rows.devices.guard(device.serial_number, consistent=True)
-        assert guard is not None
-        assert (guard.state, guard.certificate_ids) == ("active", frozenset({"c1"}))
+        current = rows.devices.current(device.user_id, device.id)
+        assert current is not None
+        assert (current.device, current.latest, current.presence.events) == (active, Latest(), ())
+        claim = rows.devices.claim_of(device.serial_number, consistent=True)
+        assert claim is not None
+        assert (claim.state, claim.certificate_ids) == ("active", frozenset({"c1"}))
 
     def test_takes_a_serial_number_once(self, rows: Rows) -> None:
         first = rows.claimed()
@@ -126,7 +126,7 @@ class TestACreation:
         device = rows.claimed()
         rows.devices.discard(device, attempt=None)
         assert rows.devices.row(device.user_id, device.id, consistent=True) is None
-        assert rows.devices.guard(device.serial_number, consistent=True) is None
+        assert rows.devices.claim_of(device.serial_number, consistent=True) is None
         with pytest.raises(ConditionFailed):
             rows.devices.discard(rows.device, attempt=None)
 
@@ -150,26 +150,26 @@ class TestLists:
             found += names(page)
             if not page.more:
                 break
-            after = page.views[-1].device.id
+            after = page.devices[-1].device.id
         assert found == (five[::-1] if newest_first else five)
 
     @pytest.mark.parametrize("descending", [True, False])
     def test_by_name_regardless_of_case(self, rows: Rows, five: list[str], *, descending: bool) -> None:
         first = rows.devices.by_name(rows.ada.id, descending=descending, limit=3)
-        last = first.views[-1].device
+        last = first.devices[-1].device
         second = rows.devices.by_name(rows.ada.id, descending=descending, limit=3, after=(last.name, last.id))
         assert (first.more, second.more) == (True, False)
         assert names(first) + names(second) == sorted(five, key=str.casefold, reverse=descending)
 
     def test_show_what_devices_said(self, rows: Rows) -> None:
-        rows.devices.merge_latest(rows.guard, Latest(last_seen_ms=5), now=NOW)
+        rows.devices.merge_latest(rows.serial_claim, Latest(last_seen_ms=5), now=NOW)
         for page in (
             rows.devices.by_name(rows.ada.id, descending=False, limit=3),
             rows.devices.by_age(rows.ada.id, newest_first=True, limit=3),
         ):
-            [view] = page.views
-            assert isinstance(view, CurrentDevice)
-            assert view.latest.last_seen_ms == 5
+            [current] = page.devices
+            assert isinstance(current, CurrentDevice)
+            assert current.latest.last_seen_ms == 5
 
     def test_are_empty_for_others(self, rows: Rows, five: list[str]) -> None:
         other = UserId(new_id())
@@ -203,16 +203,16 @@ class TestADeletion:
         rows.devices.begin_delete(device, now=NOW)
         with pytest.raises(ConditionFailed):
             rows.devices.begin_delete(device, now=NOW)
-        assert rows.devices.view(device.user_id, device.id, consistent=True) is None
+        assert rows.devices.current(device.user_id, device.id, consistent=True) is None
         assert rows.devices.unfinished(before=NOW, limit=5) == []
-        [guard] = rows.devices.unfinished(before=NOW + MINUTE, limit=5)
-        assert guard == rows.devices.guard(device.serial_number)
+        [claim] = rows.devices.unfinished(before=NOW + MINUTE, limit=5)
+        assert claim == rows.devices.claim_of(device.serial_number)
 
         rows.devices.finish_delete(device, now=LATER)
         with pytest.raises(ConditionFailed):
             rows.devices.finish_delete(device, now=LATER)
 
-        assert rows.devices.guard(device.serial_number, consistent=True) is None
+        assert rows.devices.claim_of(device.serial_number, consistent=True) is None
         assert rows.devices.unfinished(before=LATER + MINUTE, limit=5) == [Gone(device.user_id, device.id)]
         rows.claimed(serial_number=device.serial_number)
 
@@ -234,35 +234,35 @@ class TestADeletion:
             rows.claim(device, attempt="a1", now=NOW + minutes * MINUTE)
             made.append(device.serial_number)
         found = rows.devices.unfinished(before=NOW + DAY, limit=2)
-        assert [guard.serial_number for guard in found if not isinstance(guard, Gone)] == [made[1], made[2]]
+        assert [claim.serial_number for claim in found if not isinstance(claim, Gone)] == [made[1], made[2]]
 
 
 class TestWhatADeviceSays:
     def test_is_merged_whatever_the_order(self, rows: Rows) -> None:
-        guard = rows.guard
+        claim = rows.serial_claim
         newer = Latest(readings={"t": Reading(2.5, 20)}, last_seen_ms=20, ip="192.0.2.1", ip_ms=20)
         older = Latest(readings={"t": Reading(9.5, 10), "h": Reading(1, 10)}, last_seen_ms=10)
-        assert rows.devices.merge_latest(guard, newer, now=NOW) == newer
+        assert rows.devices.merge_latest(claim, newer, now=NOW) == newer
         merged = newer.merge(older)
-        assert rows.devices.merge_latest(guard, older, now=NOW) == merged
-        assert rows.devices.merge_latest(guard, older, now=NOW) == merged
-        view = rows.devices.view(guard.user_id, guard.device_id, consistent=True)
-        assert view is not None
-        assert view.latest == merged
+        assert rows.devices.merge_latest(claim, older, now=NOW) == merged
+        assert rows.devices.merge_latest(claim, older, now=NOW) == merged
+        current = rows.devices.current(claim.user_id, claim.device_id, consistent=True)
+        assert current is not None
+        assert current.latest == merged
 
     def test_tells_whether_it_is_connected(self, rows: Rows) -> None:
-        guard = rows.guard
+        claim = rows.serial_claim
         on, off = PresenceEvent(10, 1, True, "s"), PresenceEvent(11, 1, False, "s")
-        state = rows.devices.merge_presence(guard, [off], now=NOW)
+        state = rows.devices.merge_presence(claim, [off], now=NOW)
         assert state is not None
         assert not state.connected
-        assert rows.devices.merge_presence(guard, [on], now=NOW) == state
-        view = rows.devices.view(guard.user_id, guard.device_id, consistent=True)
-        assert view is not None
-        assert view.presence == state
+        assert rows.devices.merge_presence(claim, [on], now=NOW) == state
+        current = rows.devices.current(claim.user_id, claim.device_id, consistent=True)
+        assert current is not None
+        assert current.presence == state
 
     def test_is_lost_with_it(self, rows: Rows) -> None:
-        guard = rows.guard
+        claim = rows.serial_claim
         rows.devices.finish_delete(rows.half_deleted, now=NOW)
-        assert rows.devices.merge_latest(guard, Latest(last_seen_ms=1), now=NOW) is None
-        assert rows.devices.merge_presence(guard, [PresenceEvent(1, 0, True, "s")], now=NOW) is None
+        assert rows.devices.merge_latest(claim, Latest(last_seen_ms=1), now=NOW) is None
+        assert rows.devices.merge_presence(claim, [PresenceEvent(1, 0, True, "s")], now=NOW) is None

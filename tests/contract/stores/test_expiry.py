@@ -48,7 +48,7 @@ def session_over(rows: Rows) -> None:
     service = SessionService(
         accounts=rows.users,
         sessions=rows.sessions,
-        guard=cast("LoginThrottle", None),  # nobody logs in with a password here
+        throttle=cast("LoginThrottle", None),  # nobody logs in with a password here
         passwords=cast("Passwords", None),
         dummy_hash="",
         key_ring=lambda: RING,

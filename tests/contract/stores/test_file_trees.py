@@ -53,12 +53,12 @@ def client(tried: Workshop, chance: random.Random) -> Callable[[], None]:
 def check(database: Database, rows: Rows, tried: Workshop) -> None:
     entries = tried.named()
     assert rows.stored_bytes == bytes_of(entries)
-    guards = {item["sk"]["S"]: item for item in stored(database) if item["sk"]["S"].startswith("NAME#")}
+    names = {item["sk"]["S"]: item for item in stored(database) if item["sk"]["S"].startswith("NAME#")}
     by_key = {name_key(entry.device_id, entry.path, entry.name).sk: entry for entry in entries}
-    assert guards.keys() == by_key.keys()
+    assert names.keys() == by_key.keys()
     paths = {key: child_of(entry.path, entry.name) for key, entry in by_key.items()}
-    inside = check_tree(entries, {paths[key]: FileId(item["file_id"]["S"]) for key, item in guards.items()})
-    counted = {paths[key]: int(item["names_inside"]["N"]) for key, item in guards.items()}
+    inside = check_tree(entries, {paths[key]: FileId(item["file_id"]["S"]) for key, item in names.items()})
+    counted = {paths[key]: int(item["names_inside"]["N"]) for key, item in names.items()}
     assert counted == {path: inside[path] for path in counted}
 
 

@@ -209,7 +209,7 @@ class TestRemoving:
         assert rows.files.missing(folder.device_id, [("/", "b")]) == [("/", "b")]
 
     def test_everything_of_a_device_goes_by_pieces(self, rows: FileRows) -> None:
-        rows.ready  # noqa: B018  file and directory, each with the guard of its name
+        rows.ready  # noqa: B018  file and directory, each with the item of its unique name
         assert [rows.files.remove_rows(rows.device_id, limit=3) for _ in range(3)] == [3, 1, 0]
 
 

@@ -163,7 +163,7 @@ class TestWhatThereIsAtTheMost:
         rows.users.create_user(rows.person(name=WIDE * 255))
         device = rows.active(name=WIDE * 255)
         page = rows.devices.by_name(rows.ada.id, descending=False, limit=5)
-        assert [view.device.id for view in page.views] == [device.id]
+        assert [each.device.id for each in page.devices] == [device.id]
         found = rows.devices.by_name(rows.ada.id, descending=False, limit=5, after=(device.name, device.id))
         assert found == ([], False)
 

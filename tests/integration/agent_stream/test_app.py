@@ -145,13 +145,13 @@ def test_the_accounts_broker_is_looked_up_where_no_address_is_given(
     world.connect(device)
     clock.pass_time(hours=-1)
     world.publisher.fails = True
-    late = world.commands.send(streams.user_id, device.view.device.id, "move", ttl_s=60)
+    late = world.commands.send(streams.user_id, device.current.device.id, "move", ttl_s=60)
     for serial in (False, True):
-        world.commands.send(streams.user_id, device.view.device.id, "move", ttl_s=3660, serial_order=serial)
+        world.commands.send(streams.user_id, device.current.device.id, "move", ttl_s=3660, serial_order=serial)
     streams.stack.use(
         "agent_stream", MODEL_BASE_URL=streams.model.url, MODEL_ID="claude-haiku-5-5", IOT_DATA_ENDPOINT=""
     )
-    arguments = json.dumps({"device_id": device.view.device.id, "command": "move"})
+    arguments = json.dumps({"device_id": device.current.device.id, "command": "move"})
     streams.model.answer(message(tool_use("c1", "controlDevice", arguments), stop_reason="tool_use"))
     streams.model.answer(message(text("Later.")))
 
@@ -159,7 +159,7 @@ def test_the_accounts_broker_is_looked_up_where_no_address_is_given(
 
     (result,) = [event for event in events if event["type"] == "TOOL_CALL_RESULT"]
     assert "the command is queued and may still be carried out" in json.loads(result["content"])["error"]
-    assert world.commands.get(streams.user_id, device.view.device.id, late.id).status == "expired"
+    assert world.commands.get(streams.user_id, device.current.device.id, late.id).status == "expired"
     assert delayed_messages(streams.stack, "ingest") >= 1
 
 

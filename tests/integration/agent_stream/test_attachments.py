@@ -49,7 +49,7 @@ def said_in(events: list[dict[str, Any]]) -> dict[str, Any]:
 
 def put_file(stack: Stack, user_id: UserId, data: bytes) -> str:
     """Give a device a file that is ready; returns its name in sources."""
-    device_id = DeviceId(World(stack, user=user_id).create().view.device.id)
+    device_id = DeviceId(World(stack, user=user_id).create().current.device.id)
     file_id, now = FileId(new_id()), iso(SetClock().now())
     made = DeviceFile(
         id=file_id,

@@ -67,7 +67,7 @@ class Scene:
         self.world = World(streams.stack, user=streams.user_id, clock=FakeClock(datetime.now(UTC)))
         device = self.world.create()
         self.world.connect(device)
-        self.device_id = device.view.device.id
+        self.device_id = device.current.device.id
 
     def body(self, name: str, *, run: str = "run", said: str = "u1") -> dict[str, Any]:
         messages = [{"id": said, "role": "user", "content": "Move."}]

@@ -214,7 +214,7 @@ class TestADevice:
             world.connect(made)
             return http_event(
                 "POST",
-                f"/api/v1/devices/{made.view.device.id}/commands",
+                f"/api/v1/devices/{made.current.device.id}/commands",
                 body={"command": "move", "params": {"x": 1}},
                 headers={**api.headers, "idempotency-key": "once"},
             )

@@ -261,7 +261,7 @@ def test_a_command_that_waits_behind_another_leaves_a_wake_up_call(stack: Stack,
     made = world.create()
     world.clock.moment = datetime.now(UTC)
     world.connect(made)
-    path = f"/devices/{made.view.device.id}/commands"
+    path = f"/devices/{made.current.device.id}/commands"
     first = ada("POST", path, {"command": "move", "serial": True, "ttl_s": 60}, status=201)["command"]
     assert (first["status"], first["late_result"], delayed_messages(stack, "ingest")) == ("sent", None, 0)
     second = ada("POST", path, {"command": "move", "ttl_s": 600}, status=201)["command"]

@@ -194,7 +194,7 @@ def keys(pk: str, sk: str) -> dict[str, Any]:
 CHANGES: dict[str, dict[str, Any]] = {
     "another item of the user": change(keys(f"USER#{USER}", "COUNTER#devices")),
     "facts of a device": change(keys(f"USER#{USER}", f"DEVICE#{new_id()}#LATEST"), new={"type": {"S": "latest"}}),
-    "guard": change(keys("SERIAL#x", "META")),
+    "unique serial number": change(keys("SERIAL#x", "META")),
     "command": change(keys(f"DEV#{new_id()}", f"CMD#{new_id()}")),
     "lower case": change(keys(f"user#{USER}", f"DEVICE#{new_id()}")),
     "no separator": change(keys(f"USER{USER}", f"DEVICE#{new_id()}")),

@@ -176,7 +176,7 @@ def test_overdue_commands_end_beside_what_is_none(sweep: Sweep, stack: Stack, it
 
 
 LISTED = {"gsi1pk": {"S": "SWEEP#DEVICES"}, "gsi1sk": {"S": "2026-01-01T00:00:00.000Z#x"}}
-GUARD = {
+UNIQUE_SERIAL = {
     **LISTED,
     "type": {"S": "thing"},
     "serial_number": {"S": "EOS-x"},
@@ -188,12 +188,12 @@ GUARD = {
 # Items in the list of unfinished devices that are none.
 ORPHANS: dict[str, dict[str, Any]] = {
     "no type": attributes("THING#EOS-x", "META", **LISTED),
-    "unknown type": attributes("THING#EOS-x", "META", **{**GUARD, "type": {"S": "robot"}}),
-    "guard without a row": attributes("THING#EOS-x", "META", **GUARD),
-    "unknown state": attributes("THING#EOS-x", "META", **{**GUARD, "state": {"S": "sold"}}),
-    "no state": attributes("THING#EOS-x", "META", **{k: v for k, v in GUARD.items() if k != "state"}),
-    "certificates a list": attributes("THING#EOS-x", "META", **GUARD, certificate_ids={"L": [{"S": "c"}]}),
-    "certificates of numbers": attributes("THING#EOS-x", "META", **GUARD, certificate_ids={"NS": ["1"]}),
+    "unknown type": attributes("THING#EOS-x", "META", **{**UNIQUE_SERIAL, "type": {"S": "robot"}}),
+    "serial number without a row": attributes("THING#EOS-x", "META", **UNIQUE_SERIAL),
+    "unknown state": attributes("THING#EOS-x", "META", **{**UNIQUE_SERIAL, "state": {"S": "sold"}}),
+    "no state": attributes("THING#EOS-x", "META", **{k: v for k, v in UNIQUE_SERIAL.items() if k != "state"}),
+    "certificates a list": attributes("THING#EOS-x", "META", **UNIQUE_SERIAL, certificate_ids={"L": [{"S": "c"}]}),
+    "certificates of numbers": attributes("THING#EOS-x", "META", **UNIQUE_SERIAL, certificate_ids={"NS": ["1"]}),
     "tombstone of nobody": attributes(f"DEV#{DEVICE}", "TOMBSTONE", **LISTED, type={"S": "device_tombstone"}),
     "tombstone of a number": attributes(
         f"DEV#{DEVICE}", "TOMBSTONE", **LISTED, type={"S": "device_tombstone"}, device_id={"N": "1"}

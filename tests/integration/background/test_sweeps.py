@@ -160,7 +160,7 @@ def test_half_made_and_half_deleted_devices_are_finished(stack: Stack) -> None:
         half_deleted = service.create(
             USER, new_device(serial_number="EOS-half-deleted"), allowance=allowance(USER), csr=csr
         )
-        devices.begin_delete(half_deleted.view.device, now=clock.now())
+        devices.begin_delete(half_deleted.current.device, now=clock.now())
         return {"sweep": "orphans"}
 
     def left() -> tuple[Any, ...]:
@@ -181,7 +181,7 @@ def test_what_a_deleted_device_left_is_removed(stack: Stack) -> None:
     def seed() -> dict[str, str]:
         gone = world.create()
         world.tell(world.message(gone, "telemetry", world.samples((0, 1.0))), world.message(gone, "telemetry", b"x"))
-        world.devices.delete(USER, gone.view.device.id)
+        world.devices.delete(USER, gone.current.device.id)
         return {name: stack.tables[name] for name in ("devices", "telemetry", "billing")}
 
     report = CrashTest(
@@ -210,7 +210,7 @@ def test_the_schedule_removes_what_nobody_owns_any_more(
     world = World(stack, user=USER, clock=FakeClock(now - timedelta(hours=1)))
     gone = world.create()
     world.tell(world.message(gone, "telemetry", world.samples((0, 1.0))))
-    world.devices.delete(USER, gone.view.device.id)
+    world.devices.delete(USER, gone.current.device.id)
     stack.aws("iot").create_keys_and_certificate(setAsActive=False)
 
     assert lambda_handler({"sweep": "orphans"}, lambda_context) == {"changed": 2}

@@ -127,9 +127,9 @@ def test_a_batch_of_telemetry_and_heartbeat(stack: Stack, handle: Handle) -> Non
 def test_a_captured_presence_event_makes_the_device_online(stack: Stack, handle: Handle) -> None:
     seed_device(stack)
     assert handle(captured("presence")) == []
-    view = DeviceRepository().view(USER, DEVICE)
-    assert view is not None
-    assert view.status == "online"
+    current = DeviceRepository().current(USER, DEVICE)
+    assert current is not None
+    assert current.status == "online"
 
 
 BODY = {"boot": "b", "seq": 7, "samples": [{"ts": NOW, "m": {"temp_c": 1.0}}]}
@@ -383,9 +383,9 @@ def test_a_crash_at_any_call_of_a_wake_up_is_repaired_by_the_redelivery(stack: S
     def seed() -> dict[str, Any]:
         seed_device(stack)
         devices = DeviceRepository()
-        guard = devices.guard(THING)
-        assert guard is not None
-        devices.merge_latest(guard, Latest(ready_ms=NOW), now=now)
+        claim = devices.claim_of(THING)
+        assert claim is not None
+        devices.merge_latest(claim, Latest(ready_ms=NOW), now=now)
         seed_commands(stack, serial=True, ends=[now - timedelta(seconds=1), *[now + timedelta(seconds=100)] * 2])
         return {"Records": [{"messageId": "w", "body": json.dumps(body)}]}
 

@@ -31,7 +31,7 @@ def calls(world: World) -> Iterator[Callable[[Callable[[], Any]], list[str]]]:
 
 def test_requests_of_each_pattern(world: World, calls: Callable[[Callable[[], Any]], list[str]]) -> None:
     made = [world.create(name=f"n{n}") for n in range(8)]
-    device_id = made[0].view.device.id
+    device_id = made[0].current.device.id
     user = world.user
     assert calls(lambda: world.devices.list(user, DeviceQuery(limit=20))) == ["Query"]
     assert calls(lambda: world.devices.list(user, DeviceQuery(limit=5))) == ["Query", "GetItem"]
@@ -39,7 +39,7 @@ def test_requests_of_each_pattern(world: World, calls: Callable[[Callable[[], An
         "Query", "BatchGetItem", "GetItem"
     ]  # fmt: skip
     assert calls(lambda: world.devices.get(user, device_id)) == ["Query"]
-    assert calls(lambda: world.devices.find_by_ref(user, made[0].view.device.serial_number)) == ["GetItem", "Query"]
+    assert calls(lambda: world.devices.find_by_ref(user, made[0].current.device.serial_number)) == ["GetItem", "Query"]
     assert calls(lambda: world.devices.search(user, "n1", limit=10)) == ["Query"]
     assert calls(lambda: world.reader.points(user, device_id, TelemetryQuery())) == ["GetItem", "Query", "Query"]
     assert calls(lambda: world.commands.send(user, device_id, "a")) == [
@@ -56,7 +56,7 @@ def test_requests_of_each_pattern(world: World, calls: Callable[[Callable[[], An
     first = calls(lambda: batches(5))
     assert first == ["GetItem", *["PutItem"] * 5, "GetItem", "PutItem", "Query"]
     world.clock.pass_time(seconds=1)
-    # The guard is remembered: five puts, then LATEST once, then a look into the queue.
+    # The claim is remembered: five puts, then LATEST once, then a look into the queue.
     assert calls(lambda: batches(5)) == [*["PutItem"] * 5, "GetItem", "PutItem", "Query"]
 
 

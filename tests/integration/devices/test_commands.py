@@ -37,10 +37,10 @@ def status(world: World, command: Command) -> CommandStatus:
 def test_a_connected_device_gets_its_command_at_once_and_its_answer_comes_back(world: World) -> None:
     made = world.create()
     world.connect(made)
-    sent = world.commands.send(world.user, made.view.device.serial_number, "move", {"x": 1.5}, ttl_s=30)
+    sent = world.commands.send(world.user, made.current.device.serial_number, "move", {"x": 1.5}, ttl_s=30)
     assert sent.status is S.SENT
     [(thing, request, expires_in_s)] = world.publisher.sent
-    assert thing == made.view.device.serial_number
+    assert thing == made.current.device.serial_number
     assert request == {
         "id": sent.id,
         "command": "move",
@@ -54,13 +54,13 @@ def test_a_connected_device_gets_its_command_at_once_and_its_answer_comes_back(w
     answer(world, made, sent, "succeeded", result={"x": 1.5})
     over = world.commands.wait(world.user, sent, timeout_s=5)
     assert (over.status, over.result, world.pauses) == (S.SUCCEEDED, {"x": 1.5}, [])
-    assert [one.id for one in world.commands.list(world.user, made.view.device.id)[0]] == [sent.id]
+    assert [one.id for one in world.commands.list(world.user, made.current.device.id)[0]] == [sent.id]
     assert "pending_command" not in world.kinds()
 
 
 def test_an_offline_device_gets_it_with_ready(world: World) -> None:
     made = world.create()
-    queued = world.commands.send(world.user, made.view.device.id, "blink")
+    queued = world.commands.send(world.user, made.current.device.id, "blink")
     assert (queued.status, world.publisher.sent) == (S.QUEUED, [])
     world.clock.pass_time(seconds=20)
     ready(world, made)
@@ -72,7 +72,7 @@ def test_an_offline_device_gets_it_with_ready(world: World) -> None:
 def test_ready_repeats_what_was_sent_and_not_acknowledged(world: World) -> None:
     made = world.create()
     world.connect(made)
-    first, second = (world.commands.send(world.user, made.view.device.id, name) for name in ("a", "b"))
+    first, second = (world.commands.send(world.user, made.current.device.id, name) for name in ("a", "b"))
     answer(world, made, second, "acknowledged")
     ready(world, made)
     assert world.publisher.ids == [first.id, second.id, first.id]
@@ -82,7 +82,7 @@ def test_a_failed_publish_leaves_it_queued_for_the_next_heartbeat(world: World) 
     made = world.create()
     world.connect(made)
     world.publisher.fails = True
-    queued = world.commands.send(world.user, made.view.device.id, "blink")
+    queued = world.commands.send(world.user, made.current.device.id, "blink")
     assert queued.status is S.QUEUED
     world.publisher.fails = False
     world.tell(world.message(made, "heartbeat", {"boot": "b1", "seq": 1, "ts": world.clock.ms}))
@@ -92,7 +92,7 @@ def test_a_failed_publish_leaves_it_queued_for_the_next_heartbeat(world: World) 
 def test_serial_commands_wait_for_answers(world: World) -> None:
     made = world.create()
     world.connect(made)
-    device_id = made.view.device.id
+    device_id = made.current.device.id
     first = world.commands.send(world.user, device_id, "a", serial_order=True)
     second = world.commands.send(world.user, device_id, "b", serial_order=True)
     third = world.commands.send(world.user, device_id, "c")
@@ -110,7 +110,7 @@ def test_serial_commands_wait_for_answers(world: World) -> None:
 def test_late_and_repeated_answers_change_nothing(world: World, late: str) -> None:
     made = world.create()
     world.connect(made)
-    sent = world.commands.send(world.user, made.view.device.id, "blink")
+    sent = world.commands.send(world.user, made.current.device.id, "blink")
     answer(world, made, sent, "succeeded", result={"n": 1})
     answer(world, made, sent, late, result={"n": 2})
     seen = world.commands.get(world.user, sent.device_id, sent.id)
@@ -119,21 +119,21 @@ def test_late_and_repeated_answers_change_nothing(world: World, late: str) -> No
 
 def test_an_answer_may_be_quicker_than_the_record_of_its_publish(world: World) -> None:
     made = world.create()
-    queued = world.commands.send(world.user, made.view.device.id, "blink")
+    queued = world.commands.send(world.user, made.current.device.id, "blink")
     answer(world, made, queued, "succeeded")
     assert status(world, queued) is S.SUCCEEDED
 
 
 def test_another_device_cannot_answer(world: World) -> None:
     mine, other = world.create(), world.create()
-    queued = world.commands.send(world.user, mine.view.device.id, "blink")
+    queued = world.commands.send(world.user, mine.current.device.id, "blink")
     answer(world, other, queued, "succeeded")
     assert status(world, queued) is S.QUEUED
 
 
 def test_time_ends_commands_on_read_and_by_the_sweep(world: World) -> None:
     made = world.create()
-    device_id = made.view.device.id
+    device_id = made.current.device.id
     waiting = world.commands.send(world.user, device_id, "a", ttl_s=10)
     taken, unseen = (world.commands.send(world.user, device_id, name, ttl_s=10) for name in ("b", "c"))
     answer(world, made, taken, "acknowledged")
@@ -153,7 +153,7 @@ def test_an_answer_that_comes_after_the_end_is_kept_beside_it(world: World, *, s
     made = world.create()
     world.connect(made)
     first, second = (
-        world.commands.send(world.user, made.view.device.id, name, ttl_s=ttl_s, serial_order=True)
+        world.commands.send(world.user, made.current.device.id, name, ttl_s=ttl_s, serial_order=True)
         for name, ttl_s in (("a", 10), ("b", 600))
     )
     world.clock.pass_time(seconds=11)
@@ -178,7 +178,7 @@ def test_an_answer_that_comes_after_the_end_is_kept_beside_it(world: World, *, s
 def test_an_answer_in_time_that_ingest_takes_late_counts_until_the_end_was_shown(world: World) -> None:
     made = world.create()
     world.connect(made)
-    first, second = (world.commands.send(world.user, made.view.device.id, name, ttl_s=10) for name in ("a", "b"))
+    first, second = (world.commands.send(world.user, made.current.device.id, name, ttl_s=10) for name in ("a", "b"))
     in_time = [
         world.message(made, "response", {"id": each.id, "status": "succeeded", "ts": world.clock.ms})
         for each in (first, second)
@@ -197,7 +197,7 @@ def test_a_command_that_waits_behind_a_serial_one_is_sent_when_that_one_is_over(
     """The device takes the first one and says nothing more."""
     made = world.create()
     world.connect(made)
-    device_id = made.view.device.id
+    device_id = made.current.device.id
     first = world.commands.send(world.user, device_id, "a", ttl_s=30, serial_order=True)
     second = world.commands.send(world.user, device_id, "b", ttl_s=600, serial_order=True)
     answer(world, made, first, "acknowledged")
@@ -214,8 +214,8 @@ def test_a_command_that_waits_behind_a_serial_one_is_sent_when_that_one_is_over(
 
 def test_an_expired_command_is_never_published(world: World) -> None:
     made = world.create()
-    late = world.commands.send(world.user, made.view.device.id, "a", ttl_s=10, serial_order=True)
-    alive = world.commands.send(world.user, made.view.device.id, "b", ttl_s=60)
+    late = world.commands.send(world.user, made.current.device.id, "a", ttl_s=10, serial_order=True)
+    alive = world.commands.send(world.user, made.current.device.id, "b", ttl_s=60)
     world.clock.pass_time(seconds=11)
     ready(world, made)
     assert world.publisher.ids == [alive.id]
@@ -224,12 +224,12 @@ def test_an_expired_command_is_never_published(world: World) -> None:
 
 def test_only_a_queued_command_can_be_cancelled(world: World) -> None:
     made = world.create()
-    queued = world.commands.send(world.user, made.view.device.id, "a")
+    queued = world.commands.send(world.user, made.current.device.id, "a")
     assert world.commands.cancel(world.user, queued.device_id, queued.id).status is S.CANCELLED
     assert world.commands.cancel(world.user, queued.device_id, queued.id).status is S.CANCELLED
     world.connect(made)
     assert world.publisher.sent == []
-    sent = world.commands.send(world.user, made.view.device.id, "b")
+    sent = world.commands.send(world.user, made.current.device.id, "b")
     with pytest.raises(InvalidTransition, match="is sent: the device may have it; `force=true` gives it up"):
         world.commands.cancel(world.user, sent.device_id, sent.id)
     answer(world, made, sent, "failed")
@@ -243,7 +243,7 @@ def test_what_was_sent_can_be_given_up_and_its_answer_is_a_late_one(world: World
     made = world.create()
     world.connect(made)
     first, second = (
-        world.commands.send(world.user, made.view.device.id, name, ttl_s=604_800, serial_order=True) for name in "ab"
+        world.commands.send(world.user, made.current.device.id, name, ttl_s=604_800, serial_order=True) for name in "ab"
     )
     if acknowledged:
         answer(world, made, first, "acknowledged")
@@ -260,7 +260,7 @@ def test_what_was_sent_can_be_given_up_and_its_answer_is_a_late_one(world: World
 
 def test_waiting_looks_ever_less_often_and_ends(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     made = world.create()
-    sent = world.commands.send(world.user, made.view.device.id, "a")
+    sent = world.commands.send(world.user, made.current.device.id, "a")
     seconds = iter(range(100))
     monkeypatch.setattr(commands_module, "monotonic", lambda: float(next(seconds)))
     seen = world.commands.wait(world.user, sent, timeout_s=600)
@@ -273,7 +273,7 @@ def test_waiting_looks_ever_less_often_and_ends(world: World, monkeypatch: pytes
 def test_an_idempotency_key_sends_once(world: World) -> None:
     made = world.create()
     world.connect(made)
-    device_id = made.view.device.id
+    device_id = made.current.device.id
     first = world.commands.send(world.user, device_id, "a", idempotency_key=key("k"))
     again = world.commands.send(world.user, device_id, "a", idempotency_key=key("k"))
     assert (again.id, world.publisher.ids) == (first.id, [first.id])
@@ -292,7 +292,7 @@ def test_a_repeat_is_answered_though_no_more_commands_may_wait(world: World, mon
 
 def test_refusals(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     made = world.create()
-    device_id = made.view.device.id
+    device_id = made.current.device.id
     for ref in (new_id(), "EOS-unknown", ""):
         with pytest.raises(NotFound, match=f"Device {ref} not found"):
             world.commands.send(world.user, ref, "a")
@@ -319,7 +319,7 @@ def test_refusals(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.fault("F-24h")
 def test_all_that_is_wrong_is_told_at_once(world: World) -> None:
-    device_id = world.create().view.device.id
+    device_id = world.create().current.device.id
     with pytest.raises(ValidationFailed) as refused:
         world.commands.send(world.user, device_id, "a b", {"x": "y" * 17_000}, ttl_s=0)
     told: Any = refused.value.details
@@ -330,12 +330,12 @@ def test_lists_page(world: World) -> None:
     made = world.create()
     ids = []
     for _ in range(5):
-        ids.append(world.commands.send(world.user, made.view.device.id, "a").id)
+        ids.append(world.commands.send(world.user, made.current.device.id, "a").id)
         world.clock.pass_time(seconds=1)
     found: list[str] = []
     more, after = True, ""
     while more:
-        page, more = world.commands.list(world.user, made.view.device.id, limit=2, after=after)
+        page, more = world.commands.list(world.user, made.current.device.id, limit=2, after=after)
         found += [one.id for one in page]
         after = found[-1]
     assert sorted(found) == sorted(ids)

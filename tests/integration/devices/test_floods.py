@@ -21,7 +21,7 @@ WHOLE = b"[" * 5_000
 
 def letters(world: World, made: Created) -> tuple[list[Any], int]:
     """Return the letters of single messages, and how many further messages the others count."""
-    found, _ = world.dead_letters.page(made.view.device.id, limit=50)
+    found, _ = world.dead_letters.page(made.current.device.id, limit=50)
     own = [each for each in found if each.refused != (TOO_MANY,)]
     return own, sum(each.refused_count for each in found if each not in own)
 
@@ -43,7 +43,7 @@ def test_messages_that_cannot_be_taken_are_kept_whole_or_counted(world: World, m
     own, more = letters(world, made)
     assert (len(own), more) == (2, 4)
     for each in own:
-        whole = world.dead_letters.get(made.view.device.id, each.id)
+        whole = world.dead_letters.get(made.current.device.id, each.id)
         assert whole is not None
         assert whole.payload.startswith(WHOLE)
     other = world.create()
@@ -62,9 +62,9 @@ def test_the_good_samples_of_a_message_count_though_no_more_dead_letters_are_sto
     bad["samples"].append({"ts": "noon"})
     world.tell(world.message(made, "telemetry", bad))
     assert letters(world, made)[1] == 2
-    view = world.repository.view(world.user, made.view.device.id, consistent=True)
-    assert view is not None
-    assert view.latest.readings["temp_c"].value == 1.5
+    current = world.repository.current(world.user, made.current.device.id, consistent=True)
+    assert current is not None
+    assert current.latest.readings["temp_c"].value == 1.5
 
 
 def test_telemetry_beyond_the_hour_is_refused_and_told(world: World, made: Created) -> None:
@@ -73,7 +73,7 @@ def test_telemetry_beyond_the_hour_is_refused_and_told(world: World, made: Creat
 
     for seq in range(12):
         send(seq)
-    device_id = made.view.device.id
+    device_id = made.current.device.id
     kept = list(world.telemetry.batches(device_id, from_ms=world.clock.ms, to_ms=world.clock.ms + 1))
     assert len(kept) == 9, "the first portion of this process, then the hour's"
     own, more = letters(world, made)
@@ -117,4 +117,4 @@ def test_telemetry_that_could_not_be_stored_is_not_counted_at_each_delivery(
     assert world.ingest.take([message]) == []
     assert letters(world, made) == ([], 0)
     now = world.clock.ms
-    assert len(list(world.telemetry.batches(made.view.device.id, from_ms=now - HOUR_MS, to_ms=now + 1))) == 1
+    assert len(list(world.telemetry.batches(made.current.device.id, from_ms=now - HOUR_MS, to_ms=now + 1))) == 1

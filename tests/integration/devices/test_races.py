@@ -39,26 +39,26 @@ def test_of_two_creations_the_later_wins_and_one_certificate_remains(world: Worl
     with pytest.raises(Conflict, match="taken over"):
         service.create(world.user, new, allowance=allowance(world.user))
     assert list(registry.attached) == [made[0].certificate.arn]
-    guard = world.repository.guard("EOS-1")
-    assert guard is not None
-    assert guard.certificate_ids == {made[0].certificate.id}
-    assert world.view(made[0]).device.id == made[0].view.device.id
+    claim = world.repository.claim_of("EOS-1")
+    assert claim is not None
+    assert claim.certificate_ids == {made[0].certificate.id}
+    assert world.current(made[0]).device.id == made[0].current.device.id
 
 
 def test_merges_at_the_same_time_lose_nothing(world: World) -> None:
     made = world.create()
-    guard = world.repository.guard(made.view.device.serial_number)
-    assert guard is not None
+    claim = world.repository.claim_of(made.current.device.serial_number)
+    assert claim is not None
 
     def say(n: int) -> None:
         said = Latest(readings={f"m{n}": Reading(float(n), n)}, last_seen_ms=n)
-        world.repository.merge_latest(guard, said, now=world.clock.now(), tries=50)
+        world.repository.merge_latest(claim, said, now=world.clock.now(), tries=50)
         event = PresenceEvent(n, n, connected=True, session="s")
-        world.repository.merge_presence(guard, [event], now=world.clock.now(), tries=50)
+        world.repository.merge_presence(claim, [event], now=world.clock.now(), tries=50)
 
     with ThreadPoolExecutor(4) as pool:
         list(pool.map(say, range(1, 13)))
-    view = world.view(made)
-    assert set(view.latest.readings) == {f"m{n}" for n in range(1, 13)}
-    assert view.latest.last_seen_ms == 12
-    assert view.presence.changed_ms == 12
+    current = world.current(made)
+    assert set(current.latest.readings) == {f"m{n}" for n in range(1, 13)}
+    assert current.latest.last_seen_ms == 12
+    assert current.presence.changed_ms == 12

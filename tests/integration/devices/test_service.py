@@ -28,7 +28,7 @@ from tests.support.requests import key
 @pytest.mark.req("R-K-11", "R-K-13")
 def test_a_new_device_has_the_specified_defaults_and_its_key_is_nowhere(world: World) -> None:
     made = world.create()
-    shown = device_view(made.view)
+    shown = device_view(made.current)
     assert shown["user_id"] == world.user
     assert shown["status"] == "offline"
     assert (shown["capabilities"], shown["hardware"], shown["network"]) == ({}, {}, {})
@@ -37,7 +37,7 @@ def test_a_new_device_has_the_specified_defaults_and_its_key_is_nowhere(world: W
     credentials = credentials_view("EOS-1", made.certificate, made.endpoint)
     assert credentials["private_key"] == "private"
     assert "private" not in str(world.items())
-    assert device_view(world.devices.get(world.user, made.view.device.id)) == shown
+    assert device_view(world.devices.get(world.user, made.current.device.id)) == shown
 
 
 def test_a_signing_request_leaves_the_key_on_the_device(world: World) -> None:
@@ -47,7 +47,7 @@ def test_a_signing_request_leaves_the_key_on_the_device(world: World) -> None:
 
 @pytest.mark.req("R-K-11")
 def test_a_serial_number_is_taken_once_for_everybody(world: World) -> None:
-    serial = world.create().view.device.serial_number
+    serial = world.create().current.device.serial_number
     for user in (world.user, open_account()):
         with pytest.raises(AlreadyExists):
             world.devices.create(user, new_device(serial_number=serial), allowance=allowance(user))
@@ -61,7 +61,7 @@ def test_a_failed_creation_leaves_nothing(world: World, step: str) -> None:
         world.create(serial_number="EOS-1")
     assert (world.items(), world.registry.things, world.registry.certificates) == ([], {}, {})
     world.registry.fail_at = ""
-    assert world.create(serial_number="EOS-1").view.device.serial_number == "EOS-1"
+    assert world.create(serial_number="EOS-1").current.device.serial_number == "EOS-1"
 
 
 def test_an_unsignable_request_is_the_callers_fault_and_leaves_nothing(world: World) -> None:
@@ -92,8 +92,8 @@ def test_an_unfinished_creation_is_taken_over_by_its_owner_only(world: World) ->
     with pytest.raises(AlreadyExists):
         world.devices.create(other, new, allowance=allowance(other))
     made = world.create(serial_number="EOS-1", name="New")
-    assert made.view.device.name == "New"
-    assert world.view(made).device.name == "New"
+    assert made.current.device.name == "New"
+    assert world.current(made).device.name == "New"
     assert list(world.registry.attached.values()) == ["EOS-1"]
 
 
@@ -102,7 +102,7 @@ def test_an_idempotency_key_makes_one_device(world: World) -> None:
     made = world.devices.create(world.user, new, allowance=allowance(world.user), idempotency_key=key("k"))
     with pytest.raises(AlreadyCreated) as repeated:
         world.devices.create(world.user, new, allowance=allowance(world.user), idempotency_key=key("k"))
-    assert repeated.value.details == {"id": made.view.device.id}
+    assert repeated.value.details == {"id": made.current.device.id}
     with pytest.raises(IdempotencyKeyReused):
         world.devices.create(world.user, new_device(), allowance=allowance(world.user), idempotency_key=key("k"))
     assert len(world.registry.things) == 1
@@ -125,19 +125,19 @@ def test_a_creation_that_was_given_up_can_be_asked_for_again(world: World, step:
 def test_absent_and_foreign_devices_are_not_found(world: World) -> None:
     made = world.create()
     other = UserId(new_id())
-    for user, ref in ((world.user, new_id()), (other, made.view.device.id), (world.user, "../../x#")):
+    for user, ref in ((world.user, new_id()), (other, made.current.device.id), (world.user, "../../x#")):
         with pytest.raises(NotFound) as failure:
             world.devices.find_by_ref(user, ref)
         assert failure.value.message == f"Device {ref} not found"
     with pytest.raises(NotFound):
-        world.devices.find_by_ref(other, made.view.device.serial_number)
-    assert world.devices.find_by_ref(world.user, made.view.device.serial_number) == world.view(made)
+        world.devices.find_by_ref(other, made.current.device.serial_number)
+    assert world.devices.find_by_ref(world.user, made.current.device.serial_number) == world.current(made)
 
 
 @pytest.mark.req("R-K-27")
 def test_lists_page_in_every_way(world: World) -> None:
     names = ["delta", "Bravo", "alpha", "echo", "Charlie"]
-    ids = [world.create(name=name).view.device.id for name in names]
+    ids = [world.create(name=name).current.device.id for name in names]
     other = open_account()
     world.devices.create(
         other,
@@ -150,7 +150,7 @@ def test_lists_page_in_every_way(world: World) -> None:
         after = None
         while True:
             page = world.devices.list(world.user, DeviceQuery(limit=2, after=after, **how))  # type: ignore[arg-type]
-            found += [view.device.id for view in page.devices]
+            found += [each.device.id for each in page.devices]
             after = page.next_position
             if after is None:
                 return found
@@ -164,7 +164,7 @@ def test_lists_page_in_every_way(world: World) -> None:
     assert walk(model=DeviceModel.EOS_3A) == ids[::-1]
     assert walk(model=DeviceModel.EOS_3B) == []
     second = world.devices.list(world.user, DeviceQuery(limit=2, offset=2))
-    assert [view.device.id for view in second.devices] == ids[::-1][2:4]
+    assert [each.device.id for each in second.devices] == ids[::-1][2:4]
     whole = world.devices.list(world.user, DeviceQuery(limit=20))
     assert (whole.total, whole.next_position, whole.total_capped) == (5, None, False)
     with pytest.raises(InvalidRequest, match="cursor"):
@@ -175,12 +175,12 @@ def test_lists_page_in_every_way(world: World) -> None:
 def test_status_filters_and_words_find_the_online_ones(world: World) -> None:
     on, off = world.create(name="Oven north"), world.create(name="Oven south", model=DeviceModel.EOS_3B)
     world.connect(on)
-    assert world.view(on).status is DeviceStatus.ONLINE
+    assert world.current(on).status is DeviceStatus.ONLINE
     page = world.devices.list(world.user, DeviceQuery(status=DeviceStatus.ONLINE))
-    assert [view.device.id for view in page.devices] == [on.view.device.id]
+    assert [each.device.id for each in page.devices] == [on.current.device.id]
 
     def found(query: str) -> list[str]:
-        return [view.device.name for view in world.devices.search(world.user, query, limit=10)]
+        return [each.device.name for each in world.devices.search(world.user, query, limit=10)]
 
     assert found("online devices") == ["Oven north"]
     assert found("offline") == ["Oven south"]
@@ -188,12 +188,12 @@ def test_status_filters_and_words_find_the_online_ones(world: World) -> None:
     assert found("oven sou") == ["Oven south"]
     assert found("fridge") == []
     assert sorted(found("show all my devices")) == ["Oven north", "Oven south"]
-    assert off.view.device.model == "EOS-3B"
+    assert off.current.device.model == "EOS-3B"
 
 
 def test_changes_are_versioned(world: World) -> None:
     made = world.create()
-    seen = world.view(made)
+    seen = world.current(made)
     changed = world.devices.change(
         world.user,
         seen.device.id,
@@ -204,14 +204,14 @@ def test_changes_are_versioned(world: World) -> None:
     with pytest.raises(StaleVersion):
         world.devices.change(world.user, seen.device.id, {"name": "X"}, version=seen.device.version)
     by_name = world.devices.list(world.user, DeviceQuery(sort="name"))
-    assert [view.device.name for view in by_name.devices] == ["Cellar"]
+    assert [each.device.name for each in by_name.devices] == ["Cellar"]
     with pytest.raises(NotFound):
         world.devices.change(UserId(new_id()), seen.device.id, {"name": "X"})
 
 
 def test_deleting_leaves_nothing_and_frees_the_serial_number(world: World) -> None:
     made = world.create(serial_number="EOS-1")
-    device_id = made.view.device.id
+    device_id = made.current.device.id
     world.commands.send(world.user, device_id, "blink")
     world.tell(
         world.message(made, "telemetry", world.samples((0, 20.0))),
@@ -224,8 +224,8 @@ def test_deleting_leaves_nothing_and_frees_the_serial_number(world: World) -> No
         world.devices.delete(world.user, device_id)
     assert (world.registry.things, world.registry.certificates) == ({}, {})
     again = world.create(serial_number="EOS-1")
-    assert again.view.device.id != device_id
-    world.devices.delete(world.user, again.view.device.id)
+    assert again.current.device.id != device_id
+    world.devices.delete(world.user, again.current.device.id)
     world.clock.pass_time(minutes=3)
     _sweep(world)
     assert (world.items(), world.items("telemetry")) == ([], [])
@@ -234,9 +234,9 @@ def test_deleting_leaves_nothing_and_frees_the_serial_number(world: World) -> No
 def test_a_deletion_that_iot_holds_up_is_finished_by_the_sweep(world: World) -> None:
     made = world.create()
     world.registry.fail_at = "remove_thing"
-    world.devices.delete(world.user, made.view.device.id)
+    world.devices.delete(world.user, made.current.device.id)
     with pytest.raises(NotFound):
-        world.devices.get(world.user, made.view.device.id)
+        world.devices.get(world.user, made.current.device.id)
     assert world.devices.list(world.user, DeviceQuery()).devices == ()
     world.registry.fail_at = ""
     for _ in range(2):
@@ -248,7 +248,7 @@ def test_a_deletion_that_iot_holds_up_is_finished_by_the_sweep(world: World) -> 
 def test_late_telemetry_of_a_deleted_device_is_dropped(world: World) -> None:
     made = world.create()
     world.tell(world.message(made, "heartbeat", {"boot": "b", "seq": 0, "ts": world.clock.ms}))
-    world.devices.delete(world.user, made.view.device.id)
+    world.devices.delete(world.user, made.current.device.id)
     before = world.kinds()
     world.restart_ingest()
     world.tell(world.message(made, "telemetry", world.samples((0, 1.0))), world.presence(made, "connected", 0))

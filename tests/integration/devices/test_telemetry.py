@@ -46,7 +46,7 @@ def test_raw_points_come_back_once_and_in_order(world: World) -> None:
     now = world.clock.ms
     times = [now - n * 17 * 60_000 for n in range(100)]  # 28 h
     fill(world, made, times)
-    device_id = made.view.device.id
+    device_id = made.current.device.id
 
     def walk(limit: int, **how: object) -> list[tuple[str, float]]:
         found: list[tuple[str, float]] = []
@@ -80,7 +80,7 @@ def test_pages_hold_at_equal_times(world: World) -> None:
     found, after = [], None
     for _ in range(10):
         page = world.reader.points(
-            world.user, made.view.device.id, TelemetryQuery(metric="temp_c", limit=2, after=after)
+            world.user, made.current.device.id, TelemetryQuery(metric="temp_c", limit=2, after=after)
         )
         found += [point_view(point, named=False)["value"] for point in page.points]
         after = page.next_position
@@ -104,7 +104,7 @@ def test_hours_and_days_are_computed_on_read(world: World, monkeypatch: pytest.M
             query = TelemetryQuery(
                 metric="temp_c", resolution=resolution, from_ms=min(times), to_ms=now + 1, after=after
             )
-            page = world.reader.points(world.user, made.view.device.id, query)
+            page = world.reader.points(world.user, made.current.device.id, query)
             found += [point_view(point, named=False) for point in page.points]
             after = page.next_position
             if after is None:
@@ -135,7 +135,7 @@ def test_an_hour_of_more_metrics_than_a_page_has_points_is_shown_on_several(worl
     after = None
     while True:
         query = TelemetryQuery(resolution=Resolution.HOUR, from_ms=hour + 5, to_ms=now + 1, limit=limit, after=after)
-        page = world.reader.points(world.user, made.view.device.id, query)
+        page = world.reader.points(world.user, made.current.device.id, query)
         assert len(page.points) <= limit
         found += [(point.ts, point.metric) for point in page.points]
         assert len(found) <= 2 * len(names)
@@ -157,7 +157,7 @@ def test_ranges_are_bounded(world: World) -> None:
     ]
     for query in wrong:
         with pytest.raises(InvalidRequest):
-            world.reader.points(world.user, made.view.device.id, query)
-    for user, device_id in ((UserId(new_id()), made.view.device.id), (world.user, new_id()), (world.user, "x#y")):
+            world.reader.points(world.user, made.current.device.id, query)
+    for user, device_id in ((UserId(new_id()), made.current.device.id), (world.user, new_id()), (world.user, "x#y")):
         with pytest.raises(NotFound):
             world.reader.points(user, device_id, TelemetryQuery())

@@ -180,7 +180,7 @@ class World:
         self.sessions = SessionService(
             accounts=UserRepository(),
             sessions=SessionRepository(),
-            guard=cast("LoginThrottle", None),  # nobody logs in with a password here
+            throttle=cast("LoginThrottle", None),  # nobody logs in with a password here
             passwords=self.passwords,
             dummy_hash="now:",
             key_ring=lambda: RING,
@@ -319,7 +319,7 @@ class Account:
             "telemetry": {"boot": "b1", "seq": seq, "samples": [{"ts": now, "m": {"temp_c": 41.0}}]},
             "broken": {"neither": "nor"},
         }
-        serial = self.device.view.device.serial_number
+        serial = self.device.current.device.serial_number
         topic = f"dt/karma/{serial}/telemetry"
         return Publication(new_id(), topic, self.device.certificate.id, json.dumps(bodies[kind]).encode(), now)
 
@@ -364,7 +364,7 @@ class Account:
         """Act as a program with the API key: a device, a directory, a command, the WebSocket, another key."""
         world, clean = self.world, suppress(*CLEAN)
         caller = world.authenticator().authenticate(None, self.key)
-        device_id = self.device.view.device.id
+        device_id = self.device.current.device.id
         with clean:
             world.devices.create(
                 self.user_id,
@@ -394,7 +394,7 @@ class Account:
 
     def count_devices(self) -> None:
         """Deliver the router's records of the device's row."""
-        key = (f"USER#{self.user_id}", f"DEVICE#{self.device.view.device.id}")
+        key = (f"USER#{self.user_id}", f"DEVICE#{self.device.current.device.id}")
         counting = DeviceCounting()
         counting.apply(RowChange(*key, sequence_number="1" * 21, was_active=False, is_active=True))
         counting.apply(RowChange(*key, sequence_number="2" * 21, was_active=True, is_active=False))

@@ -37,7 +37,7 @@ class World:
         self.service = SessionService(
             accounts=UserRepository(),
             sessions=self.repository,
-            guard=LoginThrottle(buckets=DynamoBuckets(), networks=self.repository, clock=self.clock),
+            throttle=LoginThrottle(buckets=DynamoBuckets(), networks=self.repository, clock=self.clock),
             passwords=CountingPasswords(),
             dummy_hash="now:nobody",
             key_ring=lambda: RING,

@@ -132,14 +132,14 @@ def test_every_payload_of_a_device_is_taken_or_a_dead_letter(
     device_id = world.thing("user", "device_id", {})
     row = DeviceRepository().row(world.person("user").id, DeviceId(device_id))
     assert row is not None
-    guard = DeviceRepository().guard(row.serial_number)
-    assert guard is not None
+    claim = DeviceRepository().claim_of(row.serial_number)
+    assert claim is not None
     messages = []
     for levels in DEPTHS:
         made = world.create("user", f"/api/v1/devices/{device_id}/commands", {"command": "blink"})["command"]
         deep = json.dumps(nested(levels))
         messages += [(topic, json.dumps(body).replace('"DEEP"', deep).encode()) for topic, body in payloads(made["id"])]
-    assert ingest(row.serial_number, min(guard.certificate_ids), messages) == [], f"random depths of seed {SEED}"
+    assert ingest(row.serial_number, min(claim.certificate_ids), messages) == [], f"random depths of seed {SEED}"
     assert read_everything(world) == [], f"random depths of seed {SEED}"
     listed = world.api("GET", f"/api/v1/devices/{device_id}/commands", headers=owner, query="limit=100").data
     answered = [each for each in listed["commands"] if each["result"] or each["error"]]

@@ -79,7 +79,7 @@ class Scene:
         self.repository = cast("CommandRepository", self.store)
         self.wake_ups = FakeWakeUps(self.clock)
         self.dispatcher = Dispatcher(self.repository, self.publisher, self.wake_ups, self.clock)
-        devices = SimpleNamespace(row=lambda *_: command_device, view=lambda *_, **__: connected)
+        devices = SimpleNamespace(row=lambda *_: command_device, current=lambda *_, **__: connected)
         self.service = CommandService(
             cast("Any", devices), self.repository, self.publisher, self.wake_ups, self.clock, pause=lambda _: None
         )

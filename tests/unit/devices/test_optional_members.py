@@ -21,7 +21,7 @@ from karma.devices.dispatch import Dispatcher
 from karma.devices.domain import Command, CommandStatus, DeviceState, Latest
 from karma.devices.ingest import IngestService, Message
 from karma.devices.payloads import MAX_ANSWER_BYTES
-from karma.devices.repository.device_mapping import Guard
+from karma.devices.repository.device_mapping import SerialClaim
 from tests.fakes.commands import MemoryCommands
 from tests.fakes.devices import FakeClock, FakePublisher, FakeWakeUps
 
@@ -29,7 +29,7 @@ S = CommandStatus
 DEVICE = DeviceId("01a1fd64-5851-7599-9816-cee19b83f0aa")
 FIRST, SECOND = (CommandId(f"01a1fd64-5851-7599-9816-00000000000{n}") for n in (1, 2))
 USER = UserId("01a1fd64-5851-7599-9816-cee19b83f05c")
-GUARD = Guard(
+CLAIM = SerialClaim(
     serial_number="EOS-1",
     user_id=USER,
     device_id=DEVICE,
@@ -72,7 +72,7 @@ class Scene:
         for command in (first, replace(first, id=SECOND, status=S.QUEUED)):
             self.commands.add(command, cast("Any", SimpleNamespace(id=DEVICE)), now=from_epoch_ms(self.clock.ms))
         self.ingest = IngestService(
-            devices=cast("Any", SimpleNamespace(guard=lambda _: GUARD, merge_latest=self._merge)),
+            devices=cast("Any", SimpleNamespace(claim_of=lambda _: CLAIM, merge_latest=self._merge)),
             telemetry=cast("Any", SimpleNamespace(store=lambda *_: True)),
             dead_letters=cast("Any", SimpleNamespace(store=lambda _, **letter: self.letters.append(letter))),
             allowance=Allowance(cast("Any", SimpleNamespace(take=lambda *_, **__: True))),
@@ -80,7 +80,7 @@ class Scene:
             clock=self.clock,
         )
 
-    def _merge(self, _guard: Guard, said: Latest, **_: Any) -> Latest:
+    def _merge(self, _claim: SerialClaim, said: Latest, **_: Any) -> Latest:
         self.latest = self.latest.merge(said)
         return self.latest
 

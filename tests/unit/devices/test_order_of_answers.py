@@ -16,7 +16,7 @@ from karma.core.ids import CommandId, DeviceId, UserId
 from karma.devices.dispatch import Dispatcher
 from karma.devices.domain import Command, CommandStatus, DeviceState
 from karma.devices.ingest import IngestService, Message
-from karma.devices.repository.device_mapping import Guard
+from karma.devices.repository.device_mapping import SerialClaim
 from tests.fakes.commands import MemoryCommands
 from tests.fakes.devices import FakeClock, FakePublisher, FakeWakeUps
 
@@ -45,14 +45,14 @@ class Scene:
             expires_ms=self.clock.ms + 60_000,
         )
         self.commands.add(command, cast("Any", SimpleNamespace(id=DEVICE)), now=from_epoch_ms(self.clock.ms))
-        guard = Guard(
+        claim = SerialClaim(
             serial_number="EOS-1",
             user_id=USER,
             device_id=DEVICE,
             certificate_ids=frozenset({"c1"}),
             state=DeviceState.ACTIVE,
         )
-        devices = SimpleNamespace(guard=lambda _: guard, merge_latest=lambda *_, **__: guard)
+        devices = SimpleNamespace(claim_of=lambda _: claim, merge_latest=lambda *_, **__: claim)
         self.ingest = IngestService(
             devices=cast("Any", devices),
             telemetry=cast("Any", None),

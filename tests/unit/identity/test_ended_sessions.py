@@ -33,7 +33,7 @@ class World(AccountWorld):
         self.sessions = SessionService(
             accounts=self.identities,
             sessions=self.identities,
-            guard=LoginThrottle(buckets=LocalBuckets(), networks=self.identities, clock=self.clock),
+            throttle=LoginThrottle(buckets=LocalBuckets(), networks=self.identities, clock=self.clock),
             passwords=self.passwords,
             dummy_hash="now:nobody's",
             key_ring=lambda: RING,

@@ -32,7 +32,7 @@ class World:
         self.sessions = SessionService(
             accounts=self.identities,
             sessions=self.identities,
-            guard=LoginThrottle(buckets=LocalBuckets(), networks=self.identities, clock=self.clock),
+            throttle=LoginThrottle(buckets=LocalBuckets(), networks=self.identities, clock=self.clock),
             passwords=self.passwords,
             dummy_hash=DUMMY,
             key_ring=lambda: self.ring,

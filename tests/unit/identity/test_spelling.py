@@ -42,7 +42,7 @@ def sessions(world: AccountWorld) -> SessionService:
     return SessionService(
         accounts=world.identities,
         sessions=world.identities,
-        guard=LoginThrottle(buckets=LocalBuckets(), networks=world.identities, clock=world.clock),
+        throttle=LoginThrottle(buckets=LocalBuckets(), networks=world.identities, clock=world.clock),
         passwords=world.passwords,
         dummy_hash="now:nobody's",
         key_ring=lambda: RING,

@@ -197,18 +197,18 @@ class AgentRepository:
 
 
 def _take_name(tx: Transaction, agent: Agent) -> None:
-    guard = AgentNameItem(
+    unique = AgentNameItem(
         *name_key(agent.spec.name),
         agent_id=agent.id,
         created_at=iso(agent.updated_at),
         updated_at=iso(agent.updated_at),
     )
-    tx.put(guard, on_fail=AlreadyExists("name: another agent has it"))
+    tx.put(unique, on_fail=AlreadyExists("name: another agent has it"))
 
 
 def _free_name(tx: Transaction, agent: Agent) -> None:
-    guard = AgentNameItem(*name_key(agent.spec.name))
-    tx.delete(guard, AgentNameItem.agent_id == agent.id, on_fail=_changed(agent))
+    unique = AgentNameItem(*name_key(agent.spec.name))
+    tx.delete(unique, AgentNameItem.agent_id == agent.id, on_fail=_changed(agent))
 
 
 def _count(tx: Transaction, change: int) -> None:

@@ -127,8 +127,8 @@ class CommandService:
 
     def _publish_if_connected(self, device: Device) -> None:
         # After the put, and consistently: either this sees the connection, or the device's `ready` sees the command.
-        view = self._devices.view(device.user_id, device.id, consistent=True)
-        if view is None or not is_connected(view.presence, view.latest):
+        current = self._devices.current(device.user_id, device.id, consistent=True)
+        if current is None or not is_connected(current.presence, current.latest):
             return
         try:
             self._dispatcher.dispatch(device.id, again=False)
@@ -243,8 +243,8 @@ class CommandService:
     def _device(self, user_id: UserId, ref: str) -> Device:
         device_id: DeviceId | None = DeviceId(ref) if is_id(ref) else None
         if device_id is None and SERIAL.fullmatch(ref):
-            guard = self._devices.guard(ref)
-            device_id = guard.device_id if guard is not None and guard.user_id == user_id else None
+            claim = self._devices.claim_of(ref)
+            device_id = claim.device_id if claim is not None and claim.user_id == user_id else None
         row = self._devices.row(user_id, device_id) if device_id is not None else None
         if row is None or row.state is not DeviceState.ACTIVE:
             raise NotFound(f"Device {ref} not found")

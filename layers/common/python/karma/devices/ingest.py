@@ -46,18 +46,18 @@ from karma.devices.payloads import (
     said_ms,
 )
 from karma.devices.repository.dead_letters import DeadLetterRepository
-from karma.devices.repository.device_mapping import Guard
+from karma.devices.repository.device_mapping import SerialClaim
 from karma.devices.repository.devices import DeviceRepository
 from karma.devices.repository.telemetry import TelemetryRepository
 from karma.devices.samples import read_telemetry
 from karma.devices.topics import read_topic
 from karma.devices.wake_ups import WakeUp
 
-GUARD_MAX_AGE_S: Final = 30.0
+CLAIM_MAX_AGE_S: Final = 30.0
 """Seconds for which a process caches a device's row; a deleted device's data is swept only after that."""
 _SUSPECT_MAX_AGE_S: Final = 5.0
 """Seconds of the same cache for a device that seems unknown or to have another certificate."""
-_MAX_GUARDS: Final = 10_000
+_MAX_CLAIMS: Final = 10_000
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,7 @@ class Message:
 class _Heard:
     """Facts of one device from a batch."""
 
-    guard: Guard
+    claim: SerialClaim
     latest: Latest = field(default_factory=Latest)
     events: list[PresenceEvent] = field(default_factory=list)
     told_by: list[str] = field(default_factory=list)
@@ -119,7 +119,7 @@ class IngestService:
         self._dispatcher = dispatcher
         self._allowance = allowance
         self._clock = clock
-        self._guards: dict[str, tuple[float, Guard | None]] = {}
+        self._claims: dict[str, tuple[float, SerialClaim | None]] = {}
 
     def take(self, messages: Sequence[Message], wake_ups: Sequence[WakeUp] = ()) -> list[str]:
         """Handle messages and wake-ups, each by itself; return the ids of those that must be delivered again."""
@@ -165,8 +165,8 @@ class IngestService:
         if source.kind == "presence":
             self._take_presence(message, source.thing, heard)
             return
-        guard = self._speaker(source.thing, message.certificate_id)
-        device = heard.setdefault(guard.device_id, _Heard(guard))
+        claim = self._speaker(source.thing, message.certificate_id)
+        device = heard.setdefault(claim.device_id, _Heard(claim))
         try:
             said, refused = self._take_body(source.kind, message, device)
         except Unreadable as exc:
@@ -180,7 +180,7 @@ class IngestService:
         device.told_by.append(message.id)
 
     def _keep(self, message: Message, device: _Heard, refused: Sequence[Refused], *, taken: bool) -> None:
-        device_id, at_ms = device.guard.device_id, message.received_ms
+        device_id, at_ms = device.claim.device_id, message.received_ms
         if not self._allowance.take_letter(device_id, received_ms=at_ms):
             device.unkept.setdefault(hour_of(at_ms), []).append(message.id)
             return
@@ -189,7 +189,7 @@ class IngestService:
         )
 
     def _sum_up(self, device: _Heard, hour: int, more: int) -> None:
-        self._dead_letters.sum_up(device.guard.device_id, hour=hour, more=more)
+        self._dead_letters.sum_up(device.claim.device_id, hour=hour, more=more)
         count("DeadLetterNotKept", more)
 
     def _take_body(self, kind: str, message: Message, device: _Heard) -> tuple[Latest, Sequence[Refused]]:
@@ -200,13 +200,13 @@ class IngestService:
     def _take_telemetry(self, message: Message, device: _Heard) -> tuple[Latest, Sequence[Refused]]:
         read = read_telemetry(message.payload, received_ms=message.received_ms)
         units = units_of(read.batches)
-        if not self._allowance.take_units(device.guard.device_id, units, received_ms=message.received_ms):
+        if not self._allowance.take_units(device.claim.device_id, units, received_ms=message.received_ms):
             raise Unreadable("TOO_FAST", "samples", [Refused("samples", "TOO_FAST"), *read.refused])
         latest, refused = Latest(), list(read.refused)
         try:
-            stored = [self._telemetry.store(device.guard.device_id, batch) for batch in read.batches]
+            stored = [self._telemetry.store(device.claim.device_id, batch) for batch in read.batches]
         except Exception:
-            self._allowance.give_back(device.guard.device_id, units, received_ms=message.received_ms)
+            self._allowance.give_back(device.claim.device_id, units, received_ms=message.received_ms)
             raise
         for batch, is_stored in zip(read.batches, stored, strict=True):
             if is_stored:
@@ -239,7 +239,7 @@ class IngestService:
 
     def _take_answer(self, message: Message, device: _Heard) -> Sequence[Refused]:
         answer = read_response(message.payload)
-        outcome = self._dispatcher.take_answer(device.guard.device_id, answer, received_ms=message.received_ms)
+        outcome = self._dispatcher.take_answer(device.claim.device_id, answer, received_ms=message.received_ms)
         count("CommandAnswered", outcome=answer.status if outcome == "moved" else outcome)
         if is_final(answer.status):
             # Also when nothing moved: the delivery before this one may have died just here.
@@ -253,8 +253,8 @@ class IngestService:
             raise _Rejected(f"PRESENCE_{exc.reason}") from exc
         if lifecycle is None:
             return
-        guard = self._speaker(thing, lifecycle.certificate_id)
-        device = heard.setdefault(guard.device_id, _Heard(guard))
+        claim = self._speaker(thing, lifecycle.certificate_id)
+        device = heard.setdefault(claim.device_id, _Heard(claim))
         device.events.append(lifecycle.event)
         device.told_by.append(message.id)
 
@@ -262,49 +262,49 @@ class IngestService:
         now = self._clock.now()
         known = True
         if device.latest != Latest():
-            known = self._devices.merge_latest(device.guard, device.latest, now=now) is not None
+            known = self._devices.merge_latest(device.claim, device.latest, now=now) is not None
         if known and device.events:
-            known = self._devices.merge_presence(device.guard, device.events, now=now) is not None
+            known = self._devices.merge_presence(device.claim, device.events, now=now) is not None
         if not known:
-            self._guards.pop(device.guard.serial_number, None)
+            self._claims.pop(device.claim.serial_number, None)
             raise _Rejected("DELETED")
 
     def _dispatch(self, device: _Heard, *, again: bool) -> None:
-        self._dispatcher.dispatch(device.guard.device_id, again=again)
+        self._dispatcher.dispatch(device.claim.device_id, again=again)
 
     def _wake_up(self, call: WakeUp) -> None:
         # As after the put of a command: consistently, and only a device that listens is told.
-        view = self._devices.view(call.user_id, call.device_id, consistent=True)
-        if view is None:
+        current = self._devices.current(call.user_id, call.device_id, consistent=True)
+        if current is None:
             return
-        if is_connected(view.presence, view.latest):
+        if is_connected(current.presence, current.latest):
             self._dispatcher.dispatch(call.device_id, again=False)
         else:
             self._dispatcher.unfinished(call.device_id)
 
-    def _speaker(self, thing: str, certificate_id: str) -> Guard:
+    def _speaker(self, thing: str, certificate_id: str) -> SerialClaim:
         """Return the device with this name whose certificate sent the message.
 
         Raises:
             _Rejected: there is no such device, or it has another certificate.
         """
-        guard = self._known(thing, max_age_s=GUARD_MAX_AGE_S)
-        if guard is None or guard.state is not DeviceState.ACTIVE or certificate_id not in guard.certificate_ids:
+        claim = self._known(thing, max_age_s=CLAIM_MAX_AGE_S)
+        if claim is None or claim.state is not DeviceState.ACTIVE or certificate_id not in claim.certificate_ids:
             # The device may be seconds old, or have a new certificate.
-            guard = self._known(thing, max_age_s=_SUSPECT_MAX_AGE_S)
-        if guard is None or guard.state is not DeviceState.ACTIVE:
+            claim = self._known(thing, max_age_s=_SUSPECT_MAX_AGE_S)
+        if claim is None or claim.state is not DeviceState.ACTIVE:
             raise _Rejected("UNKNOWN_DEVICE")
-        if certificate_id not in guard.certificate_ids:
+        if certificate_id not in claim.certificate_ids:
             raise _Rejected("CERTIFICATE")
-        return guard
+        return claim
 
-    def _known(self, thing: str, *, max_age_s: float) -> Guard | None:
+    def _known(self, thing: str, *, max_age_s: float) -> SerialClaim | None:
         now = monotonic()
-        cached = self._guards.get(thing)
+        cached = self._claims.get(thing)
         if cached is not None and now - cached[0] < max_age_s:
             return cached[1]
-        guard = self._devices.guard(thing)
-        if len(self._guards) >= _MAX_GUARDS:
-            self._guards.clear()
-        self._guards[thing] = (now, guard)
-        return guard
+        claim = self._devices.claim_of(thing)
+        if len(self._claims) >= _MAX_CLAIMS:
+            self._claims.clear()
+        self._claims[thing] = (now, claim)
+        return claim

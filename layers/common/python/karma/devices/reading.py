@@ -44,11 +44,11 @@ class DeviceQuery:
         """Tell whether an index has the order that is asked for."""
         return self.sort in ("created_at", "name") and not self.filtered
 
-    def position_of(self, view: CurrentDevice) -> Mapping[str, object]:
+    def position_of(self, current: CurrentDevice) -> Mapping[str, object]:
         """Return the position behind a device, from which the next page's `after` goes on."""
         if self.in_order:
-            return {"id": view.device.id, "name": view.device.name}
-        return {"id": view.device.id, "key": _sort_key(self.sort)(view)[0]}
+            return {"id": current.device.id, "name": current.device.name}
+        return {"id": current.device.id, "key": _sort_key(self.sort)(current)[0]}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,10 +73,10 @@ class DeviceReader:
         Raises:
             NotFound: the device does not exist, is deleted, or has another owner.
         """
-        view = self._devices.view(user_id, DeviceId(device_id)) if is_id(device_id) else None
-        if view is None:
+        current = self._devices.current(user_id, DeviceId(device_id)) if is_id(device_id) else None
+        if current is None:
             raise NotFound(f"Device {device_id} not found")
-        return view
+        return current
 
     def latest(self, user_id: UserId, device_id: str) -> Latest:
         """Return the newest facts of a device.
@@ -94,13 +94,13 @@ class DeviceReader:
         """
         if is_id(ref):
             return self.get(user_id, ref)
-        guard = self._devices.guard(ref) if SERIAL.fullmatch(ref) else None
-        if guard is None or guard.user_id != user_id:
+        claim = self._devices.claim_of(ref) if SERIAL.fullmatch(ref) else None
+        if claim is None or claim.user_id != user_id:
             raise NotFound(f"Device {ref} not found")
-        view = self._devices.view(user_id, guard.device_id)
-        if view is None:
+        current = self._devices.current(user_id, claim.device_id)
+        if current is None:
             raise NotFound(f"Device {ref} not found")
-        return view
+        return current
 
     def list(self, user_id: UserId, query: DeviceQuery) -> DevicePage:
         """Return a page of the owner's devices.
@@ -130,8 +130,8 @@ class DeviceReader:
             rows = self._devices.by_age(user_id, newest_first=query.descending, limit=wanted, after=after_id)
         # A list that was seen whole needs no counter, and is not behind the stream.
         seen_whole = not rows.more and after_id is None
-        total = len(rows.views) if seen_whole else max(self._devices.count(user_id), len(rows.views))
-        shown = rows.views[query.offset :]
+        total = len(rows.devices) if seen_whole else max(self._devices.count(user_id), len(rows.devices))
+        shown = rows.devices[query.offset :]
         return DevicePage(
             devices=tuple(shown),
             total=total,
@@ -144,12 +144,12 @@ class DeviceReader:
             raise InvalidRequest(
                 f"Owners of more than {MAX_OFFSET_ROWS} devices can sort by created_at or name", code="INVALID_SORT"
             )
-        matches = [view for view in rows.views if _matches(view, query)]
+        matches = [each for each in rows.devices if _matches(each, query)]
         matches.sort(key=_sort_key(query.sort), reverse=query.descending)
         total, key = len(matches), _sort_key(query.sort)
         if query.after is not None:
             passed = (query.after.get("key"), query.after.get("id"))
-            matches = [view for view in matches if (key(view) < passed if query.descending else key(view) > passed)]
+            matches = [each for each in matches if (key(each) < passed if query.descending else key(each) > passed)]
         shown = matches[query.offset : query.offset + query.limit]
         more = query.offset + query.limit < len(matches)
         return DevicePage(
@@ -166,28 +166,28 @@ class DeviceReader:
         """
         wanted = SearchWords.read(query)
         rows = self._devices.by_age(user_id, newest_first=True, limit=MAX_OFFSET_ROWS)
-        scored = [(wanted.score(view), view) for view in rows.views]
+        scored = [(wanted.score(each), each) for each in rows.devices]
         found = sorted((pair for pair in scored if pair[0] > 0), key=lambda pair: -pair[0])
-        return tuple(view for _, view in found[:limit])
+        return tuple(each for _, each in found[:limit])
 
 
-def _matches(view: CurrentDevice, query: DeviceQuery) -> bool:
-    if query.status is not None and view.status is not query.status:
+def _matches(current: CurrentDevice, query: DeviceQuery) -> bool:
+    if query.status is not None and current.status is not query.status:
         return False
-    return query.model is None or view.device.model is query.model
+    return query.model is None or current.device.model is query.model
 
 
 def _sort_key(field: str) -> Callable[[CurrentDevice], tuple[Any, str]]:
-    def key(view: CurrentDevice) -> tuple[Any, str]:
-        device = view.device
+    def key(current: CurrentDevice) -> tuple[Any, str]:
+        device = current.device
         value: Any = {
             "created_at": device.id,
             "name": device.name.casefold(),
             "updated_at": device.updated_at,
             "model": device.model,
-            "status": view.status,
+            "status": current.status,
             "serial_number": device.serial_number,
-            "last_heartbeat": view.latest.last_seen_ms,
+            "last_heartbeat": current.latest.last_seen_ms,
         }[field]
         return value, device.id
 

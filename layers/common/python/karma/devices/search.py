@@ -29,10 +29,10 @@ class SearchWords:
         rest = tuple(word for word in words if word and word not in _NOISE | statuses | models_words)
         return cls(statuses, models, rest)
 
-    def score(self, view: CurrentDevice) -> int:
+    def score(self, current: CurrentDevice) -> int:
         """Return the score of a device, 0 if it does not match; a word at the start of a text scores above others."""
-        device = view.device
-        if self.statuses and view.status not in self.statuses:
+        device = current.device
+        if self.statuses and current.status not in self.statuses:
             return 0
         if self.models and device.model not in self.models:
             return 0

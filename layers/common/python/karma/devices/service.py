@@ -48,7 +48,7 @@ class NewDevice:
 class Created:
     """A new device with its private key, which is shown only once."""
 
-    view: CurrentDevice
+    current: CurrentDevice
     certificate: Certificate
     endpoint: Endpoint
 

@@ -19,7 +19,7 @@ from karma.devices.domain import RAW_RETENTION_S, DeviceState
 from karma.devices.ports import DataOfDevices, Registry, WakeUps
 from karma.devices.repository.commands import CommandRepository
 from karma.devices.repository.deleted_devices import DeletedDeviceRepository
-from karma.devices.repository.device_mapping import Guard
+from karma.devices.repository.device_mapping import SerialClaim
 from karma.devices.repository.devices import DeviceRepository
 from karma.devices.repository.items import EXPIRY_SHARDS
 from karma.devices.service import DeviceService
@@ -79,7 +79,7 @@ def sweep_orphans(
     done = 0
     for orphan in devices.unfinished(before=clock.now() - GRACE, limit=DEVICES_A_SWEEP):
         try:
-            if isinstance(orphan, Guard):
+            if isinstance(orphan, SerialClaim):
                 _finish(orphan, devices, service, registry)
             elif all(other.remove(orphan.device_id, limit=ITEMS_A_DEVICE) < ITEMS_A_DEVICE for other in others):
                 leftovers.remove(orphan, now=clock.now(), limit=ITEMS_A_DEVICE)
@@ -90,13 +90,13 @@ def sweep_orphans(
     return done + _remove_unused_certificates(registry, clock)
 
 
-def _finish(guard: Guard, devices: DeviceRepository, service: DeviceService, iot: Registry) -> None:
-    row = devices.row(guard.user_id, guard.device_id, consistent=True)
+def _finish(claim: SerialClaim, devices: DeviceRepository, service: DeviceService, iot: Registry) -> None:
+    row = devices.row(claim.user_id, claim.device_id, consistent=True)
     if row is None:
         return
     if row.state is DeviceState.PROVISIONING:
         # Rows last: while they stand, the next sweep finds what could not be removed.
-        iot.remove_thing(guard.serial_number)
+        iot.remove_thing(claim.serial_number)
         devices.discard(row, attempt=None)
         count("DeviceOrphanRemoved")
     elif row.state is DeviceState.DELETING:

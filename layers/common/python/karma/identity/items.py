@@ -306,7 +306,7 @@ def login_code_key(code_hash: str) -> Key:
     return Key(f"LOGINCODE#{code_hash}", "CODE")
 
 
-def provider_guard_key(provider: str, subject_hash: str) -> Key:
+def unique_provider_key(provider: str, subject_hash: str) -> Key:
     """Return the key of the item that makes an identity at a provider unique."""
     return Key(f"IDENTITY#{provider}#{subject_hash}", "GUARD")
 

@@ -144,7 +144,7 @@ class DeviceTools:
         found = await self._in_thread(
             lambda: self._services().devices.search(context.caller.user_id, asked.query, limit=asked.limit)
         )
-        return {"results": [_shown(view) for view in found]}
+        return {"results": [_shown(each) for each in found]}
 
     async def control_device(self, asked: ControlDevice, context: ToolContext) -> object:
         """Send a command and wait for the device's answer.
@@ -205,10 +205,10 @@ class DeviceTools:
         Raises:
             NotFound: the caller has no such device.
         """
-        view = await self._in_thread(
+        current = await self._in_thread(
             lambda: self._services().devices.find_by_ref(context.caller.user_id, asked.device_id)
         )
-        return _shown(view)
+        return _shown(current)
 
     async def _in_thread(self, work: Callable[[], _T]) -> _T:
         if self._threads is None:

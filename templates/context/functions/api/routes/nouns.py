@@ -5,8 +5,8 @@ from typing import Annotated
 from fastapi import Request
 from starlette.responses import Response
 
-from karma.http.access import permit
 from api.services import nouns
+from karma.http.access import permit
 from karma.http.idempotency import Outcome, idempotency_key, once
 from karma.http.locking import IfMatch, etag, expected_version
 from karma.http.openapi import answers

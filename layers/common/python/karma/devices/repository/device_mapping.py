@@ -22,17 +22,17 @@ from karma.devices.repository.items import (
     SWEEP_PARTITION,
     DeviceItem,
     DevicesItem,
-    GuardItem,
     LatestItem,
     PresenceItem,
     TombstoneItem,
+    UniqueSerial,
     device_key,
-    guard_key,
+    unique_serial_key,
 )
 
 
 @dataclass(frozen=True, kw_only=True)
-class Guard:
+class SerialClaim:
     """Owner and device of a serial number, with the certificates that may send for it."""
 
     serial_number: str
@@ -86,7 +86,7 @@ def latest_json(latest: Latest) -> dict[str, Any]:
     return {name: value for name, value in facts.items() if value}
 
 
-def views_of(items: Sequence[DevicesItem]) -> list[CurrentDevice]:
+def current_devices_of(items: Sequence[DevicesItem]) -> list[CurrentDevice]:
     """Put each device's items together, in the order in which the devices appear."""
     rows: dict[str, Device] = {}
     facts: dict[str, DevicesItem] = {}
@@ -107,18 +107,18 @@ def views_of(items: Sequence[DevicesItem]) -> list[CurrentDevice]:
     ]
 
 
-def unfinished_of(item: DevicesItem) -> Guard | Gone | None:
+def unfinished_of(item: DevicesItem) -> SerialClaim | Gone | None:
     """Return what an item of the work list stands for: a device half made or half deleted, or data that is left."""
-    if isinstance(item, GuardItem):
-        return guard_of(item)
+    if isinstance(item, UniqueSerial):
+        return claim_of(item)
     if isinstance(item, TombstoneItem) and item.device_id and item.user_id:
         return Gone(UserId(item.user_id), DeviceId(item.device_id))
     return None
 
 
-def guard_of(item: GuardItem) -> Guard:
+def claim_of(item: UniqueSerial) -> SerialClaim:
     """Return the owner of a serial number."""
-    return Guard(
+    return SerialClaim(
         serial_number=item.serial_number,
         user_id=UserId(item.user_id),
         device_id=DeviceId(item.device_id),
@@ -127,10 +127,10 @@ def guard_of(item: GuardItem) -> Guard:
     )
 
 
-def guard_item(device: Device, *, attempt: str, now: str) -> GuardItem:
+def unique_serial(device: Device, *, attempt: str, now: str) -> UniqueSerial:
     """Return the item that makes a device's serial number its own; `attempt` names the request that creates it."""
-    pk, sk = guard_key(device.serial_number)
-    return GuardItem(
+    pk, sk = unique_serial_key(device.serial_number)
+    return UniqueSerial(
         pk,
         sk,
         serial_number=device.serial_number,

@@ -33,16 +33,16 @@ from karma.devices.domain import (
 )
 from karma.devices.repository.device_mapping import (
     Gone,
-    Guard,
+    SerialClaim,
+    claim_of,
+    current_devices_of,
     device_item,
     device_of,
-    guard_item,
-    guard_of,
     latest_from,
     latest_json,
     presence_from,
     unfinished_of,
-    views_of,
+    unique_serial,
 )
 from karma.devices.repository.items import (
     DEVICE_PREFIX,
@@ -51,17 +51,17 @@ from karma.devices.repository.items import (
     DeviceItem,
     DeviceRequestItem,
     DevicesItem,
-    GuardItem,
     LatestItem,
     PresenceItem,
     TombstoneItem,
+    UniqueSerial,
     device_key,
     devices_counter_key,
-    guard_key,
     latest_key,
     owner_pk,
     presence_key,
     tombstone_key,
+    unique_serial_key,
 )
 from karma.identity.transactional import require_account
 
@@ -72,7 +72,7 @@ _NAME_KEY_CHARS = 200
 class Rows(NamedTuple):
     """Devices in list order; `more`: others follow the last one."""
 
-    views: list[CurrentDevice]
+    devices: list[CurrentDevice]
     more: bool
 
 
@@ -81,17 +81,17 @@ class DeviceRepository:
 
     # Reading
 
-    def guard(self, serial_number: str, *, consistent: bool = False) -> Guard | None:
+    def claim_of(self, serial_number: str, *, consistent: bool = False) -> SerialClaim | None:
         """Read the owner of a serial number: one read; None: it is free."""
-        item = get(GuardItem, guard_key(serial_number), consistent=consistent)
-        return guard_of(item) if item is not None else None
+        item = get(UniqueSerial, unique_serial_key(serial_number), consistent=consistent)
+        return claim_of(item) if item is not None else None
 
     def row(self, user_id: UserId, device_id: DeviceId, *, consistent: bool = False) -> Device | None:
         """Read a device's row in any state: one read."""
         item = get(DeviceItem, device_key(user_id, device_id), consistent=consistent)
         return device_of(item) if item is not None else None
 
-    def view(self, user_id: UserId, device_id: DeviceId, *, consistent: bool = False) -> CurrentDevice | None:
+    def current(self, user_id: UserId, device_id: DeviceId, *, consistent: bool = False) -> CurrentDevice | None:
         """Read an active device with its newest facts and presence: one query of three items."""
         key = device_key(user_id, device_id)
         page = query(
@@ -101,16 +101,16 @@ class DeviceRepository:
             limit=_ITEMS_A_DEVICE,
             consistent=consistent,
         )
-        views = [view for view in views_of(page.items) if view.device.state is DeviceState.ACTIVE]
-        return views[0] if views else None
+        devices = [each for each in current_devices_of(page.items) if each.device.state is DeviceState.ACTIVE]
+        return devices[0] if devices else None
 
     def by_age(self, user_id: UserId, *, newest_first: bool, limit: int, after: DeviceId | None = None) -> Rows:
         """Read active devices by creation: one query of 3N + 1 items, another only when some are being deleted."""
         pk = owner_pk(user_id)
         start = _start_after(user_id, after, newest_first=newest_first) if after is not None else None
-        views: list[CurrentDevice] = []
+        devices: list[CurrentDevice] = []
         while True:
-            wanted = limit - len(views)
+            wanted = limit - len(devices)
             page = query(
                 DevicesItem,
                 pk,
@@ -123,12 +123,12 @@ class DeviceRepository:
             more = page.last is not None
             if more:
                 full = full[: len(full) - len(full) % _ITEMS_A_DEVICE]
-            found = views_of(full)
-            active = [view for view in found if view.device.state is DeviceState.ACTIVE]
-            views += active[:wanted]
+            found = current_devices_of(full)
+            active = [each for each in found if each.device.state is DeviceState.ACTIVE]
+            devices += active[:wanted]
             more = more or len(active) > wanted
-            if not more or len(views) == limit or not found:
-                return Rows(views, more)
+            if not more or len(devices) == limit or not found:
+                return Rows(devices, more)
             start = _start_after(user_id, found[-1].device.id, newest_first=newest_first)
 
     def by_name(
@@ -189,7 +189,7 @@ class DeviceRepository:
         stamp = iso(now)
         tx = Transaction()
         require_account(tx, device.user_id)
-        tx.put(guard_item(device, attempt=attempt, now=stamp), on_fail=AlreadyExists(_taken(device)))
+        tx.put(unique_serial(device, attempt=attempt, now=stamp), on_fail=AlreadyExists(_taken(device)))
         tx.put(device_item(device, attempt=attempt))
         for kind, key in ((LatestItem, latest_key), (PresenceItem, presence_key)):
             pk, sk = key(device.user_id, device.id)
@@ -207,11 +207,11 @@ class DeviceRepository:
             AlreadyExists: the creation is finished, has another owner, or was taken over by another request meanwhile.
             AccountGone: the owner's account is deleted.
         """
-        guard = get(GuardItem, guard_key(device.serial_number), consistent=True)
+        claim = get(UniqueSerial, unique_serial_key(device.serial_number), consistent=True)
         taken = AlreadyExists(_taken(device))
-        if guard is None or guard.user_id != device.user_id or guard.state != DeviceState.PROVISIONING:
+        if claim is None or claim.user_id != device.user_id or claim.state != DeviceState.PROVISIONING:
             raise taken
-        old = get(DeviceItem, device_key(device.user_id, DeviceId(guard.device_id)), consistent=True)
+        old = get(DeviceItem, device_key(device.user_id, DeviceId(claim.device_id)), consistent=True)
         if old is None:
             raise taken
         # The whole row is the new attempt's, so that no field can be forgotten; only what the first one fixed stays.
@@ -219,10 +219,10 @@ class DeviceRepository:
         mine = replace(device, id=began.id, created_at=began.created_at, updated_at=iso(now))
         item = device_item(mine, attempt=attempt)
         item.version = old.version
-        guard.attempt, guard.gsi1sk = attempt, f"{iso(now)}#{device.serial_number}"
+        claim.attempt, claim.gsi1sk = attempt, f"{iso(now)}#{device.serial_number}"
         tx = Transaction()
         require_account(tx, device.user_id)
-        tx.put(guard, on_fail=taken)
+        tx.put(claim, on_fail=taken)
         tx.put(item, on_fail=taken)
         tx.commit()
         return device_of(item)
@@ -247,7 +247,7 @@ class DeviceRepository:
         """
         stamp = iso(now)
         row = DeviceItem(*device_key(device.user_id, device.id))
-        guard = GuardItem(*guard_key(device.serial_number))
+        claim = UniqueSerial(*unique_serial_key(device.serial_number))
         mine = (DeviceItem.attempt == attempt) & (DeviceItem.state == DeviceState.PROVISIONING)
         tx = Transaction()
         require_account(tx, device.user_id)
@@ -263,16 +263,16 @@ class DeviceRepository:
             mine,
         )
         tx.update(
-            guard,
+            claim,
             [
-                GuardItem.state.set(DeviceState.ACTIVE),
-                GuardItem.attempt.remove(),
-                GuardItem.certificate_ids.set({certificate_id}),
-                GuardItem.updated_at.set(stamp),
-                GuardItem.gsi1pk.remove(),
-                GuardItem.gsi1sk.remove(),
+                UniqueSerial.state.set(DeviceState.ACTIVE),
+                UniqueSerial.attempt.remove(),
+                UniqueSerial.certificate_ids.set({certificate_id}),
+                UniqueSerial.updated_at.set(stamp),
+                UniqueSerial.gsi1pk.remove(),
+                UniqueSerial.gsi1sk.remove(),
             ],
-            (GuardItem.attempt == attempt) & (GuardItem.device_id == device.id),
+            (UniqueSerial.attempt == attempt) & (UniqueSerial.device_id == device.id),
         )
         if request is not None:
             note_request(tx, DeviceRequestItem(*request_key(owner_pk(device.user_id), request)), request, device.id)
@@ -292,15 +292,15 @@ class DeviceRepository:
         """
         unfinished = DeviceItem.state == DeviceState.PROVISIONING
         mine = unfinished if attempt is None else unfinished & (DeviceItem.attempt == attempt)
-        guard_mine = (GuardItem.device_id == device.id) & (GuardItem.state == DeviceState.PROVISIONING)
-        tx = self._remove_items(device, row=mine, guard=guard_mine)
+        claim_mine = (UniqueSerial.device_id == device.id) & (UniqueSerial.state == DeviceState.PROVISIONING)
+        tx = self._remove_items(device, row=mine, claim=claim_mine)
         adjust_usage(tx, [given_back(device.user_id, Metric.DEVICES)])
         tx.commit()
 
-    def _remove_items(self, device: Device, *, row: Any, guard: Any) -> Transaction:
+    def _remove_items(self, device: Device, *, row: Any, claim: Any) -> Transaction:
         tx = Transaction()
         tx.delete(DeviceItem(*device_key(device.user_id, device.id)), row)
-        tx.delete(GuardItem(*guard_key(device.serial_number)), guard)
+        tx.delete(UniqueSerial(*unique_serial_key(device.serial_number)), claim)
         tx.delete(LatestItem(*latest_key(device.user_id, device.id)))
         tx.delete(PresenceItem(*presence_key(device.user_id, device.id)))
         return tx
@@ -352,14 +352,14 @@ class DeviceRepository:
             DeviceItem.state == DeviceState.ACTIVE,
         )
         tx.update(
-            GuardItem(*guard_key(device.serial_number)),
+            UniqueSerial(*unique_serial_key(device.serial_number)),
             [
-                GuardItem.state.set(DeviceState.DELETING),
-                GuardItem.updated_at.set(stamp),
-                GuardItem.gsi1pk.set(SWEEP_PARTITION),
-                GuardItem.gsi1sk.set(f"{stamp}#{device.serial_number}"),
+                UniqueSerial.state.set(DeviceState.DELETING),
+                UniqueSerial.updated_at.set(stamp),
+                UniqueSerial.gsi1pk.set(SWEEP_PARTITION),
+                UniqueSerial.gsi1sk.set(f"{stamp}#{device.serial_number}"),
             ],
-            GuardItem.device_id == device.id,
+            UniqueSerial.device_id == device.id,
         )
         adjust_usage(tx, [given_back(device.user_id, Metric.DEVICES)])
         tx.commit()
@@ -368,7 +368,7 @@ class DeviceRepository:
         """Remove the rows, free the serial number, and write a tombstone by which the device's data is found."""
         stamp = iso(now)
         deleting = DeviceItem.state == DeviceState.DELETING
-        tx = self._remove_items(device, row=deleting, guard=GuardItem.device_id == device.id)
+        tx = self._remove_items(device, row=deleting, claim=UniqueSerial.device_id == device.id)
         pk, sk = tombstone_key(device.user_id, device.id)
         tx.put(
             TombstoneItem(
@@ -385,7 +385,7 @@ class DeviceRepository:
         )
         tx.commit()
 
-    def unfinished(self, *, before: datetime, limit: int) -> list[Guard | Gone]:
+    def unfinished(self, *, before: datetime, limit: int) -> list[SerialClaim | Gone]:
         """Read the creations and deletions that a sweep must finish, oldest first.
 
         Returns:
@@ -393,7 +393,9 @@ class DeviceRepository:
             removed.
         """
         old_enough = DevicesItem.gsi1sk < iso(before)
-        work: Work[Guard | Gone] = query_work(DevicesItem, SWEEP_PARTITION, old_enough, unfinished_of, limit=limit)
+        work: Work[SerialClaim | Gone] = query_work(
+            DevicesItem, SWEEP_PARTITION, old_enough, unfinished_of, limit=limit
+        )
         return work.items
 
     def rows(self, user_id: UserId, *, limit: int) -> list[Device]:
@@ -409,7 +411,7 @@ class DeviceRepository:
 
     # What devices say
 
-    def merge_latest(self, guard: Guard, said: Latest, *, now: datetime, tries: int = 6) -> Latest | None:
+    def merge_latest(self, claim: SerialClaim, said: Latest, *, now: datetime, tries: int = 6) -> Latest | None:
         """Merge facts into the device's LATEST: one read and one write, repeated when another write was quicker.
 
         Returns:
@@ -418,7 +420,7 @@ class DeviceRepository:
         Raises:
             ConditionFailed: another write was quicker at each of `tries` attempts.
         """
-        key = latest_key(guard.user_id, guard.device_id)
+        key = latest_key(claim.user_id, claim.device_id)
         for left in reversed(range(tries)):
             item = get(LatestItem, key, consistent=True)
             if item is None:
@@ -438,11 +440,11 @@ class DeviceRepository:
         return None
 
     def merge_presence(
-        self, guard: Guard, events: Iterable[PresenceEvent], *, now: datetime, tries: int = 6
+        self, claim: SerialClaim, events: Iterable[PresenceEvent], *, now: datetime, tries: int = 6
     ) -> PresenceState | None:
         """Merge lifecycle events into the device's PRESENCE, like `merge_latest`."""
         events = tuple(events)
-        key = presence_key(guard.user_id, guard.device_id)
+        key = presence_key(claim.user_id, claim.device_id)
         for left in reversed(range(tries)):
             item = get(PresenceItem, key, consistent=True)
             if item is None:

@@ -85,7 +85,7 @@ def command_request_key(user_id: UserId, device_id: DeviceId, request: Repeatabl
     return Key(owner_pk(user_id), f"IDEMPOTENCY#{digest}")
 
 
-def guard_key(serial_number: str) -> Key:
+def unique_serial_key(serial_number: str) -> Key:
     """Return the key of the item that makes a serial number unique."""
     return Key(f"THING#{serial_number}", "META")
 
@@ -200,7 +200,7 @@ class DeviceCounter(CounterAttributes, DevicesItem, discriminator="device_counte
     """Number of an owner's active devices."""
 
 
-class GuardItem(DevicesItem, discriminator="thing"):
+class UniqueSerial(DevicesItem, discriminator="thing"):
     """A unique serial number with its owner."""
 
     serial_number = UnicodeAttribute()

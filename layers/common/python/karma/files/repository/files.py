@@ -351,7 +351,7 @@ class FileRepository:
         if file.status is FileStatus.READY:
             tombstone = unlisted_item(file, due=due)
             tombstone.status, tombstone.updated_at = FileStatus.DELETING, iso(now)
-            # The revision fences a rename: its guard would be another one.
+            # The revision fences a rename: its unique item would be another one.
             tx.delete(FileItem(*listed_key(file.device_id, file.id)), FileItem.revision == file.revision)
             _free(tx, file)
             tx.put(tombstone)

@@ -27,7 +27,7 @@ def due_key(due: datetime, file_id: FileId) -> str:
     return f"{iso(due)}#{file_id}"
 
 
-def guard_item(entry: DeviceFile, *, names_inside: int = 0) -> NameItem:
+def name_item(entry: DeviceFile, *, names_inside: int = 0) -> NameItem:
     """Return the item of an entry's unique name; for a directory, with the number of names in it."""
     return NameItem(
         *name_key(entry.device_id, entry.path, entry.name),

@@ -18,7 +18,7 @@ from karma.core.errors import AppError
 from karma.core.ids import DeviceId
 from karma.files.domain import ROOT, DeviceFile, DirectoryNotEmpty, child_of, split_path
 from karma.files.repository.items import NameItem, name_key
-from karma.files.repository.mapping import guard_item, listed_item
+from karma.files.repository.mapping import listed_item, name_item
 
 
 @dataclass(frozen=True)
@@ -43,27 +43,27 @@ class NameChanges:
 
     def free(self, entry: DeviceFile, *, on_fail: AppError | None = None) -> None:
         """Free an entry's name; the transaction fails unless the entry has it."""
-        guard = NameItem(*name_key(self.device_id, entry.path, entry.name))
-        self.tx.delete(guard, NameItem.file_id == entry.id, on_fail=on_fail)
+        unique = NameItem(*name_key(self.device_id, entry.path, entry.name))
+        self.tx.delete(unique, NameItem.file_id == entry.id, on_fail=on_fail)
         self._counts[entry.path] -= 1
 
     def free_empty(self, directory: DeviceFile) -> None:
         """Free a directory's name; the transaction fails with DirectoryNotEmpty while names are taken in it."""
-        guard = NameItem(*name_key(self.device_id, directory.path, directory.name))
+        unique = NameItem(*name_key(self.device_id, directory.path, directory.name))
         empty = (NameItem.file_id == directory.id) & (NameItem.names_inside == 0)
-        self.tx.delete(guard, empty, on_fail=DirectoryNotEmpty(f"Directory {directory.name} is not empty"))
+        self.tx.delete(unique, empty, on_fail=DirectoryNotEmpty(f"Directory {directory.name} is not empty"))
         self._counts[directory.path] -= 1
 
     def write(self) -> None:
         """Add the items of taken names and the changed counts to the transaction."""
         for entry, on_fail in self._taken:
             inside = self._counts.pop(child_of(entry.path, entry.name), 0) if entry.is_directory else 0
-            self.tx.put(guard_item(entry, names_inside=inside), on_fail=on_fail)
+            self.tx.put(name_item(entry, names_inside=inside), on_fail=on_fail)
         for path, change in self._counts.items():
             # Freed and taken in one directory: the name that is freed has kept the directory until now.
             if change and path != ROOT:
-                guard = NameItem(*name_key(self.device_id, *split_path(path)))
-                self.tx.update(guard, [NameItem.names_inside.add(change)], NameItem.is_directory == True)  # noqa: E712
+                unique = NameItem(*name_key(self.device_id, *split_path(path)))
+                self.tx.update(unique, [NameItem.names_inside.add(change)], NameItem.is_directory == True)  # noqa: E712
 
 
 def require_name(tx: Transaction, entry: DeviceFile) -> None:

@@ -25,8 +25,8 @@ from karma.identity.items import (
     login_code_key,
     oauth_flow_key,
     owned_pk,
-    provider_guard_key,
     provider_identity_key,
+    unique_provider_key,
     user_key,
 )
 from karma.identity.oauth.domain import Flow, Link, LoginCode, Profile, ProviderName
@@ -99,8 +99,8 @@ class OAuthRepository:
 
     def find_identity(self, provider: ProviderName, subject_hash: str) -> UserId | None:
         """Return the account that an identity is linked to, strongly consistent; None: no account."""
-        guard = get(UniqueProvider, provider_guard_key(provider.value, subject_hash), consistent=True)
-        return UserId(guard.user_id) if guard else None
+        unique = get(UniqueProvider, unique_provider_key(provider.value, subject_hash), consistent=True)
+        return UserId(unique.user_id) if unique else None
 
     def link(
         self, user: User, profile: Profile, *, by: Credential | None = None, now: datetime, entry: AuditEntry
@@ -123,7 +123,7 @@ class OAuthRepository:
         )
         tx.put(
             UniqueProvider(
-                *provider_guard_key(profile.provider.value, profile.subject_hash),
+                *unique_provider_key(profile.provider.value, profile.subject_hash),
                 user_id=user.id,
                 created_at=iso(now),
                 gsi1pk=owned_pk(user.id),
@@ -182,8 +182,8 @@ class OAuthRepository:
         )
         for link in links:
             place = (link.provider.value, link.subject_hash)
-            guard = UniqueProvider(*provider_guard_key(*place))
-            tx.delete(guard, UniqueProvider.user_id == user.id, on_fail=stale)
+            unique = UniqueProvider(*unique_provider_key(*place))
+            tx.delete(unique, UniqueProvider.user_id == user.id, on_fail=stale)
             listed = ProviderIdentityItem(*provider_identity_key(user.id, *place))
             tx.delete(listed, ProviderIdentityItem.pk.exists(), on_fail=stale)
         add_audit_entry(tx, entry)

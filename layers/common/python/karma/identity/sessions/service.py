@@ -72,7 +72,7 @@ class SessionService:
         *,
         accounts: Accounts,
         sessions: Sessions,
-        guard: LoginThrottle,
+        throttle: LoginThrottle,
         passwords: Passwords,
         dummy_hash: str,
         key_ring: Callable[[], KeyRing],
@@ -84,7 +84,7 @@ class SessionService:
         Args:
             accounts: stores accounts.
             sessions: stores sessions.
-            guard: limits login attempts.
+            throttle: limits login attempts.
             passwords: verifies passwords.
             dummy_hash: verified for unknown addresses, so that they take as long as known ones.
             key_ring: returns the keys that sign access tokens.
@@ -93,7 +93,7 @@ class SessionService:
         """
         self._accounts = accounts
         self._sessions = sessions
-        self._guard = guard
+        self._throttle = throttle
         self._passwords = passwords
         self._dummy_hash = dummy_hash
         self._key_ring = key_ring
@@ -111,14 +111,14 @@ class SessionService:
             Unauthenticated: the address is unknown or the password is wrong; the error does not tell which.
             Forbidden: the account is disabled; only who knows the password learns that.
         """
-        attempt = self._guard.admit(email, source.address)
+        attempt = self._throttle.admit(email, source.address)
         user = self._find(email)
         known_hash = user.password_hash if user else None
         matches = self._passwords.verify(known_hash or self._dummy_hash, password)
         if not matches or user is None or known_hash is None:
             self._record_refusal(user, attempt, source)
             raise Unauthenticated("Invalid email or password")
-        self._guard.forgive(attempt)
+        self._throttle.forgive(attempt)
         if user.disabled_at is not None:
             raise _disabled()
         now = self._clock.now()

@@ -73,8 +73,8 @@ class DeletionRepository:
         stale = StaleVersion("The account was changed at the same moment; try again")
         tx.delete(UserItem(*user_key(user_id)), UserItem.version == leaving.version, on_fail=stale)
         tx.delete(NameItem(*name_key(user_id)))
-        guard = UniqueEmail(*email_key(leaving.email))
-        tx.delete(guard, UniqueEmail.pk.does_not_exist() | (UniqueEmail.user_id == user_id), on_fail=stale)
+        unique = UniqueEmail(*email_key(leaving.email))
+        tx.delete(unique, UniqueEmail.pk.does_not_exist() | (UniqueEmail.user_id == user_id), on_fail=stale)
         add_audit_entry(tx, entry)
         requested = iso(entry.at)
         tx.put(

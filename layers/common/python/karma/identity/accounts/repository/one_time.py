@@ -129,8 +129,8 @@ class OneTimeRepository:
             return False
         tx = _spend(token, now)
         tx.delete(UniqueEmail(*email_key(old_email)), UniqueEmail.user_id == token.user_id)
-        guard = UniqueEmail(*email_key(token.email), user_id=token.user_id, created_at=iso(now))
-        tx.put(guard, on_fail=AlreadyExists("email is already registered"))
+        unique = UniqueEmail(*email_key(token.email), user_id=token.user_id, created_at=iso(now))
+        tx.put(unique, on_fail=AlreadyExists("email is already registered"))
         tx.update(
             UserItem(*user_key(token.user_id)),
             [

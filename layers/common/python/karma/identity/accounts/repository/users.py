@@ -45,8 +45,8 @@ class UserRepository:
         """
         taken = AlreadyExists("email is already registered")
         tx = Transaction()
-        guard = UniqueEmail(*email_key(user.email), user_id=user.id, created_at=iso(user.created_at))
-        tx.put(guard, on_fail=taken)
+        unique = UniqueEmail(*email_key(user.email), user_id=user.id, created_at=iso(user.created_at))
+        tx.put(unique, on_fail=taken)
         tx.put(_item(user))
         names.enter(tx, user)
         for entry in entries:
@@ -79,10 +79,10 @@ class UserRepository:
 
     def find_by_email_hash(self, email_hash: str) -> User | None:
         """Find the owner of an address by its SHA-256."""
-        guard = get(UniqueEmail, email_hash_key(email_hash), consistent=True)
-        if guard is None:
+        unique = get(UniqueEmail, email_hash_key(email_hash), consistent=True)
+        if unique is None:
             return None
-        item = get(UserItem, user_key(UserId(guard.user_id)), consistent=True)
+        item = get(UserItem, user_key(UserId(unique.user_id)), consistent=True)
         return user_of(item) if item else None
 
     def rehash(self, user: User, password_hash: str, *, now: datetime) -> None:
