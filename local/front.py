@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterable, Mapping
 import httpx
 import uvicorn
 
-from local.guard import Guarded, Kind, Receive, Scope, Send
+from local.cross_origin import CrossOriginProtection, Kind, Receive, Scope, Send
 from local.origins import KNOWN_ORIGIN, is_loopback
 from local.upstream import Upstream
 
@@ -163,7 +163,7 @@ def main() -> None:
     front = Front(Upstream(given.upstream, given.host), {path: Upstream(url, host) for path, url, host in given.also})
     uvicorn.run(
         # Visits: a login at GitHub or Google leads back here.
-        Guarded(front, Kind.VISIT),
+        CrossOriginProtection(front, Kind.VISIT),
         host="127.0.0.1",
         port=given.port,
         log_level="warning",

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from local.cross_origin import CONTROL_HEADER
 from local.errors import PrerequisiteMissing
-from local.guard import CONTROL_HEADER
 from local.places import Places
 from local.processes import Processes, Program, clean_environment, python
 from local.waiting import http_status

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from local.cross_origin import CONTROL_HEADER
 from local.errors import LocalError, PrerequisiteMissing
-from local.guard import CONTROL_HEADER
 from local.places import Places
 from local.processes import Processes, Program, clean_environment
 from local.waiting import http_status

@@ -3,7 +3,7 @@
 aimock answers anything that is shaped like a conversation. This program starts it on a port of its own, checks each
 `POST /v1/messages` against `rules.refusal`, and passes on what holds, bytes as they come, so that answers still stream.
 Health is passed on as it is, and so is the rest (the journal of requests, faults that tests ask for) for programs that
-say that they mean it (`local.guard.Kind.CONTROL`).
+say that they mean it (`local.cross_origin.Kind.CONTROL`).
 
     python -m local.messages_api.front PORT NODE SCRIPT [arguments of the script after its port]
 
@@ -25,7 +25,7 @@ from collections.abc import Sequence
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import FrameType
 
-from local.guard import Kind, refuse
+from local.cross_origin import Kind, refuse
 from local.messages_api.rules import refusal
 
 _HOST = "127.0.0.1"
@@ -67,7 +67,7 @@ class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
 
     def parse_request(self) -> bool:
-        """Read the head of a request; answer it if `local.guard` refuses it."""
+        """Read the head of a request; answer it if `local.cross_origin` refuses it."""
         if not super().parse_request():
             return False
         return not refuse(self, Kind.CALL if self.path.partition("?")[0] in _OPEN else Kind.CONTROL)

@@ -5,7 +5,7 @@ the first four, test_watch.py the fifth, tests/integration/integrations/test_iot
 
 * All listeners are on 127.0.0.1: its MQTT broker asks for every interface, whatever BIND_HOST says.
 * A device without a certificate does not get through the TLS handshake, as with AWS: the engine would let it in.
-* A web page of another site reaches nothing (`local.guard`). The engine lets any page call it and believes any
+* A web page of another site reaches nothing (`local.cross_origin`). The engine lets any page call it and believes any
   signature, so that a page in the browser of whoever runs this could deploy code of its own.
 * MQTT over WebSocket is refused. It carries no certificate, and the engine does not check signatures in its place.
 * Instances of functions end after the call that they carry out.
@@ -29,9 +29,9 @@ from ministack.app import app
 from ministack.core import lambda_runtime
 from ministack.services import iot
 
-# Of this project only the guard: its other packages are not the engine's.
+# Of this project only this module: its other packages are not the engine's.
 sys.path.append(str(Path(__file__).parents[2]))
-from local import guard
+from local import cross_origin
 
 sys.path.pop()
 
@@ -85,12 +85,12 @@ def let_calls_finish() -> None:
     lambda_runtime.kill_workers = end_all
 
 
-def guard_runtime_apis() -> None:
-    """Let the engine's other HTTP servers, from which functions fetch calls, refuse what `local.guard` refuses."""
+def protect_runtime_apis() -> None:
+    """Let the engine's other HTTP servers, from which functions fetch calls, refuse what `local.cross_origin` does."""
     parse = BaseHTTPRequestHandler.parse_request
 
     def parse_request(handler: BaseHTTPRequestHandler) -> bool:
-        return parse(handler) and not guard.refuse(handler)
+        return parse(handler) and not cross_origin.refuse(handler)
 
     setattr(BaseHTTPRequestHandler, "parse_request", parse_request)  # noqa: B010 -- a method
 
@@ -111,7 +111,7 @@ def take_any_message() -> None:
     iot._rule_message = message  # noqa: SLF001
 
 
-async def without_mqtt(scope: guard.Scope, receive: guard.Receive, send: guard.Send) -> None:
+async def without_mqtt(scope: cross_origin.Scope, receive: cross_origin.Receive, send: cross_origin.Send) -> None:
     """Serve the engine's application, but refuse WebSockets for MQTT."""
     offered = [
         protocol.strip().lower()
@@ -133,10 +133,10 @@ def main() -> None:
     port = parser.parse_args().port
     require_certificates()
     let_calls_finish()
-    guard_runtime_apis()
+    protect_runtime_apis()
     take_any_message()
     config = uvicorn.Config(
-        guard.Guarded(without_mqtt),
+        cross_origin.CrossOriginProtection(without_mqtt),
         host=_LOOPBACK,
         port=port,
         # A quarter less CPU for each call than with Hypercorn, the engine's own server.

@@ -262,7 +262,7 @@ function answerTo({ question, results }, request) {
 }
 
 // aimock itself would answer a preflight, a request for its health, and an upgrade of whoever asks. Its one client is the
-// program in front, which has asked local/guard.py; whatever comes from elsewhere ends here, before aimock sees it.
+// program in front, which has asked local/cross_origin.py; whatever comes from elsewhere ends here, before aimock sees it.
 const heard = http.Server.prototype.emit;
 http.Server.prototype.emit = function (event, request, answer, ...more) {
   const asks = request instanceof http.IncomingMessage && request.headers["x-api-key"] !== key;

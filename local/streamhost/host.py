@@ -19,7 +19,7 @@ from datetime import UTC, datetime
 from typing import Self
 
 from infra.constructs.cors import REQUEST_HEADERS, RESPONSE_HEADERS
-from local import guard
+from local import cross_origin
 from local.origins import is_allowed
 from local.streamhost.events import function_url_event
 from local.streamhost.http1 import (
@@ -132,11 +132,11 @@ class StreamHost:
         writer: asyncio.StreamWriter,
         response: ClientResponse,
     ) -> None:
-        if why := guard.refusal(
-            request.headers, method=request.method, kind=guard.Kind.VISIT, origins=self._config.allow_origins
+        if why := cross_origin.refusal(
+            request.headers, method=request.method, kind=cross_origin.Kind.VISIT, origins=self._config.allow_origins
         ):
             response.keep_alive = False
-            await response.answer(403, [_JSON], guard.body(why))
+            await response.answer(403, [_JSON], cross_origin.body(why))
             await _linger(reader, writer)
             return
         cors = self._cors(request)

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO
 
-from local import guard
+from local import cross_origin
 from local.streamhost.http1 import HEAD_LIMIT, BadRequest, BodyReader, RequestHead, read_head, response_head
 from local.streamhost.invocation import BUFFERED_LIMIT, AnswerTooLarge, Invocation
 
@@ -148,7 +148,7 @@ class Worker:
             writer.close()
 
     async def _handle(self, request: RequestHead, body: BodyReader) -> bytes:
-        if why := guard.refusal(request.headers, method=request.method):
+        if why := cross_origin.refusal(request.headers, method=request.method):
             await body.discard()
             return _json_reply(403, {"errorType": "Forbidden", "errorMessage": why})
         path = request.target.removeprefix(_ROOT)

@@ -2,7 +2,7 @@
 
 It keeps its data in /tmp/localstripe.pickle and listens on every interface; here each environment has its own file,
 given as the first argument, and nobody listens beyond loopback. The rest of the arguments are localstripe's. It answers
-any web page, and lets anybody decide where events go; here `local.guard` does.
+any web page, and lets anybody decide where events go; here `local.cross_origin` does.
 """
 
 import builtins
@@ -13,9 +13,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
-# Of this project only the guard.
+# Of this project only this module.
 sys.path.append(str(Path(__file__).parents[2]))
-from local import guard
+from local import cross_origin
 
 sys.path.pop()
 
@@ -37,16 +37,16 @@ class _LoopbackSocket(socket.socket):
         _bind(self, ("::ffff:127.0.0.1", address[1]) if address[0] == "::" else address)
 
 
-async def _guard(request: Any, handler: Any) -> Any:
-    kind = guard.Kind.CALL if request.path.startswith(_OPEN) else guard.Kind.CONTROL
-    why = guard.refusal(request.headers.items(), method=request.method, kind=kind)
+async def _refuse_cross_origin(request: Any, handler: Any) -> Any:
+    kind = cross_origin.Kind.CALL if request.path.startswith(_OPEN) else cross_origin.Kind.CONTROL
+    why = cross_origin.refusal(request.headers.items(), method=request.method, kind=kind)
     if why:
-        return web.Response(status=403, body=guard.body(why), content_type="application/json")
+        return web.Response(status=403, body=cross_origin.body(why), content_type="application/json")
     return await handler(request)
 
 
 setattr(builtins, "open", _open_store)  # noqa: B010 -- the type of open is overloaded, a plain assignment does not check
 setattr(socket, "socket", _LoopbackSocket)  # noqa: B010
 web: Any = importlib.import_module("aiohttp.web")
-importlib.import_module("localstripe.server").app.middlewares.insert(0, web.middleware(_guard))
+importlib.import_module("localstripe.server").app.middlewares.insert(0, web.middleware(_refuse_cross_origin))
 runpy.run_module("localstripe", run_name="__main__")

@@ -29,7 +29,7 @@ PATHS = [
     "/_config/webhooks/karma",
     "/2018-06-01/runtime/invocation/next",
 ]
-"""Of which each listener serves some; the guard looks at none of them first."""
+"""Of which each listener serves some; the check of origins looks at none of them first."""
 REBOUND = "elsewhere.example"
 FORM = {"content-type": "application/x-www-form-urlencoded"}
 PAGE = {"origin": "https://elsewhere.example", "sec-fetch-site": "cross-site", "sec-fetch-mode": "cors"}

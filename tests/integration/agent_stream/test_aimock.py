@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from local.guard import CONTROL_HEADER
+from local.cross_origin import CONTROL_HEADER
 from local.model_server import front_command
 from local.processes import running
 from tests.fakes.runs import events_of, types

@@ -16,7 +16,7 @@ from karma.conversations.domain import Message as History
 from karma.conversations.history import STOPPED, late_results
 from karma.conversations.repair import UNANSWERED
 from local import ports
-from local.guard import CONTROL_HEADER
+from local.cross_origin import CONTROL_HEADER
 from local.model_server import ModelServer
 from local.places import Places
 from local.processes import Processes

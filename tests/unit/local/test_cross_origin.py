@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from local.guard import CONTROL_HEADER, Kind, is_loopback_host, is_page_of_this_machine, refusal
+from local.cross_origin import CONTROL_HEADER, Kind, is_loopback_host, is_page_of_this_machine, refusal
 
 pytestmark = pytest.mark.fault("F-26b", "F-26c")
 OWN = ["localhost", "LOCALHOST", "localhost.", "a.b.localhost", "127.0.0.1", "127.8.0.1", "[::1]"]

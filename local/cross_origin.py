@@ -1,10 +1,9 @@
-"""Restricts listeners of the local environment to requests of programs, and of pages that this machine serves.
+"""Refuses cross-origin requests: listeners of the local environment serve programs, and pages of this machine.
 
 Listeners here do not authenticate callers, and a web page can reach every listener on the machine of its reader.
 Browsers ask first (a preflight) for some requests only, and a site may have its own name lead to 127.0.0.1 (DNS
-rebinding):
-then its pages count as of the same origin, and browsers send neither `Origin` nor `Sec-Fetch-*` with what they fetch.
-What a page cannot choose is the header `Host`: it has the name of the page's address. So:
+rebinding): then its pages count as of the same origin, and browsers send neither `Origin` nor `Sec-Fetch-*` with what
+they fetch. What a page cannot choose is the header `Host`: it has the name of the page's address. So:
 
 * `Host` is a name that leads to this machine whoever answers DNS: an address of the loopback, `localhost`, or a name
   below it (RFC 6761).
@@ -105,7 +104,7 @@ def body(why: str) -> bytes:
     return json.dumps({"message": why}).encode()
 
 
-class Guarded:
+class CrossOriginProtection:
     """An ASGI application that answers refused requests itself, and passes on the others."""
 
     def __init__(self, application: Application, kind: Kind = Kind.CALL) -> None:
