@@ -201,7 +201,7 @@ def test_what_a_deleted_device_left_is_removed(stack: Stack) -> None:
 def test_the_schedule_removes_what_nobody_owns_any_more(
     stack: Stack, lambda_context: Context, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A device that was deleted with a day of telemetry, and a certificate that was made for nobody."""
+    """A device that was deleted with a day of telemetry and files, and a certificate that was made for nobody."""
     from background.sweeps.devices import lambda_handler
 
     stack.use("sweeps.devices")
@@ -210,6 +210,9 @@ def test_the_schedule_removes_what_nobody_owns_any_more(
     world = World(stack, user=USER, clock=FakeClock(now - timedelta(hours=1)))
     gone = world.create()
     world.tell(world.message(gone, "telemetry", world.samples((0, 1.0))))
+    s3, key = stack.aws("s3"), f"devices/{gone.current.device.id}/{new_id()}"
+    s3.put_object(Bucket=stack.bucket, Key=key, Body=b"stored")
+    s3.create_multipart_upload(Bucket=stack.bucket, Key=key)
     world.devices.delete(USER, gone.current.device.id)
     stack.aws("iot").create_keys_and_certificate(setAsActive=False)
 
@@ -217,6 +220,8 @@ def test_the_schedule_removes_what_nobody_owns_any_more(
 
     assert world.items("telemetry") == []
     assert stack.aws("iot").list_certificates()["certificates"] == []
+    assert "Versions" not in s3.list_object_versions(Bucket=stack.bucket)
+    assert "Uploads" not in s3.list_multipart_uploads(Bucket=stack.bucket)
 
 
 def kinds(stack: Stack) -> Counter[str]:
