@@ -282,7 +282,7 @@ def test_an_idempotency_key_sends_once(world: World) -> None:
 
 
 def test_a_repeat_is_answered_though_no_more_commands_may_wait(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    device_id = world.create().view.device.id
+    device_id = world.create().current.device.id
     monkeypatch.setattr(commands_module, "MAX_PENDING_COMMANDS", 1)
     first = world.commands.send(world.user, device_id, "a", idempotency_key=key("k"))
     with pytest.raises(RateLimited):

@@ -119,7 +119,7 @@ def test_a_creation_that_was_given_up_can_be_asked_for_again(world: World, step:
         )
     world.registry.fail_at = ""
     made = world.devices.create(world.user, new, allowance=allowance(world.user), csr="", idempotency_key=key("k"))
-    assert world.view(made).device.serial_number == new.serial_number
+    assert world.current(made).device.serial_number == new.serial_number
 
 
 def test_absent_and_foreign_devices_are_not_found(world: World) -> None:
