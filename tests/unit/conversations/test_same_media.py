@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from karma.conversations.attachments import is_same_medium
+from karma.conversations.copies import is_same_content
 
 BYTES = [b"one", b"two"]
 VALUES = [
@@ -47,10 +47,23 @@ def test_a_part_is_a_copy_of_a_stored_one_only_if_both_name_the_same_bytes_or_fi
     wrong = [
         (held, copy)
         for held, copy in product(stored, given)
-        if is_same_medium(part(*held), part(*copy)) != (meant(*held) == meant(*copy) is not None)
-        # The store keeps what it was given as data by its digest; the name of an attachment is its owner's to use.
-        and (held[0], copy[0]) != ("data", "file")
+        if is_same_content([part(*held)], [part(*copy)]) != (meant(*held) == meant(*copy) is not None)
     ]
 
     assert len(stored) * len(given) > 100
     assert wrong == []
+
+
+@pytest.mark.fault("F-01h", "F-02e")
+def test_all_parts_of_a_copy_may_be_spelled_as_they_were_sent_or_as_they_are_stored() -> None:
+    url = "https://example.com/one"
+    fetched = {**part("data", VALUES[0]), "url_sha256": hashlib.sha256(url.encode()).hexdigest()}
+    named, words = part("file", "devices/d1/files/f1"), "[document devices/d1/files/f1]"
+    stored = [{"type": "text", "text": "see"}, fetched, named]
+    for medium, file in product((part("url", url), part("data", VALUES[0])), (named, {"type": "text", "text": words})):
+        assert is_same_content(stored, [{"type": "text", "text": "see"}, medium, file])
+        assert not is_same_content(stored, [{"type": "text", "text": "see"}, file, medium])
+        assert not is_same_content(stored, [medium, file])
+    assert not is_same_content(words, [named])
+    assert not is_same_content([part("data", VALUES[0])], [part("url", url)])
+    assert is_same_content("see", [{"type": "text", "text": "see"}])

@@ -6,6 +6,7 @@ Work is counted in lines that are executed, which no busy machine changes: of a 
 
 from __future__ import annotations
 
+import base64
 import sys
 import threading
 from collections.abc import Callable, Sequence
@@ -17,6 +18,8 @@ from typing import Any
 import orjson
 import pytest
 
+from karma.conversations.arrival import recognise
+from karma.conversations.attachments import attachment_id, digest_of_url
 from karma.conversations.branches import has_moved_on, merge
 from karma.conversations.domain import Message, Thread, ThreadKey, ToolCall
 from karma.conversations.history import late_results
@@ -150,6 +153,49 @@ HISTORIES = [
 ]
 
 
+def base64_of(i: int) -> str:
+    return base64.b64encode(f"{i}".encode()).decode()
+
+
+def url_of(i: int) -> str:
+    return f"https://example.com/{i}"
+
+
+def medium(how: str, value: str, **more: str) -> dict[str, object]:
+    return {"type": "document", "source": {"type": how, "value": value, "mimeType": "text/plain"}, **more}
+
+
+def text(value: str) -> dict[str, object]:
+    return {"type": "text", "text": value}
+
+
+SPELLINGS: dict[str, list[Callable[[int], dict[str, object]]]] = {
+    "text": [lambda i: text(f"t{i}")],
+    "data": [lambda i: medium("data", base64_of(i)), lambda i: medium("url", f"data:text/plain;base64,{base64_of(i)}")],
+    "attachment": [
+        lambda i: medium("file", f"attachments/{attachment_id(f'{i}'.encode())}"),
+        lambda i: medium("data", base64_of(i)),
+        lambda i: medium("url", f"https://x/attachments/u/{attachment_id(f'{i}'.encode())}?signed=1"),
+    ],
+    "fetched": [
+        lambda i: medium("data", base64_of(i), url_sha256=digest_of_url(url_of(i))),
+        lambda i: medium("url", url_of(i)),
+        lambda i: medium("data", base64_of(i)),
+    ],
+    "file": [
+        lambda i: medium("file", f"devices/d/files/f{i}"),
+        lambda i: text(f"[document devices/d/files/f{i}]"),
+    ],
+}
+"""By kind of content: the part as it is stored, then other spellings of a client's copy."""
+
+
+def with_parts(part: Callable[[int], dict[str, object]], n: int, *, kinds: int, name: str, first: int) -> list[Message]:
+    """Return `n` questions with one of `kinds` media each, all without an id or all under one id."""
+    asked = [Message(id=name, role="user", content=(part(first + i % kinds), text("?"))) for i in range(n)]
+    return [each for one in asked for each in (one, said("assistant", 0, content="ok"))]
+
+
 def thread(messages: Sequence[Message]) -> Thread:
     kept = tuple(replace(each, id=each.id or f"m{i}") for i, each in enumerate(messages))
     key = ThreadKey(UserId("u"), ThreadId("t"))
@@ -201,6 +247,41 @@ def test_twice_the_messages_are_twice_the_work(
         return lines(all_of_it)
 
     assert work(2 * N) < MOST * work(N)
+
+
+@pytest.mark.skipif(not hasattr(sys, "monitoring"), reason="Python counts lines for us from 3.12 on")
+@pytest.mark.parametrize(
+    ("stored", "given"),
+    [
+        pytest.param(parts[0], part, id=f"{kind} {i}")
+        for kind, parts in SPELLINGS.items()
+        for i, part in enumerate(parts)
+    ],
+)
+@pytest.mark.parametrize("kinds", [1, 10 * N], ids=["one medium", "each another"])
+@pytest.mark.parametrize("first", [0, 100 * N], ids=["known", "new"])
+@pytest.mark.parametrize("name", ["", BESIDE], ids=["without ids", "under one id"])
+def test_twice_the_media_are_twice_the_work(
+    stored: Callable[[int], dict[str, object]],
+    given: Callable[[int], dict[str, object]],
+    kinds: int,
+    first: int,
+    name: str,
+) -> None:
+    """However each is spelled, and whether it is known or not."""
+
+    def work(n: int) -> int:
+        held = thread(with_parts(stored, n, kinds=kinds, name=name, first=0))
+        sent = [Sent(i, each) for i, each in enumerate(with_parts(given, n, kinds=kinds, name="", first=first))]
+
+        def all_of_it() -> None:
+            recognised = recognise(UserId("u"), held.messages, sent)
+            has_moved_on(held, held.latest, recognised, own=())
+            merge(held, recognised, own=())
+
+        return lines(all_of_it)
+
+    assert work(N // 2) < MOST * work(N // 4)
 
 
 def test_no_more_messages_than_a_limit_are_read() -> None:

@@ -27,14 +27,13 @@ from karma.conversations.attachments import (
     copies_of,
     cut,
     is_inline,
-    is_same_content,
     named,
 )
 from karma.conversations.branches import Note
+from karma.conversations.copies import Key, key_of, keys_of
 from karma.conversations.domain import Json, Message
 from karma.conversations.media import MAX_INFLATED_BYTES, TAKEN, UnreadableMedia, bytes_to_inflate, inflate
 from karma.conversations.messages import MAX_MESSAGE_BYTES, Sent, Unread, asking, said
-from karma.conversations.tree import Shape, shape_of, shapes_of
 from karma.core.clock import monotonic
 from karma.core.errors import ValidationFailed
 from karma.core.ids import UserId
@@ -143,11 +142,12 @@ class _Known:
 
     def __init__(self, stored: Sequence[Message]) -> None:
         self._held: dict[str, list[Message]] = {}
-        self._alike: dict[Shape, list[Message]] = {}
+        self._alike: dict[Key, Message] = {}
+        """The latest message of each key."""
         for message in stored:
             self._held.setdefault(message.id, []).append(message)
-            for shape in shapes_of(message.content) if message.role == "user" else ():
-                self._alike.setdefault(shape, []).append(message)
+            if message.role == "user":
+                self._alike |= dict.fromkeys(keys_of(message.content), message)
 
     @property
     def ids(self) -> Collection[str]:
@@ -157,12 +157,12 @@ class _Known:
     def of(self, given: Message) -> Message | None:
         """Find the stored message of which a client's is a copy; None: it is new."""
         if given.id in self._held:
-            return next((message for message in self._held[given.id] if is_held(message, given)), None)
+            key = key_of(given.content)
+            return next((message for message in self._held[given.id] if _is_held(message, given, key)), None)
         if given.role != "user" or isinstance(given.content, str) or not given.content:
             return None
         # Clients without ids, and those that make them anew, send the same media each time.
-        same = self._alike.get(shape_of(given.content), ())
-        return next((message for message in reversed(same) if is_same_content(message.content, given.content)), None)
+        return self._alike.get(key_of(given.content))
 
     def by_id(self, message_id: str, role: str) -> Message | None:
         """Find the stored message of an id and a role; None: there is none."""
@@ -203,11 +203,11 @@ def _weight(content: str | Sequence[Json]) -> int:
     )
 
 
-def is_held(stored: Message, given: Message) -> bool:
-    """Tell whether a client's message is its copy of a stored one. Answers cannot be edited under their ids."""
+def _is_held(stored: Message, given: Message, key: Key) -> bool:
+    """Tell whether a client's message of this key is its copy of a stored one. Answers cannot be edited under ids."""
     if stored.role != given.role or stored.tool_call_id != given.tool_call_id:
         return False
-    if given.role == "assistant" or is_same_content(stored.content, given.content):
+    if given.role == "assistant" or key in keys_of(stored.content):
         return True
     if given.role == "user":
         return not given.content

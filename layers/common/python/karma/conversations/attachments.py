@@ -22,9 +22,8 @@ from __future__ import annotations
 import base64
 import hashlib
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from functools import lru_cache
 from typing import NamedTuple
 
 import orjson
@@ -98,7 +97,7 @@ class Library:
             except NotFetched as exc:
                 raise UnreadableMedia(str(exc)) from exc
             medium = of_bytes(kind, fetched.data, media_type or fetched.media_type, inflates=False)
-            return _taken(kind, medium, {_FETCHED: _digest(value)})
+            return _taken(kind, medium, {_FETCHED: digest_of_url(value)})
         if how == "file":
             raw = self._read(user_id, value)
             if _ATTACHMENT.fullmatch(value):
@@ -293,55 +292,35 @@ def in_words(part: Json) -> Json:
     return part
 
 
-def is_same_content(stored: str | Sequence[Json], given: str | Sequence[Json]) -> bool:
-    """Tell whether a client's copy of a user's message has the stored content, whose media may be in another form."""
-    ours, theirs = list(_parts(stored)), list(_parts(given))
-    return len(ours) == len(theirs) and all(map(_is_same_part, ours, theirs))
-
-
-def _parts(content: str | Sequence[Json]) -> Iterator[Json]:
-    if isinstance(content, str):
-        yield {"type": "text", "text": content}
-    else:
-        yield from content
-
-
-def _is_same_part(stored: Json, given: Json) -> bool:
-    if given["type"] == "text":
-        return in_words(stored) == given
-    return is_same_medium(stored, given)
-
-
-def is_same_medium(stored: Json, given: Json) -> bool:
-    """Tell whether a part that a client sends again is the stored one, however each names its medium."""
-    if stored.get("type") != given.get("type"):
-        return False
-    ours, theirs = stored.get("source"), given.get("source")
-    if not isinstance(ours, Mapping) or not isinstance(theirs, Mapping):
-        return False
-    value = str(theirs.get("value"))
-    is_data = theirs.get("type") == "data" or value[:5].lower() == "data:"
-    if theirs.get("type") == "url" and not is_data:
-        return stored.get(_FETCHED) == _digest(value)  # the content may have changed: it is not fetched again
-    if not is_data:
-        return ours.get("type") == theirs.get("type") and ours.get("value") == value
+def digest_of_data(part: Json) -> str:
+    """Return the attachment id of the bytes that a part contains; "": it contains none that can be read."""
+    source = part.get("source")
+    if not isinstance(source, Mapping) or not is_inline(part):
+        return ""
+    value = str(source.get("value"))
     data = value.partition(",")[2] if value[:5].lower() == "data:" else value
-    # By kind: the name of a file is no data, whatever a client calls it.
-    if ours.get("type") == "data":
-        return ours.get("value") == data
-    return ours.get("value") == f"attachments/{_digest_of_base64(data)}"
-
-
-@lru_cache(maxsize=32)
-def _digest_of_base64(data: str) -> str:
-    """Return the attachment id of the encoded bytes; cached, as a medium is compared with each of a thread."""
     try:
-        return hashlib.sha256(base64.b64decode(data, validate=True)).hexdigest()
+        return attachment_id(base64.b64decode(data, validate=True))
     except ValueError:
         return ""
 
 
-def _digest(url: str) -> str:
+def attachment_of(part: Json) -> str:
+    """Return the id of the attachment that a part names; "": it names none."""
+    source = part.get("source")
+    if not isinstance(source, Mapping) or source.get("type") != "file":
+        return ""
+    found = _ATTACHMENT.fullmatch(str(source.get("value")))
+    return found[1] if found else ""
+
+
+def fetched_from(stored: Json) -> str:
+    """Return the `digest_of_url` of the URL from which a stored part was fetched; "": from none."""
+    return str(stored.get(_FETCHED) or "")
+
+
+def digest_of_url(url: str) -> str:
+    """Return the SHA-256 of a URL: what is stored of it, since it may contain a secret."""
     return hashlib.sha256(url.encode()).hexdigest()
 
 

@@ -41,17 +41,17 @@ message that comes next in it for a sent one, and `_Merging` decides for each se
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Sequence
 from typing import NamedTuple
 
-from karma.conversations.attachments import is_same_content
 from karma.conversations.branch import Branch
+from karma.conversations.copies import is_same_content, key_of, keys_of
 from karma.conversations.domain import Message, Thread
 from karma.conversations.messages import Sent, said
 from karma.conversations.order import in_stored_order, place_of
 from karma.conversations.originals import Originals
 from karma.conversations.postponed import DIFFERS
-from karma.conversations.tree import Tree, is_blank, is_hidden, shape_of, shapes_of
+from karma.conversations.tree import Tree, is_blank, is_hidden
 from karma.core.errors import ValidationFailed
 
 
@@ -277,8 +277,13 @@ class _Merging:
 def _lacks_any(sent: Sequence[Sent], stored: Sequence[Message]) -> bool:
     """Tell whether a client did not send one of these stored messages that clients show."""
     ids = {each.message.id for each in sent}
-    copies = _Copies(each.message for each in sent if not each.message.id)
-    return any(message.id not in ids and not is_hidden(message) and not copies.have(message) for message in stored)
+    copies = {(each.message.role, key_of(each.message.content)) for each in sent if not each.message.id}
+    return any(
+        message.id not in ids
+        and not is_hidden(message)
+        and all((message.role, key) not in copies for key in keys_of(message.content))
+        for message in stored
+    )
 
 
 def _is_reordered(sent: Sequence[Sent], conversation: Sequence[Message]) -> bool:
@@ -286,23 +291,6 @@ def _is_reordered(sent: Sequence[Sent], conversation: Sequence[Message]) -> bool
     places = {message.id: i for i, message in enumerate(conversation) if message.role != "tool"}
     found = [places[each.message.id] for each in sent if each.message.id in places]
     return found != sorted(found)
-
-
-class _Copies:
-    """Messages that a client sent without ids, by shape, to be compared with stored ones."""
-
-    def __init__(self, messages: Iterable[Message]) -> None:
-        self._by_shape: dict[object, list[Message]] = {}
-        for message in messages:
-            self._by_shape.setdefault((message.role, shape_of(message.content)), []).append(message)
-
-    def have(self, stored: Message) -> bool:
-        """Tell whether one of them is a copy of a stored message."""
-        return any(
-            is_same_content(stored.content, each.content)
-            for shape in shapes_of(stored.content)
-            for each in self._by_shape.get((stored.role, shape), ())
-        )
 
 
 def _is_whole(thread: Thread, sent: Sequence[Sent]) -> bool:

@@ -9,11 +9,11 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from karma.conversations.attachments import is_same_content
 from karma.conversations.branch import Branch
+from karma.conversations.copies import key_of
 from karma.conversations.domain import Message
 from karma.conversations.postponed import is_same_result
-from karma.conversations.tree import Name, Tree, is_blank, shape_of
+from karma.conversations.tree import Name, Tree, is_blank
 
 
 class Originals:
@@ -29,15 +29,11 @@ class Originals:
 
     def of_user(self, given: Message) -> int | None:
         """Find the user's message of this id and content; without an id, or with no content, the other decides."""
-        if given.id:
-            return self._branch.find(
-                Name("user id", given.id),
-                lambda stored: is_blank(given) or is_same_content(stored.content, given.content),
-            )
-        return self._branch.find(
-            Name("user shape", shape_of(given.content)),
-            lambda stored: is_same_content(stored.content, given.content),
-        )
+        if not given.id:
+            return self._branch.find(Name("user content", key_of(given.content)))
+        if is_blank(given):
+            return self._branch.find(Name("user id", given.id))
+        return self._branch.find(Name("user id and content", (given.id, key_of(given.content))))
 
     def of_answer(self, given: Message) -> int | None:
         """Find the answer of this id or with these calls; without either, the one with this text."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable
 
-from karma.conversations.attachments import is_same_content
+from karma.conversations.copies import is_same_content
 from karma.conversations.domain import Message
 from karma.conversations.messages import Sent
 

@@ -16,17 +16,23 @@ from bisect import bisect_left
 from collections.abc import Callable, Hashable, Sequence
 from typing import Literal, NamedTuple
 
-from karma.conversations.attachments import in_words
-from karma.conversations.domain import Json, Message, Thread
-
-Shape = tuple[Hashable, ...]
-"""Common part of all copies of a user's message: its texts, and the kinds of other parts."""
+from karma.conversations.copies import keys_of
+from karma.conversations.domain import Message, Thread
 
 
 class Name(NamedTuple):
     """A property by which a message is found; several messages may share it."""
 
-    kind: Literal["user id", "user shape", "answer id", "answer call", "answer text", "shown answer", "result of call"]
+    kind: Literal[
+        "user id",
+        "user content",
+        "user id and content",
+        "answer id",
+        "answer call",
+        "answer text",
+        "shown answer",
+        "result of call",
+    ]
     """Role and property: `shown answer` finds any answer that is not hidden, whatever it says."""
     value: Hashable = None
 
@@ -144,20 +150,6 @@ class Tree:
         return self._last_shown[position] if position >= 0 else -1
 
 
-def shape_of(content: str | Sequence[Json]) -> Shape:
-    """Return the shape of a content, which all its copies share."""
-    if isinstance(content, str):
-        return (content,)
-    return tuple(str(part.get("text")) if part.get("type") == "text" else (str(part.get("type")),) for part in content)
-
-
-def shapes_of(stored: str | Sequence[Json]) -> set[Shape]:
-    """Return the shapes that copies of a stored content may have: clients hold a named file as a part or as text."""
-    if isinstance(stored, str):
-        return {shape_of(stored)}
-    return {shape_of(stored), shape_of([in_words(part) for part in stored])}
-
-
 def is_blank(message: Message) -> bool:
     """Tell whether a message has no content and no calls; the result of a call is never blank."""
     return message.role != "tool" and not message.tool_calls and not _has_content(message)
@@ -179,7 +171,9 @@ def _names(message: Message, *, is_shown: bool) -> list[Name]:
     if message.role == "tool":
         return [Name("result of call", message.tool_call_id)]
     if message.role == "user":
-        return [Name("user id", message.id), *(Name("user shape", shape) for shape in shapes_of(message.content))]
+        keys = keys_of(message.content)
+        contents = [Name("user content", key) for key in keys]
+        return [Name("user id", message.id), *contents, *(Name("user id and content", (message.id, k)) for k in keys)]
     names = [Name("answer id", message.id)]
     names += [Name("answer call", call_id) for call_id in {call.id for call in message.tool_calls}]
     if isinstance(message.content, str):

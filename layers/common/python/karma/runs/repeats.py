@@ -21,8 +21,8 @@ from dataclasses import replace
 from datetime import datetime
 
 from karma.conversations.arrival import recognise
-from karma.conversations.attachments import is_same_content
 from karma.conversations.branches import has_moved_on, merge
+from karma.conversations.copies import is_same_content
 from karma.conversations.domain import Thread, ThreadKey
 from karma.conversations.messages import Sent, said
 from karma.core.clock import Clock
