@@ -11,7 +11,16 @@ import orjson
 
 from karma.audit.domain import AuditEntry
 from karma.billing.arrival import Arrival, Stored
-from karma.billing.domain import EventState, InboxEvent, StripeSubscription, Subscription, read_hint, together
+from karma.billing.domain import (
+    EventState,
+    InboxEvent,
+    StripeSubscription,
+    Subscription,
+    Told,
+    read_hint,
+    together,
+    told_of,
+)
 from karma.billing.naming import NOTHING, Paid, look_at
 from karma.billing.ports import CustomerLink, Due, InboxPage, Look, Payers, Row
 from karma.billing.repository.inbox import KEEP, KEEP_UNLINKED
@@ -57,6 +66,8 @@ class MemoryBilling:
     audit: list[AuditEntry] = field(default_factory=list)
     payers: dict[tuple[str, str], str] = field(default_factory=dict)
     """By price or product and customer, the event that was ignored."""
+    ignored: dict[str, str] = field(default_factory=dict)
+    """By customer without a link that pays, the latest event that was ignored."""
     named_at: dict[str, datetime] = field(default_factory=dict)
     page_size: int = 100
 
@@ -108,7 +119,13 @@ class MemoryBilling:
         if event is None or event.handled_at is not None or customer_id in self.customers:
             return False
         self._close(event, at=at, note=note, state=EventState.UNLINKED)
+        self._close_earlier(event_id, customer_id, EventState.UNLINKED, at=at)
         return True
+
+    def _close_earlier(self, event_id: str, customer_id: str, state: EventState, *, at: datetime) -> None:
+        for other in map(self.events.__getitem__, self.waiting_of(customer_id, state)):
+            if other.handled_at is not None and (iso(other.handled_at), other.id) < (iso(at), event_id):
+                self._close(other, at=at, note=f"replaced by {event_id}", state=EventState.IGNORED)
 
     def ignore_payer(
         self, event_id: str, customer_id: str, object_ids: Sequence[str], *, asked_at: datetime, at: datetime, note: str
@@ -119,7 +136,12 @@ class MemoryBilling:
         named = [self.named_at[object_id] for object_id in object_ids if object_id in self.named_at]
         if any(iso(each) >= iso(asked_at) for each in named):
             return False
-        self.payers |= {(object_id, customer_id): event_id for object_id in object_ids}
+        keys = [(object_id, customer_id) for object_id in object_ids]
+        replaced = self.events.get(self.ignored.get(customer_id, event_id))
+        if replaced is not None and replaced.state is EventState.IGNORED:
+            self.events[replaced.id] = replace(replaced, expires_at=(at + KEEP).replace(microsecond=0))
+        self.ignored[customer_id] = event_id
+        self.payers |= dict.fromkeys(keys, event_id)
         self._close(event, at=at, note=note, state=EventState.IGNORED)
         kept = (at + KEEP_UNLINKED).replace(microsecond=0)
         self.events[event_id] = replace(self.events[event_id], expires_at=kept)
@@ -239,11 +261,14 @@ class MemoryBilling:
                 names=dict(names.get(customer_id, link.names)),
                 version=link.version + 1,
             )
-        self._write(user_id, subscription, seen, at=at, look_at=look_at(subscription, paid, at), paid=paid)
+        looked_at, told = look_at(subscription, paid, at), told_of(subscription, at)
+        self._write(user_id, subscription, seen, at=at, look_at=looked_at, paid=paid, told=told)
         self.notices += [notice] if notice else []
         if event_id:
             state = EventState.UNNAMED if waits_of else EventState.HANDLED
             self.mark_handled(event_id, at=at, note=note, state=state, user_id=user_id)
+            if waits_of:
+                self._close_earlier(event_id, waits_of, state, at=at)
         return True
 
     def _write(
@@ -255,8 +280,9 @@ class MemoryBilling:
         at: datetime,
         look_at: datetime | None,
         paid: Paid = NOTHING,
+        told: Told | None,
     ) -> None:
-        self.rows[user_id] = Row(row, seen.version + 1, seen.created_at or iso(at), paid, at)
+        self.rows[user_id] = Row(row, seen.version + 1, seen.created_at or iso(at), paid, told)
         self.looks.pop(user_id, None)
         if look_at is not None:
             self.looks[user_id] = look_at
@@ -325,12 +351,12 @@ class MemoryBilling:
             row = self.rows[seen.user_id]
             held = row.subscription.all if row.subscription else ()
             left = together([each for each in held if each.stripe_customer_id != customer_id])
-            self._write(seen.user_id, left, row, at=at, look_at=at)
+            self._write(seen.user_id, left, row, at=at, look_at=at, told=row.told)
         names = seen.names if seen else {}
         version = (seen.version if seen else 0) + 1
         self.customers[customer_id] = CustomerLink(customer_id, user_id, livemode, version, names)
         row = self.row(user_id)
-        self._write(user_id, row.subscription, row, at=at, look_at=at, paid=row.paid)
+        self._write(user_id, row.subscription, row, at=at, look_at=at, paid=row.paid, told=row.told)
         self.audit += entries
         return True
 

@@ -4,8 +4,12 @@ from typing import Annotated
 
 from fastapi import Query
 
+<<<<<<< HEAD
 from api.services import identity
 from karma.core.errors import ValidationFailed
+=======
+from api.deps import identity
+>>>>>>> 85c4d83 (Ask rules across fields of a request together with those of each field)
 from karma.http.access import RequestSource, permit
 from karma.http.locking import IfMatch, etag, expected_version
 from karma.http.openapi import answers
@@ -66,8 +70,6 @@ async def change_user(
     Sessions of an account that is disabled end; they change nothing more, and may read for up to a minute. Its API
     keys are refused until it is enabled. Nobody changes their own account here, so one administrator always remains.
     """
-    if body.role is None and body.disabled is None:
-        raise ValidationFailed.of("role", "give a role, disabled, or both")
     changed = identity.administration().change_user(
         caller,
         user_id,

@@ -8,7 +8,6 @@ from starlette.responses import Response
 from api.services import projects
 from karma.audit.domain import Source
 from karma.core.answers import AcceptedData
-from karma.core.errors import ValidationFailed
 from karma.http.access import RequestSource, permit
 from karma.http.idempotency import Outcome, idempotency_key, once
 from karma.http.locking import IfMatch, etag, expected_version
@@ -158,11 +157,6 @@ async def add_member(
 async def _invite(
     request: Request, project_id: str, body: InviteRequest, caller: Caller, source: Source
 ) -> Answer[InvitationData] | Answer[AcceptedData]:
-    if body.email is not None and body.user_id is not None:
-        raise ValidationFailed.of("email", "not together with user_id")
-    if body.email is None and body.user_id is None:
-        raise ValidationFailed.of("user_id", "is required, or email")
-
     def ask_account() -> Outcome[InvitationData]:
         made = projects.invitations().invite(caller.user_id, project_id, body.user_id or "", body.role, source=source)
         return Outcome(status=201, data={"invitation": invitation_view(made)})

@@ -1,4 +1,7 @@
-"""Arrivals, inbox and subscriptions: one suite for the store in memory and for DynamoDB."""
+"""Arrivals, inbox and subscriptions: one suite for the store in memory and for DynamoDB.
+
+One file of more than 450 lines: an event, a row and a link are written together, on one set of stores.
+"""
 
 import json
 import random
@@ -9,15 +12,19 @@ import pytest
 
 from karma.audit.domain import AuditEntry, AuditEvent
 from karma.billing.arrival import Arrival, Stored
-from karma.billing.domain import EventState, Pause, projection
+from karma.billing.domain import EventState, Pause, SubscriptionStatus, Told, projection, told_of
 from karma.billing.naming import Paid
+from karma.billing.plans import PlanName
 from karma.billing.ports import Arrivals, CustomerLink, Customers, Inbox, Row, Subscriptions
 from karma.billing.purge import Forgetting
 from karma.billing.repository.arrivals import ArrivalRepository
 from karma.billing.repository.customers import CustomerRepository
 from karma.billing.repository.inbox import KEEP, KEEP_UNLINKED, InboxRepository
+from karma.billing.repository.items import SubscriptionItem
+from karma.billing.repository.keys import subscription_key
 from karma.billing.repository.subscriptions import SubscriptionRepository
-from karma.core.clock import monotonic
+from karma.core.clock import iso, monotonic
+from karma.core.dynamo.access import update
 from karma.core.errors import PayloadTooLarge
 from karma.core.ids import UserId
 from karma.core.purge import Purge
@@ -39,8 +46,8 @@ class Stores(NamedTuple):
     customers: Customers
     forgetting: Forgetting
 
-    def arrive(self, event_id: str = "evt_1", *, due: datetime = NOW) -> Stored:
-        return self.arrivals.store(arrival(event_id), received_at=NOW, due_at=due)
+    def arrive(self, event_id: str = "evt_1", *, due: datetime = NOW, customer: str = "cus_1") -> Stored:
+        return self.arrivals.store(arrival(event_id, customer=customer), received_at=NOW, due_at=due)
 
     def state(self, event_id: str = "evt_1") -> EventState:
         event = self.inbox.get(event_id)
@@ -161,16 +168,26 @@ class TestInbox:
             assert stores.inbox.mark_unlinked(name, "cus_1", at=NOW, note="who")
         assert not stores.inbox.mark_unlinked("evt_1", "cus_1", at=NOW, note="who")
         assert not stores.inbox.mark_unlinked("evt_404", "cus_1", at=NOW, note="who")
-        assert sorted(stores.inbox.waiting_of("cus_1", EventState.UNLINKED)) == ["evt_1", "evt_2"]
+        assert stores.inbox.waiting_of("cus_1", EventState.UNLINKED) == ["evt_2"]
         assert (
             stores.inbox.waiting_of("cus_2", EventState.UNLINKED)
             == stores.inbox.waiting_of("cus", EventState.UNLINKED)
             == []
         )
-        [first, _] = stores.inbox.page(EventState.UNLINKED, limit=5, start=None).events
-        assert (first.note, first.expires_at) == ("who", NOW + KEEP_UNLINKED)
-        assert stores.inbox.reopen("evt_1", at=NOW, due_at=NOW)
-        assert stores.inbox.waiting_of("cus_1", EventState.UNLINKED) == ["evt_2"]
+        [waiting] = stores.inbox.page(EventState.UNLINKED, limit=5, start=None).events
+        assert (waiting.note, waiting.expires_at) == ("who", NOW + KEEP_UNLINKED)
+        [replaced] = stores.inbox.page(EventState.IGNORED, limit=5, start=None).events
+        assert (replaced.id, replaced.expires_at) == ("evt_1", NOW + KEEP)
+        assert stores.inbox.reopen("evt_2", at=NOW, due_at=NOW)
+        assert stores.inbox.waiting_of("cus_1", EventState.UNLINKED) == []
+
+    @pytest.mark.fault("F-18c")
+    def test_what_another_customer_or_a_later_event_waits_for_stays(self, stores: Stores) -> None:
+        for name, customer, minutes in (("evt_2", "cus_1", 2), ("evt_3", "cus_2", 1), ("evt_1", "cus_1", 1)):
+            stores.arrive(name, customer=customer)
+            assert stores.inbox.mark_unlinked(name, customer, at=NOW + minutes * MINUTE, note="who")
+        waiting = [event.id for event in stores.inbox.page(EventState.UNLINKED, limit=5, start=None).events]
+        assert waiting == ["evt_1", "evt_2", "evt_3"]
 
     @pytest.mark.fault("F-16a")
     def test_an_event_of_a_linked_customer_is_not_unlinked(self, stores: Stores) -> None:
@@ -193,9 +210,10 @@ class TestInbox:
         assert ignore("evt_3", "cus_3", "price_1", "prod_1")
         assert not ignore("evt_3", "cus_3", "price_1")
         assert not ignore("evt_404", "cus_3", "price_1")
-        event = stores.inbox.get("evt_3")
-        assert event is not None
-        assert (event.state, event.note, event.expires_at) == (EventState.IGNORED, "other", NOW + KEEP_UNLINKED)
+        kept = {
+            event.id: event.expires_at for event in stores.inbox.page(EventState.IGNORED, limit=5, start=None).events
+        }
+        assert kept == {"evt_1": NOW + KEEP, "evt_2": NOW + KEEP_UNLINKED, "evt_3": NOW + KEEP_UNLINKED}
         assert stores.inbox.open_payers_of("price", at=NOW + MINUTE) == 0
         assert stores.inbox.open_payers_of("price_1", at=NOW + MINUTE) == 2
         states = [stores.state(f"evt_{number}") for number in range(1, 4)]
@@ -264,7 +282,7 @@ class TestSubscriptions:
         assert stores.subscriptions.save(ALICE, None, seen=seen, event_id="evt_2", at=NOW + MINUTE)
         assert not stores.subscriptions.save(ALICE, None, seen=seen, at=NOW + MINUTE)
         after = stores.subscriptions.row(ALICE)
-        assert after == Row(None, seen.version + 1, seen.created_at, written_at=NOW + MINUTE)
+        assert after == Row(None, seen.version + 1, seen.created_at, told=told_of(None, NOW))
 
     def test_a_deleted_account_leaves_no_row(self, stores: Stores) -> None:
         assert self.save(stores, ALICE, event="evt_1")
@@ -304,7 +322,7 @@ class TestSubscriptions:
         assert stores.subscriptions.save(
             ALICE, None, seen=seen, at=NOW, event_id="evt_1", note="name", paid=paid, names=names, waits_of="cus_1"
         )
-        assert stores.subscriptions.row(ALICE) == Row(None, seen.version + 1, seen.created_at, paid, NOW)
+        assert stores.subscriptions.row(ALICE) == Row(None, seen.version + 1, seen.created_at, paid, told_of(None, NOW))
         assert stores.inbox.waiting_of("cus_1", EventState.UNNAMED) == ["evt_1"]
         assert stores.inbox.waiting_of("cus_1", EventState.UNLINKED) == []
         [event] = stores.inbox.page(EventState.UNNAMED, limit=5, start=None).events
@@ -381,6 +399,22 @@ class TestCustomers:
         due = stores.subscriptions.due_looks(NOW + 2 * MINUTE, limit=5)
         assert {look.user_id for look in due} == {ALICE, BOB}
 
+    @pytest.mark.fault("F-15h")
+    def test_a_link_says_nothing_new_of_what_the_user_was_told(self, stores: Stores) -> None:
+        owing = [stripe_subscription(customer_id=f"cus_{i}", id=f"sub_{i}", status="past_due") for i in (1, 2)]
+        assert stores.link()
+        assert stores.subscriptions.row(ALICE).told is None
+        seen = stores.subscriptions.row(ALICE)
+        assert stores.subscriptions.save(ALICE, projection(owing, user_id=ALICE), seen=seen, at=NOW)
+        told = Told(PlanName.TEAM, SubscriptionStatus.PAST_DUE)
+        assert stores.subscriptions.row(ALICE).told == told
+        later = NOW + timedelta(days=90)
+        assert stores.customers.link("cus_3", ALICE, seen=None, at=later)
+        assert stores.subscriptions.row(ALICE).told == told
+        assert stores.link(BOB, seen=stores.customers.link_of("cus_1"), at=later)
+        assert stores.subscriptions.row(ALICE).told == told
+        assert stores.subscriptions.row(BOB).told is None
+
     def test_a_new_link_is_seen_by_whoever_read_the_row_before(self, stores: Stores) -> None:
         assert stores.subscriptions.save(ALICE, None, seen=Row(), at=NOW)
         seen = stores.subscriptions.row(ALICE)
@@ -417,6 +451,19 @@ class TestCustomers:
         link = stores.customers.link_of("cus_1")
         assert link is not None
         assert link.user_id is None
+
+
+@pytest.mark.fault("F-15h")
+def test_a_row_of_an_earlier_release_told_what_it_gave_when_it_was_written(database: Database) -> None:
+    open_account(ALICE)
+    rows = SubscriptionRepository()
+    row = projection([stripe_subscription(status="past_due")], user_id=ALICE)
+    assert rows.save(ALICE, row, seen=Row(), at=NOW)
+    key = subscription_key(ALICE)
+    for at, plan in ((NOW, PlanName.TEAM), (NOW + timedelta(days=90), PlanName.FREE)):
+        old = [SubscriptionItem.told_plan.remove(), SubscriptionItem.told_status.remove()]
+        update(SubscriptionItem(key.pk, key.sk), [*old, SubscriptionItem.updated_at.set(iso(at))])
+        assert rows.row(ALICE).told == Told(plan, SubscriptionStatus.PAST_DUE)
 
 
 def test_a_large_event_is_packed(database: Database) -> None:

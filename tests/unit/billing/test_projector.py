@@ -7,16 +7,17 @@ import json
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from itertools import pairwise
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from karma.audit.domain import AuditEvent
 from karma.billing.arrival import Arrival
 from karma.billing.customers import CustomerLinked, CustomerLinking, RenewalCheck, user_of_message
-from karma.billing.domain import LATE_NEWS, EventState, Pause, Subscription, SubscriptionStatus, projection
+from karma.billing.domain import LATE_NEWS, EventState, Pause, Subscription, SubscriptionStatus, projection, told_of
 from karma.billing.plans import NOT_OURS, PlanName
 from karma.billing.projector import EventProjector, SubscriptionBusy
 from karma.billing.purge import BillingPurge, PaymentsOfOtherMode
@@ -167,6 +168,45 @@ def test_the_last_notice_tells_the_plan_and_status_that_hold(changes: list[dict[
         told = world.store.notices[-1].data if world.store.notices else {"plan": "free", "status": "active"}
         row = world.subscription()
         assert told == {"plan": row.entitled_plan(world.clock.now()).value, "status": row.status.value}
+
+
+_GOES = {"a customer goes": "cus_2", "the customer goes": "cus_1"}
+_BYSTANDERS = st.sampled_from(["a customer comes", *_GOES, "a look is moved", "nothing"])
+
+
+@pytest.mark.fault("F-15h")
+@given(
+    st.lists(
+        st.tuples(st.sampled_from(["active", "past_due", "canceled"]), st.integers(0, 30), _BYSTANDERS),
+        min_size=1,
+        max_size=5,
+    )
+)
+@example([("past_due", 0, "nothing"), ("past_due", 18, "a customer comes")])
+@example([("active", 0, "nothing"), ("active", 0, "the customer goes")])
+def test_whoever_else_writes_the_row_hides_no_notice(steps: list[tuple[str, int, str]]) -> None:
+    """Other writes of a row than the projection's: links that come and go, and looks that are moved."""
+    world = World()
+    for status, passed, bystander in steps:
+        world.sell(status=status)
+        world.hear()
+        world.clock.moment += timedelta(days=passed)
+        if bystander in {"a customer comes", *_GOES}:
+            customer_id = _GOES.get(bystander, "cus_2")
+            link = world.store.link_of(customer_id)
+            to, whose = BOB if bystander in _GOES else ALICE, link.user_id if link else None
+            world.desk.relink(customer_id, to, from_user_id=whose, actor_id=ADMIN)
+        if bystander == "a look is moved":
+            world.store.hasten_look(ALICE, at=world.clock.now())
+        world.queue.bodies.clear()
+        for user_id in (ALICE, BOB):
+            world.projector.refresh(user_id)
+            notices = [each.data for each in world.store.notices if each.user_id == user_id]
+            told = notices[-1] if notices else {"plan": "free", "status": "active"}
+            row = world.store.row(user_id).subscription
+            holds = told_of(row, world.clock.now())
+            assert told == {"plan": holds.plan.value, "status": holds.status.value}
+            assert all(one != other for one, other in pairwise(notices))
 
 
 @pytest.mark.fault("F-15a")

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from karma.billing.domain import EventState, read_hint
 from karma.billing.plans import NOT_OURS, PlanName, decision_of
+from karma.billing.repository.inbox import KEEP
 from karma.core.ids import UserId
 from tests.unit.billing.test_naming import ALICE, Died, World, customer
 
@@ -151,3 +152,44 @@ def test_the_note_says_what_has_to_be_named_and_so_does_the_naming() -> None:
     event_id = world.name("price_1", "pro")
     world.sweep()
     assert world.store.events[event_id].note.endswith("customers without an account that are opened again: 1")
+
+
+_HEARD = st.lists(
+    st.tuples(st.sampled_from([ALICE, DORA, EMIL]), _PRICES, st.sampled_from(["active", "canceled"]), st.booleans()),
+    min_size=1,
+    max_size=12,
+)
+
+
+@pytest.mark.fault("F-18c")
+@settings(max_examples=60)
+@given(_HEARD, st.sampled_from(["", "pro"]), st.sampled_from(["", "pro"]))
+@example([(DORA, "price_1", "active", True)] * 5, "", "")
+@example([(DORA, "price_1", "active", True)] * 5, "pro", "")
+@example([(ALICE, "price_1", "active", False)] * 5, "", "")
+def test_one_event_of_a_customer_waits_however_many_come(
+    heard: list[tuple[UserId, str, str, bool]], first: str, second: str
+) -> None:
+    """Whoever it is linked to, and whatever it pays for; a link or a name then opens this one alone."""
+    world = Ticking()
+    world.name("price_1", first)
+    world.name("price_2", second)
+    world.sweep()
+    for user, price_id, status, is_handled_now in heard:
+        event_id = world.buy(user, price_id, status=status)
+        if is_handled_now:
+            world.projector.handle(event_id)
+    world.sweep()
+    for user in (ALICE, DORA, EMIL):
+        events = [event for event in world.store.events.values() if read_hint(event).customer_id == customer(user)]
+        kept = [event for event in events if event.expires_at and event.expires_at > world.moment + 2 * KEEP]
+        waiting = [event for event in events if event.state in {EventState.UNLINKED, EventState.UNNAMED}]
+        assert len(kept) <= 2, "one that waits, and the latest that was ignored"
+        assert len(waiting) <= 1
+    before = world.stripe.fetches
+    world.desk.relink(customer(DORA), ALICE, from_user_id=None, actor_id=None)
+    world.work()
+    opened = [event_id for event_id in world.store.due_at if read_hint(world.store.events[event_id]).customer_id]
+    assert len(opened) <= 1
+    world.sweep()
+    assert world.stripe.fetches - before <= 8, "two customers, asked about a few times"

@@ -12,13 +12,13 @@ import pytest
 from fastapi import Request
 from hypothesis import given
 from hypothesis import strategies as st
-from pydantic import BaseModel
 
 from karma.core.errors import InvalidRequest, UnsupportedMediaType
+from karma.core.schemas import Body
 from karma.http.bodies import JsonBody
 
 
-class Titled(BaseModel):
+class Titled(Body):
     title: str
 
 

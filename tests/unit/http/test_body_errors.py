@@ -13,10 +13,10 @@ from typing import Any, NamedTuple, get_args, get_type_hints
 import pytest
 from fastapi import Request
 from fastapi.exceptions import RequestValidationError
-from pydantic import BaseModel
 
 from api import routes
 from karma.core.errors import AppError
+from karma.core.schemas import Body
 from karma.core.wording import OTHER_FORM
 from karma.http.bodies import JsonBody
 from karma.http.errors import as_app_error
@@ -48,8 +48,8 @@ class Wrong(NamedTuple):
     words: str
 
 
-def bodies() -> Mapping[str, type[BaseModel]]:
-    found: dict[str, type[BaseModel]] = {}
+def bodies() -> Mapping[str, type[Body]]:
+    found: dict[str, type[Body]] = {}
     for name in sorted(each.name for each in pkgutil.iter_modules(routes.__path__)):
         for route in importlib.import_module(f"api.routes.{name}").router.routes:
             if isinstance(route, Route) and "body" in route.endpoint.__annotations__:
@@ -112,7 +112,7 @@ def _with(wrong: Wrong) -> object:
     return body
 
 
-def told(model: type[BaseModel], body: object) -> dict[str, str]:
+def told(model: type[Body], body: object) -> dict[str, str]:
     """Send a body as a request has it; return what the answer says of its fields."""
     raw = json.dumps(body).encode()
     headers = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(raw))]
@@ -177,3 +177,81 @@ def test_rules_are_told_in_words_and_not_in_patterns(name: str, member: str, val
 )
 def test_all_wrong_members_are_told_at_once(name: str, body: dict[str, str]) -> None:
     assert set(told(bodies()[name], body)) == set(body)
+
+
+LONG = "/" + "/".join(["x" * 200] * 4)
+ACROSS: dict[str, list[tuple[dict[str, Any], str]]] = {
+    "ChangeUser": [({}, "role"), ({"role": None, "disabled": None}, "role")],
+    "CreateDirectoryRequest": [({}, "name"), ({"path": "//"}, "name"), ({"path": LONG, "name": "y" * 255}, "path")],
+    "CreateTaskBody": [
+        ({"subtasks": [{"title": "a", "ref": "a"}, {"title": "b", "ref": "a"}]}, "subtasks.1.ref"),
+        ({"subtasks": [{"title": "a", "dependencies": ["b"]}]}, "subtasks.0.dependencies.0"),
+        ({"subtasks": [{"title": "a", "ref": "a", "dependencies": ["a"]}]}, "subtasks.0.dependencies"),
+        ({"subtasks": [{"title": ""}, {"title": "b", "dependencies": ["b"]}]}, "subtasks.1.dependencies.0"),
+    ],
+    "InviteRequest": [({}, "user_id"), ({"user_id": "u", "email": "a@example.com"}, "email")],
+    "Register": [
+        ({"password": "Greenhouse-1", "name": "Greenhouse"}, "password"),
+        ({"password": "greenhouse1", "email": "greenhouse@example.com"}, "password"),
+        ({"password": "password1"}, "password"),
+    ],
+}
+"""By body, members that break a rule across fields, each right by itself, and the field of which that is told."""
+
+
+@pytest.mark.fault("F-24h")
+def test_rules_across_fields_are_where_they_are_asked_with_all_others() -> None:
+    """A validator of a whole model is not asked once a field is wrong, and neither is a route."""
+    assert {name for name, model in bodies().items() if "across" in vars(model)} == ACROSS.keys()
+    assert [name for name, model in bodies().items() if model.__pydantic_decorators__.model_validators] == []
+    assert [*routes_raising("ValidationFailed")] == []
+
+
+def routes_raising(error: str) -> Iterator[str]:
+    for each in pkgutil.iter_modules(routes.__path__):
+        module = importlib.import_module(f"api.routes.{each.name}")
+        if error in vars(module):
+            yield each.name
+
+
+@pytest.mark.fault("F-24h")
+@pytest.mark.parametrize(
+    ("name", "across", "field"), [(name, *case) for name, cases in ACROSS.items() for case in cases]
+)
+def test_a_rule_across_fields_is_told_with_each_wrong_one(name: str, across: dict[str, Any], field: str) -> None:
+    model = bodies()[name]
+    alone = told(model, across)[field]
+    assert alone[:1].islower()
+    schema = model.model_json_schema()
+    tried = 0
+    for wrong in broken(schema, schema.get("$defs", {})):
+        if wrong.value is ... or {*wrong.at[:1]} & {*across, *_DECIDING.get(name, ())}:
+            continue
+        place, body = ".".join(map(str, wrong.at)), _with(wrong)
+        if not isinstance(body, dict) or place not in told(model, body):
+            continue
+        said = told(model, {**body, **across})
+        assert (said.get(field), place in said) == (alone, True), (wrong, said)
+        tried += 1
+    assert tried
+
+
+_DECIDING = {
+    "ChangeUser": ("role", "disabled"),
+    "InviteRequest": ("user_id", "email"),
+    "CreateDirectoryRequest": ("name", "path"),
+}
+"""Members that, when they are given in whatever form, decide whether the rule is broken."""
+
+
+@pytest.mark.fault("F-24h")
+@pytest.mark.parametrize("name", sorted(ACROSS))
+@pytest.mark.parametrize(
+    "value", [None, 1, "", "x", [], [1], {}, {"x": 1}, True, [{"ref": 1, "dependencies": 2}], [[]]]
+)
+def test_a_rule_across_fields_reads_members_of_any_form(name: str, value: object) -> None:
+    model = bodies()[name]
+    members = model.model_json_schema()["properties"]
+    told(model, dict.fromkeys(members, value))
+    for member in members:
+        told(model, {member: value})

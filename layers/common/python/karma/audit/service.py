@@ -44,10 +44,17 @@ class AuditReader:
         if (day is not None or user_id not in {None, caller.user_id}) and not caller.may("user:admin"):
             raise Forbidden.lacking("user:admin")
         now = self._clock.now()
+        ValidationFailed.together(lambda: _require_one(user_id, day), lambda: _require_id(user_id))
         if day is not None:
-            if user_id is not None:
-                raise ValidationFailed.of("day", "not together with user_id")
             return self._log.of_day(day, asked, now=now)
-        if user_id is not None and not is_id(user_id):
-            raise ValidationFailed.of("user_id", "is not an id")
         return self._log.of_user(UserId(user_id or caller.user_id), asked, now=now)
+
+
+def _require_one(user_id: str | None, day: date | None) -> None:
+    if day is not None and user_id is not None:
+        raise ValidationFailed.of("day", "not together with user_id")
+
+
+def _require_id(user_id: str | None) -> None:
+    if user_id is not None and not is_id(user_id):
+        raise ValidationFailed.of("user_id", "is not an id")

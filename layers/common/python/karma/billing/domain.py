@@ -29,6 +29,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from enum import StrEnum
+from typing import NamedTuple
 
 import orjson
 
@@ -185,6 +186,20 @@ class Subscription:
         if wanted > now:
             return wanted
         return now + min(max(now - wanted, _SHORTEST_PAUSE), _LONGEST_PAUSE)
+
+
+class Told(NamedTuple):
+    """Plan that holds and status, as an account was told them last: by a notice, or by its first row."""
+
+    plan: PlanName
+    status: SubscriptionStatus
+
+
+def told_of(subscription: Subscription | None, at: datetime) -> Told:
+    """Return the plan that holds at a moment and the status; the free plan is active."""
+    if subscription is None:
+        return Told(PlanName.FREE, SubscriptionStatus.ACTIVE)
+    return Told(subscription.entitled_plan(at), subscription.status)
 
 
 def plan_of(source: StripeSubscription) -> PlanName | None:

@@ -9,7 +9,7 @@ from typing import NamedTuple, Protocol
 
 from karma.audit.domain import AuditEntry
 from karma.billing.arrival import Arrival, Stored
-from karma.billing.domain import EventState, InboxEvent, StripeSubscription, Subscription
+from karma.billing.domain import EventState, InboxEvent, StripeSubscription, Subscription, Told
 from karma.billing.naming import NOTHING, Paid
 from karma.core.ids import UserId
 from karma.notices.domain import Notice
@@ -56,7 +56,8 @@ class Row(NamedTuple):
     version: int = 0
     created_at: str = ""
     paid: Paid = NOTHING
-    written_at: datetime | None = None
+    told: Told | None = None
+    """Plan and status that the user was told last; None: the user never had a row."""
 
 
 class CustomerLink(NamedTuple):
@@ -110,7 +111,11 @@ class Inbox(Protocol):
         ...
 
     def mark_unlinked(self, event_id: str, customer_id: str, *, at: datetime, note: str) -> bool:
-        """Close an event until its customer is linked; return False if it was closed or the customer linked already."""
+        """Close an event until its customer is linked; return False if it was closed or the customer linked already.
+
+        The customer's events that waited for this before are closed for good: an event only says at which customer to
+        look, so the latest says all that they did.
+        """
         ...
 
     def ignore_payer(
@@ -126,8 +131,11 @@ class Inbox(Protocol):
             at: now.
             note: reason for which it is ignored.
 
+        The customer's earlier event that waited for one of the objects is kept no longer than any closed one.
+
         Returns:
-            False: the event was closed already, the customer is linked, or an object was named since Stripe was asked.
+            False: the event was closed already, the customer is linked, another event of the customer was ignored
+            meanwhile, or an object was named since Stripe was asked.
         """
         ...
 
@@ -205,7 +213,7 @@ class Subscriptions(Protocol):
             livemode: their mode.
             paid: prices that the user pays for.
             names: by customer, the decisions of its prices to store; customers without a change are left out.
-            waits_of: the customer whose event stays open as unnamed; "": the event is handled.
+            waits_of: the customer whose event waits as unnamed, in place of earlier ones; "": the event is handled.
 
         Returns:
             False: the row or the event changed since; nothing was written.

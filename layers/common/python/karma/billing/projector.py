@@ -19,13 +19,13 @@ from karma.billing.domain import (
     InboxEvent,
     StripeSubscription,
     Subscription,
-    SubscriptionStatus,
+    Told,
     plan_of,
     projection,
     read_hint,
+    told_of,
 )
 from karma.billing.naming import MAX_NOTED, NOTHING, advice, names_kept, paid_for, remembering, unnamed_in
-from karma.billing.plans import PlanName
 from karma.billing.ports import CustomerLink, Customers, Inbox, Payments, Row, Subscriptions
 from karma.billing.purge import stop_charging
 from karma.core.clock import Clock
@@ -180,7 +180,7 @@ class EventProjector:
             at=now,
             event_id=event.id if event else "",
             note=note,
-            notice=_notice(user_id, row, subscription, at=now),
+            notice=_notice(user_id, row.told, told_of(subscription, now), at=now),
             shown=shown.modes,
             livemode=self._payments.livemode,
             paid=paid,
@@ -276,19 +276,13 @@ class EventProjector:
         return note
 
 
-def _notice(user_id: UserId, before: Row, after: Subscription | None, *, at: datetime) -> Notice | None:
-    """Return the notice of a changed plan or status; None: neither changed, or the user never had a row.
+def _notice(user_id: UserId, before: Told | None, now: Told, *, at: datetime) -> Notice | None:
+    """Return the notice of a plan or status that is another than what was told last; None: both are the same.
 
-    It names the plan that holds, not the one bought: after its end, or while it is paused, another plan holds. The plan
-    before is that of the moment at which the row was written, so that an end by time alone, such as that of the
-    retries, is told when Stripe is asked next.
+    It names the plan that holds, not the one bought: after its end, or while it is paused, another plan holds. A user
+    without a row has the free plan and knows it.
     """
-    was, now = _told(before.subscription, before.written_at or at), _told(after, at)
-    if was == now:
+    if now == (before or told_of(None, at)):
         return None
-    data = {"plan": now[0].value, "status": now[1].value}
+    data = {"plan": now.plan.value, "status": now.status.value}
     return Notice(user_id=user_id, type=NoticeType.SUBSCRIPTION_CHANGED, created_at=at, data=data)
-
-
-def _told(row: Subscription | None, at: datetime) -> tuple[PlanName, SubscriptionStatus]:
-    return (row.entitled_plan(at), row.status) if row else (PlanName.FREE, SubscriptionStatus.ACTIVE)

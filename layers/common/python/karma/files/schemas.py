@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import base64
 import binascii
-from typing import Annotated
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any
 
-from pydantic import AfterValidator, Field, StringConstraints, model_validator
+from pydantic import AfterValidator, Field, StringConstraints
 
 from karma.core.schemas import Body, FreeForm, Version, Whole, json_of_at_most, left_out
 from karma.core.wording import form
@@ -112,12 +113,22 @@ class CreateDirectoryRequest(Body):
     path: Path = ROOT
     name: Name | None = None
 
-    @model_validator(mode="after")
-    def _named(self) -> CreateDirectoryRequest:
-        if self.name is None and self.path == ROOT:
-            raise ValueError("the root exists; give a name, or a path of at least one segment")
-        clean_path(child_of(*self.place()))  # its own path is the one that its entries will have
-        return self
+    @classmethod
+    def across(cls, given: Mapping[str, Any]) -> Sequence[tuple[str, str]]:
+        """Return what is wrong with path and name together: the root needs no making, and both make one path."""
+        path, name = given.get("path", ROOT), given.get("name")
+        try:
+            path, name = clean_path(path), None if name is None else clean_name(name)
+        except (TypeError, ValueError):
+            return ()
+        if name is None:
+            is_root = path == ROOT
+            return [("name", "the root exists; give a name, or a path of at least one segment")] if is_root else ()
+        try:
+            clean_path(child_of(path, name))  # its own path is the one that its entries will have
+        except ValueError as exc:
+            return [("path", f"with the name: {exc}")]
+        return ()
 
     def place(self) -> tuple[str, str]:
         """Return the directory's own path and name."""

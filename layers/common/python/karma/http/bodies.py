@@ -16,15 +16,17 @@ from __future__ import annotations
 import inspect
 import re
 from collections.abc import Callable, Mapping
+from itertools import starmap
 from types import NoneType
 from typing import Annotated, Any, get_args, get_type_hints
 
 from fastapi import Depends, Request
 from fastapi.exceptions import RequestValidationError
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 
 from karma.core import freeform
 from karma.core.errors import InvalidRequest, PayloadTooLarge, UnsupportedMediaType, ValidationFailed
+from karma.core.schemas import Body
 from karma.http.envelope import require_plain
 
 MAX_BODY_BYTES = 1024 * 1024
@@ -36,11 +38,11 @@ _REPLACED = "\ufffd".encode()
 class JsonBody:
     """Dependency that reads the body as a model; `optional` makes an empty body None."""
 
-    def __init__(self, model: type[BaseModel], *, optional: bool) -> None:
+    def __init__(self, model: type[Body], *, optional: bool) -> None:
         self.model = model
         self.optional = optional
 
-    async def __call__(self, request: Request) -> BaseModel | None:
+    async def __call__(self, request: Request) -> Body | None:
         """Return the model.
 
         Raises:
@@ -68,10 +70,15 @@ class JsonBody:
             raise InvalidRequest("The body is not valid JSON", code="INVALID_JSON") from None
         except freeform.TooDeep as exc:
             raise ValidationFailed.of(exc.member or "body", freeform.TOO_DEEP) from None
+        across = self.model.across(found) if isinstance(found, dict) else ()
         try:
-            return self.model.model_validate(found)
+            read = self.model.model_validate(found)
         except ValidationError as exc:
-            raise RequestValidationError([_of_body(error) for error in exc.errors(include_url=False)]) from None
+            wrong = [_of_body(error) for error in exc.errors(include_url=False)]
+            raise RequestValidationError([*wrong, *starmap(_of_fields, across)]) from None
+        if across:
+            raise RequestValidationError([*starmap(_of_fields, across)])
+        return read
 
 
 def _of_body(error: Mapping[str, Any]) -> dict[str, Any]:
@@ -79,6 +86,11 @@ def _of_body(error: Mapping[str, Any]) -> dict[str, Any]:
     kind = "null" if error["input"] is None and error["type"] != "missing" else error["type"]
     # With `ctx`, which has the limit: karma.core.wording says it.
     return {"type": kind, "loc": ("body", *error["loc"]), "msg": error["msg"], "ctx": error.get("ctx", {})}
+
+
+def _of_fields(field: str, message: str) -> dict[str, Any]:
+    """Return the error of a rule across fields, as pydantic lists one of a field."""
+    return {"type": "value_error", "loc": ("body", *field.split(".")), "msg": message, "ctx": {"error": message}}
 
 
 def with_body(endpoint: Callable[..., Any]) -> Callable[..., Any]:

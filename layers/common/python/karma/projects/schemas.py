@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any
 
 from pydantic import Field, StringConstraints
 
@@ -53,6 +54,14 @@ class InviteRequest(Body):
     email: Annotated[str, StringConstraints(min_length=3, max_length=320), judged(emails.mailable)] | None = None
     """In place of `user_id`."""
     role: ProjectRole = ProjectRole.MEMBER
+
+    @classmethod
+    def across(cls, given: Mapping[str, Any]) -> Sequence[tuple[str, str]]:
+        """Return that somebody must be named, and in one way only."""
+        named = [name for name in ("user_id", "email") if given.get(name) is not None]
+        if len(named) > 1:
+            return [("email", "not together with user_id")]
+        return () if named else [("user_id", "is required, or email")]
 
 
 class ChangeMemberRequest(Body):

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any
 
 from pydantic import AfterValidator, Field, StringConstraints
 
@@ -21,6 +22,7 @@ from karma.tasks.domain import (
     NewSubtask,
     NewTask,
     TaskStatus,
+    wrong_dependencies,
 )
 
 _LINE = r"^[^\x00-\x1f\x7f]*$"
@@ -57,6 +59,16 @@ class SubtaskBody(Body):
     metadata: SubtaskMetadata = Field(default_factory=dict)
 
 
+def _in_the_graph(given: object) -> NewSubtask:
+    """Return as much of a subtask as its place among the others needs, whatever else is wrong with it."""
+    members = given if isinstance(given, dict) else {}
+    ref, needs = members.get("ref"), members.get("dependencies")
+    if not isinstance(needs, list) or len(needs) > MAX_SUBTASKS or not all(isinstance(each, str) for each in needs):
+        needs = []
+    ref = ref if isinstance(ref, str) else None
+    return NewSubtask(title="", ref=ref, dependencies=tuple(_distinct(needs)), metadata={})
+
+
 class CreateTaskBody(Body):
     """A new task; its owner is the caller."""
 
@@ -66,6 +78,14 @@ class CreateTaskBody(Body):
     """From 0 to 9; higher goes first."""
     metadata: TaskMetadata = Field(default_factory=dict)
     subtasks: Annotated[list[SubtaskBody], Field(max_length=MAX_SUBTASKS)] = Field(default_factory=list)
+
+    @classmethod
+    def across(cls, given: Mapping[str, Any]) -> Sequence[tuple[str, str]]:
+        """Return what is wrong with the dependencies of subtasks among each other."""
+        subtasks = given.get("subtasks")
+        if not isinstance(subtasks, list) or len(subtasks) > MAX_SUBTASKS:
+            return ()
+        return wrong_dependencies([_in_the_graph(each) for each in subtasks])
 
     def new(self) -> NewTask:
         """Return the new task that the body describes."""

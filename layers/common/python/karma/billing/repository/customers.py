@@ -23,7 +23,7 @@ from karma.billing.repository.keys import (
     subscription_key,
     user_pk,
 )
-from karma.billing.repository.rows import item_of, names_text, subscription_of
+from karma.billing.repository.rows import item_of, names_text, subscription_of, told_in
 from karma.core.clock import iso
 from karma.core.dynamo.access import get, update
 from karma.core.dynamo.failures import ConditionFailed
@@ -139,7 +139,15 @@ def _take_in(tx: Transaction, customer_id: str, user_id: UserId, *, at: datetime
         return
     row = subscription_of(item)
     left = [each for each in (row.all if row else ()) if each.stripe_customer_id != customer_id]
-    changed = item_of(user_id, together(left), created_at=item.created_at or iso(at), updated_at=iso(at), look_at=at)
+    # Who loses the customer is told by the look: what was told last stays.
+    changed = item_of(
+        user_id,
+        together(left),
+        created_at=item.created_at or iso(at),
+        updated_at=iso(at),
+        look_at=at,
+        told=told_in(item),
+    )
     changed.version = item.version
     tx.put(changed)
 

@@ -27,6 +27,7 @@ from karma.billing.repository.keys import (
     customer_key,
     event_id_of,
     event_key,
+    ignored_key,
     inbox_partition,
     inbox_sort_key,
     naming_key,
@@ -85,34 +86,53 @@ class InboxRepository:
         return _committed(tx)
 
     def mark_unlinked(self, event_id: str, customer_id: str, *, at: datetime, note: str) -> bool:
-        """Close an event until its customer is linked; return False if it was closed or the customer linked already."""
+        """Close an event until its customer is linked, in place of earlier ones; see ports.py.
+
+        Return False if it was closed or the customer linked already.
+        """
         tx = Transaction()
         tx.check(CustomerItem, Key(*customer_key(customer_id)), CustomerItem.pk.does_not_exist())
         actions = _closing(at=at, note=note, state=EventState.UNLINKED, keep=KEEP_UNLINKED)
         actions.append(EventItem.gsi1sk.set(unlinked_sort_key(customer_id, at, event_id)))
         tx.update(blank_event(event_id), actions, open_condition())
-        return _committed(tx)
+        if not _committed(tx):
+            return False
+        close_earlier(event_id, customer_id, EventState.UNLINKED, closed_at=at)
+        return True
 
     def ignore_payer(
         self, event_id: str, customer_id: str, object_ids: Sequence[str], *, asked_at: datetime, at: datetime, note: str
     ) -> bool:
         """Close an event of a customer without a link as ignored, until one of the objects is named; see ports.py.
 
-        Return False when it was closed already, the customer is linked, or one was named since Stripe was asked.
+        Return False when it was closed already, the customer is linked, another event of the customer was ignored
+        meanwhile, or an object was named since Stripe was asked.
         """
+        own = ignored_key(customer_id)
+        before = get(PayerItem, Key(*own), consistent=True)
         tx = Transaction()
         tx.check(CustomerItem, Key(*customer_key(customer_id)), CustomerItem.pk.does_not_exist())
         expires_at = int((at + KEEP_UNLINKED).timestamp())
+        noted = [PayerItem.event_id.set(event_id), PayerItem.expires_at.set(expires_at)]
         for object_id in object_ids:
             unchanged: Condition = NamingItem.pk.does_not_exist() | (NamingItem.named_at < iso(asked_at))
             tx.check(NamingItem, Key(*naming_key(object_id)), unchanged)
             key = payer_key(object_id, customer_id)
-            noted = [PayerItem.event_id.set(event_id), PayerItem.expires_at.set(expires_at)]
             tx.upsert(PayerItem(key.pk, key.sk), noted)
+        seen: Condition = PayerItem.event_id == before.event_id if before else PayerItem.pk.does_not_exist()
+        tx.upsert(PayerItem(own.pk, own.sk), noted, seen)
         actions = _closing(at=at, note=note, state=EventState.IGNORED, keep=KEEP_UNLINKED)
         actions.append(EventItem.gsi1sk.set(inbox_sort_key(at, event_id)))
         tx.update(blank_event(event_id), actions, open_condition())
-        return _committed(tx)
+        if not _committed(tx):
+            return False
+        if before is not None and before.event_id != event_id:
+            shorter: list[Action] = [
+                EventItem.expires_at.set(int((at + KEEP).timestamp())),
+                EventItem.note.set(_replaced_by(event_id)),
+            ]
+            _update_if(before.event_id, shorter, EventItem.state == EventState.IGNORED.value)
+        return True
 
     def open_payers_of(self, object_id: str, *, at: datetime) -> int:
         """Reopen events that `ignore_payer` closed, of customers that pay for what was just named; return how many.
@@ -261,6 +281,22 @@ def close_in(
         tx.upsert(OwnEventItem(own.pk, own.sk), [OwnEventItem.expires_at.set(int((at + keep).timestamp()))])
 
 
+def close_earlier(event_id: str, customer_id: str, state: EventState, *, closed_at: datetime) -> None:
+    """Close for good the customer's events that waited in a state before this one did, up to 100.
+
+    They are listed eventually consistent, and not at all when the process dies before: the customer's next event finds
+    what is left. Of two events that are closed at once the one that sorts last stays, whichever worker looks first.
+    """
+    own = unlinked_sort_key(customer_id, closed_at, event_id)
+    earlier = BillingItem.gsi1sk.between(f"{customer_id}#", own)
+    page = query(EventItem, inbox_partition(state), earlier, limit=_PAGE, index=BillingItem.gsi1)
+    for replaced in (event_id_of(item.pk) for item in page.items if item.gsi1sk != own):
+        actions = _closing(at=closed_at, note=_replaced_by(event_id), state=EventState.IGNORED, keep=KEEP)
+        actions.append(EventItem.gsi1sk.set(inbox_sort_key(closed_at, replaced)))
+        before: Condition = (EventItem.gsi1pk == inbox_partition(state)) & (EventItem.gsi1sk < own)
+        _update_if(replaced, actions, before)
+
+
 def _closing(*, at: datetime, note: str, state: EventState, keep: timedelta) -> list[Action]:
     return [
         EventItem.handled_at.set(iso(at)),
@@ -271,6 +307,18 @@ def _closing(*, at: datetime, note: str, state: EventState, keep: timedelta) -> 
         EventItem.gsi1pk.set(inbox_partition(state)),
         EventItem.expires_at.set(int((at + keep).timestamp())),
     ]
+
+
+def _replaced_by(event_id: str) -> str:
+    return f"a later event of the customer says as much: {event_id}"
+
+
+def _update_if(event_id: str, actions: list[Action], condition: Condition) -> None:
+    """Change an event that may be gone or in another state meanwhile, and then is left as it is."""
+    try:
+        update(blank_event(event_id), actions, condition)
+    except ConditionFailed:
+        return
 
 
 def _committed(tx: Transaction) -> bool:

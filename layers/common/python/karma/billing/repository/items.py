@@ -54,6 +54,9 @@ class SubscriptionItem(BillingItem, discriminator="billing_subscription"):
     stripe_customer_id = UnicodeAttribute(null=True)
     stripe_created = UnicodeAttribute(null=True)
     price_id = UnicodeAttribute(null=True)
+    told_plan = UnicodeAttribute(null=True)
+    told_status = UnicodeAttribute(null=True)
+    """Plan and status that the user was told last; null: nothing yet, or an earlier release wrote the row."""
     paid = UnicodeAttribute(null=True)
     """JSON: ids of prices and products that are paid for, the unnamed ones, and since when."""
     others = UnicodeAttribute(null=True)
@@ -78,7 +81,10 @@ class NamingItem(BillingItem, discriminator="price_naming"):
 
 
 class PayerItem(BillingItem, discriminator="unlinked_payer"):
-    """Customer without a link whose event was ignored; in the partition of a price or product that it pays for."""
+    """Customer without a link whose event was ignored; in the partition of a price or product that it pays for.
+
+    Another one, of the same latest event, is in the customer's own partition.
+    """
 
     event_id = UnicodeAttribute()
     """Latest ignored event, which is opened again when the price is named."""

@@ -6,6 +6,7 @@ USER#<user id>                         CUSTOMER#<id>       a customer of Stripe 
 USER#<user id>                         EVENT#<event id>    an event that was about the user
 USER#<user id>                         USAGE#<metric>      amount taken of a limit, with #<month> by month
 CUSTOMER#<Stripe customer id>          USER                the link to an account; without one after a deletion
+CUSTOMER#<Stripe customer id>          IGNORED             latest ignored event of a customer without a link that pays
 SOLD#<price or product id>             NAMED               moment at which it was last named
 SOLD#<price or product id>             CUSTOMER#<id>       a customer without a link that pays for it: its ignored event
 
@@ -89,6 +90,11 @@ def payer_key(object_id: str, stripe_customer_id: str) -> BillingKey:
 def sold_pk(object_id: str) -> str:
     """Return the partition of a price or product."""
     return f"SOLD#{object_id}"
+
+
+def ignored_key(stripe_customer_id: str) -> BillingKey:
+    """Return the key of what is noted of the latest ignored event of a customer without a link that pays."""
+    return BillingKey(f"{CUSTOMER_PREFIX}{stripe_customer_id}", "IGNORED")
 
 
 def customer_id_of(text: str) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 
 import orjson
 
-from karma.billing.domain import Pause, Subscription, SubscriptionStatus
+from karma.billing.domain import Pause, Subscription, SubscriptionStatus, Told, told_of
 from karma.billing.naming import NOTHING, Paid
 from karma.billing.plans import PlanName
 from karma.billing.repository.items import SubscriptionItem
@@ -30,12 +30,15 @@ def item_of(
     updated_at: str,
     look_at: datetime | None,
     paid: Paid = NOTHING,
+    told: Told | None,
 ) -> SubscriptionItem:
     """Return the item of a row; it is in gsi1 unless `look_at` is None."""
     key = subscription_key(user_id)
     item = SubscriptionItem(key.pk, key.sk, user_id=user_id, created_at=created_at, updated_at=updated_at)
     if look_at is not None:
         item.gsi1pk, item.gsi1sk = LOOKS, look_sort_key(look_at, user_id)
+    if told is not None:
+        item.told_plan, item.told_status = told.plan.value, told.status.value
     if paid != NOTHING:
         since = iso(paid.unnamed_since) if paid.unnamed_since else None
         item.paid = orjson.dumps({"ids": paid.ids, "unnamed": paid.unnamed, "unnamed_since": since}).decode()
@@ -67,6 +70,17 @@ def paid_of(item: SubscriptionItem) -> Paid:
     return Paid(
         ids=tuple(held["ids"]), unnamed=tuple(held["unnamed"]), unnamed_since=parse_iso(since) if since else None
     )
+
+
+def told_in(item: SubscriptionItem) -> Told | None:
+    """Return the plan and status that a row's user was told last; None: nothing yet.
+
+    Rows of earlier releases do not say it: for these it is what the row gave when it was last written.
+    """
+    if item.told_plan and item.told_status:
+        return Told(PlanName(item.told_plan), SubscriptionStatus(item.told_status))
+    subscription = subscription_of(item)
+    return told_of(subscription, parse_iso(item.updated_at)) if subscription else None
 
 
 def names_text(names: Mapping[str, str]) -> str | None:

@@ -6,10 +6,10 @@ from collections.abc import Collection, Mapping
 from datetime import datetime
 from types import MappingProxyType
 
-from karma.billing.domain import EventState, Subscription
+from karma.billing.domain import EventState, Subscription, told_of
 from karma.billing.naming import NOTHING, Paid, look_at
 from karma.billing.ports import Look, Payers, Row
-from karma.billing.repository.inbox import close_in
+from karma.billing.repository.inbox import close_earlier, close_in
 from karma.billing.repository.items import BillingItem, CustomerItem, SubscriptionItem
 from karma.billing.repository.keys import (
     EVENT_PREFIX,
@@ -20,8 +20,8 @@ from karma.billing.repository.keys import (
     subscription_key,
     user_pk,
 )
-from karma.billing.repository.rows import item_of, names_text, paid_of, subscription_of
-from karma.core.clock import iso, parse_iso
+from karma.billing.repository.rows import item_of, names_text, paid_of, subscription_of, told_in
+from karma.core.clock import iso
 from karma.core.dynamo.access import get, update
 from karma.core.dynamo.failures import ConditionFailed
 from karma.core.dynamo.items import Key
@@ -47,8 +47,7 @@ class SubscriptionRepository:
         item = get(SubscriptionItem, Key(*subscription_key(user_id)), consistent=True)
         if item is None:
             return Row()
-        written_at = parse_iso(item.updated_at) if item.updated_at else None
-        return Row(subscription_of(item), int(item.version), item.created_at or "", paid_of(item), written_at)
+        return Row(subscription_of(item), int(item.version), item.created_at or "", paid_of(item), told_in(item))
 
     def save(
         self,
@@ -81,6 +80,7 @@ class SubscriptionRepository:
             updated_at=now,
             look_at=look_at(subscription, paid, at),
             paid=paid,
+            told=told_of(subscription, at),
         )
         if seen.version:
             item.version = seen.version
@@ -103,6 +103,8 @@ class SubscriptionRepository:
             tx.commit()
         except ConditionFailed:
             return False
+        if event_id and waits_of:
+            close_earlier(event_id, waits_of, EventState.UNNAMED, closed_at=at)
         return True
 
     def due_looks(self, now: datetime, *, limit: int) -> list[Look]:

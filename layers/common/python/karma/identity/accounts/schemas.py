@@ -2,26 +2,45 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any
 
 from pydantic import Field, StrictBool, StringConstraints
 
-from karma.core.schemas import HTTPS_URL, Body, Version, judged
-from karma.identity.domain import Locale, Role
+from karma.core.errors import ValidationFailed
+from karma.core.schemas import HTTPS_URL, Body, Version
+from karma.identity.domain import MAX_PASSWORD_CHARS, MIN_PASSWORD_CHARS, Locale, Role
 from karma.identity.passwords.policy import require_acceptable
+from karma.identity.passwords.spelling import spelled
 from karma.identity.schemas import GivenPassword, MailableEmail, Name, Password
 
 Avatar = Annotated[str, StringConstraints(max_length=2048, pattern=rf"^({HTTPS_URL})?$")]
+_MAX_KNOWN_CHARS = 320
+"""Characters of the longest address; what is longer is refused, and not looked for in a password."""
 
 
 class Register(Body):
     """A new account."""
 
     email: MailableEmail
-    password: Annotated[Password, judged(lambda password: require_acceptable(password, of=()))]
+    password: Password
     name: Name
     locale: Locale = Locale.EN
     """Language of our mails."""
+
+    @classmethod
+    def across(cls, given: Mapping[str, Any]) -> Sequence[tuple[str, str]]:
+        """Return that the password is easy to guess, by itself or for who knows name and address."""
+        password, known = given.get("password"), [given.get("name"), given.get("email")]
+        if not isinstance(password, str) or not MIN_PASSWORD_CHARS <= len(spelled(password)) <= MAX_PASSWORD_CHARS:
+            return ()
+        try:
+            require_acceptable(
+                password, of=[text for text in known if isinstance(text, str) and len(text) <= _MAX_KNOWN_CHARS]
+            )
+        except ValidationFailed as exc:
+            return [("password", exc.first)]
+        return ()
 
 
 class PatchProfile(Body):
@@ -51,3 +70,9 @@ class ChangeUser(Body):
     role: Annotated[Role | None, Field(examples=["viewer"])] = None
     disabled: Annotated[StrictBool | None, Field(examples=[True])] = None
     version: Version | None = None
+
+    @classmethod
+    def across(cls, given: Mapping[str, Any]) -> Sequence[tuple[str, str]]:
+        """Return that something must be changed."""
+        is_change = given.get("role") is not None or given.get("disabled") is not None
+        return () if is_change else [("role", "give a role, disabled, or both")]
