@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from functools import cached_property
 from typing import Any
 
@@ -24,7 +24,8 @@ from tests.contexts.api_keys import ApiKeyRows
 from tests.fakes.accounts import MemoryAccounts
 from tests.fakes.identity import MemoryIdentities
 from tests.integration.permissions.world import PASSWORD, Bodies, Objects, World
-from tests.support.contexts import Call, Fakes, Scenarios, made
+from tests.support.accounts import was_deleted
+from tests.support.contexts import Call, Checks, Fakes, Scenarios, made
 from tests.support.rows import DAY, LATER, NOW
 
 
@@ -169,3 +170,21 @@ BODIES: Bodies = {
     "DELETE /api/v1/users/me": lambda *_: {"current_password": PASSWORD},
     "PATCH /api/v1/users/{user_id}": lambda *_: {"disabled": True},
 }
+
+
+def _one_time_over(rows: PersonRows) -> None:
+    token = rows.kept()
+    found = rows.tokens.find_token(token.hash)
+    assert found is not None
+    assert found.usable(Purpose.VERIFY_EMAIL, token.expires_at - timedelta(milliseconds=1))
+    assert not found.usable(Purpose.VERIFY_EMAIL, token.expires_at)
+
+
+def _tombstone_over(rows: PersonRows) -> None:
+    user_id = rows.gone
+    rows.deletions.finish(user_id, at=LATER, forget_at=LATER + DAY)
+    assert was_deleted(user_id, at=LATER + DAY - timedelta(seconds=1))
+    assert not was_deleted(user_id, at=LATER + DAY)
+
+
+EXPIRES = Checks[PersonRows](PersonRows, {"one_time_token": _one_time_over, "account_tombstone": _tombstone_over})

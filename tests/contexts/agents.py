@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from datetime import timedelta
 from functools import cached_property
 from typing import Any
 
 from karma.agents.domain import Agent, AgentSpec
 from karma.agents.repository import AgentRepository
 from karma.core.ids import AgentId, new_id
+from karma.core.requests import KEPT
 from tests.fakes.agents import MemoryAgents
 from tests.integration.permissions.world import Bodies, Objects, World
-from tests.support.contexts import Call, Fakes, Scenarios, made
+from tests.support.contexts import Call, Checks, Fakes, Scenarios, made
 from tests.support.requests import asked
 from tests.support.rows import NOW, AccountRows
 
@@ -76,3 +78,14 @@ BODIES: Bodies = {
     "POST /api/agents": _new_agent,
     "PUT /api/agents/{agent_id}": _new_agent,
 }
+
+
+def _made_agent_over(rows: AgentRows) -> None:
+    agent = rows.agent
+    assert rows.agents.made_by(asked(agent.id, at=NOW + KEPT - timedelta(seconds=1)))
+    assert not rows.agents.made_by(asked(agent.id, at=NOW + KEPT))
+    another = replace(rows.new_agent(name="another"), id=AgentId(new_id()))
+    rows.agents.create(another, request=asked(agent.id, at=NOW + KEPT))
+
+
+EXPIRES = Checks[AgentRows](AgentRows, {"agent_request": _made_agent_over})

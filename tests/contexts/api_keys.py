@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from functools import cached_property
 
+import pytest
+
+from karma.core.errors import AlreadyCreated
 from karma.core.ids import ApiKeyId, new_id
+from karma.core.requests import KEPT
 from karma.identity.api_keys.repository import ApiKeyRepository
 from karma.identity.domain import ApiKey
 from tests.contexts.sessions import SessionRows
 from tests.integration.permissions.world import PASSWORD, Bodies, Objects
-from tests.support.contexts import Scenarios, made
+from tests.support.contexts import Checks, Scenarios, made
 from tests.support.requests import asked
 from tests.support.rows import LATER, NOW
 
@@ -72,3 +76,14 @@ OBJECTS: Objects = {
 }
 
 BODIES: Bodies = {"POST /api/v1/api-keys": lambda *_: {"name": "ci", "scopes": ["*"], "current_password": PASSWORD}}
+
+
+def _request_over(rows: ApiKeyRows) -> None:
+    first, second, third = rows.api_key(), rows.api_key(), rows.api_key()
+    rows.keys.create_api_key(first, request=asked("r"), entry=rows.entry)
+    with pytest.raises(AlreadyCreated):
+        rows.keys.create_api_key(second, request=asked("r"), entry=rows.entry)
+    rows.keys.create_api_key(third, request=asked("r", at=NOW + KEPT), entry=rows.entry)
+
+
+EXPIRES = Checks[ApiKeyRows](ApiKeyRows, {"request_guard": _request_over})

@@ -7,13 +7,17 @@ from dataclasses import replace
 from functools import cached_property
 from typing import Any
 
+import pytest
+
 from karma.avatars import domain
 from karma.avatars.domain import Avatar, NewAvatar
 from karma.avatars.repository import AvatarRepository
+from karma.core.errors import AlreadyExists
 from karma.core.ids import AvatarId, UserId, new_id
+from karma.core.requests import KEPT
 from tests.fakes.avatars import MemoryAvatars
 from tests.integration.permissions.world import Bodies, Objects, World
-from tests.support.contexts import Fakes, Scenarios, made
+from tests.support.contexts import Checks, Fakes, Scenarios, made
 from tests.support.requests import asked
 from tests.support.rows import NOW, AccountRows
 
@@ -74,3 +78,14 @@ def _new_avatar(_: World, __: str) -> dict[str, Any]:
 OBJECTS: Objects = {"avatar_id": _avatar}
 
 BODIES: Bodies = {"POST /api/v1/avatars": _new_avatar, "PATCH /api/v1/avatars/{avatar_id}": lambda *_: {"name": "Moss"}}
+
+
+def _made_avatar_over(rows: AvatarRows) -> None:
+    rows.avatar  # noqa: B018
+    again = rows.new_avatar()
+    with pytest.raises(AlreadyExists):
+        rows.avatars.create(again, request=asked("t"))
+    rows.avatars.create(again, request=asked("t", at=NOW + KEPT))
+
+
+EXPIRES = Checks[AvatarRows](AvatarRows, {"avatar_request": _made_avatar_over})

@@ -21,9 +21,9 @@ from karma.core.purge import Purge
 from tests.fakes.billing import MemoryBilling
 from tests.fakes.usage import MemoryUsage
 from tests.integration.permissions.world import Bodies, Objects, World
-from tests.support.contexts import Fakes, Scenarios, made
+from tests.support.contexts import Checks, Fakes, Scenarios, made
 from tests.support.plans import allowance, limited
-from tests.support.rows import LATER, NOW, AccountRows
+from tests.support.rows import DAY, LATER, NOW, AccountRows
 from tests.unit.billing.test_domain import stripe_subscription
 
 
@@ -208,3 +208,38 @@ BODIES: Bodies = {
     "POST /api/v1/billing/inbox/{event_id}/dismiss": lambda *_: {"reason": "a test"},
     "PUT /api/v1/billing/customers/{customer_id}/link": lambda world, owner: {"user_id": world.person(owner).id},
 }
+
+
+def _handled(rows: BillingRows) -> None:
+    event = rows.event
+    assert rows.inbox.mark_handled(event, at=NOW, note="", user_id=rows.ada.id)
+    assert not rows.inbox.mark_handled(event, at=NOW + 365 * DAY, note="")
+    assert rows.arrivals.store(rows.arrival, received_at=NOW + 365 * DAY, due_at=NOW) == "handled"
+
+
+def _reopened(rows: BillingRows) -> None:
+    assert rows.ignored
+    rows.inbox.open_payers_of("price_of_nobody", at=NOW)
+    assert rows.inbox.reopen(rows.event, at=NOW, due_at=NOW)
+
+
+def _ended(rows: BillingRows) -> None:
+    rows.customers.begin_ending(rows.customer.customer_id, rows.ada.id, at=NOW)
+    rows.customers.end(rows.customer.customer_id, rows.ada.id, at=NOW)
+
+
+OUTLIVES = Checks[BillingRows](
+    BillingRows,
+    {
+        # A repeat of an event that was handled stays handled.
+        "stripe_event": _handled,
+        # A note for the purge of its account, which takes an event that is gone for deleted.
+        "own_event": _handled,
+        # Events about a deleted account are dropped, as long as it is known that it was one.
+        "customer_link": _ended,
+        # Known far longer than an event is handled, and older than whatever Stripe is asked later.
+        "price_naming": _reopened,
+        # Opens an event, which is then read anew.
+        "unlinked_payer": _reopened,
+    },
+)

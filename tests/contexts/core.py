@@ -9,7 +9,7 @@ from karma.core.dynamo.leases import DynamoLeases
 from karma.core.leases import Pool
 from karma.core.ratelimit import Limit, LocalBuckets
 from tests.integration.permissions.world import Objects
-from tests.support.contexts import Fakes, Scenarios, made
+from tests.support.contexts import Checks, Fakes, Scenarios, made
 from tests.support.rows import DAY, LATER, NOW, AccountRows
 
 TEN = Limit("ten", 10, timedelta(minutes=1))
@@ -42,3 +42,13 @@ SCENARIOS = Scenarios[CoreRows](
 OBJECTS: Objects = {"component": lambda *_: "database"}
 
 SHARED = {"component"}
+
+
+def _bucket_over(rows: CoreRows) -> None:
+    for _ in range(TEN.amount):
+        rows.buckets.take(TEN, rows.id, now=NOW)
+    assert not rows.buckets.take(TEN, rows.id, now=NOW).allowed
+    assert rows.buckets.take(TEN, rows.id, now=NOW + DAY).remaining == TEN.amount - 1
+
+
+EXPIRES = Checks[CoreRows](CoreRows, {"bucket": _bucket_over})

@@ -4,15 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from functools import cached_property
 from typing import Any
 
-from karma.core.clock import epoch_ms, iso
+import pytest
+
+from karma.core.clock import epoch_ms, from_epoch_ms, iso
 from karma.core.dynamo.transaction import Transaction
+from karma.core.errors import NotFound
 from karma.core.ids import CommandId, DeviceId, new_id
-from karma.core.requests import RepeatableRequest
+from karma.core.requests import KEPT, RepeatableRequest
+from karma.devices.commands import CommandService
 from karma.devices.domain import (
+    COMMAND_RETENTION_S,
+    DEAD_LETTER_RETENTION_S,
+    RAW_RETENTION_S,
     Command,
     CommandStatus,
     Device,
@@ -29,10 +36,12 @@ from karma.devices.repository.devices import DeviceRepository
 from karma.devices.repository.hours import Cost, HourRepository
 from karma.devices.repository.telemetry import TelemetryRepository
 from karma.devices.samples import Batch
+from karma.devices.telemetry import TelemetryQuery, TelemetryReader
 from karma.devices.transactional import require_device
 from tests.fakes.commands import MemoryCommands
+from tests.fakes.devices import FakeClock, FakePublisher, FakeWakeUps
 from tests.integration.permissions.world import Bodies, Objects, World
-from tests.support.contexts import Call, Fakes, Scenarios, made
+from tests.support.contexts import Call, Checks, Fakes, Scenarios, made
 from tests.support.devices import provisioning_device
 from tests.support.plans import reserved
 from tests.support.requests import asked
@@ -280,3 +289,62 @@ BODIES: Bodies = {
     "PATCH /api/v1/devices/{device_id}": lambda *_: {"name": "Kitchen"},
     "POST /api/v1/devices/{device_id}/commands": lambda *_: {"command": "blink"},
 }
+
+
+def _made_device_over(rows: DeviceRows) -> None:
+    rows.active(request=asked())
+    assert rows.devices.made_by(rows.ada.id, asked(at=NOW + KEPT - timedelta(seconds=1)))
+    assert not rows.devices.made_by(rows.ada.id, asked(at=NOW + KEPT))
+    rows.active(request=asked(at=NOW + KEPT))
+
+
+def _sent_command_over(rows: DeviceRows) -> None:
+    rows.commands.add(rows.command(), rows.device, now=NOW, request=asked())
+    assert rows.commands.made_by(rows.device, asked(at=NOW + KEPT - timedelta(seconds=1)))
+    assert not rows.commands.made_by(rows.device, asked(at=NOW + KEPT))
+    rows.commands.add(rows.command(), rows.device, now=NOW, request=asked(at=NOW + KEPT))
+
+
+def _command_over(rows: DeviceRows) -> None:
+    command = rows.sent
+    end = from_epoch_ms(command.expires_ms) + timedelta(seconds=COMMAND_RETENTION_S)
+    for now, shown in ((end - timedelta(seconds=1), 1), (end, 0)):
+        clock = FakeClock(now)
+        service = CommandService(rows.devices, rows.commands, FakePublisher(), FakeWakeUps(clock), clock)
+        commands, _ = service.list(rows.ada.id, command.device_id)
+        assert len(commands) == shown
+        if shown:
+            service.get(rows.ada.id, command.device_id, command.id)
+            continue
+        with pytest.raises(NotFound):
+            service.get(rows.ada.id, command.device_id, command.id)
+
+
+def _letter_over(rows: DeviceRows) -> None:
+    rows.letters.store(rows.device.id, refused=[Refused("", "R")], topic="t", payload=b"", received_ms=epoch_ms(NOW))
+    end_s = epoch_ms(NOW) // 1000 + DEAD_LETTER_RETENTION_S
+    assert len(rows.letters.page(rows.device.id, limit=5, now_s=end_s - 1)[0]) == 1
+    assert rows.letters.page(rows.device.id, limit=5, now_s=end_s)[0] == []
+
+
+def _telemetry_over(rows: DeviceRows) -> None:
+    at_ms = epoch_ms(NOW)
+    samples = f'[[{at_ms},{{"temp_c":1.5}}]]'.encode()
+    rows.telemetry.store(rows.device.id, replace(rows.batch(), samples_json=samples))
+    query = TelemetryQuery(from_ms=at_ms, to_ms=at_ms + 1)
+    end = NOW + timedelta(seconds=RAW_RETENTION_S) + DAY
+    for now, shown in ((end, 1), (end + timedelta(milliseconds=1), 0)):
+        reader = TelemetryReader(rows.devices, rows.telemetry, FakeClock(now))
+        assert len(reader.points(rows.ada.id, rows.device.id, query).points) == shown
+
+
+EXPIRES = Checks[DeviceRows](
+    DeviceRows,
+    {
+        "device_request": _made_device_over,
+        "idempotency": _sent_command_over,
+        "command": _command_over,
+        "dead_letter": _letter_over,
+        "telemetry": _telemetry_over,
+    },
+)

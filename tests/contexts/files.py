@@ -5,21 +5,29 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import replace
+from datetime import datetime, timedelta
 from functools import cached_property
 from typing import Any
+
+import pytest
 
 from karma.billing.allowances import Metric
 from karma.billing.repository.usage import UsageRepository
 from karma.core.clock import iso
+from karma.core.errors import NotFound
 from karma.core.ids import DeviceId, FileId, UserId, new_id
-from karma.core.requests import RepeatableRequest
-from karma.files.domain import DeviceFile, Digests, FileStatus, Rejection
+from karma.core.requests import KEPT, RepeatableRequest
+from karma.devices.lookup import DeviceLookup
+from karma.files.domain import REJECTED_TIME, DeviceFile, Digests, FileStatus, Rejection
+from karma.files.ports import ObjectStore
 from karma.files.repository.files import FileRepository
+from karma.files.service import FileService
 from tests.contexts.devices import DeviceRows
-from tests.fakes.files import MemoryDevices, MemoryFiles
+from tests.fakes.devices import FakeClock
+from tests.fakes.files import MemoryDevices, MemoryFiles, MemoryStore
 from tests.fakes.usage import MemoryUsage
 from tests.integration.permissions.world import Bodies, Objects, World
-from tests.support.contexts import Call, Fakes, Scenarios, made
+from tests.support.contexts import Call, Checks, Fakes, Scenarios, made
 from tests.support.plans import allowance, reserved
 from tests.support.requests import asked
 from tests.support.rows import LATER, NOW
@@ -248,3 +256,27 @@ BODIES: Bodies = {
     "PATCH /api/v1/devices/{device_id}/files/{file_id}": lambda *_: {"category": "log"},
     "POST /api/v1/devices/{device_id}/directories": lambda *_: {"path": "/logs"},
 }
+
+
+def _made_file_over(rows: StoredFileRows) -> None:
+    rows.add(rows.new_file(), rows.new_directory(), request=asked())
+    assert rows.files.made_by(rows.device.id, asked(at=NOW + KEPT - timedelta(seconds=1)))
+    assert not rows.files.made_by(rows.device.id, asked(at=NOW + KEPT))
+    rows.add(rows.new_file(name="other.txt"), request=asked(at=NOW + KEPT))
+
+
+def _file_over(rows: StoredFileRows) -> None:
+    rows.files.cleaned(rows.rejected, now=NOW)
+    parent = DeviceLookup(rows.devices)
+
+    def service(now: datetime) -> FileService:
+        store: ObjectStore = MemoryStore()
+        return FileService(rows.files, store, parent, FakeClock(now))
+
+    file = rows.rejected
+    assert service(NOW + REJECTED_TIME - timedelta(seconds=1)).get(rows.ada.id, file.device_id, file.id).rejection
+    with pytest.raises(NotFound):
+        service(NOW + REJECTED_TIME).get(rows.ada.id, file.device_id, file.id)
+
+
+EXPIRES = Checks[StoredFileRows](StoredFileRows, {"device_file_request": _made_file_over, "device_file": _file_over})

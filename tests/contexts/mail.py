@@ -7,7 +7,7 @@ from functools import cached_property
 from karma.mail.domain import Mail, MailKind, MailState
 from karma.mail.repository import OutboxRepository
 from tests.fakes.mail import MemoryOutbox
-from tests.support.contexts import Fakes, Scenarios, made
+from tests.support.contexts import Checks, Fakes, Scenarios, made
 from tests.support.rows import DAY, LATER, NOW, AccountRows
 
 
@@ -39,5 +39,14 @@ SCENARIOS = Scenarios[MailRows](
         ),
         "OutboxRepository.due": made(lambda r: r.pending, lambda r, _: r.outbox.due(NOW + DAY, limit=5)),
         "OutboxRepository.postpone": made(lambda r: r.pending, lambda r, mail: r.outbox.postpone(mail.id, until=LATER)),
+    },
+)
+
+
+OUTLIVES = Checks[MailRows](
+    MailRows,
+    {
+        # A mail that was sent is not sent again.
+        "mail": lambda r: r.outbox.close(r.pending, MailState.SENT, now=NOW),
     },
 )

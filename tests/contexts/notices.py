@@ -6,16 +6,21 @@ from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from functools import cached_property
 
+import pytest
+
 from karma.audit.domain import AuditEntry, AuditEvent
 from karma.audit.transactional import note_once_a_minute
 from karma.core.dynamo.transaction import Transaction
+from karma.core.errors import NotFound
 from karma.core.ids import UserId
 from karma.notices.domain import Notice, NoticeType
 from karma.notices.repository import NoticeRepository
+from karma.notices.service import NoticeService
 from karma.notices.transactional import add_notice
+from tests.fakes.devices import FakeClock
 from tests.fakes.notices import MemoryNotices
 from tests.integration.permissions.world import Objects, World
-from tests.support.contexts import Fakes, Scenarios, made
+from tests.support.contexts import Checks, Fakes, Scenarios, made
 from tests.support.rows import DAY, NOW, AccountRows
 from tests.unit.notices.test_service import id_at
 
@@ -70,3 +75,17 @@ def _notice(world: World, owner: str, _: Mapping[str, str]) -> str:
 
 
 OBJECTS: Objects = {"notice_id": _notice}
+
+
+def _notice_over(rows: NoticeRows) -> None:
+    notice = rows.notice
+    assert rows.notices.page(rows.ada.id, unread=True, since=notice.created_at, below="", limit=5)
+    assert not rows.notices.page(
+        rows.ada.id, unread=True, since=notice.created_at + timedelta(milliseconds=1), below="", limit=5
+    )
+    with pytest.raises(NotFound):
+        NoticeService(rows.notices, FakeClock(notice.expires_at)).read(rows.ada.id, notice.id)
+    NoticeService(rows.notices, FakeClock(notice.expires_at - timedelta(milliseconds=1))).read(rows.ada.id, notice.id)
+
+
+EXPIRES = Checks[NoticeRows](NoticeRows, {"notice": _notice_over})

@@ -15,7 +15,7 @@ from karma.identity.oauth.domain import Flow, Link, LoginCode, Profile, Provider
 from karma.identity.oauth.repository import OAuthRepository
 from tests.contexts.sessions import SessionRows
 from tests.integration.permissions.world import PASSWORD, Bodies, Objects, Queries, World
-from tests.support.contexts import Scenarios, made
+from tests.support.contexts import Checks, Scenarios, made
 from tests.support.rows import LATER, NOW
 
 
@@ -142,3 +142,17 @@ BODIES: Bodies = {
 }
 
 QUERIES: Queries = {"GET /api/v1/auth/oauth/{provider}/callback": _denied_login}
+
+
+def _flow_over(rows: OAuthRows) -> None:
+    flow = rows.begun
+    assert not rows.oauth.take_flow(
+        flow.state_hash, provider=flow.provider, browser_hash=flow.browser_hash, now=flow.expires_at
+    )
+
+
+def _code_over(rows: OAuthRows) -> None:
+    assert not rows.oauth.take_login_code(rows.given.hash, now=rows.code.expires_at)
+
+
+EXPIRES = Checks[OAuthRows](OAuthRows, {"oauth_flow": _flow_over, "login_code": _code_over})

@@ -6,16 +6,20 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import cached_property
 
+import pytest
+
 from karma.audit.domain import NOWHERE
 from karma.core.clock import SystemClock
+from karma.core.errors import AlreadyExists
 from karma.core.ids import ProjectId, UserId, new_id
+from karma.core.requests import KEPT
 from karma.projects.domain import INVITATION_TTL, Invitation, Membership, Project, ProjectRole, ProjectStatus
 from karma.projects.ports import MemberChange
 from karma.projects.repository import ProjectRepository
 from karma.projects.service import NewProject, ProjectService
 from tests.fakes.projects import MemoryProjects
 from tests.integration.permissions.world import Bodies, Objects, World
-from tests.support.contexts import Fakes, Scenarios, made
+from tests.support.contexts import Checks, Fakes, Scenarios, made
 from tests.support.projects import invitations, join
 from tests.support.requests import asked
 from tests.support.rows import LATER, NOW, AccountRows
@@ -215,3 +219,14 @@ BODIES: Bodies = {
     "POST /api/v1/projects/{project_id}/invitations": lambda world, _: {"user_id": world.stranger().id},
     "PATCH /api/v1/projects/{project_id}/members/{user_id}": lambda *_: {"role": "viewer"},
 }
+
+
+def _made_project_over(rows: ProjectRows) -> None:
+    rows.project  # noqa: B018
+    again, owner = rows.new_project()
+    with pytest.raises(AlreadyExists):
+        rows.projects.create(again, owner, request=asked("t"))
+    rows.projects.create(again, owner, request=asked("t", at=NOW + KEPT))
+
+
+EXPIRES = Checks[ProjectRows](ProjectRows, {"project_request": _made_project_over})

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from functools import cached_property
 
-from karma.realtime.domain import Channel, Connection, Ticket
+import pytest
+
+from karma.core.errors import NotFound, Unauthenticated
+from karma.realtime.domain import CONNECTION_TTL, Channel, Connection, Ticket
 from karma.realtime.repository import RealtimeRepository
+from karma.realtime.service import ConnectionService
+from tests.fakes.devices import FakeClock
 from tests.fakes.realtime import MemoryRealtime
-from tests.support.contexts import Fakes, Scenarios, made
+from tests.support.contexts import Checks, Fakes, Scenarios, made
 from tests.support.rows import LATER, NOW, AccountRows
 
 
@@ -77,4 +83,27 @@ SCENARIOS = Scenarios[RealtimeRows](
             lambda r: (r.listening, r.purge()), lambda r, n: r.realtime.purge_account(n[1])
         ),
     },
+)
+
+
+def _ticket_over(rows: RealtimeRows) -> None:
+    ticket = rows.realtime.get_ticket(rows.admitted.hash)
+    assert ticket is not None
+    service = ConnectionService(store=rows.realtime, clock=FakeClock(ticket.expires_at))
+    with pytest.raises(Unauthenticated):
+        service.connect("c1", rows.admitted.hash)
+
+
+def _connection_over(rows: RealtimeRows) -> None:
+    channel = rows.listening
+    end = NOW + CONNECTION_TTL
+    ConnectionService(store=rows.realtime, clock=FakeClock(end - timedelta(milliseconds=1))).subscribe(
+        rows.connection.id, channel.name
+    )
+    with pytest.raises(NotFound):
+        ConnectionService(store=rows.realtime, clock=FakeClock(end)).subscribe(rows.connection.id, channel.name)
+
+
+EXPIRES = Checks[RealtimeRows](
+    RealtimeRows, {"ticket": _ticket_over, "connection": _connection_over, "channel_subscription": _connection_over}
 )

@@ -3,15 +3,24 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from datetime import timedelta
 from functools import cached_property
-from typing import Any
+from typing import Any, cast
 
+import pytest
+
+from karma.audit.domain import NOWHERE
+from karma.core.errors import Unauthenticated
 from karma.identity.domain import Credential, RefreshToken
-from karma.identity.sessions.logins import LoginPlace
+from karma.identity.passwords.hashes import Passwords
+from karma.identity.sessions.logins import LoginPlace, LoginThrottle
 from karma.identity.sessions.repository import SessionRepository
+from karma.identity.sessions.service import SessionService
 from tests.contexts.mail import MailRows
+from tests.fakes.devices import FakeClock
+from tests.fakes.identity import RING
 from tests.integration.permissions.world import PASSWORD, Bodies, World
-from tests.support.contexts import Scenarios, made
+from tests.support.contexts import Checks, Scenarios, made
 from tests.support.rows import DAY, LATER, NOW
 
 
@@ -95,3 +104,30 @@ BODIES: Bodies = {
     "POST /api/v1/auth/logout": _refresh,
     "POST /api/v1/auth/logout-all": lambda *_: {"api_keys": False},
 }
+
+
+def _session_over(rows: SessionRows) -> None:
+    token = rows.session
+    service = SessionService(
+        accounts=rows.users,
+        sessions=rows.sessions,
+        throttle=cast("LoginThrottle", None),  # nobody logs in with a password here
+        passwords=cast("Passwords", None),
+        dummy_hash="",
+        key_ring=lambda: RING,
+        clock=FakeClock(token.expires_at),
+        on_change=lambda _: None,
+    )
+    with pytest.raises(Unauthenticated):
+        service.refresh(token.hash, source=NOWHERE)
+
+
+def _network_over(rows: SessionRows) -> None:
+    rows.session  # noqa: B018
+    assert rows.sessions.is_known_network(rows.place, now=NOW + 30 * DAY - timedelta(milliseconds=1))
+    assert not rows.sessions.is_known_network(rows.place, now=NOW + 30 * DAY)
+
+
+EXPIRES = Checks[SessionRows](
+    SessionRows, {"session": _session_over, "refresh_token": _session_over, "known_network": _network_over}
+)

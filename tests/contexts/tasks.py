@@ -7,13 +7,17 @@ from dataclasses import replace
 from functools import cached_property
 from typing import Any
 
+import pytest
+
+from karma.core.errors import AlreadyExists
 from karma.core.ids import SubtaskId, TaskId, UserId, new_id
+from karma.core.requests import KEPT
 from karma.tasks.domain import Subtask, Task, TaskStatus
 from karma.tasks.ports import GoneTask
 from karma.tasks.repository import TaskRepository
 from tests.fakes.tasks import MemoryTasks
 from tests.integration.permissions.world import Bodies, Objects, World, bearer
-from tests.support.contexts import Fakes, Scenarios, made
+from tests.support.contexts import Checks, Fakes, Scenarios, made
 from tests.support.requests import asked
 from tests.support.rows import LATER, NOW, AccountRows
 
@@ -136,3 +140,14 @@ BODIES: Bodies = {
     "PATCH /api/v1/tasks/{task_id}": lambda *_: {"title": "Stock"},
     "PATCH /api/v1/tasks/{task_id}/subtasks/{subtask_id}": lambda *_: {"status": "in_progress"},
 }
+
+
+def _made_task_over(rows: TaskRows) -> None:
+    rows.task  # noqa: B018
+    again, subtasks = rows.new_task()
+    with pytest.raises(AlreadyExists):
+        rows.tasks.create(again, subtasks, request=asked("t"))
+    rows.tasks.create(again, subtasks, request=asked("t", at=NOW + KEPT))
+
+
+EXPIRES = Checks[TaskRows](TaskRows, {"task_request": _made_task_over})

@@ -4,6 +4,8 @@ Every module there is loaded. It may define any of these, each for its own conte
 
 FAKES      which fake stands for which repositories; a repository that is in none has no fake
 SCENARIOS  one good call of every repository method that sends requests to DynamoDB, over rows that it needs
+EXPIRES    checks by type of item: what its readers answer before and after the moment that it names as its end
+OUTLIVES   types of item that count for as long as they are stored, with what leaves one that names an end
 OBJECTS    how to make what a route's path names, belonging to a person; also for one route alone
 SHARED     those of OBJECTS that belong to nobody: another person's request is not answered 404 for them
 BODIES     the smallest body that a route accepts
@@ -31,7 +33,7 @@ T = TypeVar("T")
 Call = Callable[[], object]
 Fakes = Mapping[type, tuple[type, ...]]
 Pages = Mapping[str, tuple[int, int]]
-NAMES = ("FAKES", "SCENARIOS", "OBJECTS", "SHARED", "BODIES", "QUERIES", "PAGES")
+NAMES = ("FAKES", "SCENARIOS", "EXPIRES", "OUTLIVES", "OBJECTS", "SHARED", "BODIES", "QUERIES", "PAGES")
 
 
 class DeclaredTwice(Exception):
@@ -60,6 +62,24 @@ class Scenarios(Mapping[str, Callable[[], Call]], Generic[R]):
         return len(self._scenarios)
 
 
+class Checks(Mapping[str, Callable[[], None]], Generic[R]):
+    """Checks by type of item, each over rows of its own."""
+
+    def __init__(self, rows: Callable[[], R], checks: Mapping[str, Callable[[R], None]]) -> None:
+        self._rows = rows
+        self._checks = checks
+
+    def __getitem__(self, kind: str) -> Callable[[], None]:
+        check = self._checks[kind]
+        return lambda: check(self._rows())
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._checks)
+
+    def __len__(self) -> int:
+        return len(self._checks)
+
+
 def made(prepare: Callable[[R], T], call: Callable[[R, T], object]) -> Callable[[R], Call]:
     """Return a scenario that first prepares what its call needs."""
 
@@ -78,6 +98,16 @@ def fakes() -> Fakes:
 @cache
 def scenarios() -> Mapping[str, Callable[[], Call]]:
     return _merged("SCENARIOS")
+
+
+@cache
+def expires() -> Mapping[str, Callable[[], None]]:
+    return _merged("EXPIRES")
+
+
+@cache
+def outlives() -> Mapping[str, Callable[[], None]]:
+    return _merged("OUTLIVES")
 
 
 @cache
