@@ -4,12 +4,7 @@ from typing import Annotated
 
 from fastapi import Query
 
-<<<<<<< HEAD
 from api.services import identity
-from karma.core.errors import ValidationFailed
-=======
-from api.deps import identity
->>>>>>> 85c4d83 (Ask rules across fields of a request together with those of each field)
 from karma.http.access import RequestSource, permit
 from karma.http.locking import IfMatch, etag, expected_version
 from karma.http.openapi import answers
