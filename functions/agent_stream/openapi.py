@@ -128,7 +128,8 @@ def _attach(path: str) -> Schema:
     return {
         "tags": ["runs"],
         "description": (
-            "Replay a run's log from segment n+1 and follow it for up to 55 seconds; come back with the last `id:`. "
+            "Replay a run's log from segment n+1 and follow it for up to 55 seconds; come back with the last `id:`, "
+            "and drop before that what came after it, since it comes again. "
             "Asked for `application/json` alone it is one page."
         ),
         "parameters": [

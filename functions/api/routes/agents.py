@@ -68,7 +68,7 @@ async def list_agents_by_number(
     )
 
 
-@router.post("/agents", status_code=201, responses=answers(status=201, errors=(409,)))
+@router.post("/agents", idempotent=True, status_code=201, responses=answers(status=201, errors=(409,)))
 async def create_agent(request: Request, body: AgentBody, caller: Writer) -> Answer[AgentData]:
     """Create an agent; only `name`, `model` and `system_prompt` are required."""
 
@@ -79,7 +79,7 @@ async def create_agent(request: Request, body: AgentBody, caller: Writer) -> Ans
     return await once(request, caller, create)
 
 
-@agio.post("/agents", status_code=201, responses=answers(status=201, errors=(409,)))
+@agio.post("/agents", idempotent=True, status_code=201, responses=answers(status=201, errors=(409,)))
 async def agio_create_agent(request: Request, body: AgentBody, caller: Writer) -> Answer[AgentView]:
     """Create an agent; only `name`, `model` and `system_prompt` are required."""
 

@@ -18,7 +18,7 @@ from karma.identity.domain import Caller
 router = Router("api keys")
 
 
-@router.post("/api-keys", status_code=201, responses=answers(status=201, errors=(403, 409)))
+@router.post("/api-keys", idempotent=True, status_code=201, responses=answers(status=201, errors=(403, 409)))
 async def create_api_key(
     request: Request, body: CreateApiKey, caller: Annotated[Caller, permit("api_key:write")], source: RequestSource
 ) -> Answer[ApiKeyData]:

@@ -20,7 +20,7 @@ from karma.identity.sessions.schemas import LogIn, LogOutEverywhere, Refresh
 router = Router("auth")
 
 
-@router.post("/auth/register", limit="auth", status_code=201, responses=answers(status=201))
+@router.post("/auth/register", idempotent=True, limit="auth", status_code=201, responses=answers(status=201))
 async def register(request: Request, body: Register, source: RequestSource) -> Answer[UserData]:
     """Make an account, and send the address a link that verifies it.
 

@@ -25,7 +25,7 @@ Reader = Annotated[Caller, permit("avatar:read")]
 Writer = Annotated[Caller, permit("avatar:write")]
 
 
-@router.post("/avatars", status_code=201, responses=answers(status=201, errors=(409, 410)))
+@router.post("/avatars", idempotent=True, status_code=201, responses=answers(status=201, errors=(409, 410)))
 async def create_avatar(request: Request, body: CreateAvatarBody, caller: Writer) -> Answer[AvatarData]:
     """Create an avatar; only `name` and `role` are required."""
 

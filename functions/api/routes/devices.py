@@ -79,7 +79,7 @@ def _readable(text: str) -> str:
 Moment = Annotated[str, AfterValidator(_readable)]
 
 
-@router.post("/devices", status_code=201, responses=answers(status=201, errors=(402, 409, 503)))
+@router.post("/devices", idempotent=True, status_code=201, responses=answers(status=201, errors=(402, 409, 503)))
 async def create_device(request: Request, body: CreateDeviceRequest, caller: Writer) -> Answer[CreatedDeviceData]:
     """Create a device; its private key is shown this once, and not at all when the body has a `csr`."""
     fields = body.model_dump(exclude={"csr", "tags"})
@@ -242,6 +242,7 @@ async def get_dead_letter(device_id: str, letter_id: str, caller: Reader) -> Ans
 
 @router.post(
     "/devices/{device_id}/commands",
+    idempotent=True,
     limit="command",
     status_code=201,
     responses=answers(status=201, errors=(404, 409)),

@@ -41,6 +41,7 @@ _FILE = "/devices/{device_id}/files/{file_id}"
 
 @router.post(
     "/devices/{device_id}/files",
+    idempotent=True,
     status_code=201,
     responses=answers(status=201, errors=(402, 404, 409)),
 )
@@ -110,7 +111,12 @@ async def list_files(
     )
 
 
-@router.post("/devices/{device_id}/directories", status_code=201, responses=answers(status=201, errors=(404, 409)))
+@router.post(
+    "/devices/{device_id}/directories",
+    idempotent=True,
+    status_code=201,
+    responses=answers(status=201, errors=(404, 409)),
+)
 async def create_directory(
     request: Request, device_id: str, body: CreateDirectoryRequest, caller: Writer
 ) -> Answer[DirectoryData]:

@@ -41,7 +41,7 @@ Answerer = Annotated[Caller, permit("membership:write")]
 """A caller who decides about their own membership in a project, whatever the role of the account."""
 
 
-@router.post("/projects", status_code=201, responses=answers(status=201, errors=(404, 409)))
+@router.post("/projects", idempotent=True, status_code=201, responses=answers(status=201, errors=(404, 409)))
 async def create_project(request: Request, body: CreateProjectRequest, caller: Writer) -> Answer[ProjectData]:
     """Create a project; the caller becomes its owner, and cannot delete the account while they are."""
 
@@ -131,7 +131,7 @@ async def list_members(
 _Invited = answers(status=201, errors=(402, 403, 404, 409)) | answers(status=202)
 
 
-@router.post("/projects/{project_id}/invitations", limit="member", status_code=201, responses=_Invited)
+@router.post("/projects/{project_id}/invitations", idempotent=True, limit="member", status_code=201, responses=_Invited)
 async def invite(
     request: Request, project_id: str, body: InviteRequest, caller: Writer, source: RequestSource
 ) -> Answer[InvitationData] | Answer[AcceptedData]:
@@ -146,7 +146,7 @@ async def invite(
     return await _invite(request, project_id, body, caller, source)
 
 
-@router.post("/projects/{project_id}/members", limit="member", status_code=201, responses=_Invited)
+@router.post("/projects/{project_id}/members", idempotent=True, limit="member", status_code=201, responses=_Invited)
 async def add_member(
     request: Request, project_id: str, body: InviteRequest, caller: Writer, source: RequestSource
 ) -> Answer[InvitationData] | Answer[AcceptedData]:

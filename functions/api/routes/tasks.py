@@ -32,7 +32,7 @@ Reader = Annotated[Caller, permit("task:read")]
 Writer = Annotated[Caller, permit("task:write")]
 
 
-@router.post("/tasks", status_code=201, responses=answers(status=201, errors=(409, 410)))
+@router.post("/tasks", idempotent=True, status_code=201, responses=answers(status=201, errors=(409, 410)))
 async def create_task(request: Request, body: CreateTaskBody, caller: Writer) -> Answer[CreatedTaskData]:
     """Create a task, and with it its subtasks: those that depend on others name them by `ref`."""
 

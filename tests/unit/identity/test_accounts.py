@@ -196,20 +196,15 @@ class TestChangeEmail:
         ]
         assert world.identities.audit[-1].event is AuditEvent.EMAIL_CHANGED
 
-    def test_sends_three_mails_an_hour_to_one_address_and_from_one_account(
-        self, world: AccountWorld, ada: User
-    ) -> None:
-        others = [world.register(f"o{i}@example.com") for i in range(2)]
-        for each in (ada, *others):
-            self.ask(world, each, "new@example.com")
-        with pytest.raises(RateLimited):
-            self.ask(world, others[0], "new@example.com")
-        world.clock.pass_(minutes=20)
+    def test_sends_three_mails_an_hour_from_one_account(self, world: AccountWorld, ada: User) -> None:
+        other = world.register("o@example.com")
         for i in range(3):
             self.ask(world, ada, f"n{i}@example.com")
         with pytest.raises(RateLimited):
             self.ask(world, ada, "n4@example.com")
-        self.ask(world, others[0], "ada@example.com")
+        world.clock.pass_(minutes=20)
+        self.ask(world, ada, "n5@example.com")
+        self.ask(world, other, "ada@example.com")
         assert world.identities.users[ada.id].email == "ada@example.com"
 
     def test_without_a_password_names_the_field(self, world: AccountWorld, ada: User) -> None:

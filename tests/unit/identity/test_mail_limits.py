@@ -104,6 +104,50 @@ def test_each_kind_is_sent_as_often_as_its_limit_says_and_then_no_more(kind: Mai
         assert world.written()[kind] == limit.amount
 
 
+STRANGERS: dict[str, Callable[[World, str], None]] = {
+    "registers it": World.sign_up,
+    "asks for a new password": lambda world, email: world.password_changes.forgot(email=email),
+    "names it as the new one": lambda world, email: world.accounts.change_profile(
+        caller_of(world.verified(f"{len(world.identities.users)}@example.org")),
+        ProfileChange(email=email, current_password=PASSWORD),
+        source=NOWHERE,
+    ),
+}
+"""What anybody can do with an address that they know."""
+
+
+@pytest.mark.fault("F-21l")
+@pytest.mark.parametrize("act", STRANGERS.values(), ids=STRANGERS)
+def test_nobody_who_knows_an_address_keeps_its_owner_from_it(act: Callable[[World, str], None]) -> None:
+    """The owner moves there, or has the link sent again, however often strangers named it; each answer is a mail."""
+    world, mine = World(), "mine@example.com"
+    for _ in range(3 * max(limit.amount for limit in MAIL_LIMITS.values())):
+        act(world, mine)
+    world.outbox.mails.clear()
+    if world.identities.find_by_email(mine) is None:
+        world.name_address(mine)
+        assert MailKind.CONFIRM_NEW_EMAIL in world.written()
+    new = world.register("new@example.com")
+    for _ in range(3 * MAIL_LIMITS[MailKind.VERIFY_EMAIL].amount):
+        act(world, new.email)
+    world.outbox.mails.clear()
+    world.accounts.resend_verification(caller_of(new))
+    assert MailKind.VERIFY_EMAIL in world.written()
+
+
+@pytest.mark.fault("F-21l")
+def test_an_address_gets_few_mails_of_one_account_and_of_many_one_each() -> None:
+    world, accounts = World(), 5
+    people = [world.verified(f"{number}@example.org") for number in range(accounts)]
+    world.outbox.mails.clear()
+    for person in people:
+        for _ in range(10):
+            with contextlib.suppress(AppError):
+                change = ProfileChange(email="mine@example.com", current_password=PASSWORD)
+                world.accounts.change_profile(caller_of(world.identities.users[person.id]), change, source=NOWHERE)
+    assert world.written()[MailKind.CONFIRM_NEW_EMAIL] <= accounts + MAIL_LIMITS[MailKind.CONFIRM_NEW_EMAIL].amount
+
+
 def test_invitations_end_with_the_day_s_of_their_sender() -> None:
     world, limit = ProjectWorld(), MAIL_LIMITS[MailKind.PROJECT_INVITATION]
     for number in range(limit.amount + 20):

@@ -38,6 +38,7 @@ FIELDS: Mapping[str, Any] = {
     "finished_at": LATER,
     "version": 3,
     "limit": 20,
+    "Idempotency-Key": "greenhouse-1",
     "offset": 0,
     "page": 1,
     "page_size": 20,

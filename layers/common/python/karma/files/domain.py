@@ -178,8 +178,10 @@ def clean_name(text: str) -> str:
     name = _clean(text)
     if not name.strip():
         raise ValueError("must not be empty")
-    if "/" in name or name in (".", ".."):
+    if "/" in name:
         raise ValueError("must be one name, without /")
+    if name in (".", ".."):
+        raise ValueError("must not be . or .., which name directories in paths")
     if len(name) > MAX_NAME_CHARS:
         raise ValueError(f"at most {MAX_NAME_CHARS} characters")
     return name

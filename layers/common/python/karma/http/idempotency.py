@@ -65,6 +65,7 @@ async def once(request: Request, caller: Caller | None, create: Callable[[], Out
         Conflict: the key was used for another body, or its first request still runs.
         AlreadyCreated: the first answer showed a secret, which is not stored.
     """
+    assert request.scope["route"].idempotent  # noqa: S101  its description would not have the header
     key = _key(request)
     if key is None:
         outcome = create()

@@ -168,8 +168,11 @@ def _complete(operation: dict[str, Any], route: APIRoute) -> None:
         wanted += [400, 413, 415]
         schema = {"$ref": _REF + body.model.__name__}
         operation["requestBody"] = {"required": not body.optional, "content": {"application/json": {"schema": schema}}}
-    if _PAGING & {parameter["name"] for parameter in operation.get("parameters", ())}:
+    parameters = {parameter["name"] for parameter in operation.get("parameters", ())}
+    if _PAGING & parameters:
         wanted.append(400)
+    if "Idempotency-Key" in parameters:
+        wanted += [400, 409]
     guarded = list(permissions(route.dependant))
     if guarded:
         operation["security"] = [{"bearer": []}, {"api_key": []}]

@@ -34,6 +34,13 @@ _UNSERVED = (
     "security_scopes_param_name",
     "websocket_param_name",
 )
+_IDEMPOTENCY_KEY = {
+    "name": "Idempotency-Key",
+    "in": "header",
+    "required": False,
+    "description": "The caller's own name of this request: a repeat with it within 24 hours has no second effect",
+    "schema": {"type": "string", "minLength": 1, "maxLength": 255, "pattern": "^[!-~]+$"},
+}
 _UNSERVED_INSIDE = (*_UNSERVED, "dependencies", "path_params", "query_params", "header_params")
 
 
@@ -51,6 +58,7 @@ class Route(routing.Route):
         methods: Iterable[str],
         limit: str = "default",
         takes_any_query: bool = False,
+        idempotent: bool = False,
         **options: Any,
     ) -> None:
         """Make a route.
@@ -63,6 +71,8 @@ class Route(routing.Route):
             takes_any_query: True for a route whose query another party writes, and may add parameters to that
             `endpoint`
                 does not declare; elsewhere those are refused.
+            idempotent: True for a route that honours `Idempotency-Key` (karma.http.idempotency), which its description
+                then has as a parameter.
             options: options of FastAPI's routes.
         """
         if not iscoroutinefunction(endpoint):
@@ -72,7 +82,10 @@ class Route(routing.Route):
         self.app = self._serve
         self.limit = limit
         self.takes_any_query = takes_any_query
-        self._options = options
+        self.idempotent = idempotent
+        self._options = (
+            {**options, "openapi_extra": {"parameters": [dict(_IDEMPOTENCY_KEY)]}} if idempotent else options
+        )
 
     @cached_property
     def described(self) -> APIRoute:

@@ -80,8 +80,13 @@ _HOUR = timedelta(hours=1)
 MAIL_RESET = Limit("mail_reset", 3, _HOUR)
 MAIL_VERIFY = Limit("mail_verify", 3, _HOUR)
 MAIL_CHANGE = Limit("mail_change", 3, _HOUR)
-"""Limits of mails that people cause to one address, their own or not, by its SHA-256: a mailbox cannot be flooded. The
-last also counts the mails that one account causes. Stored."""
+"""Limits of mails that people cause to one address, their own or not, by its SHA-256: a mailbox cannot be flooded.
+
+Whoever knows an address can empty its bucket, so that an empty one refuses nobody: the mail is left out. Refusals are
+counted by the account's id. Stored.
+"""
+MAIL_CHANGE_FIRST = Limit("mail_change_first", 1, timedelta(days=1))
+"""Mail that an account may cause to an address that it names, whatever others have caused there; by both. Stored."""
 
 MAIL_PASSWORD = Limit("mail_password", 3, _HOUR)
 MAIL_API_KEY = Limit("mail_api_key", 10, _HOUR)

@@ -17,7 +17,7 @@ from karma.identity.accounts import emails, one_time
 from karma.identity.accounts.one_time import OneTimeToken, Purpose
 from karma.identity.confirmation import confirm_password, require_going_on
 from karma.identity.domain import Caller, Credential, Locale, ProfileChange, Role, User
-from karma.identity.limits import MAIL_CHANGE, MAIL_VERIFY, refused
+from karma.identity.limits import MAIL_CHANGE, MAIL_CHANGE_FIRST, MAIL_VERIFY, refused, unless_too_many
 from karma.identity.passwords.hashes import Passwords
 from karma.identity.passwords.policy import require_acceptable
 from karma.identity.sessions.authentication import Users
@@ -171,7 +171,8 @@ class AccountService:
             NotFound: the account is deleted.
         """
         now = self._clock.now()
-        self._count_mail(MAIL_VERIFY, emails.digest(self.get_user(caller.user_id).email), now)
+        # Not by the address: whoever registers it again would keep its owner from asking.
+        self._count_mail(MAIL_VERIFY, self.get_user(caller.user_id).id, now)
         self._outbox_relay.post(_verification(caller.user_id, now))
 
     def verify_email(self, *, token: str, source: Source) -> None:
@@ -204,8 +205,7 @@ class AccountService:
             StaleVersion: the account is not at `version`, or was changed at the same moment.
             SessionOver: an address is given, and the caller's session has ended meanwhile.
             ValidationFailed: the text is no address, or `current_password` is missing.
-            RateLimited: too many passwords were wrong, or too many mails went to the new address or came of this
-                account.
+            RateLimited: too many passwords were wrong, or too many mails came of this account.
         """
         caller.require_person()
         email = emails.mailable(change.email) if change.email is not None else None
@@ -229,11 +229,10 @@ class AccountService:
                 buckets=self._buckets,
                 now=now,
             )
-            # Not by the old address: whoever names that as their new one would keep its owner from moving.
-            for key in (before.id, emails.digest(email)):
-                self._count_mail(MAIL_CHANGE, key, now)
+            # By nothing that others can name: they would keep the owner of an address from moving there.
+            self._count_mail(MAIL_CHANGE, before.id, now)
             mails = [
-                Mail(kind=MailKind.CONFIRM_NEW_EMAIL, user_id=before.id, to=email, created_at=now),
+                *self._confirmation(before.id, email, now),
                 Mail(kind=MailKind.EMAIL_CHANGE_ASKED, user_id=before.id, to=before.email, created_at=now),
             ]
         after = replace(
@@ -250,6 +249,17 @@ class AccountService:
         self._on_change(saved.id)
         self._outbox_relay.dispatch(mails)
         return saved
+
+    def _confirmation(self, user_id: UserId, email: str, now: datetime) -> list[Mail]:
+        """Return the mail to an address that an account names, or none when others were sent enough there.
+
+        The first that an account causes there in a day always goes: no number of other accounts takes it away.
+        """
+        mail = Mail(kind=MailKind.CONFIRM_NEW_EMAIL, user_id=user_id, to=email, created_at=now)
+        address_hash = emails.digest(email)
+        if self._buckets.take(MAIL_CHANGE_FIRST, f"{user_id} {address_hash}", now=now).allowed:
+            return [mail]
+        return unless_too_many(mail, address_hash, buckets=self._buckets, now=now)
 
     def _count_mail(self, limit: Limit, key: str, now: datetime) -> None:
         decision = self._buckets.take(limit, key, now=now)
