@@ -109,7 +109,7 @@ GRANTS: dict[FunctionName, tuple[Grant, ...]] = {
     ),
     FunctionName.DEVICE_INGEST: (
         Grant("queue/ingest", (*CONSUME, *SEND)),
-        Grant("table/devices", (GET, QUERY, PUT, UPDATE, DELETE)),
+        Grant("table/devices", (GET, QUERY, PUT, UPDATE, DELETE, CHECK)),
         Grant("table/telemetry", (QUERY, PUT)),
         Grant("iot/requests", ("iot:Publish",)),
         Grant("any/iot-account", ("iot:DescribeEndpoint",)),

@@ -75,10 +75,11 @@ def lambda_handler(event: dict[str, Any], context: LambdaContext) -> dict[str, A
     for record in event["Records"]:
         try:
             body = orjson.loads(record["body"])
+            repeated = record.get("attributes", {}).get("ApproximateReceiveCount", "1") != "1"
             if "wake_up" in body:
-                wake_ups.append(_wake_up(record["messageId"], body["wake_up"]))
+                wake_ups.append(_wake_up(record["messageId"], body["wake_up"], repeated=repeated))
             else:
-                messages.append(_message(record["messageId"], body))
+                messages.append(_message(record["messageId"], body, repeated=repeated))
         except (ValueError, KeyError, TypeError):
             # Not what our rule writes: for operators, by way of the dead-letter queue.
             logger.warning("ingest.unreadable_record", message_id=record.get("messageId"))
@@ -87,16 +88,17 @@ def lambda_handler(event: dict[str, Any], context: LambdaContext) -> dict[str, A
     return {"batchItemFailures": [{"itemIdentifier": each} for each in failed]}
 
 
-def _wake_up(message_id: str, call: dict[str, Any]) -> WakeUp:
+def _wake_up(message_id: str, call: dict[str, Any], *, repeated: bool) -> WakeUp:
     user_id, device_id = call["user_id"], call["device_id"]
     if not (is_id(user_id) and is_id(device_id)):
         raise ValueError("user_id, device_id")
-    return WakeUp(message_id, UserId(user_id), DeviceId(device_id))
+    again = repeated or call.get("again") is True
+    return WakeUp(message_id, UserId(user_id), DeviceId(device_id), again)
 
 
-def _message(message_id: str, body: dict[str, Any]) -> Message:
+def _message(message_id: str, body: dict[str, Any], *, repeated: bool) -> Message:
     topic, principal, received_ms = body["topic"], body.get("principal", ""), body["received_ms"]
     if not (isinstance(topic, str) and isinstance(principal, str) and type(received_ms) is int):
         raise TypeError("topic, principal, received_ms")
     payload = base64.b64decode(body["payload_b64"], validate=True)
-    return Message(message_id, topic, principal, payload, received_ms)
+    return Message(message_id, topic, principal, payload, received_ms, repeated)

@@ -121,9 +121,14 @@ class DeviceRows(AccountRows):
         return replace(made, **changes)
 
     @cached_property
-    def sent(self) -> Command:
+    def queued(self) -> Command:
         command = self.command()
         self.commands.add(command, self.device, now=NOW)
+        return command
+
+    @cached_property
+    def sent(self) -> Command:
+        command = self.queued
         assert self.commands.move(self.device.id, command.id, CommandStatus.SENT, at=NOW)
         return command
 
@@ -213,6 +218,14 @@ SCENARIOS = Scenarios[DeviceRows](
         "CommandRepository.pending": made(lambda r: r.sent, lambda r, c: r.commands.pending(c.device_id, limit=5)),
         "CommandRepository.overdue": made(
             lambda r: r.sent, lambda r, c: r.commands.overdue(int(c.device_id[-4:], 16), before=LATER + DAY, limit=5)
+        ),
+        "CommandRepository.begin_publish": made(
+            lambda r: r.commands.pending(r.queued.device_id, limit=1)[0],
+            lambda r, entry: r.commands.begin_publish(entry, at=LATER),
+        ),
+        "CommandRepository.publish_failed": made(
+            lambda r: r.commands.pending(r.sent.device_id, limit=1)[0],
+            lambda r, entry: r.commands.publish_failed(entry),
         ),
         "CommandRepository.move": made(
             lambda r: r.sent,

@@ -24,6 +24,9 @@ class MemoryCommands:
     commands: dict[CommandId, Command] = field(default_factory=dict)
     gone: set[DeviceId] = field(default_factory=set)
     """Devices that are no longer active."""
+    unsent: set[CommandId] = field(default_factory=set)
+    """Commands whose publish failed."""
+    published: dict[CommandId, int] = field(default_factory=dict)
     requests: MemoryRequests = field(default_factory=MemoryRequests)
 
     def add(self, command: Command, device: Device, *, now: datetime, request: RepeatableRequest | None = None) -> None:
@@ -48,18 +51,38 @@ class MemoryCommands:
 
     def pending(self, device_id: DeviceId, *, limit: int) -> list[Pending]:
         in_order = sorted(self.commands.values(), key=lambda each: each.id)
-        return [_entry(each) for each in in_order if each.device_id == device_id and not each.finished][:limit]
+        return [self._entry(each) for each in in_order if each.device_id == device_id and not each.finished][:limit]
 
     def overdue(self, shard: int, *, before: datetime, limit: int) -> list[Pending]:
         partition = f"EXPIRING#{shard % EXPIRY_SHARDS}"
         by_end = sorted(self.commands.values(), key=lambda each: (each.expires_ms, each.id))
         return [
-            _entry(each)
+            self._entry(each)
             for each in by_end
             if expiry_partition(each.device_id) == partition
             and not each.finished
             and each.expires_ms < epoch_ms(before)
         ][:limit]
+
+    def begin_publish(self, entry: Pending, *, at: datetime) -> bool:
+        if entry.device_id in self.gone:
+            raise NotFound(f"Device {entry.device_id} not found")
+        found = self.get(entry.device_id, entry.id)
+        if found is None or found.finished:
+            return False
+        now = self._entry(found)
+        if (now.status, now.published_ms) != (entry.status, entry.published_ms):
+            return False
+        self.unsent.discard(entry.id)
+        self.published[entry.id] = epoch_ms(at)
+        if entry.status is CommandStatus.QUEUED:
+            self.commands[entry.id] = replace(found, status=CommandStatus.SENT, sent_ms=epoch_ms(at))
+        return True
+
+    def publish_failed(self, entry: Pending) -> None:
+        found = self.get(entry.device_id, entry.id)
+        if found is not None and found.status is CommandStatus.SENT:
+            self.unsent.add(entry.id)
 
     def move(
         self,
@@ -93,17 +116,18 @@ class MemoryCommands:
         self.commands[command_id] = replace(found, late_result=late)
         return True
 
-
-def _entry(command: Command) -> Pending:
-    return Pending(
-        id=command.id,
-        device_id=command.device_id,
-        user_id=command.user_id,
-        serial_number=command.serial_number,
-        command=command.command,
-        params=command.params,
-        serial=command.serial,
-        issued_ms=command.issued_ms,
-        expires_ms=command.expires_ms,
-        status=command.status,
-    )
+    def _entry(self, command: Command) -> Pending:
+        must_go = command.id in self.unsent and command.status is CommandStatus.SENT
+        return Pending(
+            id=command.id,
+            device_id=command.device_id,
+            user_id=command.user_id,
+            serial_number=command.serial_number,
+            command=command.command,
+            params=command.params,
+            serial=command.serial,
+            issued_ms=command.issued_ms,
+            expires_ms=command.expires_ms,
+            status=CommandStatus.QUEUED if must_go else command.status,
+            published_ms=self.published.get(command.id, 0),
+        )

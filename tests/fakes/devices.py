@@ -93,18 +93,18 @@ class FakeWakeUps:
     """Wake-ups that were enqueued; `due` returns those whose time has come, as the queue would."""
 
     clock: Clock
-    left: list[tuple[datetime, UserId, DeviceId]] = field(default_factory=list)
+    left: list[tuple[datetime, UserId, DeviceId, bool]] = field(default_factory=list)
     fails: bool = False
 
-    def leave(self, user_id: UserId, device_id: DeviceId, *, delay_s: int) -> None:
+    def leave(self, user_id: UserId, device_id: DeviceId, *, delay_s: int, again: bool = False) -> None:
         if self.fails:
             raise QueueUnavailable("The queue did not answer; try again")
         assert 0 <= delay_s <= 900, "SQS refuses others"
-        self.left.append((self.clock.now() + timedelta(seconds=delay_s), user_id, device_id))
+        self.left.append((self.clock.now() + timedelta(seconds=delay_s), user_id, device_id, again))
 
     def due(self) -> list[WakeUp]:
         now = self.clock.now()
-        come = [(user_id, device_id) for at, user_id, device_id in self.left if at <= now]
+        come = [each[1:] for each in self.left if each[0] <= now]
         self.left = [each for each in self.left if each[0] > now]
         return [WakeUp(new_id(), *each) for each in come]
 

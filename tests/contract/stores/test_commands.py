@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import random
 from dataclasses import replace
+from datetime import timedelta
 from itertools import pairwise
 from typing import Any, cast
 
@@ -25,7 +26,7 @@ from karma.devices.domain import (
     LateResult,
     is_final,
 )
-from karma.devices.repository.commands import CommandRepository
+from karma.devices.repository.commands import CommandRepository, Pending
 from karma.devices.repository.items import EXPIRY_SHARDS, CommandRequestItem, command_request_key
 from tests.contract.stores.rows import Rows
 from tests.fakes.commands import MemoryCommands
@@ -208,6 +209,46 @@ class TestACommand:
         assert keep(command.device_id, command.id, first, at=LATER)
         assert not keep(command.device_id, command.id, second, at=LATER)
         assert queue.found(command) == replace(ended, late_result=first)
+
+    @pytest.mark.fault("F-11g")
+    def test_is_published_as_it_was_read_or_not_at_all(self, queue: Queue) -> None:
+        """First by one of those who read it; again by one of those who know of the last time; never once it is over."""
+        command, commands = queue.added(), queue.commands
+
+        def read() -> Pending:
+            [entry] = commands.pending(command.device_id, limit=5)
+            return entry
+
+        queued = read()
+        assert [commands.begin_publish(queued, at=NOW) for _ in range(2)] == [True, False]
+        sent = read()
+        assert (sent.status, sent.published_ms, queue.found(command).sent_ms) == (CommandStatus.SENT, NOW_MS, NOW_MS)
+        assert [commands.begin_publish(sent, at=LATER) for _ in range(2)] == [True, False]
+        again = read()
+        assert (again.published_ms, queue.found(command).sent_ms) == (epoch_ms(LATER), NOW_MS)
+        commands.publish_failed(again)
+        failed = read()
+        assert (failed.status, queue.found(command).status) == (CommandStatus.QUEUED, CommandStatus.SENT)
+        assert not commands.begin_publish(again, at=LATER)
+        assert commands.begin_publish(failed, at=LATER + timedelta(days=1))
+        assert commands.move(command.device_id, command.id, CommandStatus.ACKNOWLEDGED, at=LATER)
+        commands.publish_failed(failed)
+        assert read().status is CommandStatus.ACKNOWLEDGED
+        assert commands.move(command.device_id, command.id, CommandStatus.CANCELLED, at=LATER)
+        ended = queue.found(command)
+        for entry in (queued, sent, again, failed):
+            assert not commands.begin_publish(entry, at=LATER)
+            commands.publish_failed(entry)
+        assert (queue.found(command), commands.pending(command.device_id, limit=5)) == (ended, [])
+
+    @pytest.mark.fault("F-11g")
+    def test_is_not_published_to_a_device_that_is_gone(self, queue: Queue) -> None:
+        command = queue.added()
+        [entry] = queue.commands.pending(command.device_id, limit=5)
+        queue.delete_device()
+        with pytest.raises(NotFound):
+            queue.commands.begin_publish(entry, at=NOW)
+        assert queue.found(command) == command
 
 
 @pytest.mark.usefixtures("database")

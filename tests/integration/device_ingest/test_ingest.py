@@ -418,7 +418,7 @@ def test_a_wake_up_that_nobody_could_have_left_goes_to_the_operators(stack: Stac
     assert handle({"Records": [*records, gone]}) == [each["messageId"] for each in records]
 
 
-TIMES = ("sent_ms", "acknowledged_ms", "finished_ms")
+TIMES = ("sent_ms", "published_ms", "acknowledged_ms", "finished_ms")
 
 
 @pytest.mark.parametrize("name", ["telemetry", "ready", "response", "presence"])

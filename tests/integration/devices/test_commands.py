@@ -12,6 +12,7 @@ from karma.core.ids import UserId, new_id
 from karma.core.requests import IdempotencyKeyReused
 from karma.devices import commands as commands_module
 from karma.devices.answers import command_view
+from karma.devices.dispatch import RESEND_AFTER_S
 from karma.devices.domain import Command, CommandStatus
 from karma.devices.service import Created
 from karma.devices.sweeps import expire_commands
@@ -75,15 +76,23 @@ def test_ready_repeats_what_was_sent_and_not_acknowledged(world: World) -> None:
     first, second = (world.commands.send(world.user, made.current.device.id, name) for name in ("a", "b"))
     answer(world, made, second, "acknowledged")
     ready(world, made)
-    assert world.publisher.ids == [first.id, second.id, first.id]
+    assert world.publisher.ids == [first.id, second.id], "just sent"
+    world.clock.pass_time(seconds=RESEND_AFTER_S)
+    world.wake_up()
+    assert world.publisher.ids == [first.id, second.id, first.id], "without another `ready`"
+    world.clock.pass_time(seconds=RESEND_AFTER_S)
+    ready(world, made)
+    assert world.publisher.ids == [first.id, second.id, first.id, first.id]
 
 
-def test_a_failed_publish_leaves_it_queued_for_the_next_heartbeat(world: World) -> None:
+def test_a_failed_publish_is_made_up_by_the_next_heartbeat(world: World) -> None:
     made = world.create()
     world.connect(made)
     world.publisher.fails = True
     queued = world.commands.send(world.user, made.current.device.id, "blink")
-    assert queued.status is S.QUEUED
+    assert queued.status is S.SENT, "nobody knows whether it came"
+    with pytest.raises(InvalidTransition):
+        world.commands.cancel(world.user, queued.device_id, queued.id)
     world.publisher.fails = False
     world.tell(world.message(made, "heartbeat", {"boot": "b1", "seq": 1, "ts": world.clock.ms}))
     assert world.publisher.ids == [queued.id]
@@ -249,6 +258,7 @@ def test_what_was_sent_can_be_given_up_and_its_answer_is_a_late_one(world: World
         answer(world, made, first, "acknowledged")
     given_up = world.commands.cancel(world.user, first.device_id, first.id, force=True)
     assert (given_up.status, given_up.sent_ms, status(world, second)) == (S.CANCELLED, world.clock.ms, S.SENT)
+    world.clock.pass_time(seconds=RESEND_AFTER_S)
     ready(world, made)
     assert world.publisher.ids == [first.id, second.id, second.id], "it is not sent again"
     answer(world, made, first, "succeeded", result="open")

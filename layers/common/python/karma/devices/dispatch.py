@@ -1,8 +1,11 @@
 """A device's queue of commands: publishing them in order, and recording answers.
 
-The broker is not the queue: a command is published when its device listens, again at each `ready` until the device has
-taken it, and never after its time. A `serial` command is sent alone: it waits until all before it have ended, and
-later ones wait for its end.
+The broker is not the queue: a command is published when its device listens, again at `ready` until the device has
+taken it, and never after its time. A `serial` command is sent alone: it waits until all before it have ended, and later
+ones wait for its end.
+
+Each publish is recorded just before, on condition that the command is still as it was read and its device active. So
+what was cancelled or deleted in the meantime is not sent from a list that was read earlier.
 
 A command that waits for another is published at the next of: the other's final answer; its end, for which a wake-up
 was enqueued (a delayed message of the ingest queue, which costs about 2 millionths of a dollar); the sweep of each
@@ -11,13 +14,12 @@ minute, which enqueues that wake-up where the end was further away, or a crash c
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from datetime import datetime
 from typing import Any, Final
 
-from karma.core.clock import Clock
-from karma.core.errors import Upstream
+from karma.core.clock import Clock, epoch_ms
+from karma.core.errors import NotFound, Upstream
 from karma.core.ids import CommandId, DeviceId, UserId
 from karma.core.observability import count, logger
 from karma.devices.domain import MAX_PENDING_COMMANDS, CommandStatus, LateResult, is_final
@@ -25,6 +27,8 @@ from karma.devices.payloads import Answer
 from karma.devices.ports import CommandPublisher, WakeUps
 from karma.devices.repository.commands import CommandRepository, Pending
 
+RESEND_AFTER_S: Final = 5
+"""Seconds after a publish before which the same command is not sent again, however often its device says `ready`."""
 WAKE_AHEAD_S: Final = 120
 """Ends that are further away, in seconds, are left to the sweep, which runs every minute and looks 90 seconds ahead."""
 
@@ -59,30 +63,49 @@ class Dispatcher:
             device_id: a device that listens now.
             again: also those that were sent and not acknowledged: the device has said `ready` and may have lost them.
 
-        A crash between a publish and its record sends the request twice; the device remembers ids.
+        Each is recorded as `sent` before it is published, so nobody is told that it is cancelled while it goes out. A
+        crash in between leaves it unsent until the delivery that crashed comes again, or the device's next `ready`.
 
         Raises:
-            Upstream: IoT or the database did not answer; commands that were not sent stay queued.
+            Upstream: IoT or the database did not answer; commands that were not sent are sent by a later call.
         """
-        now = self._clock.now()
-        now_ms = now.timestamp() * 1000
         alive = self.unfinished(device_id)
         head = publishable(alive)
         if len(head) < len(alive):
             # Before the publish, so that a failure there does not leave the others without their call.
-            self._leave_wake_up(head, now_ms)
-        published = 0
+            self._leave_wake_up(head)
+        published, held = 0, list[Pending]()
         for entry in head:
             if entry.status is CommandStatus.ACKNOWLEDGED or (entry.status is CommandStatus.SENT and not again):
                 continue
-            remaining_s = int((entry.expires_ms - now_ms) / 1000)
+            now = self._clock.now()
+            if entry.expires_ms <= epoch_ms(now):
+                expire(self._commands, device_id, entry.id, at=now)
+                continue
+            if entry.status is CommandStatus.SENT and epoch_ms(now) < entry.published_ms + RESEND_AFTER_S * 1000:
+                held.append(entry)
+                continue
+            try:
+                if not self._commands.begin_publish(entry, at=now):
+                    continue
+            except NotFound:
+                return published
+            self._publish(entry, at=now)
+            published += 1
+        if held:
+            # The device may have lost its connection just then, and have told us: it is heard, a little later.
+            leave_wake_up(self._wake_ups, held[-1].user_id, device_id, delay_s=RESEND_AFTER_S, again=True)
+        return published
+
+    def _publish(self, entry: Pending, *, at: datetime) -> None:
+        remaining_s = (entry.expires_ms - epoch_ms(at)) // 1000
+        try:
             self._publisher.publish_command(
                 entry.serial_number, request_body(entry), command_id=entry.id, expires_in_s=remaining_s
             )
-            published += 1
-            if entry.status is CommandStatus.QUEUED:
-                self._commands.move(device_id, entry.id, CommandStatus.SENT, at=now)
-        return published
+        except Upstream:
+            self._commands.publish_failed(entry)
+            raise
 
     def unfinished(self, device_id: DeviceId) -> list[Pending]:
         """End the overdue commands in a device's queue; return the others, in order."""
@@ -124,18 +147,20 @@ class Dispatcher:
             return "repeated"
         return "late" if self._commands.keep_late(device_id, command.id, late, at=now) else "repeated"
 
-    def _leave_wake_up(self, head: Sequence[Pending], now_ms: float) -> None:
+    def _leave_wake_up(self, head: Sequence[Pending]) -> None:
         """Enqueue a wake-up for the moment at which the last command of the head ends without an answer."""
         last = max(head, key=lambda entry: entry.expires_ms)
-        delay_s = math.ceil((last.expires_ms - now_ms) / 1000)
+        delay_s = -((epoch_ms(self._clock.now()) - last.expires_ms) // 1000)
         if delay_s <= WAKE_AHEAD_S:
             leave_wake_up(self._wake_ups, last.user_id, last.device_id, delay_s=delay_s)
 
 
-def leave_wake_up(wake_ups: WakeUps, user_id: UserId, device_id: DeviceId, *, delay_s: int) -> bool:
+def leave_wake_up(
+    wake_ups: WakeUps, user_id: UserId, device_id: DeviceId, *, delay_s: int, again: bool = False
+) -> bool:
     """Enqueue a wake-up of a device's queue after a delay; return False when that failed: a sweep tries again."""
     try:
-        wake_ups.leave(user_id, device_id, delay_s=delay_s)
+        wake_ups.leave(user_id, device_id, delay_s=delay_s, again=again)
     except Upstream as exc:
         logger.warning("command.wake_up_failed", device_id=device_id, cause=type(exc).__name__)
         count("CommandWakeUpFailed")

@@ -71,6 +71,8 @@ class Message:
     """Certificate of the publisher; "": a lifecycle event, which has none."""
     payload: bytes
     received_ms: int
+    repeated: bool = False
+    """It was delivered before; that delivery may have died between a record and what it announced."""
 
 
 @dataclass
@@ -83,6 +85,7 @@ class _Heard:
     told_by: list[str] = field(default_factory=list)
     ready_by: list[str] = field(default_factory=list)
     nudged_by: list[str] = field(default_factory=list)
+    repeated: bool = False
     unkept: dict[int, list[str]] = field(default_factory=dict)
     """Ids of messages with refused parts that have no dead letter of their own, by hour."""
 
@@ -150,7 +153,7 @@ class IngestService:
             if device.ready_by:
                 attempt(device.ready_by, lambda device=device: self._dispatch(device, again=True))  # type: ignore[misc]
             elif device.nudged_by:
-                attempt(device.nudged_by, lambda device=device: self._dispatch(device, again=False))  # type: ignore[misc]
+                attempt(device.nudged_by, lambda device=device: self._dispatch(device, again=device.repeated))  # type: ignore[misc]
         for call in wake_ups:
             attempt([call.id], lambda call=call: self._wake_up(call))  # type: ignore[misc]
         for reason, times in rejected.items():
@@ -167,6 +170,7 @@ class IngestService:
             return
         claim = self._speaker(source.thing, message.certificate_id)
         device = heard.setdefault(claim.device_id, _Heard(claim))
+        device.repeated |= message.repeated
         try:
             said, refused = self._take_body(source.kind, message, device)
         except Unreadable as exc:
@@ -278,7 +282,7 @@ class IngestService:
         if current is None:
             return
         if is_connected(current.presence, current.latest):
-            self._dispatcher.dispatch(call.device_id, again=False)
+            self._dispatcher.dispatch(call.device_id, again=call.again)
         else:
             self._dispatcher.unfinished(call.device_id)
 

@@ -18,6 +18,8 @@ class WakeUp:
     """Id of the delivery, reported back when it must come again."""
     user_id: UserId
     device_id: DeviceId
+    again: bool = False
+    """Commands that were sent and not acknowledged are sent again."""
 
 
 class QueuedWakeUps:
@@ -26,11 +28,11 @@ class QueuedWakeUps:
     def __init__(self, queue: DelayedQueue) -> None:
         self._queue = queue
 
-    def leave(self, user_id: UserId, device_id: DeviceId, *, delay_s: int) -> None:
+    def leave(self, user_id: UserId, device_id: DeviceId, *, delay_s: int, again: bool = False) -> None:
         """Enqueue a wake-up for `delay_s` seconds from now.
 
         Raises:
             QueueUnavailable: the queue does not answer; the wake-up may be enqueued.
         """
-        body = {"wake_up": {"user_id": user_id, "device_id": device_id}}
+        body = {"wake_up": {"user_id": user_id, "device_id": device_id, "again": again}}
         self._queue.send(orjson.dumps(body).decode(), delay_s=delay_s)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
@@ -15,7 +16,6 @@ from karma.core.dynamo.failures import ConditionFailed
 from karma.core.dynamo.requests import note_request, noted
 from karma.core.dynamo.transaction import Transaction
 from karma.core.dynamo.work import query_work
-from karma.core.errors import NotFound
 from karma.core.ids import CommandId, DeviceId, UserId
 from karma.core.requests import RepeatableRequest
 from karma.devices.domain import (
@@ -24,7 +24,6 @@ from karma.devices.domain import (
     Command,
     CommandStatus,
     Device,
-    DeviceState,
     LateResult,
     is_final,
     sources_of,
@@ -35,15 +34,14 @@ from karma.devices.repository.items import (
     PENDING_PREFIX,
     CommandItem,
     CommandRequestItem,
-    DeviceItem,
     PendingItem,
     children_pk,
     command_key,
     command_request_key,
-    device_key,
     expiry_partition,
     pending_key,
 )
+from karma.devices.transactional import require_device
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,6 +58,9 @@ class Pending:
     issued_ms: int
     expires_ms: int
     status: CommandStatus
+    """`queued`: it must be published; after a publish that failed this is so though the record says `sent`."""
+    published_ms: int = 0
+    """Time in milliseconds at which its last publish began; 0: there was none."""
 
 
 class CommandRepository:
@@ -74,12 +75,7 @@ class CommandRepository:
         """
         stamp = iso(now)
         tx = Transaction()
-        tx.check(
-            DeviceItem,
-            device_key(device.user_id, device.id),
-            DeviceItem.state == DeviceState.ACTIVE,
-            on_fail=NotFound(f"Device {device.id} not found"),
-        )
+        require_device(tx, device.user_id, device.id)
         tx.put(_command_item(command, stamp))
         tx.put(_pending_item(command, stamp))
         if request is not None:
@@ -132,6 +128,48 @@ class CommandRepository:
         """Read unfinished commands that end before a moment, from one of `EXPIRY_SHARDS` index partitions."""
         partition = f"EXPIRING#{shard % EXPIRY_SHARDS}"
         return query_work(PendingItem, partition, PendingItem.gsi1sk < iso(before), _pending, limit=limit).items
+
+    def begin_publish(self, entry: Pending, *, at: datetime) -> bool:
+        """Record that a command is about to be published, as `sent`; tell whether it may be.
+
+        Return False when it is not as `entry` says any more: it has ended, was acknowledged, or somebody else publishes
+        it.
+
+        Raises:
+            NotFound: the device is not active any more.
+        """
+        now_ms = round(at.timestamp() * 1000)
+        tx = Transaction()
+        require_device(tx, entry.user_id, entry.device_id)
+        item = PendingItem(*pending_key(entry.device_id, entry.id))
+        unchanged = PendingItem.status == entry.status
+        if entry.published_ms:
+            unchanged &= PendingItem.published_ms == entry.published_ms
+        tx.update(item, [PendingItem.status.set(CommandStatus.SENT), PendingItem.published_ms.set(now_ms)], unchanged)
+        if entry.status is CommandStatus.QUEUED:
+            tx.update(
+                CommandItem(*command_key(entry.device_id, entry.id)),
+                [
+                    CommandItem.status.set(CommandStatus.SENT),
+                    CommandItem.sent_ms.set(now_ms),
+                    CommandItem.updated_at.set(iso(at)),
+                ],
+                CommandItem.status.is_in(CommandStatus.QUEUED, CommandStatus.SENT),
+            )
+        try:
+            tx.commit()
+        except ConditionFailed:
+            return False
+        return True
+
+    def publish_failed(self, entry: Pending) -> None:
+        """Let a command be published again whose publish failed; its record stays `sent`: the device may have it."""
+        with contextlib.suppress(ConditionFailed):
+            update(
+                PendingItem(*pending_key(entry.device_id, entry.id)),
+                [PendingItem.status.set(CommandStatus.QUEUED)],
+                PendingItem.status == CommandStatus.SENT,
+            )
 
     def move(
         self,
@@ -250,6 +288,7 @@ def _pending(item: PendingItem) -> Pending:
         issued_ms=int(item.issued_ms),
         expires_ms=int(item.expires_ms),
         status=CommandStatus(item.status),
+        published_ms=int(item.published_ms),
     )
 
 

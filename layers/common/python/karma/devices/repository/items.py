@@ -255,6 +255,9 @@ class PendingItem(DevicesItem, discriminator="pending_command"):
     issued_ms = NumberAttribute()
     expires_ms = NumberAttribute()
     status = UnicodeAttribute()
+    """`queued`: it must be published. So it is again after a publish that failed, while the record says `sent`."""
+    published_ms = NumberAttribute(default=0)
+    """Time in milliseconds at which its last publish began; 0: there was none."""
 
 
 class DeadLetterItem(DevicesItem, discriminator="dead_letter"):
