@@ -34,6 +34,12 @@ BAD_FACTS = (
         20,
         "SES takes no mail for many addresses: a robot registers them, or our sender",
     ),
+    (
+        "UnprovenMailDropped",
+        FunctionName.API,
+        1,
+        "so many registrations that the day's mails to unproven addresses are used up: somebody registers by robots",
+    ),
     ("WebhookRejected", FunctionName.BILLING_WEBHOOK, 10, "webhooks fail verification: a rolled secret, or a forger"),
     (
         "BillingUnnamedPrice",

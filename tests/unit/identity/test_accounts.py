@@ -11,6 +11,7 @@ from karma.audit.domain import NOWHERE, AuditEvent, Source
 from karma.core.errors import AlreadyExists, Forbidden, Gone, NotFound, RateLimited, StaleVersion, ValidationFailed
 from karma.core.ids import UserId, new_id
 from karma.identity.domain import Locale, ProfileChange, Role, User
+from karma.identity.limits import MAIL_UNPROVEN, REGISTRATIONS
 from karma.mail.domain import MailState
 from tests.fakes.accounts import PASSWORD, AccountWorld, caller_of, token_in
 
@@ -315,6 +316,34 @@ class TestSignUp:
         for _ in range(10):
             self.sign_up(world)
         assert len(world.deliver()) == 3
+
+    @pytest.mark.fault("F-19b")
+    def test_counts_the_registrations_of_a_network(self, world: AccountWorld) -> None:
+        for number in range(REGISTRATIONS.amount):
+            self.sign_up(world, f"{number % 5}@{number}.example.com")
+        accounts, written = len(world.identities.users), len(world.outbox.mails)
+        with pytest.raises(RateLimited):
+            self.sign_up(world, "more@example.com")
+        assert (len(world.identities.users), len(world.outbox.mails)) == (accounts, written)
+        for source in (replace(SOURCE, address="203.0.113.8"), replace(SOURCE, address="127.0.0.1")):
+            world.accounts.sign_up(
+                email=f"{source.address}@example.com", password=PASSWORD, name="Eve", locale=Locale.EN, source=source
+            )
+
+    @pytest.mark.fault("F-19b")
+    def test_leaves_mails_out_when_all_networks_together_have_caused_a_day_s(self, world: AccountWorld) -> None:
+        for _ in range(MAIL_UNPROVEN.amount):
+            world.buckets.take(MAIL_UNPROVEN, "", now=world.clock.now())
+        ada = world.verified()
+        world.deliver()
+        self.sign_up(world, "new@example.com")
+        world.accounts.change_profile(
+            caller_of(ada), ProfileChange(email="b@example.com", current_password=PASSWORD), source=SOURCE
+        )
+        assert [to for to, _ in world.deliver()] == ["ada@example.com"], "what tells an owner goes on"
+        world.clock.pass_(minutes=10)
+        self.sign_up(world, "new2@example.com")
+        assert [to for to, _ in world.deliver()] == ["new2@example.com"]
 
     def test_mails_nothing_for_an_account_that_was_not_made_in_the_end(self, world: AccountWorld) -> None:
         user = self.sign_up(world)

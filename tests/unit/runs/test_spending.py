@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Sequence
 from contextlib import suppress
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -12,7 +13,7 @@ from hypothesis import strategies as st
 
 from karma.billing.allowances import Metric, period_of
 from karma.billing.plans import PlanName
-from karma.core.errors import QuotaExceeded, StorageUnavailable
+from karma.core.errors import Forbidden, QuotaExceeded, StorageUnavailable
 from karma.core.ids import RunId
 from karma.models.domain import ModelErrorCode, Usage
 from karma.models.ports import ModelFailed, StopReason
@@ -58,6 +59,15 @@ def test_a_run_counts_as_what_its_calls_cost_and_shows_it() -> None:
     world.run(request)
     assert used(world) == price(world, first, second) == world.stored(request).cost_micros
     assert used(world, Metric.RUNS) == 1
+
+
+@pytest.mark.fault("F-19b")
+def test_an_account_whose_address_is_not_verified_calls_no_model_and_leaves_nothing() -> None:
+    world = free([*ended()])
+    with pytest.raises(Forbidden) as refused:
+        asyncio.run(world.service.start(replace(caller(), email_verified=False), asked(user("hi"))))
+    assert refused.value.code == "EMAIL_NOT_VERIFIED"
+    assert (world.store.usage.taken, world.store.runs_by_key) == ({}, {})
 
 
 def test_the_last_run_of_the_month_passes_and_the_next_is_refused_before_anything_is_recorded() -> None:

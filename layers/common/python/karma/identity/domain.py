@@ -77,8 +77,12 @@ class User:
         Raises:
             Forbidden: EMAIL_NOT_VERIFIED, the address is not verified.
         """
-        if not self.email_verified:
-            raise Forbidden("Verify your e-mail address first", code="EMAIL_NOT_VERIFIED")
+        _require_verified(self.email_verified)
+
+
+def _require_verified(verified: bool) -> None:
+    if not verified:
+        raise Forbidden("Verify your e-mail address first", code="EMAIL_NOT_VERIFIED")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -166,6 +170,16 @@ class Caller:
         """
         if self.method == "api_key":
             raise Forbidden("This takes a person's token; an API key cannot do it")
+
+    def require_verified(self) -> None:
+        """Check that the caller's address is verified, as whatever costs the operator money by the call requires.
+
+        Otherwise each address that anybody makes up is a free plan of its own.
+
+        Raises:
+            Forbidden: EMAIL_NOT_VERIFIED, the address is not verified.
+        """
+        _require_verified(self.email_verified)
 
     def may(self, permission: str) -> bool:
         """Tell whether the caller's role and scopes include a permission.

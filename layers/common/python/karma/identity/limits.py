@@ -88,6 +88,12 @@ counted by the account's id. Stored.
 MAIL_CHANGE_FIRST = Limit("mail_change_first", 1, timedelta(days=1))
 """Mail that an account may cause to an address that it names, whatever others have caused there; by both. Stored."""
 
+REGISTRATIONS = Limit("registrations", 50, timedelta(days=1))
+"""Registrations from one network; each is a mail to an address that nobody has proven, and a free plan. Stored."""
+MAIL_UNPROVEN = Limit("mail_unproven", 10_000, timedelta(days=1))
+"""Mails to addresses that nobody has proven, of the whole deployment: beyond, they are left out, so that SES goes on
+sending the others, and an alarm says so. Stored."""
+
 MAIL_PASSWORD = Limit("mail_password", 3, _HOUR)
 MAIL_API_KEY = Limit("mail_api_key", 10, _HOUR)
 """Limit of mails that tell an account what was done with it, by its id; beyond it, only notices and audit log do.
@@ -114,6 +120,8 @@ MAIL_LIMITS: Mapping[MailKind, Limit] = {
     MailKind.PROJECT_INVITATION: INVITATIONS,
 }
 """Limits of each kind of mail, by account or address: all accounts share the number that SES sends in a day."""
+
+_TO_UNPROVEN = frozenset({MailKind.VERIFY_EMAIL, MailKind.CONFIRM_NEW_EMAIL})
 
 OPEN_STREAMS = Pool("open_streams", 10, timedelta(minutes=15))
 """Limit of open streams of one account: each takes a process of the streaming function, whose number is limited for all
@@ -183,9 +191,17 @@ class Throttle:
 def unless_too_many(mail: Mail, key: str, *, buckets: Buckets, now: datetime) -> list[Mail]:
     """Return the mail in a list, or an empty list when `key`, an account or a hash, was sent enough of its kind."""
     limit = MAIL_LIMITS[mail.kind]
-    if buckets.take(limit, key, now=now).allowed:
+    if not buckets.take(limit, key, now=now).allowed:
+        count("MailDropped", limit=limit.name)
+        return []
+    return unless_flooded(mail, buckets=buckets, now=now) if mail.kind in _TO_UNPROVEN else [mail]
+
+
+def unless_flooded(mail: Mail, *, buckets: Buckets, now: datetime) -> list[Mail]:
+    """Return a mail to an address that nobody has proven in a list; an empty one when the day's are sent."""
+    if buckets.take(MAIL_UNPROVEN, "", now=now).allowed:
         return [mail]
-    count("MailDropped", limit=limit.name)
+    count("UnprovenMailDropped")
     return []
 
 

@@ -161,6 +161,7 @@ class RunService:
             deadline: moment at which the platform stops this process; None: never.
 
         Raises:
+            Forbidden: the caller's address is not verified; nothing was stored.
             ValidationFailed: a new message has a part that the model would not accept; nothing was stored.
             ValidationFailed: neither the thread nor the request has a message; nothing was stored.
             NotFound: there is no such agent; nothing was stored.
@@ -171,6 +172,7 @@ class RunService:
             QuotaExceeded: the caller's plan has no room for another run, for what its first model call may cost, or for
                 its attachments; nothing was stored.
         """
+        caller.require_verified()
         asking = await self._read(caller, asked, deadline)
         attempt = 0
         while True:

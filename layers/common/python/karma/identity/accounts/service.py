@@ -12,17 +12,29 @@ from karma.core.clock import Clock
 from karma.core.errors import AlreadyExists, NotFound, StaleVersion, ValidationFailed
 from karma.core.ids import UserId, new_id
 from karma.core.observability import count
-from karma.core.ratelimit import Buckets, Limit
+from karma.core.ratelimit import Buckets, Limit, network_of
 from karma.identity.accounts import emails, one_time
 from karma.identity.accounts.one_time import OneTimeToken, Purpose
 from karma.identity.confirmation import confirm_password, require_going_on
 from karma.identity.domain import Caller, Credential, Locale, ProfileChange, Role, User
-from karma.identity.limits import MAIL_CHANGE, MAIL_CHANGE_FIRST, MAIL_VERIFY, refused, unless_too_many
+from karma.identity.limits import (
+    MAIL_CHANGE,
+    MAIL_CHANGE_FIRST,
+    MAIL_VERIFY,
+    REGISTRATIONS,
+    refused,
+    unless_flooded,
+    unless_too_many,
+)
 from karma.identity.passwords.hashes import Passwords
 from karma.identity.passwords.policy import require_acceptable
 from karma.identity.sessions.authentication import Users
 from karma.mail.domain import Mail, MailKind
 from karma.mail.service import OutboxRelay
+
+_THIS_MACHINE = frozenset({"127.0.0.1", "::/64"})
+"""Networks of callers on the machine itself, whose registrations are not counted: of the local environment alone, since
+a deployment's callers come through its edge."""
 
 
 class Accounts(Users, Protocol):
@@ -111,17 +123,18 @@ class AccountService:
 
         Raises:
             ValidationFailed: the text is no address that mail is sent to, or the password is easy to guess.
+            RateLimited: the network has registered too many addresses today.
         """
         now = self._clock.now()
         ValidationFailed.together(
             lambda: emails.mailable(email), lambda: require_acceptable(password, of=(name, email))
         )
+        self._count_registration(source, now)
         address = emails.normalise(email)
         user = self._new(address, password, name, Role.USER, False, locale, now)
         address_hash = emails.digest(address)
-        mails: list[Mail] = []
-        if self._buckets.take(MAIL_VERIFY, address_hash, now=now).allowed:
-            mails = [Mail(kind=MailKind.VERIFY_EMAIL, user_id=user.id, address_hash=address_hash, created_at=now)]
+        mail = Mail(kind=MailKind.VERIFY_EMAIL, user_id=user.id, address_hash=address_hash, created_at=now)
+        mails = unless_too_many(mail, address_hash, buckets=self._buckets, now=now)
         # Written before the account, so that both cases write the same: without an account nobody is sent it.
         self._outbox_relay.write(mails)
         entry = AuditEntry(user_id=user.id, event=AuditEvent.REGISTERED, at=now, actor_id=None, source=source)
@@ -258,8 +271,16 @@ class AccountService:
         mail = Mail(kind=MailKind.CONFIRM_NEW_EMAIL, user_id=user_id, to=email, created_at=now)
         address_hash = emails.digest(email)
         if self._buckets.take(MAIL_CHANGE_FIRST, f"{user_id} {address_hash}", now=now).allowed:
-            return [mail]
+            return unless_flooded(mail, buckets=self._buckets, now=now)
         return unless_too_many(mail, address_hash, buckets=self._buckets, now=now)
+
+    def _count_registration(self, source: Source, now: datetime) -> None:
+        network = network_of(source.address)
+        if source.address is None or network in _THIS_MACHINE:
+            return
+        decision = self._buckets.take(REGISTRATIONS, network, now=now)
+        if not decision.allowed:
+            raise refused(decision)
 
     def _count_mail(self, limit: Limit, key: str, now: datetime) -> None:
         decision = self._buckets.take(limit, key, now=now)
