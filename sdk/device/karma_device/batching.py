@@ -12,10 +12,12 @@ import re
 import unicodedata
 from collections import OrderedDict
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeAlias
 
+from karma_device.clock import is_possible
 from karma_device.errors import SampleInvalid
+from karma_device.store import Number
 
 MetricValue: TypeAlias = float | int | bool
 
@@ -32,6 +34,8 @@ _UNSEEN = r"\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ufeff\ud800
 _METRIC_NAME = re.compile(rf"[^ {_UNSEEN}](?:[^{_UNSEEN}]{{0,62}}[^ {_UNSEEN}])?")
 _MAX_MAGNITUDE = 1e300
 _MAX_SAFE_INTEGER = 2**53
+_STAND_IN_BYTES = 32
+"""Bytes of the boot name that stands in for the own one while no numbers can be reserved."""
 _ENVELOPE_BYTES = len(b'{"boot":"","seq":18446744073709551615,"samples":[]}')
 
 
@@ -42,6 +46,15 @@ class Batch:
     seq: int
     payload: bytes
     samples: int
+    own_times: bool = False
+    """Whether the device's clock gave every sample its time."""
+
+    def set_by(self, by: int, *, now_ms: int) -> "Batch":
+        """Return the message with the times that its samples have by a clock that was set by `by` ms."""
+        body = json.loads(self.payload)
+        for sample in body["samples"]:
+            sample["ts"] = _set_by(sample["ts"], by, own=self.own_times, now_ms=now_ms)
+        return replace(self, payload=json.dumps(body, separators=(",", ":")).encode())
 
 
 @dataclass(frozen=True)
@@ -50,15 +63,31 @@ class Sample:
 
     ts: int
     encoded: bytes
+    own_time: bool = False
+    """Whether the device's clock gave it its time, not the program."""
+
+    def set_by(self, by: int, *, now_ms: int) -> "Sample":
+        """Return the sample with the time that it has by a clock that was set by `by` ms."""
+        ts = _set_by(self.ts, by, own=self.own_time, now_ms=now_ms)
+        rest = self.encoded.partition(b",")[2]
+        return replace(self, ts=ts, encoded=b'{"ts":%d,' % ts + rest)
 
 
-def encode_sample(metrics: Mapping[str, MetricValue], ts: int, *, max_bytes: int = MAX_MESSAGE_BYTES) -> Sample:
+def _set_by(ts: int, by: int, *, own: bool, now_ms: int) -> int:
+    """Correct one time. One that the program gave stays unless it is impossible: it may come from a better clock."""
+    return max(0, ts + by) if own or not is_possible(ts, now_ms=now_ms) else ts
+
+
+def encode_sample(
+    metrics: Mapping[str, MetricValue], ts: int, *, max_bytes: int = MAX_MESSAGE_BYTES, own_time: bool = False
+) -> Sample:
     """Encode one sample.
 
     Args:
         metrics: 1 to 64 values by metric name; true and false are sent as 1 and 0, since the service stores numbers.
         ts: Unix time in ms.
         max_bytes: Largest encoded size.
+        own_time: Whether the device's clock gave `ts`.
 
     Raises:
         SampleInvalid: Too few or too many metrics, a bad name, a value that JSON cannot carry exactly, or too large.
@@ -73,7 +102,7 @@ def encode_sample(metrics: Mapping[str, MetricValue], ts: int, *, max_bytes: int
     encoded = json.dumps({"ts": ts, "m": values}, separators=(",", ":")).encode()
     if len(encoded) > max_bytes:
         raise SampleInvalid(f"a sample of {len(encoded)} bytes exceeds {max_bytes}")
-    return Sample(ts=ts, encoded=encoded)
+    return Sample(ts=ts, encoded=encoded, own_time=own_time)
 
 
 def sift(metrics: Mapping[str, MetricValue]) -> tuple[dict[str, float | int], dict[str, str]]:
@@ -150,12 +179,11 @@ class Batcher:
     """
 
     def __init__(self, *, boot: str, target_bytes: int, max_samples: int, max_age_s: float) -> None:
-        self._boot = boot
-        self._overhead = _ENVELOPE_BYTES + len(boot.encode())
+        self._overhead = _ENVELOPE_BYTES + max(len(boot.encode()), _STAND_IN_BYTES)
         self._target_bytes = target_bytes
         self._max_samples = max_samples
         self._max_age_s = max_age_s
-        self._samples: list[bytes] = []
+        self._samples: list[Sample] = []
         self._size = self._overhead
         self._min_ts = 0
         self._max_ts = 0
@@ -195,19 +223,32 @@ class Batcher:
         else:
             self._min_ts = min(self._min_ts, sample.ts)
             self._max_ts = max(self._max_ts, sample.ts)
-        self._samples.append(sample.encoded)
+        self._samples.append(sample)
         self._size += len(sample.encoded) + 1
+
+    def set_by(self, by: int, *, now_ms: int) -> int:
+        """Correct the times of the open message for a clock that was set by `by` ms; return how many changed."""
+        old, self._samples = self._samples, []
+        opened_at, self._size = self._opened_at, self._overhead
+        for sample in old:
+            self.add(sample.set_by(by, now_ms=now_ms), now=opened_at)
+        return sum(a.ts != b.ts for a, b in zip(old, self._samples, strict=True))
 
     def is_full(self) -> bool:
         """Say whether the open message should go now because nothing useful fits any more."""
         return bool(self._samples) and (len(self._samples) >= self._max_samples or self._size >= self._target_bytes)
 
-    def seal(self, seq: int) -> Batch | None:
-        """Close the open message under `seq`; None if there is nothing in it."""
+    def seal(self, number: Number) -> Batch | None:
+        """Close the open message under its number; None if there is nothing in it."""
         if not self._samples:
             return None
-        head = f'{{"boot":{json.dumps(self._boot)},"seq":{seq},"samples":['.encode()
-        batch = Batch(seq=seq, payload=head + b",".join(self._samples) + b"]}", samples=len(self._samples))
+        head = f'{{"boot":{json.dumps(number.boot)},"seq":{number.seq},"samples":['.encode()
+        batch = Batch(
+            seq=number.seq,
+            payload=head + b",".join(each.encoded for each in self._samples) + b"]}",
+            samples=len(self._samples),
+            own_times=all(each.own_time for each in self._samples),
+        )
         self._samples = []
         self._size = self._overhead
         return batch
@@ -224,7 +265,9 @@ class TelemetryBuffer:
         self._max_bytes = max_bytes
         self._batches: OrderedDict[int, Batch] = OrderedDict()
         self._waiting: OrderedDict[int, None] = OrderedDict()
+        self._sent: set[int] = set()
         self._bytes = 0
+        self._published = 0
         self.dropped_batches = 0
         self.dropped_samples = 0
 
@@ -254,14 +297,22 @@ class TelemetryBuffer:
         if not self._waiting:
             return None
         seq, _ = self._waiting.popitem(last=False)
+        self._sent.add(seq)
         return self._batches[seq]
 
     def confirm(self, seq: int) -> None:
         """Remove a message that the broker has confirmed."""
+        batch = self._remove(seq)
+        if batch is not None:
+            self._published += batch.samples
+
+    def _remove(self, seq: int) -> Batch | None:
         batch = self._batches.pop(seq, None)
         self._waiting.pop(seq, None)
+        self._sent.discard(seq)
         if batch is not None:
             self._bytes -= len(batch.payload)
+        return batch
 
     def reject(self, seq: int) -> None:
         """Drop and count a message that the broker refuses permanently."""
@@ -272,8 +323,31 @@ class TelemetryBuffer:
         """Let every unconfirmed message wait again, oldest first, after a connection broke."""
         self._waiting = OrderedDict.fromkeys(self._batches)
 
+    def set_by(self, by: int, *, now_ms: int) -> tuple[int, int]:
+        """Correct times for a clock that was set by `by` ms; return the samples that have other times, and those lost.
+
+        What was never sent is written anew. What was sent keeps its bytes, since the service may have them: if the old
+        clock's times are impossible, the service has refused them or will, and they are dropped.
+        """
+        lost = self.dropped_samples
+        if not is_possible(now_ms - by, now_ms=now_ms):
+            self.dropped_samples += self._published
+            for seq in sorted(self._sent):
+                self._drop(seq)
+        self._published = 0
+        changed = 0
+        for seq in self._batches.keys() - self._sent:
+            old = self._batches[seq]
+            new = old.set_by(by, now_ms=now_ms)
+            changed += new.samples if new.payload != old.payload else 0
+            self._batches[seq] = new
+            self._bytes += len(new.payload) - len(old.payload)
+            if len(new.payload) > MAX_MESSAGE_BYTES:  # a time of today has more digits than one of 1970
+                self._drop(seq)
+        return changed, self.dropped_samples - lost
+
     def _drop(self, seq: int) -> None:
         batch = self._batches[seq]
-        self.confirm(seq)
+        self._remove(seq)
         self.dropped_batches += 1
         self.dropped_samples += batch.samples

@@ -17,6 +17,7 @@ from typing import Self
 
 from karma_device.backoff import Backoff
 from karma_device.batching import Batcher, MetricValue, Sieve, TelemetryBuffer, encode_sample
+from karma_device.clock import SteppedClock, is_possible, steady_ms
 from karma_device.commands import CommandRunner, Handler, Reply
 from karma_device.config import DeviceConfig
 from karma_device.errors import SampleInvalid
@@ -31,9 +32,6 @@ log = logging.getLogger(__name__)
 _RETRYABLE_REFUSALS = frozenset({0x80, 0x83, 0x91, 0x97})
 """MQTT 5 PUBACK codes of temporary failures: unspecified, implementation specific, packet id in use, quota exceeded."""
 
-
-_MAX_AGE_MS = 29 * 24 * 3_600_000
-_MAX_AHEAD_MS = 5 * 60_000
 _CLOSE_MARGIN_S = 5.0
 """Seconds to disconnect from the broker, beyond the time that `stop` was given for sending."""
 
@@ -65,19 +63,26 @@ class Device:
     Args:
         config: Name, credentials and addresses.
         clock_ms: Unix time in ms.
+        steady: ms of a clock that nobody sets.
 
     Raises:
         StateFileBusy: Another process already runs this device.
+        StateFileUnusable: The state file cannot be opened; on a full or broken disk the device goes on without it.
     """
 
     def __init__(
-        self, config: DeviceConfig, *, clock_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000
+        self,
+        config: DeviceConfig,
+        *,
+        clock_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
+        steady: Callable[[], int] = steady_ms,
     ) -> None:
         self._config = config
         self._clock_ms = clock_ms
         self._topics = Topics(config.thing_name, config.basic_ingest_rule)
         self.boot = config.boot_id or uuid.uuid4().hex
-        """Names this run in every message; (boot, seq) is unique."""
+        """Names this run in its messages; (boot, seq) is unique. Another name stands in for it while no numbers can be
+        reserved in the state file."""
         self._store = StateStore(config.state_path)
         self._commands = CommandRunner(
             topics=self._topics,
@@ -87,7 +92,8 @@ class Device:
             workers=config.command_workers,
             max_waiting=config.max_waiting_commands,
         )
-        self._lock = threading.Lock()  # guards sieve, batcher and buffer
+        self._lock = threading.Lock()  # guards sieve, clock, batcher and buffer
+        self._clock = SteppedClock(clock_ms, steady)
         self._batcher = Batcher(
             boot=self.boot,
             target_bytes=max(1, config.batch_max_bytes - len(self._topics.telemetry.encode())),
@@ -133,6 +139,7 @@ class Device:
                 dropped_batches=self._buffer.dropped_batches,
                 dropped_samples=self._buffer.dropped_samples,
                 dropped_metrics=self._sieve.dropped,
+                state_failure=self._store.failure,
                 last_failure=self._last_failure,
             )
 
@@ -230,17 +237,21 @@ class Device:
             SampleInvalid: A name that no metric can have, more than 64 metrics, or a `ts` that is no time in ms, too
                 long ago or in the future.
         """
-        now_ms = self._clock_ms()
         with self._lock:
             good, fresh = self._sieve.take(metrics)
         if fresh:
             log.warning("telemetry.metric_dropped: %s", "; ".join(fresh))
         if not good:
             return
-        sample = encode_sample(good, now_ms if ts is None else ts, max_bytes=self._batcher.max_sample_bytes)
-        if not now_ms - _MAX_AGE_MS <= sample.ts <= now_ms + _MAX_AHEAD_MS:
-            raise SampleInvalid(f"ts {sample.ts} is more than 29 days ago or 5 minutes ahead of this device's clock")
         with self._lock:
+            now_ms = self._time()
+            sample = encode_sample(
+                good, now_ms if ts is None else ts, max_bytes=self._batcher.max_sample_bytes, own_time=ts is None
+            )
+            if not is_possible(sample.ts, now_ms=now_ms):
+                raise SampleInvalid(
+                    f"ts {sample.ts} is more than 29 days ago or 5 minutes ahead of this device's clock"
+                )
             opens = self._batcher.due_at is None
             if full := not self._batcher.fits(sample):
                 self._seal()
@@ -260,9 +271,25 @@ class Device:
     def _seal(self) -> None:
         if self._batcher.due_at is None:
             return
-        batch = self._batcher.seal(self._store.next_seq(self.boot))
+        batch = self._batcher.seal(self._store.next_number(self.boot))
         if batch is not None:
             self._buffer.push(batch)
+
+    def _time(self) -> int:
+        """Return the time; if the clock was set since the last call, first correct what was recorded by it."""
+        now_ms, by = self._clock.step()
+        if by:
+            changed = self._batcher.set_by(by, now_ms=now_ms)
+            written, lost = self._buffer.set_by(by, now_ms=now_ms)
+            log.log(
+                logging.WARNING if lost else logging.INFO,
+                "clock.set: by %+.1f s: %d samples have their times by the new one, %d were sent with impossible times"
+                " and are lost",
+                by / 1000,
+                changed + written,
+                lost,
+            )
+        return now_ms
 
     def _enqueue_reply(self, reply: Reply) -> None:
         self._replies.append(reply)
@@ -373,6 +400,7 @@ class Device:
 
     def _seal_if_due(self, now: float) -> None:
         with self._lock:
+            self._time()
             if (due := self._batcher.due_at) is not None and now >= due:
                 self._seal()
 
@@ -399,6 +427,7 @@ class Device:
             self._publish(link, self._topics.heartbeat, self._heartbeat(link), _Kind.HEARTBEAT)
             return True
         with self._lock:
+            self._time()
             batch = self._buffer.take()
         if batch is None:
             return False
@@ -424,11 +453,8 @@ class Device:
         return link.subscribed and self._config.heartbeat_interval_s > 0
 
     def _heartbeat(self, link: Link) -> bytes:
-        body: dict[str, Json] = {
-            "boot": self.boot,
-            "seq": self._store.next_seq(self.boot),
-            "ts": self._clock_ms(),
-        }
+        number = self._store.next_number(self.boot)
+        body: dict[str, Json] = {"boot": number.boot, "seq": number.seq, "ts": self._clock_ms()}
         if link.local_address is not None:
             body["ip"] = link.local_address
         if self._config.firmware_version is not None:

@@ -4,6 +4,7 @@ DeviceError
 ├─ SampleInvalid      record() was given a name or a time that no telemetry message can carry
 ├─ CredentialsInvalid a certificate or key cannot be read, or does not belong to the other
 ├─ StateFileBusy      another process already runs this device
+├─ StateFileUnusable  the state file cannot be opened where it should be
 ├─ InvalidParams      raised by a handler: the command is answered `rejected`
 └─ CommandFailed      raised by a handler: the command is answered `failed` with its own code
 """
@@ -19,6 +20,10 @@ class SampleInvalid(DeviceError, ValueError):
 
 class StateFileBusy(DeviceError):
     """The state file is locked by another process that runs the same device."""
+
+
+class StateFileUnusable(DeviceError, OSError):
+    """The state file cannot be opened: a missing right, a folder in its place. A full or broken disk is none."""
 
 
 class CredentialsInvalid(DeviceError, OSError):

@@ -18,6 +18,9 @@ class DeviceStats:
     dropped_samples: int
     dropped_metrics: int
     """Values that `record` dropped, since they are no finite numbers; the rest of their samples was sent."""
+    state_failure: str | None
+    """Reason why the state file could not be written last: a full disk, for example. None: it was written. Meanwhile
+    telemetry goes on, and commands are not accepted."""
     last_failure: str | None
     """Reason why the last failed connection could not be made, or ended; None: none has failed."""
 

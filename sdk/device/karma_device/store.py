@@ -8,15 +8,19 @@ One small SQLite file. Rows of `commands` move accepted -> started -> done:
 """
 
 import contextlib
+import errno
 import json
 import logging
 import sqlite3
 import threading
+import uuid
+from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
+from typing import NamedTuple
 
-from karma_device.errors import StateFileBusy
+from karma_device.errors import StateFileBusy, StateFileUnusable
 from karma_device.messages import Command, encode_json
 
 log = logging.getLogger(__name__)
@@ -29,6 +33,19 @@ CREATE TABLE IF NOT EXISTS commands (
 CREATE TABLE IF NOT EXISTS sequence (boot TEXT PRIMARY KEY, reserved INTEGER NOT NULL);
 """
 _SEQ_BLOCK = 256
+_BUSY = frozenset({sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED})
+_UNWRITABLE = frozenset({sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_READONLY})
+_UNWRITABLE_ERRNO = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS, errno.EFBIG})
+
+
+class Number(NamedTuple):
+    """The name of one message: no other has both the same."""
+
+    boot: str
+    seq: int
+
+
+_FAULTS = (sqlite3.Error, OSError, StateFileBusy)
 
 
 class CommandState(StrEnum):
@@ -52,6 +69,9 @@ class StoredCommand:
 class StateStore:
     """The state file. Thread-safe; holds the file locked, so that one device is one process.
 
+    A disk that is full or broken costs what needs it, no more: a command that cannot be stored is not accepted, and the
+    file is opened again with the next one; messages are numbered without it.
+
     Args:
         path: The file; it is created with its folder.
         remember: Number of finished commands to keep. Older ones are forgotten; a command repeated after that would be
@@ -59,27 +79,29 @@ class StateStore:
 
     Raises:
         StateFileBusy: Another process holds the file.
+        StateFileUnusable: The file cannot be opened, and no disk is at fault that may have room again.
     """
 
     def __init__(self, path: Path, *, remember: int = 1000) -> None:
         self._remember = remember
         self._lock = threading.Lock()
-        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        self._path = path
+        self.failure: str | None = None
+        """Reason why the file could not be written last; None: it was written."""
+        self._stand_in = False
         try:
-            self._db = _open(path)
-        except sqlite3.OperationalError as exc:
-            raise StateFileBusy(f"{path} cannot be locked: {exc}") from exc
-        except sqlite3.DatabaseError:
-            # A torn file (power loss on worn flash) must not brick the device: keep it for inspection, start afresh.
-            broken = path.with_suffix(".corrupt")
-            log.exception("state.corrupt: %s is kept as %s, and a new one begun", path, broken)
-            path.replace(broken)
-            for suffix in ("-wal", "-shm"):
-                path.with_name(path.name + suffix).unlink(missing_ok=True)
-            self._db = _open(path)
+            self._db = _open_or_renew(path)
+        except (sqlite3.OperationalError, OSError) as exc:
+            if not _is_unwritable(exc):
+                raise StateFileUnusable(f"{path} cannot be opened: {exc}") from exc
+            self._db, self._stand_in = _empty(), True
+            self._unwritable(exc)
         self._seq_boot: str | None = None
         self._seq_next = 0
         self._seq_reserved = 0
+        self._seq_read = False
+        self._unreserved_boot = uuid.uuid4().hex
+        self._unreserved_left = 0
 
     def close(self) -> None:
         """Release the file."""
@@ -87,12 +109,16 @@ class StateStore:
             self._db.close()
 
     def accept(self, command: Command, correlation: bytes) -> StoredCommand | None:
-        """Store a new command durably; None if it is new, else the stored one."""
-        with self._lock, self._db:
+        """Store a new command durably; None if it is new, else the stored one.
+
+        Raises:
+            sqlite3.Error: It could not be stored.
+        """
+        with self._lock, self._file() as db, db:
             row = self._row(command.id)
             if row is not None:
                 return row
-            self._db.execute(
+            db.execute(
                 "INSERT INTO commands (id, state, name, params, issued_at, expires_at, correlation)"
                 " VALUES (?, ?, ?, ?, ?, ?, ?)",
                 (
@@ -109,17 +135,17 @@ class StateStore:
 
     def start(self, command_id: str) -> None:
         """Record that the command is about to run: from here on it may have had an effect."""
-        with self._lock, self._db:
-            self._db.execute("UPDATE commands SET state = ? WHERE id = ?", (CommandState.STARTED, command_id))
+        with self._lock, self._file() as db, db:
+            db.execute("UPDATE commands SET state = ? WHERE id = ?", (CommandState.STARTED, command_id))
 
     def finish(self, command_id: str, answer: bytes) -> None:
         """Store the final answer, and delete the oldest finished commands beyond the limit."""
-        with self._lock, self._db:
-            self._db.execute(
+        with self._lock, self._file() as db, db:
+            db.execute(
                 "UPDATE commands SET state = ?, answer = ?, delivered = 0, params = '{}' WHERE id = ?",
                 (CommandState.DONE, answer, command_id),
             )
-            self._db.execute(
+            db.execute(
                 "DELETE FROM commands WHERE state = ?"
                 " AND n <= (SELECT n FROM commands ORDER BY n DESC LIMIT 1 OFFSET ?)",
                 (CommandState.DONE, self._remember),
@@ -127,10 +153,15 @@ class StateStore:
 
     def delivered(self, command_id: str) -> None:
         """Record that the broker has the final answer."""
-        with self._lock, self._db:
-            self._db.execute(
-                "UPDATE commands SET delivered = 1 WHERE id = ? AND state = ?", (command_id, CommandState.DONE)
-            )
+        with self._lock:
+            try:
+                with self._file() as db, db:
+                    db.execute(
+                        "UPDATE commands SET delivered = 1 WHERE id = ? AND state = ?",
+                        (command_id, CommandState.DONE),
+                    )
+            except _FAULTS:
+                log.warning("state.delivery_not_kept: the answer of command %s is sent again after a start", command_id)
 
     def get(self, command_id: str) -> StoredCommand | None:
         """Look a command up."""
@@ -145,25 +176,67 @@ class StateStore:
         """List final answers that the broker never confirmed, oldest first."""
         return self._rows("state = 'done' AND delivered = 0")
 
-    def next_seq(self, boot: str) -> int:
-        """Return the boot's next message number, never one twice, even after restarts.
+    def next_number(self, boot: str) -> Number:
+        """Return a number for the boot's next message, never one twice, even after restarts.
 
         Numbers are reserved on disk in blocks, so that a write to flash is paid once in 256 messages; a restart skips
-        the rest of its block.
+        the rest of its block. A block that cannot be reserved goes out under another boot name, which no other process
+        ever has, so that its numbers need no disk; then it is tried again.
         """
         with self._lock:
             if self._seq_boot != boot:
-                row = self._db.execute("SELECT reserved FROM sequence WHERE boot = ?", (boot,)).fetchone()
-                self._seq_boot = boot
-                self._seq_next = self._seq_reserved = int(row[0]) if row else 0
-            if self._seq_next >= self._seq_reserved:
-                self._seq_reserved = self._seq_next + _SEQ_BLOCK
-                with self._db:
-                    self._db.execute("DELETE FROM sequence WHERE boot != ?", (boot,))
-                    self._db.execute("INSERT OR REPLACE INTO sequence VALUES (?, ?)", (boot, self._seq_reserved))
+                self._seq_boot, self._seq_read = boot, False
+                self._seq_next = self._seq_reserved = 0
+            if self._seq_next >= self._seq_reserved and not self._unreserved_left:
+                try:
+                    self._reserve(boot)
+                except sqlite3.ProgrammingError:  # the store is closed
+                    raise
+                except _FAULTS:
+                    self._unreserved_left = _SEQ_BLOCK
+            if self._unreserved_left:
+                self._unreserved_left -= 1
+                name = self._unreserved_boot
+            else:
+                name = boot
             seq = self._seq_next
             self._seq_next += 1
-            return seq
+            return Number(name, seq)
+
+    def _reserve(self, boot: str) -> None:
+        with self._file() as db, db:
+            if not self._seq_read:
+                row = db.execute("SELECT reserved FROM sequence WHERE boot = ?", (boot,)).fetchone()
+                self._seq_next = max(self._seq_next, int(row[0]) if row else 0)
+            reserved = self._seq_next + _SEQ_BLOCK
+            db.execute("DELETE FROM sequence WHERE boot != ?", (boot,))
+            db.execute("INSERT OR REPLACE INTO sequence VALUES (?, ?)", (boot, reserved))
+        self._seq_reserved, self._seq_read = reserved, True
+
+    @contextlib.contextmanager
+    def _file(self) -> Iterator[sqlite3.Connection]:
+        """Give the file for writing, opened again if it could not be before, and note whether it was written."""
+        try:
+            if self._stand_in:
+                db = _open_or_renew(self._path)
+                self._db.close()
+                self._db, self._stand_in = db, False
+            yield self._db
+        except _FAULTS as exc:
+            self._unwritable(exc)
+            raise
+        if self.failure is not None:
+            log.warning("state.writable_again: %s", self._path)
+            self.failure = None
+
+    def _unwritable(self, exc: Exception) -> None:
+        if self.failure is None:
+            log.error(
+                "state.unwritable: %s: %s: telemetry goes on, commands are not accepted until it can be written",
+                self._path,
+                exc,
+            )
+        self.failure = f"{self._path}: {exc}"
 
     def _row(self, command_id: str) -> StoredCommand | None:
         row = self._db.execute(f"{_SELECT} WHERE id = ?", (command_id,)).fetchone()
@@ -175,6 +248,37 @@ class StateStore:
 
 
 _SELECT = "SELECT id, name, params, issued_at, expires_at, state, correlation, answer FROM commands"
+
+
+def _empty() -> sqlite3.Connection:
+    """Open a state in memory that is read while there is no file, and never written."""
+    db = sqlite3.connect(":memory:", check_same_thread=False)
+    db.executescript(_SCHEMA)
+    return db
+
+
+def _is_unwritable(exc: sqlite3.Error | OSError) -> bool:
+    if isinstance(exc, OSError):
+        return exc.errno in _UNWRITABLE_ERRNO
+    return exc.sqlite_errorcode & 0xFF in _UNWRITABLE
+
+
+def _open_or_renew(path: Path) -> sqlite3.Connection:
+    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    try:
+        return _open(path)
+    except sqlite3.OperationalError as exc:
+        if exc.sqlite_errorcode & 0xFF in _BUSY:
+            raise StateFileBusy(f"{path} is held by another process: {exc}") from exc
+        raise
+    except sqlite3.DatabaseError:
+        # A torn file (power loss on worn flash) must not brick the device: keep it for inspection, start afresh.
+        broken = path.with_suffix(".corrupt")
+        log.exception("state.corrupt: %s is kept as %s, and a new one begun", path, broken)
+        path.replace(broken)
+        for suffix in ("-wal", "-shm"):
+            path.with_name(path.name + suffix).unlink(missing_ok=True)
+        return _open(path)
 
 
 def _open(path: Path) -> sqlite3.Connection:

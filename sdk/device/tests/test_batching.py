@@ -18,6 +18,7 @@ from karma_device.batching import (
     encode_sample,
 )
 from karma_device.errors import SampleInvalid
+from karma_device.store import Number
 
 NAMES = st.from_regex(r"[A-Za-z][A-Za-z0-9_.-]{0,63}", fullmatch=True)
 VALUES: st.SearchStrategy[MetricValue] = st.one_of(
@@ -41,7 +42,7 @@ class TestBatcher:
         batches: list[Batch] = []
 
         def seal() -> None:
-            batch = subject.seal(len(batches))
+            batch = subject.seal(Number("b", len(batches)))
             assert batch is not None
             batches.append(batch)
 
@@ -70,7 +71,7 @@ class TestBatcher:
         subject.add(encode_sample({"n": 1}, 0), now=0.0)
         large = encode_sample({f"metric_{number}": number for number in range(MAX_METRICS)}, 0)
         assert not subject.fits(large)
-        subject.seal(0)
+        subject.seal(Number("b", 0))
         assert subject.fits(large)
         subject.add(large, now=0.0)
         assert subject.is_full()
@@ -80,7 +81,7 @@ class TestBatcher:
         largest = {f"m{number:02d}" + "x" * 61: -1.2345678901234567e-300 for number in range(MAX_METRICS)}
         sample = encode_sample(largest, 2**53, max_bytes=subject.max_sample_bytes)
         subject.add(sample, now=0.0)
-        batch = subject.seal(9_999_999_999)
+        batch = subject.seal(Number("x" * 64, 9_999_999_999))
         assert batch is not None
         assert len(batch.payload) <= MAX_MESSAGE_BYTES
         with pytest.raises(SampleInvalid, match="exceeds"):
@@ -92,10 +93,10 @@ class TestBatcher:
         subject.add(encode_sample({"n": 1}, 0), now=100.0)
         subject.add(encode_sample({"n": 2}, 1), now=104.0)
         due.append(subject.due_at)
-        subject.seal(0)
+        subject.seal(Number("b", 0))
         due.append(subject.due_at)
         assert due == [None, 105.0, None]
-        assert subject.seal(1) is None
+        assert subject.seal(Number("b", 1)) is None
 
 
 class TestEncodeSample:

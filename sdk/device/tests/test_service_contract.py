@@ -13,6 +13,7 @@ from karma.devices.samples import metric_name, read_telemetry
 from karma_device.batching import MAX_METRICS, Batcher, MetricValue, encode_sample, sift
 from karma_device.errors import SampleInvalid
 from karma_device.messages import MAX_RESULT_BYTES, Answer, CommandStatus, encode_answer
+from karma_device.store import Number
 
 NOW_MS = 1_780_000_000_000
 COMMAND_ID = "019a0000-0000-7000-8000-000000000001"
@@ -37,7 +38,7 @@ def test_the_service_reads_every_batch(samples: list[tuple[dict[str, MetricValue
     batcher = Batcher(boot=uuid.uuid4().hex, target_bytes=2**20, max_samples=100, max_age_s=1.0)
     for metrics, ts in samples:
         batcher.add(encode_sample(sift(metrics)[0], ts), now=0.0)
-    batch = batcher.seal(7)
+    batch = batcher.seal(Number("b", 7))
     assert batch is not None
     read = read_telemetry(batch.payload, received_ms=NOW_MS)
     assert read.refused == ()

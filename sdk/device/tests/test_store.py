@@ -1,11 +1,17 @@
+import contextlib
+import resource
+import sqlite3
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from karma_device.errors import StateFileBusy
+from karma_device.errors import StateFileBusy, StateFileUnusable
 from karma_device.messages import Command
-from karma_device.store import CommandState, StateStore
+from karma_device.store import CommandState, Number, StateStore
 
 
 def command(command_id: str) -> Command:
@@ -62,20 +68,20 @@ class TestCommands:
 
 class TestSequence:
     def test_counts_up_within_a_boot(self, store: StateStore) -> None:
-        assert [store.next_seq("b") for _ in range(600)] == list(range(600))
+        assert [store.next_number("b").seq for _ in range(600)] == list(range(600))
 
     def test_a_restart_within_a_boot_never_repeats_a_number(self, path: Path) -> None:
         seen: list[int] = []
         for count in (1, 300, 5):
             store = StateStore(path)
-            seen += [store.next_seq("b") for _ in range(count)]
+            seen += [store.next_number("b").seq for _ in range(count)]
             store.close()
         assert seen == sorted(set(seen))
 
     def test_a_new_boot_starts_at_zero(self, path: Path) -> None:
         store = StateStore(path)
-        store.next_seq("old")
-        assert store.next_seq("new") == 0
+        store.next_number("old")
+        assert store.next_number("new") == ("new", 0)
         store.close()
 
 
@@ -96,3 +102,86 @@ class TestFile:
         assert store.accept(command("a"), b"") is None
         store.close()
         assert path.with_suffix(".corrupt").exists()
+
+    def test_a_place_where_no_file_can_be_is_named(self, path: Path) -> None:
+        path.mkdir(parents=True)
+        with pytest.raises(StateFileUnusable, match="unable to open"):
+            StateStore(path)
+
+
+@contextlib.contextmanager
+def full_disk() -> Iterator[None]:
+    """Let the system refuse every byte that this process writes to a file."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def disk(*, full: bool) -> contextlib.AbstractContextManager[None]:
+    return full_disk() if full else contextlib.nullcontext()
+
+
+@pytest.mark.fault("F-12k")
+class TestFullDisk:
+    @given(
+        begins_full=st.booleans(),
+        steps=st.lists(st.tuples(st.booleans(), st.integers(1, 600), st.booleans()), min_size=1, max_size=5),
+    )
+    @settings(max_examples=30)
+    def test_every_message_gets_a_number_that_no_other_has(
+        self, begins_full: bool, steps: list[tuple[bool, int, bool]]
+    ) -> None:
+        """Whether the disk is full or not at any start, block or restart; a lost process leaves its numbers used."""
+        seen: list[Number] = []
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder, "device.sqlite3")
+            with disk(full=begins_full):
+                store = StateStore(path)
+            for full, count, again in steps:
+                with disk(full=full):
+                    numbers = [store.next_number("b") for _ in range(count)]
+                assert [each.seq for each in numbers] == list(range(numbers[0].seq, numbers[0].seq + count))
+                seen += numbers
+                if again:
+                    with disk(full=full):
+                        store.close()
+                        store = StateStore(path)
+            store.close()
+        assert len(set(seen)) == len(seen)
+
+    def test_it_is_told_and_ends(self, store: StateStore, caplog: pytest.LogCaptureFixture) -> None:
+        store.next_number("b")
+        with full_disk():
+            numbers = [store.next_number("b") for _ in range(300)]
+            told = store.failure
+        assert told is not None
+        assert [each.boot == "b" for each in numbers] == [True] * 255 + [False] * 45
+        assert sum("state.unwritable" in each for each in caplog.messages) == 1
+        assert {store.next_number("b").boot for _ in range(211)} == {numbers[-1].boot}
+        assert store.next_number("b") == ("b", 512)
+        assert store.failure is None
+        assert "state.writable_again" in caplog.text
+
+    def test_a_first_start_takes_no_command_until_there_is_room(self, path: Path) -> None:
+        path.parent.mkdir()
+        with full_disk():
+            store = StateStore(path)
+            with pytest.raises(sqlite3.OperationalError):
+                store.accept(command("a"), b"")
+            store.delivered("a")
+            assert (store.unfinished(), store.undelivered()) == ([], [])
+        assert store.accept(command("a"), b"") is None
+        store.close()
+        store = StateStore(path)
+        assert [each.command.id for each in store.unfinished()] == ["a"]
+        store.close()
+
+    def test_a_delivery_that_cannot_be_kept_ends_no_connection(self, store: StateStore) -> None:
+        store.accept(command("a"), b"")
+        store.finish("a", b"{}")
+        with full_disk():
+            store.delivered("a")
+        assert [each.command.id for each in store.undelivered()] == ["a"]

@@ -361,7 +361,11 @@ class TestSubtasks:
 
         early = ada.call("PATCH", report, {"status": "in_progress"})
         assert (early.status, early.code) == (409, "DEPENDENCIES_UNFINISHED")
-        assert early.json["error"]["details"] == {"subtasks": [made["subtasks"][0]["id"]]}
+        blocker = made["subtasks"][0]
+        assert early.json["error"]["details"] == {
+            "subtasks": [blocker["id"]],
+            "blockers": [{"id": blocker["id"], "ref": blocker["ref"], "status": "pending"}],
+        }
         started = ada.call("PATCH", count, {"status": "in_progress", "version": 1})
         assert (started.data["subtask"]["status"], started.headers["etag"]) == ("in_progress", '"2"')
         assert ada.call("GET", path).data["task"]["status"] == "in_progress"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, datetime
 from itertools import product
 
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 from karma.core.errors import InvalidTransition
 from karma.core.ids import SubtaskId, TaskId, UserId
 from karma.tasks.domain import (
+    SUBTASK_TRANSITIONS,
     TRANSITIONS,
     AlreadyCompleted,
     DependenciesUnfinished,
@@ -23,6 +25,7 @@ from karma.tasks.domain import (
     require_open,
     require_ready,
     require_step,
+    require_subtask_step,
     wrong_dependencies,
 )
 
@@ -71,6 +74,14 @@ def subtask(name: str = "s", *, status: TaskStatus = PENDING, dependencies: tupl
     )
 
 
+def refusal_of(one: Subtask, siblings: list[Subtask]) -> DependenciesUnfinished | None:
+    try:
+        require_ready(one, siblings)
+    except DependenciesUnfinished as exc:
+        return exc
+    return None
+
+
 def new(ref: str | None, *dependencies: str) -> NewSubtask:
     return NewSubtask(title="x", ref=ref, dependencies=dependencies, metadata={})
 
@@ -85,6 +96,18 @@ def test_the_table_has_every_step_and_no_other(current: TaskStatus, wanted: Task
     error = AlreadyCompleted if current is COMPLETED else InvalidTransition
     with pytest.raises(error, match="Task t is"):
         require_step("Task t", current, wanted)
+
+
+@pytest.mark.fault("F-27a")
+@pytest.mark.parametrize(("current", "wanted"), list(product(TaskStatus, TaskStatus)))
+def test_a_subtask_may_also_be_tried_again(current: TaskStatus, wanted: TaskStatus) -> None:
+    assert SUBTASK_TRANSITIONS.keys() == set(TaskStatus)
+    if (current, wanted) in STEPS | {(FAILED, PENDING), (CANCELLED, PENDING)}:
+        require_subtask_step("Subtask s", current, wanted)
+        return
+    error = AlreadyCompleted if current is COMPLETED else InvalidTransition
+    with pytest.raises(error, match="to pending" if current in (FAILED, CANCELLED) else "Subtask s is"):
+        require_subtask_step("Subtask s", current, wanted)
 
 
 @pytest.mark.parametrize("status", TaskStatus)
@@ -164,7 +187,45 @@ class TestDependencies:
         require_ready(subtask("d", dependencies=("a",)), siblings)
         with pytest.raises(DependenciesUnfinished) as failed:
             require_ready(subtask("d", dependencies=("a", "b", "c")), siblings)
-        assert failed.value.details == {"subtasks": ["b", "c"]}
+        assert failed.value.details == {
+            "subtasks": ["b", "c"],
+            "blockers": [
+                {"id": "b", "ref": None, "status": "in_progress"},
+                {"id": "c", "ref": None, "status": "failed"},
+            ],
+        }
+
+    @pytest.mark.fault("F-27a")
+    @given(st.data(), st.lists(st.sampled_from(TaskStatus), min_size=1, max_size=8))
+    def test_all_in_the_way_are_named_and_a_retry_of_what_ended_frees_what_waits(
+        self, data: st.DataObject, statuses: list[TaskStatus]
+    ) -> None:
+        needs = [data.draw(st.sets(st.sampled_from(range(i)))) if i else set() for i in range(len(statuses))]
+        parts = {
+            str(i): subtask(str(i), status=status, dependencies=tuple(map(str, sorted(needs[i]))))
+            for i, status in enumerate(statuses)
+        }
+        last = subtask("last", dependencies=tuple(parts))
+        while refusal := refusal_of(last, list(parts.values())):
+            named = {each["id"]: each["status"] for each in refusal.details["blockers"]}
+            ended = [name for name, status in named.items() if status in (FAILED, CANCELLED)]
+            assert named == {name: part.status for name, part in parts.items() if part.status is not COMPLETED}
+            assert ("set to pending again" in str(refusal)) == bool(ended)
+            for name in named:
+                status = parts[name].status
+                for wanted in ((PENDING,) if name in ended else ()) + (IN_PROGRESS, COMPLETED):
+                    if status is not wanted:
+                        require_subtask_step(name, status, wanted)
+                    status = wanted
+                parts[name] = replace(parts[name], status=COMPLETED)
+
+    @pytest.mark.fault("F-27a")
+    def test_what_a_dependency_waits_for_is_named_too(self) -> None:
+        siblings = [subtask("a", status=CANCELLED), subtask("b", dependencies=("a",))]
+        with pytest.raises(DependenciesUnfinished, match="; a failed or cancelled") as failed:
+            require_ready(subtask("c", dependencies=("b",)), siblings)
+        assert failed.value.details["subtasks"] == ["b"]
+        assert [each["id"] for each in failed.value.details["blockers"]] == ["b", "a"]
 
 
 def test_only_unfinished_subtasks_end_with_their_task() -> None:

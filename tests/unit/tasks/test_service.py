@@ -93,6 +93,20 @@ class TestASubtask:
         task = tasks.get(USER, made.task.id)
         assert (task.progress, task.version) == (50, 4)
 
+    @pytest.mark.fault("F-27a")
+    @pytest.mark.parametrize("ending", [TaskStatus.FAILED, TaskStatus.CANCELLED])
+    def test_that_ended_without_success_is_tried_again_until_its_task_is_over(
+        self, tasks: TaskService, ending: TaskStatus
+    ) -> None:
+        made = tasks.create(USER, CHAIN)
+        count, report = (each.id for each in made.subtasks)
+        steps(tasks, made.task.id, count, IN_PROGRESS, ending, TaskStatus.PENDING, IN_PROGRESS, COMPLETED)
+        steps(tasks, made.task.id, report, IN_PROGRESS, ending)
+        assert tasks.get(USER, made.task.id).progress == 50
+        tasks.change(USER, made.task.id, {"status": COMPLETED})
+        with pytest.raises(AlreadyCompleted):
+            tasks.step(USER, made.task.id, report, TaskStatus.PENDING)
+
     def test_that_was_changed_meanwhile_is_read_again(self, tasks: TaskService, store: Interrupted) -> None:
         made = tasks.create(USER, CHAIN)
         part = made.subtasks[0].id

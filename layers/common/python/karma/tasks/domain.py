@@ -48,7 +48,15 @@ TRANSITIONS: Final[Mapping[TaskStatus, frozenset[TaskStatus]]] = {
     TaskStatus.FAILED: frozenset(),
     TaskStatus.CANCELLED: frozenset(),
 }
-"""Every transition that a task or a subtask may make."""
+"""Every transition that a task may make."""
+
+SUBTASK_TRANSITIONS: Final[Mapping[TaskStatus, frozenset[TaskStatus]]] = {
+    **TRANSITIONS,
+    TaskStatus.FAILED: frozenset({TaskStatus.PENDING}),
+    TaskStatus.CANCELLED: frozenset({TaskStatus.PENDING}),
+}
+"""Every transition that a subtask may make while its task is open: one that ended without success may be tried again,
+since others may wait for it."""
 
 
 class AlreadyCompleted(Conflict):
@@ -58,7 +66,10 @@ class AlreadyCompleted(Conflict):
 
 
 class DependenciesUnfinished(InvalidTransition):
-    """A subtask cannot start before its dependencies are completed; `details.subtasks` are those that are not."""
+    """A subtask cannot start before its dependencies are completed; `details` name those that are not.
+
+    `subtasks` are the ids of its own, `blockers` also those that these depend on, each with `id`, `ref` and `status`.
+    """
 
     code = "DEPENDENCIES_UNFINISHED"
 
@@ -152,15 +163,29 @@ class Subtask:
 
 
 def require_step(what: str, current: TaskStatus, wanted: TaskStatus) -> None:
-    """Refuse a transition that `TRANSITIONS` lacks; `what` names the task or subtask in the message.
+    """Refuse a transition of a task that `TRANSITIONS` lacks; `what` names it in the message.
 
     Raises:
-        AlreadyCompleted: the task or subtask is completed.
+        AlreadyCompleted: the task is completed.
         InvalidTransition: the status cannot become the wanted one.
     """
     require_open(what, current)
     if wanted not in TRANSITIONS[current]:
         raise InvalidTransition(f"{what} is {current} and cannot become {wanted}")
+
+
+def require_subtask_step(what: str, current: TaskStatus, wanted: TaskStatus) -> None:
+    """Refuse a transition of a subtask that `SUBTASK_TRANSITIONS` lacks; `what` names it in the message.
+
+    Raises:
+        AlreadyCompleted: the subtask is completed.
+        InvalidTransition: the status cannot become the wanted one.
+    """
+    if wanted in SUBTASK_TRANSITIONS[current]:
+        return
+    if current in (TaskStatus.FAILED, TaskStatus.CANCELLED):
+        raise InvalidTransition(f"{what} is {current}; set it to pending to try it again")
+    require_step(what, current, wanted)
 
 
 def require_open(what: str, current: TaskStatus) -> None:
@@ -182,13 +207,23 @@ def require_ready(subtask: Subtask, siblings: Sequence[Subtask]) -> None:
     Raises:
         DependenciesUnfinished: a dependency is not completed.
     """
-    completed = {each.id for each in siblings if each.status is TaskStatus.COMPLETED}
-    unfinished = [each for each in subtask.dependencies if each not in completed]
-    if unfinished:
-        raise DependenciesUnfinished(
-            f"Subtask {subtask.id} depends on {len(unfinished)} that are not completed",
-            details={"subtasks": unfinished},
-        )
+    by_id = {each.id: each for each in siblings}
+    unfinished = [each for each in subtask.dependencies if by_id[each].status is not TaskStatus.COMPLETED]
+    if not unfinished:
+        return
+    blockers: dict[SubtaskId, Subtask] = {}
+    ahead = list(unfinished)
+    while ahead:
+        each = by_id[ahead.pop(0)]
+        if each.id not in blockers and each.status is not TaskStatus.COMPLETED:
+            blockers[each.id] = each
+            ahead += each.dependencies
+    said = f"Subtask {subtask.id} depends on {len(unfinished)} that are not completed"
+    ended = [each.id for each in blockers.values() if each.status.is_over]
+    if ended:
+        said += f"; {', '.join(ended)} failed or cancelled: nothing goes on before that is set to pending again"
+    named = [{"id": each.id, "ref": each.ref, "status": each.status} for each in blockers.values()]
+    raise DependenciesUnfinished(said, details={"subtasks": unfinished, "blockers": named})
 
 
 def cancelled_with(subtasks: Sequence[Subtask], *, at: datetime) -> list[Subtask]:

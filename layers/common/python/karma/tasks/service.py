@@ -32,6 +32,7 @@ from karma.tasks.domain import (
     require_open,
     require_ready,
     require_step,
+    require_subtask_step,
     wrong_dependencies,
 )
 from karma.tasks.ports import GoneTask, Tasks
@@ -259,7 +260,7 @@ class TaskService:
             if old.status is status and status is not TaskStatus.COMPLETED:
                 return old
             require_open(f"Task {task.id}", task.status)
-            require_step(f"Subtask {old.id}", old.status, status)
+            require_subtask_step(f"Subtask {old.id}", old.status, status)
             if status is TaskStatus.IN_PROGRESS and old.dependencies:
                 require_ready(old, self._store.subtasks(task.id))
             new = replace(old, status=status, updated_at=self._clock.now(), version=old.version + 1)
