@@ -168,10 +168,11 @@ SCENARIOS = Scenarios[BillingRows](
             lambda r, n: r.customers.link(n[0].customer_id, n[2].id, seen=n[0], at=LATER, entries=[n[3]]),
         ),
         "CustomerRepository.begin_ending": made(
-            lambda r: r.customer, lambda r, link: r.customers.begin_ending(link.customer_id, r.ada.id, at=NOW)
+            lambda r: r.customer,
+            lambda r, link: r.customers.begin_ending(link.customer_id, r.ada.id, at=NOW, deleted_at=NOW),
         ),
         "CustomerRepository.end": made(
-            lambda r: (r.customer, r.customers.begin_ending(r.customer.customer_id, r.ada.id, at=NOW)),
+            lambda r: (r.customer, r.customers.begin_ending(r.customer.customer_id, r.ada.id, at=NOW, deleted_at=NOW)),
             lambda r, n: r.customers.end(n[0].customer_id, r.ada.id, at=NOW),
         ),
         "SubscriptionRepository.purge": made(
@@ -224,7 +225,7 @@ def _reopened(rows: BillingRows) -> None:
 
 
 def _ended(rows: BillingRows) -> None:
-    rows.customers.begin_ending(rows.customer.customer_id, rows.ada.id, at=NOW)
+    rows.customers.begin_ending(rows.customer.customer_id, rows.ada.id, at=NOW, deleted_at=NOW)
     rows.customers.end(rows.customer.customer_id, rows.ada.id, at=NOW)
 
 

@@ -1,10 +1,10 @@
-"""Billing's stores, queue and Stripe in memory; tests/contract/stores holds the stores to the real ones."""
+"""Billing's stores and queue in memory; tests/contract/stores holds the stores to the real ones."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from datetime import datetime, timedelta
+from datetime import datetime
 from types import MappingProxyType
 
 import orjson
@@ -14,7 +14,6 @@ from karma.billing.arrival import Arrival, Stored
 from karma.billing.domain import (
     EventState,
     InboxEvent,
-    StripeSubscription,
     Subscription,
     Told,
     read_hint,
@@ -116,7 +115,7 @@ class MemoryBilling:
 
     def mark_unlinked(self, event_id: str, customer_id: str, *, at: datetime, note: str) -> bool:
         event = self.events.get(event_id)
-        if event is None or event.handled_at is not None or customer_id in self.customers:
+        if event is None or event.handled_at is not None or self._is_linked(customer_id):
             return False
         self._close(event, at=at, note=note, state=EventState.UNLINKED)
         self._close_earlier(event_id, customer_id, EventState.UNLINKED, at=at)
@@ -131,7 +130,7 @@ class MemoryBilling:
         self, event_id: str, customer_id: str, object_ids: Sequence[str], *, asked_at: datetime, at: datetime, note: str
     ) -> bool:
         event = self.events.get(event_id)
-        if event is None or event.handled_at is not None or customer_id in self.customers:
+        if event is None or event.handled_at is not None or self._is_linked(customer_id):
             return False
         named = [self.named_at[object_id] for object_id in object_ids if object_id in self.named_at]
         if any(iso(each) >= iso(asked_at) for each in named):
@@ -354,85 +353,31 @@ class MemoryBilling:
             self._write(seen.user_id, left, row, at=at, look_at=at, told=row.told)
         names = seen.names if seen else {}
         version = (seen.version if seen else 0) + 1
-        self.customers[customer_id] = CustomerLink(customer_id, user_id, livemode, version, names)
+        self.customers[customer_id] = CustomerLink(customer_id, user_id, livemode, version, names=names)
         row = self.row(user_id)
         self._write(user_id, row.subscription, row, at=at, look_at=at, paid=row.paid, told=row.told)
         self.audit += entries
         return True
 
-    def begin_ending(self, customer_id: str, user_id: UserId, *, at: datetime) -> bool:
+    def begin_ending(self, customer_id: str, user_id: UserId, *, at: datetime, deleted_at: datetime) -> bool:
         link = self.customers.get(customer_id)
         if link is None or user_id not in {link.user_id, self.ending.get(customer_id)}:
             return False
-        self.customers[customer_id] = link._replace(user_id=None, version=link.version + 1)
+        taken = link._replace(user_id=None, deleted_at=deleted_at, ending=True)
+        self.customers[customer_id] = taken._replace(version=link.version + 1)
         self.ending[customer_id] = user_id
         return True
 
     def end(self, customer_id: str, user_id: UserId, *, at: datetime) -> None:
         if self.ending.get(customer_id) == user_id:
             del self.ending[customer_id]
+            link = self.customers[customer_id]
+            self.customers[customer_id] = link._replace(ending=False, version=link.version + 1)
+
+    def _is_linked(self, customer_id: str) -> bool:
+        link = self.customers.get(customer_id)
+        return link is not None and link.user_id is not None
 
     def _require(self, user_id: UserId | None) -> None:
         if user_id in self.gone:
             raise AccountGone(user_id)
-
-
-@dataclass
-class MemoryStripe:
-    """Stripe's objects as they are now, in two modes, of which the key sees one.
-
-    `on_fetch` runs before each answer, for what happens meanwhile.
-    """
-
-    subscriptions: dict[str, StripeSubscription] = field(default_factory=dict)
-    customers: set[str] = field(default_factory=set)
-    """Customers of the key's mode; those with subscriptions count without being listed here."""
-    deleted: set[str] = field(default_factory=set)
-    livemode: bool = False
-    others: set[str] = field(default_factory=set)
-    """Customers of the other mode, whose subscriptions the key does not see."""
-    down: bool = False
-    fetches: int = 0
-    on_fetch: Callable[[], None] = lambda: None
-    after_read: Callable[[], None] = lambda: None
-    """Called once Stripe has read its objects, before we get them: the answer is then already old."""
-
-    def subscriptions_of(self, customer_id: str, *, livemode: bool | None) -> list[StripeSubscription] | None:
-        self._fetch()
-        if livemode is not None and livemode is not self.livemode:
-            return None
-        found = [] if customer_id in self.others else self._of(customer_id)
-        self.after_read()
-        missing = not found and customer_id not in self.customers - self.deleted - self.others
-        return None if missing and livemode is None else found
-
-    def cancel(self, subscription_id: str) -> None:
-        self._fetch()
-        held = self.subscriptions.get(subscription_id)
-        if held is not None and held.customer_id not in self.others:
-            self.subscriptions[subscription_id] = replace(held, status="canceled")
-
-    def delete_customer(self, customer_id: str) -> None:
-        self._fetch()
-        if customer_id in self.others:
-            return  # missing to this key
-        self.deleted.add(customer_id)
-        for each in self._of(customer_id):
-            self.subscriptions[each.id] = replace(each, status="canceled")
-
-    def renew(self, subscription_id: str, *, days: int = 30) -> None:
-        """Begin the next period, as a payment does."""
-        held = self.subscriptions[subscription_id]
-        end = held.current_period_end
-        self.subscriptions[subscription_id] = replace(
-            held, current_period_start=end, current_period_end=end + timedelta(days=days)
-        )
-
-    def _of(self, customer_id: str) -> list[StripeSubscription]:
-        return [each for each in self.subscriptions.values() if each.customer_id == customer_id]
-
-    def _fetch(self) -> None:
-        if self.down:
-            raise Upstream("Stripe did not answer; try again")
-        self.fetches += 1
-        self.on_fetch()

@@ -65,4 +65,4 @@ class AccountRows:
         return AuditEntry(user_id=self.ada.id, event=AuditEvent.LOGGED_IN, at=NOW, actor_id=self.ada.id)
 
     def purge(self, *, ends_in_s: float = 60) -> Purge:
-        return Purge(user_id=self.ada.id, ends_at=monotonic() + ends_in_s, settled=True)
+        return Purge(user_id=self.ada.id, requested_at=NOW, ends_at=monotonic() + ends_in_s, settled=True)

@@ -2,7 +2,8 @@
 
 Its rules: a key sees the objects of its mode, the other mode's are missing (404, `resource_missing`); a list has at
 most 100 objects a page, ten unless asked, and leaves canceled subscriptions out unless `status=all`; a subscription
-shows its first ten items; an unknown parameter is an error; what is canceled cannot be canceled again.
+shows its first ten items; an invoice shows its payments where that is asked for; an unknown parameter is an error; what
+is canceled cannot be canceled again.
 """
 
 from __future__ import annotations
@@ -21,7 +22,8 @@ _OVER = ("canceled", "incomplete_expired")
 _PARAMS = {
     "subscriptions": {"customer", "status", "limit", "starting_after"},
     "subscription_items": {"subscription", "limit", "starting_after"},
-    "invoices": {"subscription", "limit", "starting_after"},
+    "invoices": {"customer", "subscription", "limit", "starting_after", "expand[0]"},
+    "charges": {"customer", "limit", "starting_after"},
 }
 _SHOWN_ITEMS = 10
 
@@ -44,6 +46,7 @@ class StripeServer:
     items: dict[str, list[Object]] = field(default_factory=dict)
     products: dict[str, Object] = field(default_factory=dict)
     invoices: list[Object] = field(default_factory=list)
+    charges: list[Object] = field(default_factory=list)
     requests: list[str] = field(default_factory=list)
     failing: int = 0
     """Status of every answer; 0: the right answer."""
@@ -85,7 +88,10 @@ class StripeServer:
             case "GET", "subscription_items", "":
                 return _page(kind, self.items[query["subscription"]], query)
             case "GET", "invoices", "":
-                return _page(kind, [each for each in self.invoices if each["of"] == query["subscription"]], query)
+                return _page(kind, self._invoices(query, livemode=livemode), query)
+            case "GET", "charges", "":
+                _mine(self.customers.get(query["customer"]), livemode=livemode)
+                return _page(kind, self.charges, query)
             case "GET", "products", _:
                 return _mine(self.products.get(object_id), livemode=livemode)
             case "GET", "customers", _:
@@ -102,6 +108,15 @@ class StripeServer:
                 held["status"] = "canceled"
                 return self._shown(held)
         raise Refused(404, "unknown_route")
+
+    def _invoices(self, query: dict[str, str], *, livemode: bool) -> list[Object]:
+        """Return the invoices of a subscription or customer; payments are shown when they are asked for."""
+        if "subscription" in query:
+            return [each for each in self.invoices if each["of"] == query["subscription"]]
+        _mine(self.customers.get(query["customer"]), livemode=livemode)
+        if query.get("expand[0]") == "data.payments":
+            return self.invoices
+        return [{name: value for name, value in each.items() if name != "payments"} for each in self.invoices]
 
     def _shown(self, subscription: Object) -> Object:
         items = self.items[subscription["id"]]

@@ -11,6 +11,7 @@ from karma.billing.answers import (
     PlanListData,
     ReplayData,
     UsageData,
+    bought_view,
     event_view,
     link_view,
     plan_view,
@@ -39,9 +40,11 @@ async def list_plans() -> Answer[PlanListData]:
 
 @router.get("/subscriptions/current", responses=answers())
 async def current_subscription(caller: Annotated[Caller, permit("billing:read")]) -> Answer[CurrentSubscriptionData]:
-    """Show the caller's subscription; the free plan when nothing was ever bought."""
+    """Show the caller's subscriptions, of several first the best; the free plan when nothing was ever bought."""
     service = billing.subscriptions()
-    return ok({"subscription": subscription_view(service.current(caller.user_id), at=service.now())})
+    row = service.current(caller.user_id)
+    others = [bought_view(each) for each in row.others]
+    return ok({"subscription": subscription_view(row, at=service.now()), "others": others})
 
 
 @router.get("/usage", responses=answers())

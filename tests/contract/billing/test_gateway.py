@@ -243,6 +243,49 @@ def test_ending_twice_is_ending_once(stripe: StripeServer, gateway: MakeGateway)
     assert stripe.customers == {}
 
 
+_OURS = {"of": "sub_1", "parent": {"subscription_details": {"subscription": "sub_1"}}}
+_PAID = {"payments": {"data": [{"payment": {"type": "payment_intent", "payment_intent": "pi_1"}}]}}
+_ONE_CHARGE = {"payments": {"data": [{"payment": {"type": "charge", "charge": "ch_1"}}]}}
+
+
+@pytest.mark.fault("F-17d")
+@pytest.mark.parametrize(
+    ("invoices", "charges", "expected"),
+    [
+        ([], [], False),
+        ([{**_OURS, **_PAID}], [("ch_1", "pi_1")], False),
+        ([{**_OURS, **_ONE_CHARGE}], [("ch_1", None)], False),
+        ([{**_OURS, **_PAID}], [("ch_1", "pi_1"), ("ch_2", "pi_1")], False),
+        ([{"of": "sub_1", "subscription": "sub_1", "payment_intent": "pi_1"}], [("ch_1", "pi_1")], False),
+        ([{"of": "sub_1", "subscription": "sub_1", "charge": "ch_1"}], [("ch_1", None)], False),
+        ([{**_OURS, **_PAID}], [("ch_1", "pi_1"), ("ch_2", "pi_2")], True),
+        ([{**_OURS, **_PAID}], [("ch_1", "pi_1"), ("ch_2", None)], True),
+        ([_OURS], [("ch_1", "pi_1")], True),
+        ([], [("ch_1", None)], True),
+        ([{**_OURS, **_PAID}, {"of": "", "parent": None, **_ONE_CHARGE}], [("ch_1", "pi_1")], True),
+        (
+            [{**_OURS, **_PAID}, {"of": "", "parent": {"subscription_details": {"subscription": "sub_2"}}}],
+            [("ch_1", "pi_1")],
+            True,
+        ),
+    ],
+)
+def test_whatever_else_a_customer_ever_bought_is_seen(
+    stripe: StripeServer, gateway: MakeGateway, invoices: list[dict[str, Any]], charges: list[Any], expected: bool
+) -> None:
+    stripe.invoices = [{"id": f"in_{i}", **each} for i, each in enumerate(invoices)]
+    stripe.charges = [{"id": charge, "payment_intent": intent} for charge, intent in charges]
+    assert gateway().buys_else("cus_1", ["sub_1"]) is expected
+    # On the last of several pages, too.
+    older = {"of": "sub_1", "subscription": "sub_1", "payment_intent": "pi_0"}
+    newer = {**_OURS, "payments": {"data": [{"payment": {"payment_intent": "pi_0"}}]}}
+    more = older if any("subscription" in each for each in invoices) else newer
+    stripe.invoices = [{"id": f"in_more_{i}", **more} for i in range(100)] + stripe.invoices
+    stripe.charges = [{"id": f"ch_more_{i}", "payment_intent": "pi_0"} for i in range(100)] + stripe.charges
+    assert gateway().buys_else("cus_1", ["sub_1"]) is expected
+    assert gateway().buys_else("cus_404", ["sub_1"])
+
+
 @pytest.mark.parametrize("status", [401, 403, 409, 429, 500])
 def test_a_question_that_stripe_cannot_answer_raises_payments_unavailable(
     stripe: StripeServer, gateway: MakeGateway, status: int

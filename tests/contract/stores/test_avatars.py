@@ -154,7 +154,7 @@ class TestAnAccount:
 
         with pytest.raises(AccountGone):
             dynamo.create(avatar(3), request=asked("t3"))
-        assert dynamo.purge_account(Purge(user_id=USER, ends_at=monotonic() + 60, settled=True))
+        assert dynamo.purge_account(Purge(user_id=USER, requested_at=NOW, ends_at=monotonic() + 60, settled=True))
         assert database.items("agents") == []
 
 

@@ -286,7 +286,7 @@ class TestSubscriptions:
 
     def test_a_deleted_account_leaves_no_row(self, stores: Stores) -> None:
         assert self.save(stores, ALICE, event="evt_1")
-        purge = Purge(user_id=ALICE, ends_at=monotonic() + 60, settled=True)
+        purge = Purge(user_id=ALICE, requested_at=NOW, ends_at=monotonic() + 60, settled=True)
         assert stores.forgetting.purge(purge)
         assert stores.subscriptions.row(ALICE).subscription is None
 
@@ -406,7 +406,7 @@ class TestCustomers:
         assert stores.subscriptions.row(ALICE).told is None
         seen = stores.subscriptions.row(ALICE)
         assert stores.subscriptions.save(ALICE, projection(owing, user_id=ALICE), seen=seen, at=NOW)
-        told = Told(PlanName.TEAM, SubscriptionStatus.PAST_DUE)
+        told = Told(PlanName.TEAM, SubscriptionStatus.PAST_DUE, 2)
         assert stores.subscriptions.row(ALICE).told == told
         later = NOW + timedelta(days=90)
         assert stores.customers.link("cus_3", ALICE, seen=None, at=later)
@@ -438,9 +438,9 @@ class TestCustomers:
     def test_whose_account_is_deleted_keeps_no_customer(self, stores: Stores) -> None:
         assert stores.link()
         seen = stores.customers.link_of("cus_1")
-        assert not stores.customers.begin_ending("cus_1", BOB, at=NOW)
+        assert not stores.customers.begin_ending("cus_1", BOB, at=NOW, deleted_at=NOW)
         for _ in range(2):
-            assert stores.customers.begin_ending("cus_1", ALICE, at=NOW)
+            assert stores.customers.begin_ending("cus_1", ALICE, at=NOW, deleted_at=NOW)
             assert [each.user_id for each in stores.customers.links_of(ALICE)] == [None]
         assert not stores.link(BOB, seen=seen)
         stores.customers.end("cus_1", BOB, at=NOW)
@@ -450,7 +450,27 @@ class TestCustomers:
         assert stores.customers.links_of(ALICE) == []
         link = stores.customers.link_of("cus_1")
         assert link is not None
-        assert link.user_id is None
+        assert (link.user_id, link.deleted_at, link.ending) == (None, NOW, False)
+
+    @pytest.mark.fault("F-17c")
+    def test_a_customer_of_a_deleted_account_is_nobody_s_until_it_is_linked_again(self, stores: Stores) -> None:
+        assert stores.link()
+        deleted_at = NOW - MINUTE
+        assert stores.customers.begin_ending("cus_1", ALICE, at=NOW, deleted_at=deleted_at)
+        for is_ending in (True, False):
+            link = stores.customers.link_of("cus_1")
+            assert link is not None
+            assert (link.deleted_at, link.ending) == (deleted_at, is_ending)
+            stores.customers.end("cus_1", ALICE, at=NOW)
+        stores.arrive("evt_1")
+        stores.arrive("evt_2")
+        assert stores.inbox.ignore_payer("evt_1", "cus_1", ["price_1"], asked_at=NOW, at=NOW, note="")
+        assert stores.inbox.mark_unlinked("evt_2", "cus_1", at=NOW, note="")
+        assert stores.link(BOB, seen=stores.customers.link_of("cus_1"))
+        link = stores.customers.link_of("cus_1")
+        assert link is not None
+        assert (link.user_id, link.deleted_at, link.ending) == (BOB, None, False)
+        assert not stores.inbox.mark_unlinked("evt_2", "cus_1", at=NOW, note="")
 
 
 @pytest.mark.fault("F-15h")
@@ -463,7 +483,7 @@ def test_a_row_of_an_earlier_release_told_what_it_gave_when_it_was_written(datab
     for at, plan in ((NOW, PlanName.TEAM), (NOW + timedelta(days=90), PlanName.FREE)):
         old = [SubscriptionItem.told_plan.remove(), SubscriptionItem.told_status.remove()]
         update(SubscriptionItem(key.pk, key.sk), [*old, SubscriptionItem.updated_at.set(iso(at))])
-        assert rows.row(ALICE).told == Told(plan, SubscriptionStatus.PAST_DUE)
+        assert rows.row(ALICE).told == Told(plan, SubscriptionStatus.PAST_DUE, 1)
 
 
 def test_a_large_event_is_packed(database: Database) -> None:

@@ -2,6 +2,7 @@
 
 import io
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
 from typing import Any
 
 import orjson
@@ -53,7 +54,7 @@ def book(number: int, title: str = "t") -> BookItem:
 
 
 def purge(*, ends_in_s: float = 60) -> Purge:
-    return Purge(user_id=UserId("u"), ends_at=monotonic() + ends_in_s, settled=True)
+    return Purge(user_id=UserId("u"), requested_at=datetime.now(UTC), ends_at=monotonic() + ends_in_s, settled=True)
 
 
 @pytest.fixture

@@ -177,9 +177,9 @@ class TestWhatAnAccountLeaves:
         link = rows.customer
         assert rows.subscribe()
         assert rows.customers.links_of(rows.ada.id) == [link]
-        assert not rows.customers.begin_ending(link.customer_id, UserId(new_id()), at=NOW)
+        assert not rows.customers.begin_ending(link.customer_id, UserId(new_id()), at=NOW, deleted_at=NOW)
         for _ in range(2):
-            assert rows.customers.begin_ending(link.customer_id, rows.ada.id, at=NOW)
+            assert rows.customers.begin_ending(link.customer_id, rows.ada.id, at=NOW, deleted_at=NOW)
             [ending] = rows.customers.links_of(rows.ada.id)
             assert ending.user_id is None
         assert not rows.customers.link(link.customer_id, rows.root.id, seen=link, at=NOW)

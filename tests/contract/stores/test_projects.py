@@ -476,10 +476,10 @@ class TestInDynamo:
         work.create(other, membership(other, ida, OWNER), request=asked("t"))
         work.begin_delete(other, actor=kept.member(other, ida), at=NOW)
         work.finish_delete(other.id, most=100)
-        over = Purge(user_id=ida, ends_at=monotonic() - 1, settled=True)
+        over = Purge(user_id=ida, requested_at=NOW, ends_at=monotonic() - 1, settled=True)
         assert not work.purge_account(over)
         assert kept.member(project, ida).role is MEMBER
-        assert work.purge_account(Purge(user_id=ida, ends_at=monotonic() + 60, settled=True))
+        assert work.purge_account(Purge(user_id=ida, requested_at=NOW, ends_at=monotonic() + 60, settled=True))
         items = database.items("work")
         assert sorted(item["sk"]["S"] for item in items) == [f"MEMBER#{ada}", "PROJECT"]
 

@@ -255,7 +255,7 @@ class TestADeletion:
 
 class TestTheEndOfAnAccount:
     def purge(self, *, seconds: float = 60) -> Purge:
-        return Purge(user_id=USER, ends_at=monotonic() + seconds, settled=True)
+        return Purge(user_id=USER, requested_at=NOW, ends_at=monotonic() + seconds, settled=True)
 
     def kinds(self, database: Database) -> Counter[str]:
         rows = database.items("work")

@@ -132,7 +132,7 @@ def test_a_plan_without_limits_counts_and_never_refuses(stores: Stores, ada: Use
 
 def test_a_deleted_account_leaves_nothing(stores: Stores, ada: UserId) -> None:
     stores.reserve([limited(ada), limited(ada, Metric.RUNS)])
-    assert stores.repository.purge(Purge(user_id=ada, ends_at=monotonic() + 60, settled=True))
+    assert stores.repository.purge(Purge(user_id=ada, requested_at=NOW, ends_at=monotonic() + 60, settled=True))
     assert (stores.used(ada), stores.used(ada, Metric.RUNS)) == (0, 0)
 
 

@@ -10,7 +10,7 @@ from boto3.dynamodb.types import TypeDeserializer
 
 from karma.billing.allowances import Metric
 from karma.billing.arrival import Arrival
-from karma.billing.domain import EventState, project
+from karma.billing.domain import EventState, projection
 from karma.billing.plans import PlanName
 from karma.billing.ports import Row
 from karma.billing.repository.arrivals import ArrivalRepository
@@ -21,7 +21,7 @@ from karma.core.ids import UserId, new_id
 from tests.integration.billing.conftest import Billing
 from tests.support.plans import allowance, limited
 from tests.support.stack import Drain
-from tests.unit.billing.test_domain import stripe_subscription
+from tests.unit.billing.test_domain import PRO, stripe_subscription
 
 LogIn = Callable[..., tuple[str, UserId]]
 
@@ -82,20 +82,25 @@ def test_plans_are_public(api: Api) -> None:
 
 
 @pytest.mark.req("R-K-19", "R-K-20")
+@pytest.mark.fault("F-15i")
 def test_a_user_sees_the_free_plan_and_then_what_was_bought(api: Api, billing: Billing, login: LogIn) -> None:
     assert api("GET", "/subscriptions/current")[0] == 401
     token, user = login("buyer@example.com")
     status, body = api("GET", "/subscriptions/current", token=token)
     assert status == 200
     assert (body["data"]["subscription"]["plan"], body["data"]["subscription"]["status"]) == ("free", "active")
+    assert body["data"]["others"] == []
 
     now = datetime.now(UTC)
     billing.stack.use("inbox")
-    bought = project(
-        stripe_subscription(current_period_start=now, current_period_end=now + timedelta(days=30)), user_id=user
-    )
-    assert SubscriptionRepository().save(user, bought, seen=Row(), at=now)
-    shown = api("GET", "/subscriptions/current", token=token)[1]["data"]["subscription"]
+    month = {"current_period_start": now, "current_period_end": now + timedelta(days=30)}
+    sold = [stripe_subscription(id="sub_1", prices=(PRO,), **month), stripe_subscription(id="sub_2", **month)]
+    over = stripe_subscription(id="sub_3", status="canceled", **month)
+    assert SubscriptionRepository().save(user, projection([*sold, over], user_id=user), seen=Row(), at=now)
+    data = api("GET", "/subscriptions/current", token=token)[1]["data"]
+    shown, [other] = data["subscription"], data["others"]
+    assert (other["plan"], other["status"], other["cancel_at"]) == ("pro", "active", None)
+    assert {shown["stripe_subscription_id"], other["stripe_subscription_id"]} == {"sub_1", "sub_2"}
     assert (shown["plan"], shown["status"], shown["entitled_plan"]) == ("team", "active", "team")
     assert shown["current_period_end"].endswith("Z")
     assert shown["limits"]["devices"] == 500

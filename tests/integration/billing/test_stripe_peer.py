@@ -1,7 +1,8 @@
 """Webhooks that nobody here wrote: localstripe keeps the subscription and posts the events."""
 
 import random
-from datetime import UTC, datetime
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
@@ -13,7 +14,6 @@ from karma.billing.domain import EventState
 from karma.billing.repository.customers import CustomerRepository
 from karma.billing.repository.inbox import InboxRepository
 from karma.core.ids import UserId
-from karma.identity.accounts.deletion import SETTLES_AFTER
 from karma.identity.accounts.repository.deletions import DeletionRepository
 from tests.integration.billing.conftest import Billing
 from tests.support.accounts import open_account
@@ -162,14 +162,8 @@ def test_a_stripe_that_is_down_fails_only_its_own_messages(
     assert billing.subscription(user) is not None
 
 
-@pytest.mark.parametrize("heard", [True, False], ids=["heard of before", "heard of after"])
-def test_the_owner_of_a_deleted_account_is_no_customer_any_more(
-    peer: StripePeer, billing: Billing, sold: str, user: str, sqs_event: SqsEvent, lambda_context: Context, heard: bool
-) -> None:
-    if heard:
-        deliver(billing, peer.posted)
-        assert billing.drain() == []
-    deletions, at = DeletionRepository(), datetime.now(UTC) - 2 * SETTLES_AFTER
+def delete_account(peer: StripePeer, billing: Billing, user: str, sqs_event: SqsEvent, context: Context) -> datetime:
+    deletions, at = DeletionRepository(), datetime.now(UTC)
     leaving = deletions.leaving(UserId(user))
     assert leaving is not None
     entry = AuditEntry(user_id=UserId(user), event=AuditEvent.DELETION_REQUESTED, at=at, actor_id=UserId(user))
@@ -177,11 +171,67 @@ def test_the_owner_of_a_deleted_account_is_no_customer_any_more(
     billing.stack.use("deletion", STRIPE_API_BASE=peer.url)
     from background.deletion import lambda_handler
 
-    assert lambda_handler(sqs_event([user]), lambda_context) == {"batchItemFailures": []}
+    assert lambda_handler(sqs_event([user]), context) == {"batchItemFailures": []}
+    return at
 
+
+@pytest.mark.parametrize("heard", [True, False], ids=["heard of before", "heard of after"])
+def test_the_owner_of_a_deleted_account_is_no_customer_any_more(
+    peer: StripePeer, billing: Billing, sold: str, user: str, sqs_event: SqsEvent, lambda_context: Context, heard: bool
+) -> None:
+    if heard:
+        deliver(billing, peer.posted)
+        assert billing.drain() == []
+    delete_account(peer, billing, user, sqs_event, lambda_context)
     assert not [item for item in billing.items() if user in str(item)]
     # What Stripe tells of it still, is forgotten as well.
     deliver(billing, list(peer.posted))
     assert billing.drain() == []
     peer.wait_for("customer.deleted")
     assert not [item for item in billing.items() if user in str(item)]
+
+
+@pytest.mark.fault("F-17c", "F-17d")
+def test_what_is_bought_again_after_a_deletion_goes_on(
+    peer: StripePeer,
+    billing: Billing,
+    sold: str,
+    user: str,
+    stripe_client: stripe.StripeClient,
+    sqs_event: SqsEvent,
+    lambda_context: Context,
+    eventually: Callable[..., Any],
+) -> None:
+    """The customer pays for another product as well, and so is still there."""
+    customer = str(stripe_client.v1.subscriptions.retrieve(sold).customer)
+    plan: Any = {
+        "id": "letters", "amount": 500, "currency": "usd", "interval": "month", "product": {"name": "N"}
+    }  # fmt: skip
+    stripe_client.v1.plans.create(params=plan)
+    other = stripe_client.v1.subscriptions.create(params={"customer": customer, "items": [{"plan": "letters"}]})
+    deleted_at = delete_account(peer, billing, user, sqs_event, lambda_context)
+    # Stripe tells times in seconds.
+    eventually(lambda: datetime.now(UTC) >= deleted_at + timedelta(seconds=1))
+    again = stripe_client.v1.subscriptions.create(
+        params={"customer": customer, "items": [{"plan": "karma-team-month"}]}
+    )
+    stripe_client.v1.subscriptions.cancel(other.id)
+    peer.wait_for("customer.subscription.created", 3)
+    peer.wait_for("customer.subscription.deleted", 2)
+    deliver(billing, list(peer.posted))
+    assert billing.drain() == []
+    statuses = {each.id: each.status for each in _subscriptions(stripe_client, customer)}
+    assert (statuses[sold], statuses[again.id]) == ("canceled", "active")
+    assert "customer.deleted" not in peer.types()
+    assert len(InboxRepository().waiting_of(customer, EventState.UNLINKED)) == 1
+    comes_back = UserId(open_account())
+    links = CustomerRepository()
+    assert links.link(customer, comes_back, seen=links.link_of(customer), at=datetime.now(UTC), livemode=False)
+    assert billing.work([refresh_message(comes_back)]) == []
+    row = billing.subscription(comes_back)
+    assert row is not None
+    assert (row["plan"], row["status"], row["stripe_subscription_id"]) == ("team", "active", again.id)
+
+
+def _subscriptions(stripe_client: stripe.StripeClient, customer: str) -> list[stripe.Subscription]:
+    return stripe_client.v1.subscriptions.list(params={"customer": customer, "status": "all"}).data

@@ -84,11 +84,12 @@ from karma.runs.domain import OwnershipLost, Run, RunEnd, RunKey, RunStatus, Seg
 from karma.runs.purge import RunsPurge
 from karma.runs.repository import RunRepository
 from karma.runs.watchdog import Inspector
-from tests.fakes.billing import MemoryQueue, MemoryStripe
+from tests.fakes.billing import MemoryQueue
 from tests.fakes.devices import FakePublisher, FakeRegistry, FakeWakeUps
 from tests.fakes.identity import RING, CountingPasswords
 from tests.fakes.mail import MemoryQueue as MailQueue
 from tests.fakes.mail import MemorySender
+from tests.fakes.payments import MemoryStripe
 from tests.support.accounts import open_account
 from tests.support.devices import new_device
 from tests.support.interleaving import play, watch

@@ -19,7 +19,8 @@ from karma.billing.plans import NOT_OURS, PlanName, PriceHints, decision_of
 from karma.billing.projector import EventProjector
 from karma.billing.purge import stop_charging
 from karma.core.ids import UserId
-from tests.fakes.billing import MemoryBilling, MemoryQueue, MemoryStripe
+from tests.fakes.billing import MemoryBilling, MemoryQueue
+from tests.fakes.payments import MemoryStripe
 from tests.unit.billing.test_domain import FOREIGN, PRO, TEAM, stripe_subscription
 
 NOW = datetime(2026, 11, 21, 12, tzinfo=UTC)
@@ -217,7 +218,7 @@ def test_a_deletion_ends_what_was_ours_when_it_was_bought() -> None:
     world.name("price_1", "")
     link = world.store.link_of(customer(ALICE))
     assert link is not None
-    stop_charging(world.stripe, link)
+    stop_charging(world.stripe, link, deleted_at=NOW)
     assert [each.status for each in world.stripe.subscriptions.values()] == ["canceled"]
 
 

@@ -51,6 +51,15 @@ def test_a_subscription_is_told_with_plan_and_state(locale: Locale) -> None:
             assert plan.value in compose(told, locale=locale.value).text
 
 
+@pytest.mark.parametrize("locale", Locale)
+def test_several_subscriptions_are_told_with_their_number(locale: Locale) -> None:
+    data = {"plan": "team", "status": "active", "count": "12"}
+    told = Notice(user_id=ADA, type=NoticeType.SUBSCRIPTIONS_SEVERAL, created_at=NOW, data=data)
+    text = compose(told, locale=locale.value).text
+    assert "12" in text
+    assert "team" in text
+
+
 def test_every_type_has_a_severity() -> None:
     assert set(SEVERITIES) == set(NoticeType)
 

@@ -85,14 +85,11 @@ def pause_view(pause: Pause | None) -> PauseView | None:
     return None if pause is None else {"behavior": pause.behavior, "resumes_at": _moment(pause.resumes_at)}
 
 
-class SubscriptionView(TypedDict):
-    """A user's subscription; of several the one that gives most."""
+class BoughtView(TypedDict):
+    """A subscription as it was bought."""
 
-    user_id: str
     plan: PlanName
     status: SubscriptionStatus
-    entitled_plan: PlanName
-    """The plan whose limits hold now: the largest that gives access, free when none does."""
     current_period_start: str
     current_period_end: str
     cancel_at_period_end: bool
@@ -105,17 +102,13 @@ class SubscriptionView(TypedDict):
     pause_collection: PauseView | None
     stripe_subscription_id: str | None
     stripe_customer_id: str | None
-    limits: LimitsView
 
 
-def subscription_view(row: Subscription, *, at: datetime) -> SubscriptionView:
-    """Render a subscription and the limits that hold now."""
-    entitled = row.entitled_plan(at)
+def bought_view(row: Subscription) -> BoughtView:
+    """Render one subscription, apart from the user's others."""
     return {
-        "user_id": row.user_id,
         "plan": row.plan,
         "status": row.status,
-        "entitled_plan": entitled,
         "current_period_start": iso(row.current_period_start),
         "current_period_end": iso(row.current_period_end),
         "cancel_at_period_end": row.cancel_at_period_end,
@@ -125,14 +118,31 @@ def subscription_view(row: Subscription, *, at: datetime) -> SubscriptionView:
         "pause_collection": pause_view(row.pause),
         "stripe_subscription_id": row.stripe_subscription_id,
         "stripe_customer_id": row.stripe_customer_id,
-        "limits": limits_view(plan_at(entitled, at).limits),
     }
+
+
+class SubscriptionView(BoughtView):
+    """A user's subscription; of several the one that gives most."""
+
+    user_id: str
+    entitled_plan: PlanName
+    """The plan whose limits hold now: the largest that gives access, free when none does."""
+    limits: LimitsView
+
+
+def subscription_view(row: Subscription, *, at: datetime) -> SubscriptionView:
+    """Render a subscription and the limits that hold now."""
+    entitled = row.entitled_plan(at)
+    limits = limits_view(plan_at(entitled, at).limits)
+    return {**bought_view(row), "user_id": row.user_id, "entitled_plan": entitled, "limits": limits}
 
 
 class CurrentSubscriptionData(TypedDict):
     """The caller's subscription."""
 
     subscription: SubscriptionView
+    others: list[BoughtView]
+    """The caller's other subscriptions that have not ended, the best first; each may cost money."""
 
 
 class UsageView(TypedDict):

@@ -97,7 +97,8 @@ class CustomerLinking:
 
         Raises:
             ValidationFailed: `customer_id` or `user_id` is no id.
-            CustomerLinked: the customer is linked to another account than `from_user_id`, or to a deleted one.
+            CustomerLinked: the customer is linked to another account than `from_user_id`, or to one whose deletion has
+                not ended yet what it pays for.
             AccountGone: there is no such user.
         """
         ValidationFailed.together(lambda: _require_customer_id(customer_id), lambda: _require_user_id(user_id))
@@ -143,8 +144,10 @@ class RenewalCheck:
 
 
 def _require(seen: CustomerLink | None, from_user_id: str | None) -> None:
-    if seen is not None and seen.user_id is None:
-        raise CustomerLinked("The account that had the customer was deleted, and its subscriptions are ended")
+    if seen is not None and seen.ending:
+        raise CustomerLinked(
+            "The account that had the customer is being deleted, and its subscriptions are ended first"
+        )
     has = seen.user_id if seen else None
     if has != from_user_id:
         raise CustomerLinked(

@@ -79,6 +79,7 @@ _RANK: Mapping[str, int] = {
 }
 _UNKNOWN_RANK = 2
 VOID = "void"
+_CHARGED = frozenset({"active", "trialing", "past_due"})
 
 
 def status_of(stripe_status: str) -> SubscriptionStatus:
@@ -156,6 +157,11 @@ class Subscription:
         """Tell whether it has ended for good, so that Stripe changes it no more."""
         return self.status is SubscriptionStatus.CANCELED
 
+    @property
+    def renews(self) -> bool:
+        """Tell whether Stripe goes on charging for it: no end of it is coming, and its collection is not paused."""
+        return self.stripe_status in _CHARGED and self.cancel_at is None and self.pause is None
+
     def gives_access(self, at: datetime) -> bool:
         """Tell whether this subscription, apart from the others, gives its plan at a moment."""
         if self.pause is not None and self.pause.withholds(at):
@@ -189,17 +195,21 @@ class Subscription:
 
 
 class Told(NamedTuple):
-    """Plan that holds and status, as an account was told them last: by a notice, or by its first row."""
+    """Subscriptions as an account was told of them last: by a notice, or by its first row."""
 
     plan: PlanName
+    """The plan that holds."""
     status: SubscriptionStatus
+    renewing: int = 0
+    """Number of subscriptions for which Stripe goes on charging."""
 
 
 def told_of(subscription: Subscription | None, at: datetime) -> Told:
-    """Return the plan that holds at a moment and the status; the free plan is active."""
+    """Return what an account is to know of its subscriptions at a moment; the free plan is active."""
     if subscription is None:
         return Told(PlanName.FREE, SubscriptionStatus.ACTIVE)
-    return Told(subscription.entitled_plan(at), subscription.status)
+    renewing = sum(each.renews for each in subscription.all)
+    return Told(subscription.entitled_plan(at), subscription.status, renewing)
 
 
 def plan_of(source: StripeSubscription) -> PlanName | None:

@@ -43,6 +43,7 @@ FIELDS: Mapping[str, Any] = {
     "note": "",
     "PlanView.name": "pro",
     "SubscriptionView.status": "active",
+    "BoughtView.status": "active",
     "UsageView.metric": "runs_per_month",
     "UsageView.used": 41,
     "UsageView.allowed": 200,

@@ -1,4 +1,4 @@
-"""Ports of billing; each has an in-memory implementation in tests/fakes/billing.py."""
+"""Ports of billing; each has an in-memory implementation in tests/fakes/billing.py or payments.py."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ class Row(NamedTuple):
     created_at: str = ""
     paid: Paid = NOTHING
     told: Told | None = None
-    """Plan and status that the user was told last; None: the user never had a row."""
+    """State that the user was told last; None: the user never had a row."""
 
 
 class CustomerLink(NamedTuple):
@@ -69,6 +69,10 @@ class CustomerLink(NamedTuple):
     livemode: bool | None
     """Mode in which the customer exists; None: Stripe has not shown it yet."""
     version: int
+    deleted_at: datetime | None = None
+    """Moment at which the account was deleted; None: it was not."""
+    ending: bool = False
+    """True: Stripe has not been told yet to end what the deleted account bought."""
     names: Mapping[str, str] = MappingProxyType({})
     """Last decision of each price that the customer pays or paid for; naming.py."""
 
@@ -112,6 +116,8 @@ class Inbox(Protocol):
 
     def mark_unlinked(self, event_id: str, customer_id: str, *, at: datetime, note: str) -> bool:
         """Close an event until its customer is linked; return False if it was closed or the customer linked already.
+
+        A customer whose account was deleted is linked to nobody.
 
         The customer's events that waited for this before are closed for good: an event only says at which customer to
         look, so the latest says all that they did.
@@ -274,8 +280,11 @@ class Customers(Protocol):
         """
         ...
 
-    def begin_ending(self, customer_id: str, user_id: UserId, *, at: datetime) -> bool:
-        """Take a customer from a deleted account, so that nobody can be linked to it; False: another has it."""
+    def begin_ending(self, customer_id: str, user_id: UserId, *, at: datetime, deleted_at: datetime) -> bool:
+        """Take a customer from an account that was deleted at a moment; return False when another has it.
+
+        Until `end`, nobody is linked to it.
+        """
         ...
 
     def end(self, customer_id: str, user_id: UserId, *, at: datetime) -> None:
@@ -301,6 +310,13 @@ class Payments(Protocol):
 
     def cancel(self, subscription_id: str) -> None:
         """End a subscription of the key's mode at once; do nothing if it has ended or is unknown."""
+        ...
+
+    def buys_else(self, customer_id: str, subscription_ids: Collection[str]) -> bool:
+        """Tell whether a customer was ever charged, or sent an invoice, for anything but these subscriptions.
+
+        True as well when Stripe cannot tell.
+        """
         ...
 
     def delete_customer(self, customer_id: str) -> None:

@@ -4,7 +4,7 @@ The event is only a hint that something may have changed for a customer. What is
 that Stripe has of the customers that are linked to the user, fetched after the row was read; every write raises the
 row's version, even one that changes nothing, and so does every change of a link. So a worker that saw an older state
 finds a newer version and fetches again, and losses, repeats, re-orderings and crashes all end in the state that Stripe
-shows. An event of an account that is deleted is deleted as well.
+shows. An event of an account that is deleted is deleted as well, unless the customer has bought something since.
 """
 
 from __future__ import annotations
@@ -137,13 +137,13 @@ class EventProjector:
             if link is None:
                 note = self._without_link(event, hint)
             elif link.user_id is None:
-                return self._drop(event, link)
+                note = self._after_deletion(event, hint, link)
             else:
                 try:
                     note = self._project(link.user_id, event=event, customer_id=hint.customer_id)
                 except AccountGone:
-                    # Its deletion has begun, and ends what the customer pays for.
-                    return self._forget(event)
+                    # The deletion takes the customer from it first; the event is handled by the sweep after that.
+                    return "the account is being deleted"
             if note is not None:
                 return note
             again = self._inbox.get(event.id)
@@ -209,7 +209,26 @@ class EventProjector:
     def _without_link(self, event: InboxEvent, hint: Hint) -> str | None:
         asked_at = self._clock.now()
         found = self._payments.subscriptions_of(hint.customer_id, livemode=hint.livemode) or []
-        note = "no account is linked to the customer"
+        return self._leave_unlinked(event, hint, found, asked_at=asked_at, note="no account is linked to the customer")
+
+    def _after_deletion(self, event: InboxEvent, hint: Hint, link: CustomerLink) -> str | None:
+        """End what was bought before the account was deleted and heard of after it: nobody else would end it.
+
+        What was bought since is not the deleted account's: it is treated as that of a customer without a link.
+        """
+        asked_at = self._clock.now()
+        deleted_at = link.deleted_at or asked_at
+        seen = link._replace(livemode=self._payments.livemode)
+        found = stop_charging(self._payments, seen, deleted_at=deleted_at)
+        since = [each for each in found if each.created > deleted_at]
+        if not since:
+            return self._forget(event)
+        note = "the account that had the customer was deleted before this was bought"
+        return self._leave_unlinked(event, hint, since, asked_at=asked_at, note=note)
+
+    def _leave_unlinked(
+        self, event: InboxEvent, hint: Hint, found: list[StripeSubscription], *, asked_at: datetime, note: str
+    ) -> str | None:
         if not any(plan_of(each) for each in found):
             return self._ignore_payer(event, hint, found, asked_at=asked_at, note=f"{note}, which buys nothing of ours")
         if not self._inbox.mark_unlinked(event.id, hint.customer_id, at=self._clock.now(), note=note):
@@ -261,11 +280,6 @@ class EventProjector:
             for event_id in self._inbox.waiting_of(link.customer_id, state):
                 self._inbox.reopen(event_id, at=now, due_at=now)
 
-    def _drop(self, event: InboxEvent, link: CustomerLink) -> str:
-        # What was bought before the account was deleted and heard of after it: nobody else would end it.
-        stop_charging(self._payments, link._replace(livemode=self._payments.livemode))
-        return self._forget(event)
-
     def _forget(self, event: InboxEvent) -> str:
         self._inbox.forget(event.id)
         count("BillingAccountGone")
@@ -277,12 +291,18 @@ class EventProjector:
 
 
 def _notice(user_id: UserId, before: Told | None, now: Told, *, at: datetime) -> Notice | None:
-    """Return the notice of a plan or status that is another than what was told last; None: both are the same.
+    """Return the notice of a state that is another than what was told last; None: nothing has changed.
 
+    Of the number of subscriptions that renew it tells where there are several, or were: one may be paid for unwanted.
     It names the plan that holds, not the one bought: after its end, or while it is paused, another plan holds. A user
     without a row has the free plan and knows it.
     """
-    if now == (before or told_of(None, at)):
-        return None
+    told = before or told_of(None, at)
     data = {"plan": now.plan.value, "status": now.status.value}
+    if now.renewing > 1 and now.renewing != told.renewing:
+        data["count"] = str(now.renewing)
+        return Notice(user_id=user_id, type=NoticeType.SUBSCRIPTIONS_SEVERAL, created_at=at, data=data)
+    were_several = told.renewing > 1 and now.renewing != told.renewing
+    if (now.plan, now.status) == (told.plan, told.status) and not were_several:
+        return None
     return Notice(user_id=user_id, type=NoticeType.SUBSCRIPTION_CHANGED, created_at=at, data=data)

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from typing import Protocol
 
-from karma.billing.domain import SubscriptionStatus, plan_of, status_of
+from karma.billing.domain import StripeSubscription, SubscriptionStatus, plan_of, status_of
 from karma.billing.naming import remembering
 from karma.billing.ports import CustomerLink, Customers, Payments
 from karma.billing.repository.usage import UsageRepository
 from karma.core.clock import Clock
 from karma.core.errors import Upstream
-from karma.core.ids import UserId
 from karma.core.purge import Purge
 
 
@@ -29,11 +29,20 @@ class Forgetting(Protocol):
         ...
 
 
-def stop_charging(payments: Payments, link: CustomerLink) -> None:
-    """End a customer's subscriptions of our plans, and delete the customer unless it has others.
+def stop_charging(payments: Payments, link: CustomerLink, *, deleted_at: datetime) -> list[StripeSubscription]:
+    """End a customer's subscriptions of our plans that were bought before an account was deleted.
 
-    One Stripe account may sell more than our plans: those subscriptions go on. A subscription whose price named a plan
-    when it was bought is ended, whatever the price says now.
+    One Stripe account may sell more than our plans: those subscriptions go on. So does what was bought since: its buyer
+    may have another account by now. A subscription whose price named a plan when it was bought is ended, whatever the
+    price says now. Stripe tells times in seconds; what was bought in the second of the deletion counts as before.
+
+    Args:
+        payments: Stripe.
+        link: the customer.
+        deleted_at: moment of the deletion's request.
+
+    Returns:
+        All subscriptions that the customer ever had, as `remembering` returned them.
 
     Raises:
         PaymentsUnavailable, PaymentsDisabled: Stripe does not answer, or there is no key; it may still charge.
@@ -42,15 +51,14 @@ def stop_charging(payments: Payments, link: CustomerLink) -> None:
     answer = payments.subscriptions_of(link.customer_id, livemode=link.livemode)
     if answer is None:
         if link.livemode is None:
-            return  # Stripe never showed such a customer
+            return []  # Stripe never showed such a customer
         raise PaymentsOfOtherMode("The customer is of the mode that the Stripe key is not of")
     found = remembering(answer, link.names)
-    live = [each for each in found if status_of(each.status) is not SubscriptionStatus.CANCELED]
-    for each in live:
-        if plan_of(each) is not None:
+    for each in found:
+        live = status_of(each.status) is not SubscriptionStatus.CANCELED
+        if live and plan_of(each) is not None and each.created <= deleted_at:
             payments.cancel(each.id)
-    if all(plan_of(each) is not None for each in live):
-        payments.delete_customer(link.customer_id)
+    return found
 
 
 class BillingPurge:
@@ -68,8 +76,8 @@ class BillingPurge:
         """Remove an account's customers, subscription and events; return True when none is left.
 
         A customer is first taken from the account, on condition that it is linked to it: from then on it cannot be
-        linked again, and one that an administrator linked to another account is left alone. Later events of Stripe find
-        a customer without a user, and are dropped (projector.py).
+        linked again until that is done, and one that an administrator linked to another account is left alone. Later
+        events of Stripe find a customer without a user, and end only what is older than the deletion (projector.py).
 
         Raises:
             PaymentsUnavailable, PaymentsDisabled, PaymentsOfOtherMode: as `stop_charging`; nothing of the customer was
@@ -78,13 +86,25 @@ class BillingPurge:
         for link in self._customers.links_of(purge.user_id):
             if purge.over():
                 return False
-            self._end(link, purge.user_id)
+            self._end(link, purge)
         return self._subscriptions.purge(purge)
 
-    def _end(self, link: CustomerLink, user_id: UserId) -> None:
-        if self._customers.begin_ending(link.customer_id, user_id, at=self._clock.now()):
-            stop_charging(self._payments, link)
-            self._customers.end(link.customer_id, user_id, at=self._clock.now())
+    def _end(self, link: CustomerLink, purge: Purge) -> None:
+        customer_id, deleted_at = link.customer_id, purge.requested_at
+        if self._customers.begin_ending(customer_id, purge.user_id, at=self._clock.now(), deleted_at=deleted_at):
+            found = stop_charging(self._payments, link, deleted_at=deleted_at)
+            if self._was_ours_alone(customer_id, found, deleted_at):
+                self._payments.delete_customer(customer_id)
+            self._customers.end(customer_id, purge.user_id, at=self._clock.now())
+
+    def _was_ours_alone(self, customer_id: str, found: list[StripeSubscription], deleted_at: datetime) -> bool:
+        """Tell whether a customer bought our plans, before the deletion, and never anything else.
+
+        Who bought nothing at all may be a customer whom another product of the same Stripe account is about to serve.
+        """
+        if not found or any(plan_of(each) is None or each.created > deleted_at for each in found):
+            return False
+        return not self._payments.buys_else(customer_id, [each.id for each in found])
 
 
 class UsagePurge:

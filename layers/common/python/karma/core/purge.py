@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Protocol
 
 from karma.core import contexts
@@ -15,6 +16,8 @@ class Purge:
     """One attempt to delete an account's data; it may end at any point, the next one continues."""
 
     user_id: UserId
+    requested_at: datetime
+    """Moment of the deletion's request: what was made since then belongs to somebody else."""
     ends_at: float
     """End of the attempt, on the clock of `monotonic`: no deletion is begun after it."""
     settled: bool

@@ -14,19 +14,20 @@ The last two are logged as errors and counted as `UnhandledError`, which raises 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from datetime import UTC, datetime
 from itertools import takewhile
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import ValidationError
 
 from karma.billing.domain import Pause, StripeSubscription
 from karma.billing.plans import METADATA_KEY, PriceHints, decision_of
 from karma.core.errors import Upstream
 from karma.core.observability import count, logger
+from karma.integrations import stripe_objects as objects
 
 if TYPE_CHECKING:
     from stripe import StripeClient, StripeError
@@ -69,101 +70,7 @@ class PaymentsDisabled(Upstream):
     retryable = False
 
 
-class _Vendor(BaseModel):
-    model_config = ConfigDict(extra="ignore", frozen=True)
-
-
-_V = TypeVar("_V", bound=_Vendor)
-
-
-class _Price(_Vendor):
-    id: str = ""
-    lookup_key: str | None = None
-    product: str | dict[str, Any] | None = None
-    metadata: dict[str, Any] | None = None
-
-
-class _Item(_Vendor):
-    current_period_start: int | None = None
-    current_period_end: int | None = None
-    quantity: int | None = None
-    price: _Price | None = None
-    plan: _Price | None = None
-    """Used in place of `price` by Stripe's older API."""
-
-
-class _Items(_Vendor):
-    data: list[_Item] = Field(default_factory=list)
-    has_more: bool = False
-
-
-class _Pause(_Vendor):
-    behavior: str = ""
-    resumes_at: int | None = None
-
-
-class _Subscription(_Vendor):
-    id: str
-    customer: str
-    status: str
-    created: int
-    current_period_start: int | None = None
-    current_period_end: int | None = None
-    cancel_at_period_end: bool = False
-    cancel_at: int | None = None
-    canceled_at: int | None = None
-    trial_end: int | None = None
-    pause_collection: _Pause | None = None
-    items: _Items = Field(default_factory=_Items)
-    plan: _Price | None = None
-
-    @field_validator("customer", mode="before")
-    @classmethod
-    def _collapse(cls, value: object) -> object:
-        return value.get("id") if isinstance(value, dict) else value
-
-
-class _Transitions(_Vendor):
-    finalized_at: int | None = None
-
-
-class _Invoice(_Vendor):
-    status: str | None = None
-    created: int | None = None
-    date: int | None = None
-    """Used in place of `created` by Stripe's older API."""
-    due_date: int | None = None
-    attempted: bool = True
-    total: int | None = None
-    """Total before the customer's credit balance is applied, in the currency's smallest unit."""
-    billing_reason: str | None = None
-    status_transitions: _Transitions | None = None
-
-    @property
-    def made_at(self) -> int:
-        """Return the time of creation in epoch seconds, by which Stripe orders invoices."""
-        return self.created or self.date or 0
-
-    @property
-    def is_settled(self) -> bool:
-        """Tell whether it settles all unpaid invoices: if the latest one does, the subscription is active.
-
-        It is paid (also by credit, or outside of Stripe) or uncollectible, which Stripe treats alike. An invoice over
-        zero settles nothing, unless it renews the subscription: a free period. Void invoices and drafts do not count.
-        """
-        if self.status == "uncollectible":
-            return True
-        return self.status == "paid" and (
-            self.total is None or self.total > 0 or self.billing_reason == "subscription_cycle"
-        )
-
-    @property
-    def failed_at(self) -> int | None:
-        """Return when it was due or first tried, in epoch seconds; None: neither yet."""
-        if self.due_date is not None:
-            return self.due_date
-        finalized_at = self.status_transitions.finalized_at if self.status_transitions else None
-        return (finalized_at or self.created or self.date) if self.attempted else None
+_V = TypeVar("_V", bound=objects.Vendor)
 
 
 class StripeGateway:
@@ -223,6 +130,36 @@ class StripeGateway:
         with suppress(_Missing), _stripe_errors():
             client.v1.subscriptions.cancel(subscription_id)
 
+    def buys_else(self, customer_id: str, subscription_ids: Collection[str]) -> bool:
+        """Tell whether a customer has an invoice or a charge of anything but these subscriptions.
+
+        True as well when there is no such customer. A charge counts unless an invoice of theirs names it: attempts that
+        failed count, too.
+
+        Raises:
+            PaymentsUnavailable, PaymentsDisabled: Stripe did not answer, or there is no key.
+        """
+        client = self._built()
+        params: Any = {"customer": customer_id, "limit": _PAGE}
+        try:
+            with _stripe_errors():
+                raw = [each.to_dict() for each in client.v1.charges.list(params=params).auto_paging_iter()]
+                charges = [_readable(objects.Charge, each) for each in raw]
+                bills = self._bills(params)
+                if charges and not any(bill.paid_by for bill in bills):
+                    # Stripe's older API names them unasked, and refuses to be asked.
+                    bills = self._bills({**params, "expand": ["data.payments"]})
+        except _Missing:
+            return True
+        if any(bill.subscription_id not in subscription_ids for bill in bills):
+            return True
+        known = {payment for bill in bills for payment in bill.paid_by}
+        return any(each.id not in known and each.payment_intent not in known for each in charges)
+
+    def _bills(self, params: Any) -> list[objects.Bill]:
+        found = self._built().v1.invoices.list(params=params).auto_paging_iter()
+        return [_readable(objects.Bill, each.to_dict()) for each in found]
+
     def delete_customer(self, customer_id: str) -> None:
         """Delete a customer of the key's mode and cancel its subscriptions at once; an absent one counts as deleted.
 
@@ -234,7 +171,7 @@ class StripeGateway:
             client.v1.customers.delete(customer_id)
 
     def _read(self, raw: dict[str, Any], products: dict[str, str]) -> StripeSubscription:
-        found = _readable(_Subscription, raw)
+        found = _readable(objects.Subscription, raw)
         items = found.items.data
         if found.items.has_more:
             items = self._all_items(found.id)
@@ -259,7 +196,7 @@ class StripeGateway:
             unpaid_since=self._unpaid_since(found.id) if found.status == "past_due" else None,
         )
 
-    def _hints(self, price: _Price, products: dict[str, str]) -> PriceHints:
+    def _hints(self, price: objects.Price, products: dict[str, str]) -> PriceHints:
         """Read the plan that a price names; its product is fetched only when the price names none."""
         hints = PriceHints(
             price_id=price.id,
@@ -283,11 +220,11 @@ class StripeGateway:
             return ""
         return _text(answer.to_dict().get("metadata"), METADATA_KEY)
 
-    def _all_items(self, subscription_id: str) -> list[_Item]:
+    def _all_items(self, subscription_id: str) -> list[objects.Item]:
         params: Any = {"subscription": subscription_id, "limit": _PAGE}
         with _stripe_errors():
             found = self._built().v1.subscription_items.list(params=params).auto_paging_iter()
-            return [_readable(_Item, each.to_dict()) for each in found]
+            return [_readable(objects.Item, each.to_dict()) for each in found]
 
     def _unpaid_since(self, subscription_id: str) -> datetime | None:
         """Return when the first open invoice after the latest settled one failed; None: nothing is unpaid.
@@ -298,7 +235,7 @@ class StripeGateway:
         params: Any = {"subscription": subscription_id, "limit": _PAGE}
         with _stripe_errors():
             found = self._built().v1.invoices.list(params=params).auto_paging_iter()
-            invoices = [_readable(_Invoice, each.to_dict()) for each in found]
+            invoices = [_readable(objects.Invoice, each.to_dict()) for each in found]
         # Stripe lists the newest first; a compatible server may not. Within one second the server's order stays.
         invoices.sort(key=lambda invoice: invoice.made_at, reverse=True)
         run = takewhile(lambda invoice: not invoice.is_settled, invoices)
@@ -375,7 +312,7 @@ def _mode_of(key: str) -> bool:
     return "live" in words
 
 
-def _pause(found: _Pause | None) -> Pause | None:
+def _pause(found: objects.Pause | None) -> Pause | None:
     return None if found is None else Pause(behavior=found.behavior, resumes_at=_optional(found.resumes_at))
 
 

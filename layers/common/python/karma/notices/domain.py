@@ -31,6 +31,8 @@ class NoticeType(StrEnum):
     ACCOUNT_DISABLED = "account_disabled"
     ACCOUNT_ENABLED = "account_enabled"
     SUBSCRIPTION_CHANGED = "subscription_changed"
+    SUBSCRIPTIONS_SEVERAL = "subscriptions_several"
+    """More than one subscription renews, another number than before."""
     PROJECT_INVITATION = "project_invitation"
 
 
@@ -54,6 +56,7 @@ SEVERITIES: Mapping[NoticeType, Severity] = {
     NoticeType.ACCOUNT_DISABLED: Severity.CRITICAL,
     NoticeType.ACCOUNT_ENABLED: Severity.INFO,
     NoticeType.SUBSCRIPTION_CHANGED: Severity.INFO,
+    NoticeType.SUBSCRIPTIONS_SEVERAL: Severity.WARNING,
     NoticeType.PROJECT_INVITATION: Severity.INFO,
 }
 

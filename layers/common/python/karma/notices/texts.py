@@ -55,6 +55,10 @@ _TEXTS: Mapping[str, Mapping[NoticeType, Text]] = {
             "Your subscription was changed",
             "The plan that holds for you now is {plan}; the state of your subscription is {status}.",
         ),
+        NoticeType.SUBSCRIPTIONS_SEVERAL: Text(
+            "You pay for several subscriptions",
+            "{count} subscriptions of your account renew, and one plan holds: {plan}. Cancel what you do not need.",
+        ),
         NoticeType.PROJECT_INVITATION: Text(
             "You were invited to a project", "Somebody asks you to join a project as {role}: accept or decline."
         ),
@@ -81,6 +85,10 @@ _TEXTS: Mapping[str, Mapping[NoticeType, Text]] = {
         NoticeType.ACCOUNT_DISABLED: Text("您的账户已停用", "管理员停用了您的账户。"),
         NoticeType.ACCOUNT_ENABLED: Text("您的账户已启用", "管理员重新启用了您的账户。"),
         NoticeType.SUBSCRIPTION_CHANGED: Text("您的订阅已更改", "您当前生效的套餐为 {plan}，订阅状态为 {status}。"),
+        NoticeType.SUBSCRIPTIONS_SEVERAL: Text(
+            "您正在为多个订阅付费",
+            "您的账户有 {count} 个会续费的订阅，其中只有最大的套餐 {plan} 生效。请取消不需要的订阅。",
+        ),
         NoticeType.PROJECT_INVITATION: Text(
             "您收到项目邀请", "有人邀请您以 {role} 身份加入一个项目。您可以接受或拒绝。"
         ),

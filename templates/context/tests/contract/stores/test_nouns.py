@@ -112,7 +112,7 @@ def test_nothing_is_made_for_an_account_that_is_gone(noun_store: NounStore) -> N
 def test_an_account_s_go_with_it(dynamo: DynamoNounStore, database: Database) -> None:
     for each in (noun(1), noun(2), noun(3, user=OTHER)):
         dynamo.create(each, request=asked("t") if each.id == noun(1).id else None)
-    assert not dynamo.purge_account(Purge(user_id=USER, ends_at=monotonic() - 1, settled=True))
-    assert dynamo.purge_account(Purge(user_id=USER, ends_at=monotonic() + 60, settled=True))
+    assert not dynamo.purge_account(Purge(user_id=USER, requested_at=NOW, ends_at=monotonic() - 1, settled=True))
+    assert dynamo.purge_account(Purge(user_id=USER, requested_at=NOW, ends_at=monotonic() + 60, settled=True))
     [left] = database.items("work")
     assert left["user_id"] == {"S": OTHER}

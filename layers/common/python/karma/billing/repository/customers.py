@@ -24,7 +24,7 @@ from karma.billing.repository.keys import (
     user_pk,
 )
 from karma.billing.repository.rows import item_of, names_text, subscription_of, told_in
-from karma.core.clock import iso
+from karma.core.clock import iso, parse_iso
 from karma.core.dynamo.access import get, update
 from karma.core.dynamo.failures import ConditionFailed
 from karma.core.dynamo.items import Key
@@ -102,12 +102,16 @@ class CustomerRepository:
 
     # Of an account that is deleted
 
-    def begin_ending(self, customer_id: str, user_id: UserId, *, at: datetime) -> bool:
-        """Take a customer from a deleted account, so that nobody can be linked to it; False: another has it."""
+    def begin_ending(self, customer_id: str, user_id: UserId, *, at: datetime, deleted_at: datetime) -> bool:
+        """Take a customer from an account that was deleted at a moment; return False when another has it.
+
+        Until `end`, nobody is linked to it.
+        """
         key = customer_key(customer_id)
         actions = [
             CustomerItem.user_id.remove(),
             CustomerItem.ending_of.set(user_id),
+            CustomerItem.deleted_at.set(iso(deleted_at)),
             CustomerItem.updated_at.set(iso(at)),
         ]
         own = (CustomerItem.user_id == user_id) | (CustomerItem.ending_of == user_id)
@@ -159,4 +163,14 @@ def _get(customer_id: str) -> CustomerItem | None:
 def _link(item: CustomerItem) -> CustomerLink:
     owner = UserId(item.user_id) if item.user_id else None
     names = orjson.loads(item.names) if item.names else {}
-    return CustomerLink(customer_id_of(item.pk), owner, item.livemode, int(item.version), names)
+    # An earlier release wrote no moment of the deletion, but that of the write by which the customer was taken.
+    moment = None if owner else item.deleted_at or item.updated_at
+    return CustomerLink(
+        customer_id=customer_id_of(item.pk),
+        user_id=owner,
+        livemode=item.livemode,
+        version=int(item.version),
+        deleted_at=parse_iso(moment) if moment else None,
+        ending=item.ending_of is not None,
+        names=names,
+    )

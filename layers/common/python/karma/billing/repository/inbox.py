@@ -91,7 +91,7 @@ class InboxRepository:
         Return False if it was closed or the customer linked already.
         """
         tx = Transaction()
-        tx.check(CustomerItem, Key(*customer_key(customer_id)), CustomerItem.pk.does_not_exist())
+        _require_unlinked(tx, customer_id)
         actions = _closing(at=at, note=note, state=EventState.UNLINKED, keep=KEEP_UNLINKED)
         actions.append(EventItem.gsi1sk.set(unlinked_sort_key(customer_id, at, event_id)))
         tx.update(blank_event(event_id), actions, open_condition())
@@ -111,7 +111,7 @@ class InboxRepository:
         own = ignored_key(customer_id)
         before = get(PayerItem, Key(*own), consistent=True)
         tx = Transaction()
-        tx.check(CustomerItem, Key(*customer_key(customer_id)), CustomerItem.pk.does_not_exist())
+        _require_unlinked(tx, customer_id)
         expires_at = int((at + KEEP_UNLINKED).timestamp())
         noted = [PayerItem.event_id.set(event_id), PayerItem.expires_at.set(expires_at)]
         for object_id in object_ids:
@@ -249,6 +249,11 @@ class InboxRepository:
             index=BillingItem.gsi1,
         )
         return InboxPage([_event(item) for item in page.items], page.last)
+
+
+def _require_unlinked(tx: Transaction, customer_id: str) -> None:
+    """Require that a customer has no link, or one whose account was deleted."""
+    tx.check(CustomerItem, Key(*customer_key(customer_id)), CustomerItem.user_id.does_not_exist())
 
 
 def open_condition() -> Condition:

@@ -54,6 +54,8 @@ class SubscriptionItem(BillingItem, discriminator="billing_subscription"):
     stripe_customer_id = UnicodeAttribute(null=True)
     stripe_created = UnicodeAttribute(null=True)
     price_id = UnicodeAttribute(null=True)
+    told_renewing = NumberAttribute(null=True)
+    """Number of subscriptions that renew, as the user was told last."""
     told_plan = UnicodeAttribute(null=True)
     told_status = UnicodeAttribute(null=True)
     """Plan and status that the user was told last; null: nothing yet, or an earlier release wrote the row."""
@@ -70,6 +72,8 @@ class CustomerItem(BillingItem, discriminator="customer_link"):
     livemode = BooleanAttribute(null=True)
     names = UnicodeAttribute(null=True)
     """JSON: last decision of each price that the customer pays or paid for, the latest decided last."""
+    deleted_at = UnicodeAttribute(null=True)
+    """Moment at which the account was deleted; null: it was not, or an earlier release took the customer from it."""
     ending_of = UnicodeAttribute(null=True)
     """Account that is being deleted, until Stripe has stopped charging for it; null: none."""
 

@@ -38,7 +38,7 @@ def item_of(
     if look_at is not None:
         item.gsi1pk, item.gsi1sk = LOOKS, look_sort_key(look_at, user_id)
     if told is not None:
-        item.told_plan, item.told_status = told.plan.value, told.status.value
+        item.told_plan, item.told_status, item.told_renewing = told.plan.value, told.status.value, told.renewing
     if paid != NOTHING:
         since = iso(paid.unnamed_since) if paid.unnamed_since else None
         item.paid = orjson.dumps({"ids": paid.ids, "unnamed": paid.unnamed, "unnamed_since": since}).decode()
@@ -73,14 +73,19 @@ def paid_of(item: SubscriptionItem) -> Paid:
 
 
 def told_in(item: SubscriptionItem) -> Told | None:
-    """Return the plan and status that a row's user was told last; None: nothing yet.
+    """Return what a row's user was told last; None: nothing yet.
 
-    Rows of earlier releases do not say it: for these it is what the row gave when it was last written.
+    Rows of earlier releases do not say it: for these it is what the row gave when it was last written, and nobody was
+    told of more than one subscription.
     """
-    if item.told_plan and item.told_status:
-        return Told(PlanName(item.told_plan), SubscriptionStatus(item.told_status))
     subscription = subscription_of(item)
-    return told_of(subscription, parse_iso(item.updated_at)) if subscription else None
+    if item.told_plan and item.told_status:
+        told = Told(PlanName(item.told_plan), SubscriptionStatus(item.told_status))
+        return told._replace(renewing=int(item.told_renewing or 0))
+    if subscription is None:
+        return None
+    told = told_of(subscription, parse_iso(item.updated_at))
+    return told._replace(renewing=min(told.renewing, 1))
 
 
 def names_text(names: Mapping[str, str]) -> str | None:

@@ -197,7 +197,7 @@ class Cascade:
             return True
         settles_at = deletion.requested_at + SETTLES_AFTER
         settled = self._clock.now() >= settles_at
-        purge = Purge(user_id=user_id, ends_at=monotonic() + _GO_S, settled=settled)
+        purge = Purge(user_id=user_id, requested_at=deletion.requested_at, ends_at=monotonic() + _GO_S, settled=settled)
         left: list[str] = []
         bugs: list[Exception] = []
         held_up = False
