@@ -3,7 +3,7 @@
     karma dev                      start everything (what `make dev` runs)
     karma down                     stop it; data stay
     karma chat [MESSAGE]           talk to the agent as the demo user
-    karma mail [N]                 print the last mails of the local environment
+    karma mail [N]                 print the last mails sent since the local environment was started
     karma admin create EMAIL       make an administrator; the password is asked for
     karma inbox list               list events: --status unhandled, unlinked, unnamed, handled, ignored, dismissed
     karma inbox show EVENT_ID      show one with the ids it names
@@ -149,7 +149,7 @@ def mail(arguments: argparse.Namespace) -> int:
     for each in found[-arguments.count :]:
         print(f"{each.at:%H:%M:%S}  {each.sender} -> {each.to}\n{each.subject}\n\n{each.text}\n{'-' * 72}")
     if not found:
-        print("no mail was sent since the engine started")
+        print("no mail was sent since the engine started; it keeps none over a restart")
     return 0
 
 
@@ -290,7 +290,7 @@ def _parser() -> argparse.ArgumentParser:
     each = commands.add_parser("chat", help="talk to the agent as the demo user")
     each.add_argument("message", nargs="*")
     each.set_defaults(command=chat)
-    each = commands.add_parser("mail", help="print the last mails of the local environment")
+    each = commands.add_parser("mail", help="print the last mails that the local environment sent since it was started")
     each.add_argument("count", nargs="?", type=_count, default=3)
     each.set_defaults(command=mail)
     stage = argparse.ArgumentParser(add_help=False)

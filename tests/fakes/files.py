@@ -223,7 +223,7 @@ class MemoryFiles(FileRepository):
 
     def begin_upload(self, file: DeviceFile, upload_id: str, *, checksums: bool) -> None:
         found = self._in(file, FileStatus.UPLOADING)
-        if found.upload_id is not None:
+        if found.upload_id != file.upload_id:
             raise ConditionFailed
         self.entries[file.id] = replace(found, upload_id=upload_id, part_checksums=checksums)
 

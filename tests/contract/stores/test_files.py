@@ -51,6 +51,9 @@ class TestAnUpload:
         rows.files.begin_upload(file, "u1", checksums=True)
         with pytest.raises(ConditionFailed):
             rows.files.begin_upload(file, "u2", checksums=False)
+        rows.files.begin_upload(found(rows, file), "u1", checksums=True)
+        with pytest.raises(ConditionFailed):
+            rows.files.begin_upload(replace(file, upload_id="u0"), "u2", checksums=False)
         verifying = rows.files.completed(file, now=NOW, due=LATER)
         with pytest.raises(ConditionFailed):
             rows.files.completed(file, now=NOW, due=LATER)

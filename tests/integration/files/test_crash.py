@@ -101,9 +101,16 @@ def test_deleting_a_file_that_is_listed(crash: Callable[..., CrashReport]) -> No
     assert {"s3.DeleteObjects", "dynamodb.TransactWriteItems", "dynamodb.DeleteItem"} <= set(report.calls)
 
 
-def test_asking_for_parts(crash: Callable[..., CrashReport]) -> None:
+@pytest.mark.fault("F-28a")
+def test_asking_for_parts_of_an_upload_that_is_lost(crash: Callable[..., CrashReport]) -> None:
     def prepare(files: Files) -> tuple[str, str, object]:
-        return "POST", f"/{files.begin(b'hello')}/parts", {"part_numbers": [1]}
+        file_id = files.begin(b"hello")
+        files.send(file_id, b"hello")
+        s3 = files.stack.aws("s3")
+        for each in s3.list_multipart_uploads(Bucket=files.stack.bucket)["Uploads"]:
+            if each["Key"].endswith(file_id):
+                s3.abort_multipart_upload(Bucket=files.stack.bucket, Key=each["Key"], UploadId=each["UploadId"])
+        return "POST", f"/{file_id}/parts", {"part_numbers": [1]}
 
     report = crash(prepare, accept={200})
-    assert "s3.CreateMultipartUpload" in report.calls
+    assert {"s3.ListParts", "s3.CreateMultipartUpload"} <= set(report.calls)

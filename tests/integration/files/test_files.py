@@ -114,6 +114,39 @@ class TestUploading:
         assert (incomplete.status, incomplete.code) == (409, "UPLOAD_INCOMPLETE")
         assert incomplete.json["error"]["details"] == {"missing_parts": [1]}
 
+    @pytest.mark.fault("F-28a")
+    @pytest.mark.parametrize("checksums", [True, False])
+    def test_an_upload_that_the_store_has_lost_begins_anew(self, files: Files, checksums: bool) -> None:
+        file_id = files.begin(b"12345")
+        files.send(file_id, b"12345", checksums=not checksums)
+        s3 = files.stack.aws("s3")
+        for each in s3.list_multipart_uploads(Bucket=files.stack.bucket)["Uploads"]:
+            if each["Key"].endswith(file_id):
+                s3.abort_multipart_upload(Bucket=files.stack.bucket, Key=each["Key"], UploadId=each["UploadId"])
+        lost = files.call("POST", f"/{file_id}/complete")
+        assert (lost.code, lost.json["error"]["details"]) == ("UPLOAD_INCOMPLETE", {"missing_parts": [1]})
+        files.send(file_id, b"12345", checksums=checksums)
+        assert files.call("POST", f"/{file_id}/complete").status == 202
+        assert files.consume() == []
+        assert files.file(file_id)["status"] == "ready"
+
+    @pytest.mark.fault("F-28a")
+    def test_parts_of_bytes_that_have_arrived_are_refused(self, files: Files) -> None:
+        file_id = files.begin(b"12345")
+        files.send(file_id, b"12345")
+        s3 = files.stack.aws("s3")
+        [upload] = [
+            each
+            for each in s3.list_multipart_uploads(Bucket=files.stack.bucket)["Uploads"]
+            if each["Key"].endswith(file_id)
+        ]
+        place = {"Bucket": files.stack.bucket, "Key": upload["Key"], "UploadId": upload["UploadId"]}
+        parts = [{"PartNumber": 1, "ETag": s3.list_parts(**place)["Parts"][0]["ETag"]}]
+        s3.complete_multipart_upload(**place, MultipartUpload={"Parts": parts})  # and then the process died
+        again = files.call("POST", f"/{file_id}/parts", {"part_numbers": [1]})
+        assert (again.status, again.code) == (409, "INVALID_TRANSITION")
+        assert files.call("POST", f"/{file_id}/complete").status == 202
+
     def test_other_bytes_than_declared_are_rejected_and_removed(self, files: Files) -> None:
         file_id = files.uploaded(b"12345", sha256="0" * 64)
 

@@ -14,7 +14,7 @@ from karma.core.clock import Clock, epoch_ms, iso
 from karma.core.dynamo.failures import ConditionFailed
 from karma.core.errors import AlreadyCreated, AlreadyExists, Conflict, InvalidTransition, ValidationFailed
 from karma.core.ids import DeviceId, FileId, UserId, new_id
-from karma.core.observability import count
+from karma.core.observability import count, logger
 from karma.core.requests import IdempotencyKey, repeatable
 from karma.files.domain import UPLOAD_TIME, URL_TIME, DeviceFile, FileStatus
 from karma.files.entries import Entries
@@ -133,6 +133,8 @@ class UploadService:
     ) -> list[PartUrl]:
         """Sign a URL for each part; each accepts exactly that part, for 15 minutes.
 
+        An upload that the store has lost begins anew, so its earlier parts must be put again.
+
         Args:
             user_id: owner.
             device_id: the device.
@@ -142,7 +144,7 @@ class UploadService:
 
         Raises:
             NotFound: the file does not exist or has another owner.
-            InvalidTransition: the file is not being uploaded any more.
+            InvalidTransition: the file is not being uploaded any more, or all its bytes have arrived.
             ValidationFailed: the file has no such part, or checksums are given for some parts only.
         """
         file = self._uploading(user_id, device_id, file_id)
@@ -154,7 +156,7 @@ class UploadService:
         return [self._part_url(file, number, checksums.get(number)) for number in numbers]
 
     def _begun(self, file: DeviceFile, *, checksums: bool) -> DeviceFile:
-        if file.upload_id is not None:
+        if file.upload_id is not None and self._is_kept(file, file.upload_id):
             return file
         upload_id = self._store.begin_upload(file.device_id, file.id, checksums=checksums)
         try:
@@ -162,10 +164,26 @@ class UploadService:
         except ConditionFailed:
             self._store.abort_upload(file.device_id, file.id, upload_id)
             current = self._files.unlisted(file.device_id, file.id)
-            if current is None or current.status is not FileStatus.UPLOADING or current.upload_id is None:
+            if (
+                current is None
+                or current.status is not FileStatus.UPLOADING
+                or current.upload_id in (None, file.upload_id)
+            ):
                 raise InvalidTransition(f"File {file.id} is not being uploaded any more") from None
             return current
         return replace(file, upload_id=upload_id, part_checksums=checksums)
+
+    def _is_kept(self, file: DeviceFile, upload_id: str) -> bool:
+        """Ask the store, which may have lost an unfinished upload: by a rule of its bucket, or as a local one stops."""
+        try:
+            self._store.parts(file.device_id, file.id, upload_id)
+        except UploadGone:
+            if self._store.exists(file.device_id, file.id):
+                raise InvalidTransition(f"All bytes of file {file.id} have arrived; complete its upload") from None
+            logger.warning("files.upload_lost", file_id=file.id)
+            count("FileUploadLost")
+            return False
+        return True
 
     def _part_url(self, file: DeviceFile, number: int, sha256: str | None) -> PartUrl:
         size = file.part_bytes(number)
@@ -201,9 +219,12 @@ class UploadService:
             _check(file, parts)
             self._store.complete_upload(file.device_id, file.id, upload_id, parts)
         except UploadGone:
-            # An earlier call has completed it, or somebody deletes the file.
+            # An earlier call has completed it, somebody deletes the file, or the store has lost the upload.
             if not self._store.exists(file.device_id, file.id):
-                raise InvalidTransition(f"File {file.id} is not being uploaded any more") from None
+                current = self._files.unlisted(file.device_id, file.id)
+                if current is None or current.status is not FileStatus.UPLOADING:
+                    raise InvalidTransition(f"File {file.id} is not being uploaded any more") from None
+                raise _incomplete(file, []) from None
         now = self._clock.now()
         try:
             return self._files.completed(file, now=now, due=now + GRACE)

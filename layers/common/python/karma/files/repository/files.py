@@ -192,7 +192,7 @@ class FileRepository:
         tx.commit()
 
     def begin_upload(self, file: DeviceFile, upload_id: str, *, checksums: bool) -> None:
-        """Store the id of the store's upload.
+        """Store the id of the store's upload, in the place of the one that `file` was read with.
 
         Raises:
             ConditionFailed: another request began an upload, or the file is no longer being uploaded.
@@ -200,7 +200,8 @@ class FileRepository:
         update(
             FileItem(*upload_key(file.device_id, file.id)),
             [FileItem.upload_id.set(upload_id), FileItem.part_checksums.set(checksums)],
-            (FileItem.status == FileStatus.UPLOADING) & FileItem.upload_id.does_not_exist(),
+            (FileItem.status == FileStatus.UPLOADING)
+            & (FileItem.upload_id.does_not_exist() if file.upload_id is None else FileItem.upload_id == file.upload_id),
         )
 
     def completed(self, file: DeviceFile, *, now: datetime, due: datetime) -> DeviceFile:
