@@ -192,6 +192,7 @@ ACTIONS = (
     "answer and say",
     "answer anew",
     "answer anew under the id",
+    "edit and answer anew",
     "copy the thread",
     "go back",
 )
@@ -200,23 +201,18 @@ STEPS = st.lists(
     min_size=2,
     max_size=9,
 )
+NEW_ONLY = {"say", "say the same", "send again", "answer", "answer and say", "answer anew"}
+"""Actions of clients that send new messages alone."""
 KINDS = st.sampled_from(["whole", "without ids", "new only", "ids anew"])
 
 
 def act(client: Client, action: str, at: int) -> bool:
     """Change the client's screen; tell whether there is something to send."""
     own = [i for i, each in enumerate(client.screen) if each["role"] == "user"]
-    if client.kind == "new only" and action not in {"say", "say the same", "send again", "answer", "answer and say"}:
+    if client.kind == "new only" and action not in NEW_ONLY:
         action = "say"
-    given = [i for i, each in enumerate(client.screen) if str(each.get("content")).startswith("said")]
-    if action.startswith("answer anew"):
-        if given:
-            place = given[at % len(given)]
-            before = client.screen[place]
-            client.drop_from(place)
-            client.message("tool", toolCallId=before["toolCallId"], content=f"said anew {client.runs}")
-            if action == "answer anew under the id":
-                client.screen[-1]["id"] = before["id"]
+    if action.endswith("answer anew") or action == "answer anew under the id":
+        if answer_anew(client, action, at):
             return True
         action = "answer"
     if action == "send again":
@@ -252,6 +248,26 @@ def act(client: Client, action: str, at: int) -> bool:
             return True
         client.drop_from(chosen if action == "edit under another id" else chosen + 1)
     client.message("user", content=f"words {client.runs}")
+    return True
+
+
+def answer_anew(client: Client, action: str, at: int) -> bool:
+    """Change a result of the client's tool, and drop what is behind it; False: there is none."""
+    own = [i for i, each in enumerate(client.screen) if each["role"] == "user"]
+    given = [i for i, each in enumerate(client.screen) if str(each.get("content")).startswith("said")]
+    if client.kind == "new only":
+        given = [i for i in given[-1:] if i > own[-1]]  # what was said last
+    if not given:
+        return False
+    place = given[at % len(given)]
+    before = client.screen[place]
+    if action == "edit and answer anew":
+        asked = next(i for i in reversed(own) if i < place)
+        client.screen[asked] = client.screen[asked] | {"content": f"edited {client.runs}"}
+    client.drop_from(place)
+    client.message("tool", toolCallId=before["toolCallId"], content=f"said anew {client.runs}")
+    if action == "answer anew under the id" or (action == "edit and answer anew" and at % 2):
+        client.screen[-1]["id"] = before["id"]
     return True
 
 
@@ -324,8 +340,11 @@ class Talk:
             assert turns == [len(m["toolCalls"]) for m in client.screen if "toolCalls" in m], "a call is missing"
             given = [m["content"] for m in client.screen if m["role"] == "tool" and m["content"].startswith("said")]
             assert all(each in results(calls[0]) for each in given)
-        if action.startswith("answer") and answers != before:
+        if "answer" in action and answers != before:
             assert client.answers() == answers, "an answer is not what it was"
+            assert not calls or all(content in results(calls[0]) for _, content, _ in answers), (
+                "the model is told another"
+            )
             assert calls or is_open or "said anew" not in str(answers[-1:]), "another answer is not told to the model"
         if events[-1]["type"] == "RUN_FINISHED":
             pending = events[-1]["outcome"].get("pendingToolCallIds")
@@ -353,6 +372,8 @@ class Talk:
 @example(
     "whole", [("say", 0, "ask twice"), ("answer", 1, "text"), ("answer", 0, "text"), ("answer anew", 0, "text")], False
 )
+@example("whole", [("say", 0, "ask"), ("answer", 0, "text"), ("edit and answer anew", 1, "text")], False)
+@example("new only", [("say", 0, "ask"), ("answer", 0, "text"), ("answer anew", 1, "text")], False)
 @example("whole", [("say", 0, "look"), ("say", 0, "ask"), ("answer", 0, "text")], False)
 @example(
     "ids anew",

@@ -34,6 +34,7 @@ from karma.conversations.copies import Key, key_of, keys_of
 from karma.conversations.domain import Json, Message
 from karma.conversations.media import MAX_INFLATED_BYTES, TAKEN, UnreadableMedia, bytes_to_inflate, inflate
 from karma.conversations.messages import MAX_MESSAGE_BYTES, Sent, Unread, asking, said
+from karma.conversations.same import is_same_output
 from karma.core.clock import monotonic
 from karma.core.errors import ValidationFailed
 from karma.core.ids import UserId
@@ -103,7 +104,7 @@ class Arrivals:
             details = [error for one in asked for error in one.errors]
             raise ValidationFailed("Request validation failed", details=details)
         earlier = [_New(each.at, given) for each, given in new if each.at not in newest]
-        notes = [_passed_over(one.at, one.errors) for one in reversed(earlier) if not admission.take([one])]
+        notes = [passed_over(one.at, one.errors) for one in reversed(earlier) if not admission.take([one])]
         places = {each.at: each for each, _ in new}
         for one in (*asked, *earlier):
             if not one.errors:
@@ -114,7 +115,7 @@ class Arrivals:
         for lost in unread:
             ours = known.by_id(lost.id, lost.role)
             if ours is None:
-                notes.append(_passed_over(lost.at, lost.problems))
+                notes.append(passed_over(lost.at, lost.problems))
             else:
                 admitted.append(Sent(lost.at, ours))
         return Admitted(tuple(sorted(admitted, key=lambda each: each.at)), tuple(notes), is_lighter, kept)
@@ -170,7 +171,8 @@ class _Known:
         return next((message for message in found if message.role == role), None)
 
 
-def _passed_over(at: int, errors: Sequence[Mapping[str, str]]) -> Note:
+def passed_over(at: int, errors: Sequence[Mapping[str, str]]) -> Note:
+    """Name a message that was left out, and what is wrong with it."""
     name = f"messages.{at}"
     reasons = [f"{each['field'].removeprefix(name).lstrip('.')} {each['message']}".strip() for each in errors]
     return Note(name, f"was not taken: {'; '.join(reasons)}"[:_REASON_CHARS])
@@ -211,6 +213,8 @@ def _is_held(stored: Message, given: Message, key: Key) -> bool:
         return True
     if given.role == "user":
         return not given.content
+    if is_same_output(stored.content, given.content):
+        return True
     return isinstance(given.content, str) and stored.content == cut(given.content, whole_to_bytes=MAX_RESULT_BYTES)[0]
 
 

@@ -7,7 +7,8 @@ from dataclasses import replace
 
 from karma.conversations.domain import Message, ToolCall
 from karma.conversations.history import stopped
-from karma.conversations.postponed import DIFFERS, PostponedResults, is_same_result
+from karma.conversations.postponed import DIFFERS, PostponedResults
+from karma.conversations.same import is_same_result
 from karma.conversations.tree import Name, Tree
 from karma.core.ids import short_id
 

@@ -42,6 +42,7 @@ message that comes next in it for a sent one, and `_Merging` decides for each se
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
+from itertools import takewhile
 from typing import NamedTuple
 
 from karma.conversations.branch import Branch
@@ -51,6 +52,7 @@ from karma.conversations.messages import Sent, said
 from karma.conversations.order import in_stored_order, place_of
 from karma.conversations.originals import Originals
 from karma.conversations.postponed import DIFFERS
+from karma.conversations.same import has_same_calls, is_same_result
 from karma.conversations.tree import Tree, is_blank, is_hidden
 from karma.core.errors import ValidationFailed
 
@@ -103,7 +105,7 @@ def has_moved_on(began: Thread, answers: int, sent: Sequence[Sent], *, own: Coll
     """Tell whether a client's request shows that it does not wait for the answer of a running run any more.
 
     A disconnect is not reported. But only the client that asked, or one that was shown its conversation, has the
-    message that the run answers: sending it again, changed or not, gives up that answer.
+    message or the calls that the run answers: sending them again, or other results, gives up that answer.
 
     Args:
         began: the thread as it was when the run began.
@@ -114,6 +116,9 @@ def has_moved_on(began: Thread, answers: int, sent: Sequence[Sent], *, own: Coll
     path = [began.messages[position] for position in began.path_to(answers)]
     answered = next((message.id for message in reversed(path) if message.role == "user"), "")
     if answered and any(each.message.id == answered for each in sent):
+        return True
+    results = {message.tool_call_id for message in takewhile(lambda message: message.role == "tool", reversed(path))}
+    if any(each.message.role == "tool" and each.message.tool_call_id in results for each in sent):
         return True
     try:
         written, _ = _with_words(began, sent)
@@ -137,6 +142,7 @@ class _Merging:
             notes: notes on messages that were left out before.
         """
         self._thread = thread
+        self._own = own
         tree = Tree(thread)
         has_unknown_ids = all(each.message.id and each.message.id not in tree.by_id for each in history)
         self._makes_ids_anew = bool(history and thread.messages) and has_unknown_ids
@@ -158,14 +164,38 @@ class _Merging:
     def take_new_alone(self, messages: Sequence[Sent]) -> None:
         """Take the messages of a client that sends only new ones, or repeats all its user's messages before them."""
         repeated = _repeated(self._thread, messages)
-        is_nothing_new = bool(repeated) and len(repeated) == len(messages)
-        self._branch.go_to(repeated[-1] if is_nothing_new else self._thread.latest)
+        if repeated and len(repeated) == len(messages):
+            self._branch.go_to(repeated[-1])
+        else:
+            self._go_to_latest(messages)
         for each in messages[len(repeated) :]:
             if each.message.role == "user":
                 self._branch.append(each.message)
             elif each.message.role == "tool":
                 self._postponed.add(each)
                 self._take_postponed_results()
+
+    def _go_to_latest(self, new: Sequence[Sent]) -> None:
+        """Continue to the latest message, or up to a result behind which no words stand and that the user now changes.
+
+        The other results of that turn are kept.
+        """
+        given = {each.message.tool_call_id: each.message for each in reversed(new) if each.message.role == "tool"}
+        path = self._thread.path_to(self._thread.latest)
+        held = [self._tree.message(position) for position in path]
+        ours = {call.id for message in held for call in message.tool_calls if call.name in self._own}
+        is_other = [
+            m.role == "tool" and m.tool_call_id in given.keys() - ours and not is_same_result(m, given[m.tool_call_id])
+            for m in held
+        ]
+        said_last = max((i for i, message in enumerate(held) if message.role == "user"), default=0)
+        first = next((i for i in range(said_last, len(held)) if is_other[i]), len(held))
+        self._branch.go_to(path[first - 1] if first else -1)
+        for i in range(first, len(held)):
+            if held[i].role != "tool":
+                break
+            if not is_other[i]:
+                self._branch.append_copy(held[i])
 
     def take_whole(self, history: Sequence[Sent]) -> None:
         """Take the messages of a client that sends the whole conversation."""
@@ -204,12 +234,12 @@ class _Merging:
 
     def _take_answer(self, sent: Sent, *, is_last: bool) -> None:
         given = sent.message
-        if self._branch.ends_with_answer(given):
+        if self._branch.last_answer is not None and self._branch.ends_with_answer(given):
+            self._name_if_other(sent, self._branch.last_answer)
             return
         position = self._original_of_answer(given)
         if position is not None:
-            if given.content and given.content != self._tree.message(position).content:
-                self.leave_out(sent, "differs from the answer that was given, which stands")
+            self._name_if_other(sent, self._tree.message(position))
             self._branch.go_to(position)
         elif is_last and (position := self._originals.of_begun_answer(given)) is not None:
             self._branch.has_unsent = True
@@ -237,12 +267,19 @@ class _Merging:
         if stored is not None:
             self._take_postponed_results()
             self._branch.complete_turn()
+            self._name_if_other(sent, stored)
             self._branch.append_copy(stored)
         elif self._is_import and not self._is_known_by_place:
             self._take_postponed_results()
             self._branch.append(sent.message)
         else:
             self.leave_out(sent, "is no answer that was given in this conversation")
+
+    def _name_if_other(self, sent: Sent, stored: Message) -> None:
+        """Name an answer that is not what was answered: the stored one stands."""
+        given = sent.message
+        if (given.content and given.content != stored.content) or not has_same_calls(stored, given):
+            self.leave_out(sent, "differs from the answer that was given, which stands")
 
     def _take_result(self, sent: Sent) -> None:
         given = sent.message

@@ -137,6 +137,8 @@ class MessageReader(FieldReader):
         at, role, message_id = f"messages.{i}", raw.get("role"), raw.get("id")
         if not isinstance(role, str) or role not in _ROLES:
             self.wrong(f"{at}.role", f"must be one of {', '.join(sorted(_ROLES))}")
+        elif role in _UNKEPT_ROLES:
+            pass  # some libraries give an answer and the thoughts before it one id
         elif isinstance(message_id, str) and message_id and ids.setdefault(message_id, i) != i:
             self.wrong(f"{at}.id", f"is the id of messages.{ids[message_id]}, too")
         elif role in _ASIDE_ROLES:

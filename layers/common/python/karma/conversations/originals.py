@@ -12,7 +12,7 @@ from dataclasses import replace
 from karma.conversations.branch import Branch
 from karma.conversations.copies import key_of
 from karma.conversations.domain import Message
-from karma.conversations.postponed import is_same_result
+from karma.conversations.same import is_same_result
 from karma.conversations.tree import Name, Tree, is_blank
 
 
@@ -81,11 +81,15 @@ class Originals:
         return self._tree.message(found[-1]) if found else None
 
     def result_elsewhere(self, given: Message) -> Message | None:
-        """Find a result by id and call anywhere in the thread: the branch gets a copy of it."""
-        found = map(self._tree.message, self._tree.by_id.get(given.id, []))
-        stands = self._branch.is_own_call(given.tool_call_id)
-        held = [m for m in found if m.tool_call_id == given.tool_call_id and (stands or is_same_result(m, given))]
-        return held[0] if held else None
+        """Find the result of a call anywhere in the thread: the branch gets a copy of it.
+
+        The results of our tools are ours, whatever the client made of them and their ids; of one of its own tools the
+        result is the original that has its id and says the same.
+        """
+        held = [self._tree.message(position) for position in self._tree.by_result.get(given.tool_call_id, ())]
+        if not self._branch.is_own_call(given.tool_call_id):
+            held = [message for message in held if message.id == given.id and is_same_result(message, given)]
+        return held[-1] if held else None
 
 
 def _call_ids(message: Message) -> frozenset[str]:

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable
 
-from karma.conversations.copies import is_same_content
 from karma.conversations.domain import Message
 from karma.conversations.messages import Sent
+from karma.conversations.same import is_same_result
 
 DIFFERS = "differs from the result that is there, which stands"
 
@@ -67,8 +67,3 @@ class PostponedResults:
             if is_shown and not any(is_same_result(message, each.message) for each in held):
                 return False
         return True
-
-
-def is_same_result(stored: Message, given: Message) -> bool:
-    """Tell whether a client's result says the same as a stored one, under whatever id."""
-    return stored.failed == given.failed and is_same_content(stored.content, given.content)

@@ -79,12 +79,15 @@ def opening(
         if len(snapshots[-1]) > MAX_SNAPSHOT_BYTES:
             snapshots = ()
             notes.insert(0, Note("messages", "are another branch of the conversation, which is too long to be shown"))
-    rest = [events.state_snapshot(state).data]
+    return Opening(started.data, snapshots, (*input_ignored(notes), events.state_snapshot(state).data))
+
+
+def input_ignored(notes: Sequence[Note]) -> tuple[bytes, ...]:
+    """Make the event that names what was left out of a request; () when it was used whole."""
+    told = list(notes[:MAX_TOLD])
     if more := how_many_more(len(notes)):
-        notes[MAX_TOLD:] = [Note("body", f"and {more} were passed over")]
-    if notes:
-        rest.insert(0, events.input_ignored([note._asdict() for note in notes]).data)
-    return Opening(started.data, snapshots, tuple(rest))
+        told.append(Note("body", f"and {more} were passed over"))
+    return (events.input_ignored([note._asdict() for note in told]).data,) if told else ()
 
 
 def snapshots_of(conversation: Sequence[Message], asked: RunInput) -> tuple[bytes, ...]:
@@ -126,9 +129,16 @@ def shown(message: Message, speaks: Version) -> Json:
         ]
     if message.role == "tool":
         body["toolCallId"] = message.tool_call_id
-        if message.failed and isinstance(message.content, str) and message.content:
-            body["error"] = message.content
+        if message.failed:
+            body["error"] = _in_one_text(message.content)
     return body
+
+
+def _in_one_text(content: str | Sequence[Json]) -> str:
+    """Return the text of a failed result; never "", which clients would take for a success."""
+    if not isinstance(content, str):
+        content = "\n".join(str(part["text"]) for part in content if part["type"] == "text")
+    return content or "failed"
 
 
 def _content(message: Message, speaks: Version) -> object:

@@ -6,6 +6,8 @@ conversation with its answer as one snapshot:
 
     RUN_STARTED, MESSAGES_SNAPSHOT, STATE_SNAPSHOT, RUN_FINISHED or RUN_ERROR
 
+What is not used of the messages is named here, too (CUSTOM karma.input_ignored).
+
 Another request with a run id that was used is refused (RunExists). The same messages under another run id are the same
 request while their run goes on: a second click, or a retry. When it has ended, they ask for another answer.
 
@@ -20,8 +22,10 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 from datetime import datetime
 
-from karma.conversations.arrival import recognise
-from karma.conversations.branches import has_moved_on, merge
+import orjson
+
+from karma.conversations.arrival import passed_over, recognise
+from karma.conversations.branches import Merged, Note, has_moved_on, merge
 from karma.conversations.copies import is_same_content
 from karma.conversations.domain import Thread, ThreadKey
 from karma.conversations.messages import Sent, said
@@ -30,7 +34,7 @@ from karma.core.errors import AppError, ValidationFailed
 from karma.core.observability import count, logger
 from karma.runs.domain import Run, RunStatus
 from karma.runs.events import frame, frames, parse
-from karma.runs.opening import MAX_SNAPSHOT_BYTES, Link, snapshots_of
+from karma.runs.opening import MAX_SNAPSHOT_BYTES, Link, input_ignored, snapshots_of
 from karma.runs.ports import Runs, Sink
 from karma.runs.requests import RunInput
 from karma.runs.watchdog import Inspector
@@ -127,8 +131,8 @@ def redeliver(
         count("RunRepeated")
         try:
             if run.status is RunStatus.RUNNING:
-                snapshots = await asyncio.to_thread(_question, run, asked, store, link, own)
-                await _follow(run, sink, snapshots, store=store, clock=clock, until=until)
+                shown = await asyncio.to_thread(_question, run, asked, store, link, own)
+                await _follow(run, sink, *shown, store=store, clock=clock, until=until)
             else:
                 sink.write(await asyncio.to_thread(_answer, run, asked, store, link, own))
         except AppError as exc:
@@ -138,21 +142,59 @@ def redeliver(
     return lambda sink: asyncio.get_running_loop().create_task(deliver(sink), name=f"repeat {run.key.run_id}")
 
 
-def _question(run: Run, asked: RunInput, store: Runs, link: Link, own: Collection[str]) -> tuple[bytes, ...]:
-    """Make snapshots of the conversation up to the message that a run answers; () when the client has it so."""
+def _question(
+    run: Run, asked: RunInput, store: Runs, link: Link, own: Collection[str]
+) -> tuple[tuple[bytes, ...], tuple[Note, ...]]:
+    """Compare a client's messages with those that a run answers.
+
+    Returns snapshots of the conversation up to the message that it answers, () when the client has it so; and notes on
+    what is not used of the client's.
+    """
     began = _as_it_began(run, store.thread(ThreadKey(run.key.user_id, run.thread_id)))
     if began is None:
-        return ()
+        return (), ()
     sent = recognise(run.key.user_id, began.messages, asked.sent, asked.unread)
     merged = merge(began, sent, own=own)
+    notes = _notes(began, asked, sent, merged)
     if merged.is_shown and not merged.new:
-        return ()
+        return (), notes
     snapshots = snapshots_of(link([began.messages[position] for position in began.path_to(run.answers)]), asked)
-    return snapshots if len(snapshots[-1]) <= MAX_SNAPSHOT_BYTES else ()
+    return snapshots if len(snapshots[-1]) <= MAX_SNAPSHOT_BYTES else (), notes
+
+
+def _notes(began: Thread, asked: RunInput, sent: Sequence[Sent], merged: Merged) -> tuple[Note, ...]:
+    """Make the notes on what a client holds of the conversation before a run.
+
+    What it holds of the run's own answer, perhaps a part, is no news.
+    """
+    known = {message.id for message in began.messages}
+    known |= {call.id for message in began.messages for call in message.tool_calls}
+    ours = {
+        f"messages.{each.at}"
+        for each in sent
+        if each.message.role != "user" and not known & {each.message.id, each.message.tool_call_id}
+    }
+    taken = {each.at for each in sent}
+    unread = [passed_over(each.at, each.problems) for each in asked.unread if each.at not in taken]
+    return (*unread, *(note for note in merged.notes if note.field not in ours))
+
+
+def _with_notes(notes: Sequence[Note], rest: Sequence[bytes]) -> list[bytes]:
+    """Add notes that a run's first events lack to these."""
+    events = [orjson.loads(data) for data in rest]
+    told = [note for event in events if event["type"] == "CUSTOM" for note in event["value"]]
+    return [*input_ignored([note for note in notes if note._asdict() not in told]), *rest]
 
 
 async def _follow(
-    run: Run, sink: Sink, snapshots: Sequence[bytes], *, store: Runs, clock: Clock, until: datetime
+    run: Run,
+    sink: Sink,
+    snapshots: Sequence[bytes],
+    notes: Sequence[Note],
+    *,
+    store: Runs,
+    clock: Clock,
+    until: datetime,
 ) -> None:
     after, pause_s = 0, _POLL_S
     inspector = Inspector(store, clock)
@@ -162,7 +204,7 @@ async def _follow(
             after = segment.n
             if after == 1:
                 started, *rest = segment.events
-                sink.write(b"".join(map(frame, (started, *snapshots))) + frames(rest, n=after))
+                sink.write(b"".join(map(frame, (started, *snapshots))) + frames(_with_notes(notes, rest), n=after))
             else:
                 sink.write(frames(segment.events, n=after))
             if segment.terminal:
@@ -177,6 +219,7 @@ async def _follow(
 def _answer(run: Run, asked: RunInput, store: Runs, link: Link, own: Collection[str]) -> bytes:
     key = ThreadKey(run.key.user_id, run.thread_id)
     thread = store.thread(key)
+    _, notes = _question(run, asked, store, link, own)
     if 0 <= run.last_message < thread.next_message:
         conversation = [thread.messages[position] for position in thread.path_to(run.last_message)]
     else:
@@ -185,9 +228,9 @@ def _answer(run: Run, asked: RunInput, store: Runs, link: Link, own: Collection[
         )
     (first,) = store.segments(run.key, after=0, limit=1)
     started, *rest = first.events
-    state = [data for data in rest if parse(data).type == "STATE_SNAPSHOT"]
+    opened = [data for data in rest if parse(data).type in {"CUSTOM", "STATE_SNAPSHOT"}]
     tail = store.tail(run.key)
     end = [tail.events[-1]] if tail is not None else []
     n = tail.n if tail is not None else first.n
-    shown = [started, *snapshots_of(link(conversation), asked), *state]
+    shown = [started, *snapshots_of(link(conversation), asked), *_with_notes(notes, opened)]
     return b"".join(map(frame, shown)) + frames(end, n=n)
