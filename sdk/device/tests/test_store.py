@@ -9,6 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from karma_device.config import DeviceConfig
+from karma_device.device import Device
 from karma_device.errors import StateFileBusy, StateFileUnusable
 from karma_device.messages import Command
 from karma_device.store import CommandState, Number, StateStore
@@ -178,6 +180,19 @@ class TestFullDisk:
         store = StateStore(path)
         assert [each.command.id for each in store.unfinished()] == ["a"]
         store.close()
+
+    def test_a_device_records_without_it(self, tmp_path: Path) -> None:
+        names = ("ca_pem", "certificate_pem", "private_key")
+        credentials = {"thing_name": "a", "mqtt_host": "127.0.0.1", "mqtt_port": 1, **dict.fromkeys(names, "")}
+        config = DeviceConfig.from_credentials(credentials, state_dir=tmp_path / "state", batch_max_samples=1)
+        (tmp_path / "state").mkdir()
+        with full_disk():
+            device = Device(config)
+            for _ in range(600):
+                device.record({"n": 1})
+        assert (device.stats.buffered_batches, device.stats.dropped_samples) == (600, 0)
+        assert device.stats.state_failure is not None
+        device.close()
 
     def test_a_delivery_that_cannot_be_kept_ends_no_connection(self, store: StateStore) -> None:
         store.accept(command("a"), b"")
