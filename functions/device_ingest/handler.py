@@ -92,8 +92,10 @@ def _wake_up(message_id: str, call: dict[str, Any], *, repeated: bool) -> WakeUp
     user_id, device_id = call["user_id"], call["device_id"]
     if not (is_id(user_id) and is_id(device_id)):
         raise ValueError("user_id, device_id")
-    again = repeated or call.get("again") is True
-    return WakeUp(message_id, UserId(user_id), DeviceId(device_id), again)
+    again_ms = call.get("again_ms", 0)
+    if type(again_ms) is not int:
+        raise TypeError("again_ms")
+    return WakeUp(message_id, UserId(user_id), DeviceId(device_id), again_ms, repeated)
 
 
 def _message(message_id: str, body: dict[str, Any], *, repeated: bool) -> Message:

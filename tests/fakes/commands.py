@@ -26,7 +26,8 @@ class MemoryCommands:
     """Devices that are no longer active."""
     unsent: set[CommandId] = field(default_factory=set)
     """Commands whose publish failed."""
-    published: dict[CommandId, int] = field(default_factory=dict)
+    published: dict[CommandId, list[int]] = field(default_factory=dict)
+    """Times of the publishes of a command, in milliseconds."""
     requests: MemoryRequests = field(default_factory=MemoryRequests)
 
     def add(self, command: Command, device: Device, *, now: datetime, request: RepeatableRequest | None = None) -> None:
@@ -74,7 +75,7 @@ class MemoryCommands:
         if (now.status, now.published_ms) != (entry.status, entry.published_ms):
             return False
         self.unsent.discard(entry.id)
-        self.published[entry.id] = epoch_ms(at)
+        self.published.setdefault(entry.id, []).append(epoch_ms(at))
         if entry.status is CommandStatus.QUEUED:
             self.commands[entry.id] = replace(found, status=CommandStatus.SENT, sent_ms=epoch_ms(at))
         return True
@@ -129,5 +130,6 @@ class MemoryCommands:
             issued_ms=command.issued_ms,
             expires_ms=command.expires_ms,
             status=CommandStatus.QUEUED if must_go else command.status,
-            published_ms=self.published.get(command.id, 0),
+            published_ms=max(self.published.get(command.id, [0])),
+            publishes=len(self.published.get(command.id, [])),
         )

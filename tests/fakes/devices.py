@@ -93,14 +93,14 @@ class FakeWakeUps:
     """Wake-ups that were enqueued; `due` returns those whose time has come, as the queue would."""
 
     clock: Clock
-    left: list[tuple[datetime, UserId, DeviceId, bool]] = field(default_factory=list)
+    left: list[tuple[datetime, UserId, DeviceId, int]] = field(default_factory=list)
     fails: bool = False
 
-    def leave(self, user_id: UserId, device_id: DeviceId, *, delay_s: int, again: bool = False) -> None:
+    def leave(self, user_id: UserId, device_id: DeviceId, *, delay_s: int, again_ms: int = 0) -> None:
         if self.fails:
             raise QueueUnavailable("The queue did not answer; try again")
         assert 0 <= delay_s <= 900, "SQS refuses others"
-        self.left.append((self.clock.now() + timedelta(seconds=delay_s), user_id, device_id, again))
+        self.left.append((self.clock.now() + timedelta(seconds=delay_s), user_id, device_id, again_ms))
 
     def due(self) -> list[WakeUp]:
         now = self.clock.now()

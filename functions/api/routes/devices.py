@@ -96,7 +96,7 @@ async def create_device(request: Request, body: CreateDeviceRequest, caller: Wri
         device = made.current.device
         data: CreatedDeviceData = {
             "device": device_view(made.current),
-            "credentials": credentials_view(device.serial_number, made.certificate, made.endpoint),
+            "credentials": credentials_view(device, made.certificate, made.endpoint),
         }
         return Outcome(status=201, data=data, secret_id=device.id)
 

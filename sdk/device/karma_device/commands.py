@@ -47,6 +47,7 @@ class CommandRunner:
     Args:
         topics: The device's topics; responses to any other topic are refused.
         store: The stored commands.
+        device_id: The device that commands must be for; "": any.
         send: Takes responses; called on any thread.
         clock_ms: Unix time in ms.
         workers: Handlers that may run at the same time.
@@ -62,7 +63,9 @@ class CommandRunner:
         clock_ms: Callable[[], int],
         workers: int,
         max_waiting: int,
+        device_id: str = "",
     ) -> None:
+        self._device_id = device_id
         self._topics = topics
         self._store = store
         self._send = send
@@ -87,13 +90,18 @@ class CommandRunner:
         self._handlers[name] = handler
 
     def start(self) -> None:
-        """Answer or queue again the commands that the last process did not finish, then start the workers."""
+        """Answer or queue again the commands that the last process did not finish, then start the workers.
+
+        Those of another device, as whose the state file was written, are left out, and forgotten.
+        """
+        if self._device_id and (foreign := self._store.forget_others(self._device_id)):
+            log.warning("command.foreign: %d unfinished of another device with this serial number are dropped", foreign)
         for reply in self._store.undelivered():
-            if reply.answer is not None:
+            if reply.answer is not None and self._is_ours(reply.command):
                 self._send(Reply(reply.command.id, reply.answer, reply.correlation, final=True))
         self._open = True
         for left in self._store.unfinished():
-            if left.command.id in self._running:
+            if left.command.id in self._running or not self._is_ours(left.command):
                 continue
             if left.state is CommandState.STARTED:
                 log.warning("command.outcome_unknown: %s was running when the process ended", left.command.id)
@@ -136,6 +144,10 @@ class CommandRunner:
         except RequestInvalid as exc:
             log.warning("command.invalid: %s (%d bytes)", exc, len(request.payload))
             return True
+        if not self._is_ours(command):
+            # Of a former owner's device with this serial number: whoever sent it cannot be answered from here.
+            log.warning("command.foreign: %s is for the device %s", command.id, command.device_id or "(unnamed)")
+            return True
         if request.response_topic not in (None, self._topics.response):
             log.warning("command.foreign_response_topic: %s wants its answer at %s", command.id, request.response_topic)
             return True
@@ -161,6 +173,9 @@ class CommandRunner:
             if self._open:
                 self._waiting.put((command, correlation))
         return True
+
+    def _is_ours(self, command: Command) -> bool:
+        return self._device_id in ("", command.device_id)
 
     def _expired(self, command: Command) -> Answer | None:
         now_ms = self._clock_ms()

@@ -1,3 +1,4 @@
+import hashlib
 import os
 import re
 import ssl
@@ -25,6 +26,8 @@ class DeviceConfig:
     ca: str | Path
     certificate: str | Path
     private_key: str | Path = field(repr=False)
+    device_id: str = ""
+    """Id of the device, as the credentials name it; "": they are older. Commands of another device are dropped."""
     port: int = 8883
     """8883, or 443 (AWS IoT tells MQTT from HTTPS there by ALPN)."""
     basic_ingest_rule: str | None = None
@@ -87,11 +90,11 @@ class DeviceConfig:
         """Build a configuration from the `credentials` object that creating a device answers.
 
         Args:
-            credentials: `thing_name, certificate_pem, private_key, ca_pem, mqtt_host, mqtt_port`.
+            credentials: `thing_name, certificate_pem, private_key, ca_pem, mqtt_host, mqtt_port`, and `device_id`.
             overrides: Any other field of this class.
 
         Raises:
-            KeyError: The object lacks one of those.
+            KeyError: The object lacks one of those; those of before there was a `device_id` may lack that.
         """
         return cls(
             host=str(credentials["mqtt_host"]),
@@ -100,8 +103,17 @@ class DeviceConfig:
             ca=str(credentials["ca_pem"]),
             certificate=str(credentials["certificate_pem"]),
             private_key=str(credentials["private_key"]),
-            **overrides,
+            **{"device_id": str(credentials.get("device_id", "")), **overrides},
         )
+
+    @property
+    def identity(self) -> str:
+        """Return what tells this device from another with its serial number: its id, else its certificate's digest.
+
+        Raises:
+            CredentialsInvalid: The file of the certificate cannot be read.
+        """
+        return self.device_id or hashlib.sha256(_pem("certificate", self.certificate).encode()).hexdigest()
 
     @property
     def state_path(self) -> Path:

@@ -91,6 +91,7 @@ class Device:
             clock_ms=clock_ms,
             workers=config.command_workers,
             max_waiting=config.max_waiting_commands,
+            device_id=config.device_id,
         )
         self._lock = threading.Lock()  # guards sieve, clock, batcher and buffer
         self._clock = SteppedClock(clock_ms, steady)
@@ -324,12 +325,15 @@ class Device:
         """Open one connection and work until it ends."""
         link = Link(self._config, on_request=self._commands.receive, wake=self._wake)
         try:
-            link.open()
+            identity = self._config.identity
+            # The client id is the serial number, under which the broker may keep a former owner's commands.
+            clean_start = identity != self._store.session_of()
+            link.open(clean_start=clean_start)
         except (OSError, UnicodeError) as exc:
             self._failed(why_not_opened(exc, self._config))
             return
         try:
-            failure = self._pump(link)
+            failure = self._pump(link, begun=identity if clean_start else "")
             if failure is not None:
                 self._failed(failure)
         finally:
@@ -340,8 +344,11 @@ class Device:
         self._last_failure = reason
         log.warning("connection.failed: %s", reason)
 
-    def _pump(self, link: Link) -> str | None:
-        """Work until the connection ends; return why, unless this end wanted it."""
+    def _pump(self, link: Link, *, begun: str) -> str | None:
+        """Work until the connection ends; return why, unless this end wanted it.
+
+        `begun` is the identity for which the broker begins its session anew; "": it goes on.
+        """
         deadline = time.monotonic() + self._config.connect_timeout_s
         announced = False
         while not link.closed:
@@ -356,6 +363,8 @@ class Device:
                 continue
             if link.subscribed and not announced:
                 announced = True
+                if begun:
+                    self._store.begin_session(begun)
                 self._connections += 1
                 self._next_heartbeat = now
                 body = encode_json({"boot": self.boot, "ts": self._clock_ms()})

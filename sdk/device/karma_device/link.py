@@ -125,10 +125,13 @@ class Link:
         except OSError:
             return None
 
-    def open(self) -> None:
+    def open(self, *, clean_start: bool = False) -> None:
         """Connect and start the network thread; `connected` is set once the broker has accepted.
 
         Credentials are read anew each time, so that a rotated certificate is used from the next connection on.
+
+        Args:
+            clean_start: The broker forgets the session that it keeps under this client id, with what is queued in it.
 
         Raises:
             OSError: The broker cannot be reached, does not answer in time, or TLS failed.
@@ -142,7 +145,7 @@ class Link:
             self._config.host,
             self._config.port,
             keepalive=self._config.keepalive_s,
-            clean_start=False,
+            clean_start=clean_start,
             properties=properties,
         )
         self._client.loop_start()

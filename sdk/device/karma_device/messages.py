@@ -3,7 +3,7 @@
 dt/karma/<thing>/telemetry   out  batches (batching.py)
 dt/karma/<thing>/heartbeat   out  {"boot", "seq", "ts", "ip"?, "firmware_version"?}
 cmd/karma/<thing>/ready      out  {"boot", "ts"}, after each SUBACK
-cmd/karma/<thing>/request    in   {"id", "command", "params", "issued_at", "expires_at", "serial"}
+cmd/karma/<thing>/request    in   {"id", "device_id", "command", "params", "issued_at", "expires_at", "serial"}
 cmd/karma/<thing>/response   out  {"id", "status", "result", "error": {"code", "message"} | null, "ts"}
 """
 
@@ -79,6 +79,8 @@ class Command:
     """Unix time in ms."""
     expires_at: int
     """Unix time in ms; a command is not started after it."""
+    device_id: str = ""
+    """Id of the device that it is for; "": the service is of before there was one."""
 
 
 @dataclass(frozen=True)
@@ -143,6 +145,7 @@ def parse_request(payload: bytes) -> Command:
         params=params,
         issued_at=_milliseconds(body, "issued_at"),
         expires_at=_milliseconds(body, "expires_at"),
+        device_id=_text(body, "device_id", 128) if "device_id" in body else "",
     )
 
 

@@ -29,9 +29,11 @@ _SCHEMA = """
 CREATE TABLE IF NOT EXISTS commands (
     n INTEGER PRIMARY KEY AUTOINCREMENT, id TEXT NOT NULL UNIQUE, state TEXT NOT NULL, name TEXT NOT NULL,
     params TEXT NOT NULL, issued_at INTEGER NOT NULL, expires_at INTEGER NOT NULL, correlation BLOB NOT NULL,
-    answer BLOB, delivered INTEGER NOT NULL DEFAULT 0);
+    answer BLOB, delivered INTEGER NOT NULL DEFAULT 0, device_id TEXT NOT NULL DEFAULT '');
 CREATE TABLE IF NOT EXISTS sequence (boot TEXT PRIMARY KEY, reserved INTEGER NOT NULL);
+CREATE TABLE IF NOT EXISTS session (one INTEGER PRIMARY KEY CHECK (one = 1), identity TEXT NOT NULL);
 """
+_OF_DEVICE = "ALTER TABLE commands ADD COLUMN device_id TEXT NOT NULL DEFAULT ''"
 _SEQ_BLOCK = 256
 _BUSY = frozenset({sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED})
 _UNWRITABLE = frozenset({sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_READONLY})
@@ -119,8 +121,8 @@ class StateStore:
             if row is not None:
                 return row
             db.execute(
-                "INSERT INTO commands (id, state, name, params, issued_at, expires_at, correlation)"
-                " VALUES (?, ?, ?, ?, ?, ?, ?)",
+                "INSERT INTO commands (id, state, name, params, issued_at, expires_at, correlation, device_id)"
+                " VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
                 (
                     command.id,
                     CommandState.ACCEPTED,
@@ -129,9 +131,39 @@ class StateStore:
                     command.issued_at,
                     command.expires_at,
                     correlation,
+                    command.device_id,
                 ),
             )
             return None
+
+    def forget_others(self, device_id: str) -> int:
+        """Forget what is unfinished or unanswered of commands that are not this device's; return how many there were.
+
+        The ids of those that were done are kept.
+        """
+        try:
+            with self._lock, self._file() as db, db:
+                gone = db.execute(
+                    "DELETE FROM commands WHERE state != ? AND device_id != ?", (CommandState.DONE, device_id)
+                ).rowcount
+                told = db.execute(
+                    "UPDATE commands SET delivered = 1 WHERE state = ? AND delivered = 0 AND device_id != ?",
+                    (CommandState.DONE, device_id),
+                ).rowcount
+        except _FAULTS:
+            return 0
+        return gone + told
+
+    def session_of(self) -> str:
+        """Return the identity under which the broker keeps a session; "": none is known."""
+        with self._lock:
+            row = self._db.execute("SELECT identity FROM session").fetchone()
+            return str(row[0]) if row else ""
+
+    def begin_session(self, identity: str) -> None:
+        """Record that the broker has begun a session anew for this identity; if it cannot be kept, it does so again."""
+        with contextlib.suppress(*_FAULTS), self._lock, self._file() as db, db:
+            db.execute("INSERT OR REPLACE INTO session VALUES (1, ?)", (identity,))
 
     def start(self, command_id: str) -> None:
         """Record that the command is about to run: from here on it may have had an effect."""
@@ -247,7 +279,7 @@ class StateStore:
             return [_stored(row) for row in self._db.execute(f"{_SELECT} WHERE {condition} ORDER BY n")]
 
 
-_SELECT = "SELECT id, name, params, issued_at, expires_at, state, correlation, answer FROM commands"
+_SELECT = "SELECT id, name, params, issued_at, expires_at, state, correlation, answer, device_id FROM commands"
 
 
 def _empty() -> sqlite3.Connection:
@@ -289,6 +321,10 @@ def _open(path: Path) -> sqlite3.Connection:
         db.execute("PRAGMA journal_mode = WAL")
         db.execute("PRAGMA synchronous = FULL")
         db.executescript(f"BEGIN IMMEDIATE; {_SCHEMA} COMMIT;")
+        if "device_id" not in [column[1] for column in db.execute("PRAGMA table_info(commands)")]:
+            # The file is of an earlier release: whose commands it holds is not known.
+            with db:
+                db.execute(_OF_DEVICE)
     except sqlite3.Error:
         with contextlib.suppress(sqlite3.Error):
             db.close()
@@ -296,7 +332,7 @@ def _open(path: Path) -> sqlite3.Connection:
     return db
 
 
-def _stored(row: tuple[str, str, str, int, int, str, bytes, bytes | None]) -> StoredCommand:
-    command_id, name, params, issued_at, expires_at, state, correlation, answer = row
-    command = Command(id=command_id, name=name, params=json.loads(params), issued_at=issued_at, expires_at=expires_at)
+def _stored(row: tuple[str, str, str, int, int, str, bytes, bytes | None, str]) -> StoredCommand:
+    command_id, name, params, issued_at, expires_at, state, correlation, answer, device_id = row
+    command = Command(command_id, name, json.loads(params), issued_at, expires_at, device_id)
     return StoredCommand(command=command, state=CommandState(state), correlation=correlation, answer=answer)

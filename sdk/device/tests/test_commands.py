@@ -22,7 +22,7 @@ COMMAND = "01a1fd64-5851-7599-9816-cee19b83f05c"
 
 
 class Bench:
-    def __init__(self, path: Path, *, workers: int = 1, max_waiting: int = 2) -> None:
+    def __init__(self, path: Path, *, workers: int = 1, max_waiting: int = 2, device_id: str = "") -> None:
         self.now = 1_000
         self.sent: list[Reply] = []
         self.store = StateStore(path)
@@ -33,10 +33,20 @@ class Bench:
             clock_ms=lambda: self.now,
             workers=workers,
             max_waiting=max_waiting,
+            device_id=device_id,
         )
+        self.device_id = device_id
 
-    def receive(self, command_id: str, name: str = "go", *, expires_at: int = 5_000, topic: str | None = None) -> None:
-        body = {
+    def receive(
+        self,
+        command_id: str,
+        name: str = "go",
+        *,
+        expires_at: int = 5_000,
+        topic: str | None = None,
+        device_id: str | None = None,
+    ) -> None:
+        body: dict[str, Any] = {
             "id": command_id,
             "command": name,
             "params": {},
@@ -44,6 +54,8 @@ class Bench:
             "expires_at": expires_at,
             "serial": False,
         }
+        if device_id if device_id is not None else self.device_id:
+            body["device_id"] = self.device_id if device_id is None else device_id
         request = IncomingRequest(payload=json.dumps(body).encode(), response_topic=topic, correlation=None)
         assert self.runner.receive(request)
 
@@ -249,3 +261,45 @@ def test_commands_left_waiting_at_stop_run_at_the_next_start(bench: Bench) -> No
     wait_until(lambda: bench.statuses("b")[-1] == "succeeded")
     wait_until(lambda: bench.statuses("a")[-1] == "succeeded")
     assert sorted(ran) == ["a", "b"]
+
+
+@pytest.mark.fault("F-11h")
+@pytest.mark.parametrize("other", ["another", ""])
+def test_a_command_for_another_device_with_this_serial_number_is_dropped(tmp_path: Path, other: str) -> None:
+    """Unanswered: the answer would go to the account of whoever has the serial number now."""
+    bench = Bench(tmp_path / "s.sqlite3", device_id="mine")
+    ran: list[str] = []
+    bench.runner.register("go", lambda command: ran.append(command.id))
+    bench.runner.start()
+    bench.receive("theirs", device_id=other)
+    bench.receive("ours")
+    wait_until(lambda: bench.statuses("ours") == ["acknowledged", "succeeded"])
+    bench.runner.stop(timeout_s=5)
+    assert (ran, bench.statuses("theirs"), bench.store.get("theirs")) == (["ours"], [], None)
+    bench.store.close()
+
+
+@pytest.mark.fault("F-11h")
+@pytest.mark.parametrize("before", ["first", ""])
+@pytest.mark.parametrize("now", ["first", "second", ""])
+def test_a_state_file_serves_the_device_that_wrote_it(tmp_path: Path, before: str, now: str) -> None:
+    """A command that waits, one that had begun, an answer that was not delivered; the credentials are then others."""
+    first = Bench(tmp_path / "s.sqlite3", device_id=before)
+    first.runner.register("go", lambda _: None)
+    for command_id in ("waiting", "begun", "answered"):
+        first.receive(command_id)
+    first.store.start("begun")
+    first.store.finish("answered", encode_answer("answered", Answer(CommandStatus.SUCCEEDED), ts=1))
+    first.store.close()
+
+    second = Bench(tmp_path / "s.sqlite3", device_id=now)
+    ran: list[str] = []
+    second.runner.register("go", lambda command: ran.append(command.id))
+    second.runner.start()
+    if now in ("", before):
+        wait_until(lambda: second.statuses("waiting") == ["succeeded"])
+        assert (ran, second.statuses("answered"), second.statuses("begun")) == (["waiting"], ["succeeded"], ["failed"])
+    second.runner.stop(timeout_s=5)
+    if now not in ("", before):
+        assert (ran, second.sent, second.store.unfinished()) == ([], [], [])
+    second.store.close()

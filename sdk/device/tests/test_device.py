@@ -581,3 +581,25 @@ def _take_over(config: DeviceConfig) -> None:
     assert connected.wait(10)
     rival.disconnect()
     rival.loop_stop()
+
+
+@pytest.mark.fault("F-11h")
+def test_with_other_credentials_the_broker_s_session_begins_anew(cloud: Cloud, make_device: MakeDevice) -> None:
+    """It keeps a command for the device that had the serial number; the same device would get it."""
+    for now, gets_it in (("first", True), ("second", False)):
+        ran: list[str] = []
+
+        def run(command: Command, ran: list[str] = ran) -> None:
+            ran.append(command.id)
+
+        with make_device(device_id="first") as device:
+            assert device.wait_ready(20)
+        cloud.send({**cloud.request("go", command_id=now), "device_id": now})
+        device = make_device(device_id=now)
+        device.command("go")(run)
+        with device:
+            assert device.wait_ready(20)
+            # Behind it in the order of the broker.
+            cloud.send({**cloud.request("go", command_id=f"{now}-later"), "device_id": now})
+            cloud.final(f"{now}-later")
+        assert ran == [*([now] if gets_it else []), f"{now}-later"]

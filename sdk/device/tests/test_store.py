@@ -200,3 +200,36 @@ class TestFullDisk:
         with full_disk():
             store.delivered("a")
         assert [each.command.id for each in store.undelivered()] == ["a"]
+
+
+@pytest.mark.fault("F-11h")
+def test_a_file_of_before_commands_named_their_device_is_read_on(path: Path) -> None:
+    path.parent.mkdir(parents=True)
+    old = sqlite3.connect(path)
+    old.executescript(
+        "CREATE TABLE commands (n INTEGER PRIMARY KEY AUTOINCREMENT, id TEXT NOT NULL UNIQUE, state TEXT NOT NULL,"
+        " name TEXT NOT NULL, params TEXT NOT NULL, issued_at INTEGER NOT NULL, expires_at INTEGER NOT NULL,"
+        " correlation BLOB NOT NULL, answer BLOB, delivered INTEGER NOT NULL DEFAULT 0);"
+        "INSERT INTO commands (id, state, name, params, issued_at, expires_at, correlation)"
+        " VALUES ('a', 'accepted', 'move', '{}', 1, 2, x'00');"
+    )
+    old.close()
+    for _ in range(2):
+        store = StateStore(path)
+        assert [each.command.device_id for each in store.unfinished()] == [""]
+        assert store.session_of() == ""
+        store.close()
+    store = StateStore(path)
+    assert store.forget_others("mine") == 1
+    store.begin_session("mine")
+    assert (store.unfinished(), store.session_of()) == ([], "mine")
+    store.close()
+
+
+@pytest.mark.fault("F-11h")
+def test_a_full_disk_keeps_no_foreign_command_s_end_and_no_session(store: StateStore) -> None:
+    store.accept(command("a"), b"")
+    with full_disk():
+        assert store.forget_others("mine") == 0
+        store.begin_session("mine")
+    assert ([each.command.id for each in store.unfinished()], store.session_of()) == (["a"], "")

@@ -44,6 +44,7 @@ def test_a_connected_device_gets_its_command_at_once_and_its_answer_comes_back(w
     assert thing == made.current.device.serial_number
     assert request == {
         "id": sent.id,
+        "device_id": made.current.device.id,
         "command": "move",
         "params": {"x": 1.5},
         "issued_at": world.clock.ms,
@@ -80,7 +81,7 @@ def test_ready_repeats_what_was_sent_and_not_acknowledged(world: World) -> None:
     world.clock.pass_time(seconds=RESEND_AFTER_S)
     world.wake_up()
     assert world.publisher.ids == [first.id, second.id, first.id], "without another `ready`"
-    world.clock.pass_time(seconds=RESEND_AFTER_S)
+    world.clock.pass_time(seconds=2 * RESEND_AFTER_S)
     ready(world, made)
     assert world.publisher.ids == [first.id, second.id, first.id, first.id]
 

@@ -118,3 +118,56 @@ def test_telemetry_that_could_not_be_stored_is_not_counted_at_each_delivery(
     assert letters(world, made) == ([], 0)
     now = world.clock.ms
     assert len(list(world.telemetry.batches(made.current.device.id, from_ms=now - HOUR_MS, to_ms=now + 1))) == 1
+
+
+@pytest.mark.fault("F-26f")
+def test_a_device_that_connects_over_and_over_is_slowed_down_and_still_gets_and_answers_its_commands(
+    world: World, made: Created, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(allowance, "MESSAGES_PORTION", 4)
+    monkeypatch.setattr(allowance, "WORDS_AN_HOUR", 4)
+    monkeypatch.setattr(allowance, "ANSWERS_AN_HOUR", 4)
+
+    def connect(version: int, kind: str = "connected") -> None:
+        world.tell(
+            world.presence(made, kind, version), world.message(made, "ready", {"boot": "b1", "ts": world.clock.ms})
+        )
+
+    for version in range(6):
+        connect(version)
+        world.clock.pass_time(seconds=1)
+    world.clock.pass_time(seconds=5)
+    world.wake_up()
+    queued = world.commands.send(world.user, made.current.device.id, "a", ttl_s=600)
+    assert world.publisher.ids == [queued.id], "it is connected, though its hour is used up"
+    world.clock.pass_time(seconds=9)
+    for version in range(7, 12):
+        connect(version)
+        world.clock.pass_time(seconds=2)
+    beat = {"boot": "b1", "seq": 1, "ts": world.clock.ms}
+    world.tell(world.message(made, "heartbeat", beat))
+    assert letters(world, made)[0][0].refused[0].reason == "TOO_FAST"
+    world.clock.pass_time(seconds=60)
+    world.wake_up()
+    assert world.publisher.ids == [queued.id] * 2, "once a minute, however often it says `ready`"
+    world.tell(world.message(made, "response", {"id": queued.id, "status": "succeeded", "ts": world.clock.ms}))
+    assert world.commands.get(world.user, made.current.device.id, queued.id).status == "succeeded"
+    connect(12, "disconnected")
+    assert world.current(made).status == "offline", "that it has gone is always taken"
+    world.clock.pass_time(hours=1)
+    world.tell(world.message(made, "heartbeat", beat))
+    assert len(letters(world, made)[0]) == 1
+
+
+@pytest.mark.fault("F-26f")
+def test_answers_beyond_the_hour_are_told_and_counted(
+    world: World, made: Created, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(allowance, "MESSAGES_PORTION", 3)
+    monkeypatch.setattr(allowance, "ANSWERS_AN_HOUR", 3)
+    queued = world.commands.send(world.user, made.current.device.id, "a")
+    for status in (*["acknowledged"] * 6, "succeeded"):
+        world.tell(world.message(made, "response", {"id": queued.id, "status": status, "ts": world.clock.ms}))
+    assert world.commands.get(world.user, made.current.device.id, queued.id).status == "acknowledged"
+    [letter], _ = letters(world, made)
+    assert (letter.refused[0].reason, letter.taken) == ("TOO_FAST", False)

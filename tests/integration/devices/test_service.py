@@ -34,15 +34,16 @@ def test_a_new_device_has_the_specified_defaults_and_its_key_is_nowhere(world: W
     assert (shown["capabilities"], shown["hardware"], shown["network"]) == ({}, {}, {})
     assert shown["tags"] == []
     assert shown["location"] is None
-    credentials = credentials_view("EOS-1", made.certificate, made.endpoint)
+    credentials = credentials_view(made.current.device, made.certificate, made.endpoint)
     assert credentials["private_key"] == "private"
+    assert (credentials["device_id"], credentials["thing_name"]) == (shown["id"], shown["serial_number"])
     assert "private" not in str(world.items())
     assert device_view(world.devices.get(world.user, made.current.device.id)) == shown
 
 
 def test_a_signing_request_leaves_the_key_on_the_device(world: World) -> None:
     made = world.devices.create(world.user, new_device(), allowance=allowance(world.user), csr="pem")
-    assert "private_key" not in credentials_view("EOS-1", made.certificate, made.endpoint)
+    assert "private_key" not in credentials_view(made.current.device, made.certificate, made.endpoint)
 
 
 @pytest.mark.req("R-K-11")

@@ -10,7 +10,15 @@ from hypothesis import strategies as st
 
 from karma.core.ids import DeviceId, new_id
 from karma.devices import allowance
-from karma.devices.allowance import LETTERS_AN_HOUR, PORTION, UNITS_AN_HOUR, Allowance
+from karma.devices.allowance import (
+    ANSWERS_AN_HOUR,
+    LETTERS_AN_HOUR,
+    MESSAGES_PORTION,
+    PORTION,
+    UNITS_AN_HOUR,
+    WORDS_AN_HOUR,
+    Allowance,
+)
 from karma.devices.repository.hours import Cost
 
 pytestmark = pytest.mark.fault("F-26e")
@@ -98,3 +106,31 @@ def test_what_a_process_remembers_has_an_end(monkeypatch: pytest.MonkeyPatch) ->
         assert not process.take_letter(DEVICE, received_ms=hour * HOUR_MS)
         assert len(process._left) <= 3
         assert len(process._over) <= 3
+
+
+@pytest.mark.fault("F-26f")
+@given(st.lists(st.tuples(st.integers(0, 1), st.booleans(), st.integers(1, 4_000)), max_size=12))
+def test_messages_of_a_device_have_an_end_and_its_answers_one_of_their_own(
+    sent: list[tuple[int, bool, int]],
+) -> None:
+    hours = Hours()
+    running = processes(hours, 2)
+    had = {True: 0, False: 0}
+    asked = {True: 0, False: 0}
+    for process, answers, number in sent:
+        take = running[process].take_answer if answers else running[process].take_word
+        asked[answers] += number
+        had[answers] += sum(take(DEVICE, received_ms=0) for _ in range(number))
+    for answers, most in ((True, ANSWERS_AN_HOUR), (False, WORDS_AN_HOUR)):
+        assert min(asked[answers], most - 2 * MESSAGES_PORTION) <= had[answers] <= most + 2 * MESSAGES_PORTION
+    assert hours.calls <= (sum(had.values()) // MESSAGES_PORTION) + 4
+
+
+@pytest.mark.fault("F-26f")
+def test_an_ordinary_device_costs_no_call_for_its_messages() -> None:
+    hours = Hours()
+    [process] = processes(hours, 1)
+    assert all(
+        process.take_word(DEVICE, received_ms=n) and process.take_answer(DEVICE, received_ms=n) for n in range(90)
+    )
+    assert hours.calls == 0

@@ -105,7 +105,7 @@ class Scene:
     def dispatch(self) -> None:
         before = len(self.publisher.sent)
         self.end_overdue()
-        self.dispatcher.dispatch(DEVICE, again=False)
+        self.dispatcher.dispatch(DEVICE)
         self.note_published(before)
 
     def note_published(self, before: int) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from types import SimpleNamespace
 from typing import Any, cast
@@ -16,7 +16,15 @@ from hypothesis import strategies as st
 from karma.core.errors import InvalidTransition
 from karma.core.ids import CommandId, DeviceId, UserId, new_id
 from karma.devices.commands import CommandService
-from karma.devices.dispatch import RESEND_AFTER_S, Dispatcher, publishable
+from karma.devices.dispatch import (
+    AT_ONCE,
+    READY_EVERY_S,
+    RESEND_AFTER_S,
+    RESEND_AT_LEAST_EVERY_S,
+    SLOW_READY_EVERY_S,
+    Dispatcher,
+    publishable,
+)
 from karma.devices.domain import Command, CommandStatus, Device, DeviceState, Latest, PresenceEvent, PresenceState
 from karma.devices.repository.commands import CommandRepository, Pending
 from karma.integrations.iot import DeviceServiceUnavailable
@@ -122,7 +130,9 @@ class Queue:
     def dispatch(self, steps: Steps, *, again: bool) -> None:
         commands = steps.around(self.store, "pending", "begin_publish", "publish_failed", "move")
         publisher = steps.around(self.publisher, "publish_command")
-        Dispatcher(commands, publisher, self.wake_ups, self.clock).dispatch(DEVICE, again=again)
+        Dispatcher(commands, publisher, self.wake_ups, self.clock).dispatch(
+            DEVICE, again_ms=self.clock.ms if again else 0
+        )
 
     def status(self, command_id: CommandId) -> CommandStatus:
         found = self.store.get(DEVICE, command_id)
@@ -170,7 +180,9 @@ def test_what_happens_while_a_queue_is_sent_holds_for_what_is_not_sent_yet(
                 queue.store.move(DEVICE, command_id, CommandStatus.FAILED, at=queue.clock.now())
                 over.add(command_id)
             case "dispatch":
-                Dispatcher(queue.commands, queue.publisher, queue.wake_ups, queue.clock).dispatch(DEVICE, again=True)
+                Dispatcher(queue.commands, queue.publisher, queue.wake_ups, queue.clock).dispatch(
+                    DEVICE, again_ms=queue.clock.ms
+                )
 
     class Watched(FakePublisher):
         def publish_command(self, thing: str, request: Any, *, command_id: str, expires_in_s: int) -> None:
@@ -231,4 +243,71 @@ def test_what_could_not_be_published_is_no_longer_cancelled_without_force_and_go
     queue.dispatch(Steps(), again=False)
     assert queue.publisher.ids == queue.ids
     queue.dispatch(Steps(), again=False)
+    assert queue.publisher.ids == queue.ids
+
+
+@pytest.mark.fault("F-26f")
+@settings(max_examples=40, deadline=None)
+@given(st.lists(st.integers(0, 4_000), min_size=1, max_size=60), st.sampled_from([READY_EVERY_S, SLOW_READY_EVERY_S]))
+def test_however_often_a_device_says_ready_it_is_heard_and_costs_little(pauses_ms: list[int], every_s: int) -> None:
+    """It acknowledges nothing. Each of its three commands lives for 600 s and comes after the last `ready` at least."""
+    queue = Queue([False] * 3)
+    queue.store.commands = {
+        each.id: replace(each, expires_ms=queue.clock.ms + 600_000) for each in queue.store.commands.values()
+    }
+    steps = Steps()
+    store = steps.around(queue.store, "pending", "begin_publish")
+    ingest = Dispatcher(store, queue.publisher, queue.wake_ups, queue.clock)
+    begun_ms = queue.clock.ms
+    left, sent_ms = 0, dict[object, int]()
+
+    def wake_up() -> None:
+        for call in queue.wake_ups.due():
+            ingest.dispatch(DEVICE, again_ms=call.again_ms)
+
+    def note(before: int) -> None:
+        sent_ms.update(dict.fromkeys(queue.publisher.ids[before:], queue.clock.ms))
+
+    for pause_ms in pauses_ms:
+        queue.clock.pass_time(milliseconds=pause_ms)
+        before = len(queue.publisher.sent)
+        wake_up()
+        ingest.take_ready(USER, DEVICE, ready_ms=queue.clock.ms, every_s=every_s)
+        note(before)
+        left = max(left, len(queue.wake_ups.left))
+    last_ms = queue.clock.ms
+    seconds = (last_ms - begun_ms) / 1000
+    assert len(queue.publisher.sent) <= 3 * (2 + seconds / RESEND_AFTER_S)
+    assert steps.made <= 12 * (2 + 2 * seconds / RESEND_AFTER_S)
+    assert left <= 2 * RESEND_AT_LEAST_EVERY_S / READY_EVERY_S + 2
+    for _ in range(180):
+        queue.clock.pass_time(seconds=1)
+        before = len(queue.publisher.sent)
+        wake_up()
+        note(before)
+    assert min(sent_ms.values()) >= last_ms - 2_000, "each came again, in the connection that is open"
+    assert max(sent_ms.values()) <= last_ms + 125_000
+    assert queue.wake_ups.left == [], "and then no more"
+
+
+@pytest.mark.fault("F-26f")
+def test_a_device_with_many_commands_lets_others_have_their_turn() -> None:
+    queue = Queue([False] * 47)
+    ingest = Dispatcher(queue.commands, queue.publisher, queue.wake_ups, queue.clock)
+    ingest.take_ready(USER, DEVICE, ready_ms=queue.clock.ms, every_s=READY_EVERY_S)
+    turns = [len(queue.publisher.sent)]
+    while calls := queue.wake_ups.due():
+        for call in calls:
+            ingest.dispatch(DEVICE, again_ms=call.again_ms, at_most=AT_ONCE)
+        turns.append(len(queue.publisher.sent))
+    assert turns == [20, 40, 47]
+    assert queue.publisher.ids == queue.ids
+
+
+@pytest.mark.fault("F-26f")
+def test_a_queue_that_takes_no_wake_up_costs_no_command_its_turn() -> None:
+    queue = Queue([False] * 23)
+    queue.wake_ups.fails = True
+    ingest = Dispatcher(queue.commands, queue.publisher, queue.wake_ups, queue.clock)
+    ingest.take_ready(USER, DEVICE, ready_ms=queue.clock.ms, every_s=READY_EVERY_S)
     assert queue.publisher.ids == queue.ids

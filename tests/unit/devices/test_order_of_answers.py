@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from karma.core.clock import from_epoch_ms
 from karma.core.ids import CommandId, DeviceId, UserId
+from karma.devices.allowance import Allowance
 from karma.devices.dispatch import Dispatcher
 from karma.devices.domain import Command, CommandStatus, DeviceState
 from karma.devices.ingest import IngestService, Message
@@ -57,7 +58,7 @@ class Scene:
             devices=cast("Any", devices),
             telemetry=cast("Any", None),
             dead_letters=cast("Any", None),
-            allowance=cast("Any", None),
+            allowance=Allowance(cast("Any", SimpleNamespace(take=lambda *_, **__: True))),
             dispatcher=Dispatcher(cast("Any", self.commands), FakePublisher(), FakeWakeUps(self.clock), self.clock),
             clock=self.clock,
         )

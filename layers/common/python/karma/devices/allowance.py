@@ -1,10 +1,11 @@
-"""Limits of one device an hour: of dead letters that are kept, and of write units of telemetry.
+"""Limits of one device an hour: of dead letters that are kept, of write units of telemetry, and of other messages.
 
 A device publishes as fast as its broker lets it, and no plan counts its messages. Messages beyond a limit are refused,
 counted, and reported in one dead letter an hour (DeadLetterRepository.sum_up), so that a flood costs little.
 
-Telemetry is counted in portions: a process lets a device have the first of an hour by itself, and asks the table for
-each that follows. So an ordinary message costs no call, and no number of processes lets a device have much more.
+Telemetry and messages are counted in portions: a process lets a device have the first of an hour by itself, and asks
+the table for each that follows. So an ordinary message costs no call, and no number of processes lets a device have
+much more.
 """
 
 from __future__ import annotations
@@ -20,6 +21,14 @@ LETTERS_AN_HOUR: Final = 60
 UNITS_AN_HOUR: Final = 14_400
 """Write units of telemetry of one device an hour, 4 KB a second: three times what the SDK keeps of a time offline."""
 PORTION: Final = 600
+WORDS_AN_HOUR: Final = 7_200
+"""Heartbeats, events, `ready` and connections of one device an hour, two a second; the SDK's are some 60."""
+ANSWERS_AN_HOUR: Final = 7_200
+"""Answers of one device an hour: one command a second, acknowledged and answered.
+
+They are apart from the others, so that a device that connects over and over is heard when it has done something.
+"""
+MESSAGES_PORTION: Final = 120
 _UNIT_BYTES: Final = 1_024
 _MAX_KNOWN: Final = 10_000
 
@@ -34,8 +43,8 @@ class Allowance:
 
     def __init__(self, hours: HourRepository) -> None:
         self._hours = hours
-        self._left: dict[tuple[DeviceId, int], int] = {}
-        """Units of portions that this process has left for a device in an hour."""
+        self._left: dict[tuple[DeviceId, int, Cost], int] = {}
+        """What of its portions this process has left for a device in an hour."""
         self._over: set[tuple[DeviceId, int, Cost]] = set()
 
     def take_letter(self, device_id: DeviceId, *, received_ms: int) -> bool:
@@ -44,19 +53,33 @@ class Allowance:
 
     def take_units(self, device_id: DeviceId, units: int, *, received_ms: int) -> bool:
         """Tell whether so many more units of telemetry may be stored; one write a portion, none for the first."""
-        place = (device_id, hour_of(received_ms))
-        left = self._left.get(place, PORTION)
-        if left < units and self._take(device_id, Cost.UNITS, PORTION, hour=place[1], most=UNITS_AN_HOUR):
-            left += PORTION
-        if len(self._left) >= _MAX_KNOWN:
-            self._left.clear()
-        self._left[place] = left - units if left >= units else left
-        return left >= units
+        return self._take_part(device_id, Cost.UNITS, units, PORTION, received_ms=received_ms, most=UNITS_AN_HOUR)
+
+    def take_word(self, device_id: DeviceId, *, received_ms: int) -> bool:
+        """Tell whether one more heartbeat, event, `ready` or connection may be taken; costs as `take_units` does."""
+        return self._take_part(device_id, Cost.WORDS, 1, MESSAGES_PORTION, received_ms=received_ms, most=WORDS_AN_HOUR)
+
+    def take_answer(self, device_id: DeviceId, *, received_ms: int) -> bool:
+        """Tell whether one more answer to a command may be taken; costs as `take_units` does."""
+        most = ANSWERS_AN_HOUR
+        return self._take_part(device_id, Cost.ANSWERS, 1, MESSAGES_PORTION, received_ms=received_ms, most=most)
 
     def give_back(self, device_id: DeviceId, units: int, *, received_ms: int) -> None:
         """Take units back of a message that could not be stored: it is delivered again, and asks for them again."""
-        place = (device_id, hour_of(received_ms))
+        place = (device_id, hour_of(received_ms), Cost.UNITS)
         self._left[place] = self._left.get(place, 0) + units
+
+    def _take_part(
+        self, device_id: DeviceId, cost: Cost, amount: int, portion: int, *, received_ms: int, most: int
+    ) -> bool:
+        place = (device_id, hour_of(received_ms), cost)
+        left = self._left.get(place, portion)
+        if left < amount and self._take(device_id, cost, portion, hour=place[1], most=most):
+            left += portion
+        if len(self._left) >= _MAX_KNOWN:
+            self._left.clear()
+        self._left[place] = left - amount if left >= amount else left
+        return left >= amount
 
     def _take(self, device_id: DeviceId, cost: Cost, amount: int, *, hour: int, most: int) -> bool:
         place = (device_id, hour, cost)

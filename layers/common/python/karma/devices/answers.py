@@ -13,6 +13,7 @@ from karma.devices.domain import (
     Command,
     CommandStatus,
     CurrentDevice,
+    Device,
     DeviceModel,
     DeviceStatus,
     LateResult,
@@ -95,6 +96,9 @@ def device_view(current: CurrentDevice) -> DeviceView:
 class CredentialsView(TypedDict):
     """Credentials with which the device connects; shown once."""
 
+    device_id: Annotated[
+        str, Field(description="Names this device in its commands; another one may have the same serial number later")
+    ]
     thing_name: str
     certificate_id: str
     certificate_pem: str
@@ -107,10 +111,11 @@ class CredentialsView(TypedDict):
     ]
 
 
-def credentials_view(serial_number: str, certificate: Certificate, endpoint: Endpoint) -> CredentialsView:
+def credentials_view(device: Device, certificate: Certificate, endpoint: Endpoint) -> CredentialsView:
     """Render credentials; without a private key when the device made its own."""
     shown: CredentialsView = {
-        "thing_name": serial_number,
+        "device_id": device.id,
+        "thing_name": device.serial_number,
         "certificate_id": certificate.id,
         "certificate_pem": certificate.pem,
         "private_key": certificate.private_key or "",

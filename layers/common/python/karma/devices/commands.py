@@ -131,7 +131,7 @@ class CommandService:
         if current is None or not is_connected(current.presence, current.latest):
             return
         try:
-            self._dispatcher.dispatch(device.id, again=False)
+            self._dispatcher.dispatch(device.id)
         except Upstream as exc:
             # The command is safe in the queue; the device's next `ready` or the next command sends it.
             logger.warning("command.publish_failed", device_id=device.id, cause=type(exc).__name__)

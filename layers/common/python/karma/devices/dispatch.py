@@ -28,7 +28,20 @@ from karma.devices.ports import CommandPublisher, WakeUps
 from karma.devices.repository.commands import CommandRepository, Pending
 
 RESEND_AFTER_S: Final = 5
-"""Seconds after a publish before which the same command is not sent again, however often its device says `ready`."""
+"""Seconds after a publish before which the same command is not sent again, however often its device says `ready`.
+
+They double with each publish, up to `RESEND_AT_LEAST_EVERY_S`.
+"""
+RESEND_AT_LEAST_EVERY_S: Final = 60
+READY_EVERY_S: Final = 5
+"""Seconds until a process looks into a device's queue for a `ready` again; those that come before share that look."""
+SLOW_READY_EVERY_S: Final = 60
+"""The same for a device that has used up its hour: one that connects over and over still gets its commands."""
+AT_ONCE: Final = 20
+"""Commands of one device that ingest sends before it turns to other devices; a wake-up brings the others."""
+_SKEW_MS: Final = 2_000
+"""Milliseconds by which the broker's clock, which tells when a device was ready, may be behind ours."""
+_MAX_TURNS: Final = 10_000
 WAKE_AHEAD_S: Final = 120
 """Ends that are further away, in seconds, are left to the sweep, which runs every minute and looks 90 seconds ahead."""
 
@@ -55,13 +68,42 @@ class Dispatcher:
         self._publisher = publisher
         self._wake_ups = wake_ups
         self._clock = clock
+        self._turns: dict[DeviceId, tuple[int, bool]] = {}
+        """Time in milliseconds of a device's next look for a `ready`, and whether a wake-up was left for it."""
 
-    def dispatch(self, device_id: DeviceId, *, again: bool) -> int:
+    def take_ready(self, user_id: UserId, device_id: DeviceId, *, ready_ms: int, every_s: int) -> None:
+        """Publish what a device that has said `ready` may receive, now or when its next turn comes.
+
+        Args:
+            user_id: owner.
+            device_id: device.
+            ready_ms: broker's time of the message; what was sent before and not acknowledged may be lost.
+            every_s: seconds until the device's turn after this one.
+
+        Raises:
+            Upstream: as of `dispatch`.
+        """
+        now_ms, again_ms = epoch_ms(self._clock.now()), ready_ms + _SKEW_MS
+        turn_ms, left = self._turns.get(device_id, (0, False))
+        if now_ms < turn_ms:
+            delay_s = -((now_ms - turn_ms) // 1000)
+            # The one that is left has the time of an earlier `ready`: what is sent between the two came behind both.
+            if left or leave_wake_up(self._wake_ups, user_id, device_id, delay_s=delay_s, again_ms=turn_ms):
+                self._turns[device_id] = (turn_ms, True)
+                return
+        if len(self._turns) >= _MAX_TURNS:
+            self._turns.clear()
+        self._turns[device_id] = (now_ms + every_s * 1000, False)
+        self.dispatch(device_id, again_ms=again_ms, at_most=AT_ONCE)
+
+    def dispatch(self, device_id: DeviceId, *, again_ms: int = 0, at_most: int = MAX_PENDING_COMMANDS) -> int:
         """Publish the head of the device's queue; return how many requests went out.
 
         Args:
             device_id: a device that listens now.
-            again: also those that were sent and not acknowledged: the device has said `ready` and may have lost them.
+            again_ms: also those that were sent before this time and not acknowledged: the device has said `ready` and
+                may have lost them; 0: none.
+            at_most: publish no more than this now; the others are left to a wake-up.
 
         Each is recorded as `sent` before it is published, so nobody is told that it is cancelled while it goes out. A
         crash in between leaves it unsent until the delivery that crashed comes again, or the device's next `ready`.
@@ -74,17 +116,22 @@ class Dispatcher:
         if len(head) < len(alive):
             # Before the publish, so that a failure there does not leave the others without their call.
             self._leave_wake_up(head)
-        published, held = 0, list[Pending]()
+        published, held = 0, list[tuple[int, Pending]]()
         for entry in head:
-            if entry.status is CommandStatus.ACKNOWLEDGED or (entry.status is CommandStatus.SENT and not again):
+            if not (entry.status is CommandStatus.QUEUED or _may_be_lost(entry, again_ms)):
                 continue
             now = self._clock.now()
             if entry.expires_ms <= epoch_ms(now):
                 expire(self._commands, device_id, entry.id, at=now)
                 continue
-            if entry.status is CommandStatus.SENT and epoch_ms(now) < entry.published_ms + RESEND_AFTER_S * 1000:
-                held.append(entry)
+            due_ms = _due_ms(entry)
+            if epoch_ms(now) < due_ms:
+                held.append((due_ms - epoch_ms(now), entry))
                 continue
+            if published >= at_most and leave_wake_up(
+                self._wake_ups, entry.user_id, device_id, delay_s=0, again_ms=again_ms
+            ):
+                return published
             try:
                 if not self._commands.begin_publish(entry, at=now):
                     continue
@@ -94,7 +141,8 @@ class Dispatcher:
             published += 1
         if held:
             # The device may have lost its connection just then, and have told us: it is heard, a little later.
-            leave_wake_up(self._wake_ups, held[-1].user_id, device_id, delay_s=RESEND_AFTER_S, again=True)
+            wait_ms, entry = min(held, key=lambda each: each[0])
+            leave_wake_up(self._wake_ups, entry.user_id, device_id, delay_s=-(-wait_ms // 1000), again_ms=again_ms)
         return published
 
     def _publish(self, entry: Pending, *, at: datetime) -> None:
@@ -155,12 +203,22 @@ class Dispatcher:
             leave_wake_up(self._wake_ups, last.user_id, last.device_id, delay_s=delay_s)
 
 
-def leave_wake_up(
-    wake_ups: WakeUps, user_id: UserId, device_id: DeviceId, *, delay_s: int, again: bool = False
-) -> bool:
+def _may_be_lost(entry: Pending, again_ms: int) -> bool:
+    return entry.status is CommandStatus.SENT and entry.published_ms < again_ms
+
+
+def _due_ms(entry: Pending) -> int:
+    """Return the time in milliseconds before which a command is not sent again; 0: it may go at once."""
+    if entry.status is CommandStatus.QUEUED:
+        return 0
+    wait_s = min(RESEND_AFTER_S * 2 ** min(entry.publishes - 1, 9), RESEND_AT_LEAST_EVERY_S) if entry.publishes else 0
+    return entry.published_ms + int(wait_s) * 1000
+
+
+def leave_wake_up(wake_ups: WakeUps, user_id: UserId, device_id: DeviceId, *, delay_s: int, again_ms: int = 0) -> bool:
     """Enqueue a wake-up of a device's queue after a delay; return False when that failed: a sweep tries again."""
     try:
-        wake_ups.leave(user_id, device_id, delay_s=delay_s, again=again)
+        wake_ups.leave(user_id, device_id, delay_s=delay_s, again_ms=again_ms)
     except Upstream as exc:
         logger.warning("command.wake_up_failed", device_id=device_id, cause=type(exc).__name__)
         count("CommandWakeUpFailed")
@@ -182,6 +240,7 @@ def request_body(pending: Pending) -> dict[str, Any]:
     """Return the body of `cmd/karma/<thing>/request`."""
     return {
         "id": pending.id,
+        "device_id": pending.device_id,
         "command": pending.command,
         "params": pending.params,
         "issued_at": pending.issued_ms,

@@ -6,7 +6,7 @@ recorded counts: an end that was shown, and after which the next serial command 
 message                        effect
 unknown topic, unknown or deleted thing, certificate not the row's     dropped and counted (IngestRejected, reason)
 unreadable payload, key taken by another body                          the owner's dead letter, counted
-telemetry, or dead letters, beyond what a device may cost in an hour   refused (TOO_FAST), or counted in one letter
+what is beyond a device's hour      refused (TOO_FAST), or counted in one letter; `ready` is heard once a minute
 member that may be left out and cannot be kept                         named in a dead letter; the rest is taken
 telemetry       one conditional put an hour of samples; newest values into LATEST; what cannot be taken is named in
                 a dead letter
@@ -27,13 +27,13 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
-from karma.core.clock import Clock, monotonic
+from karma.core.clock import Clock, epoch_ms, monotonic
 from karma.core.dynamo.failures import ConditionFailed
 from karma.core.errors import Upstream
 from karma.core.ids import DeviceId
 from karma.core.observability import count, logger
 from karma.devices.allowance import Allowance, hour_of, units_of
-from karma.devices.dispatch import Dispatcher
+from karma.devices.dispatch import AT_ONCE, READY_EVERY_S, SLOW_READY_EVERY_S, Dispatcher
 from karma.devices.domain import DeviceState, Latest, PresenceEvent, is_connected, is_final
 from karma.devices.payloads import (
     Refused,
@@ -86,6 +86,9 @@ class _Heard:
     ready_by: list[str] = field(default_factory=list)
     nudged_by: list[str] = field(default_factory=list)
     repeated: bool = False
+    ready_ms: int = 0
+    too_fast: bool = False
+    """It has used up its hour."""
     unkept: dict[int, list[str]] = field(default_factory=dict)
     """Ids of messages with refused parts that have no dead letter of their own, by hour."""
 
@@ -151,9 +154,9 @@ class IngestService:
         for device in heard.values():
             # After LATEST says `ready`: a command queued meanwhile is seen here, or its sender sees the device.
             if device.ready_by:
-                attempt(device.ready_by, lambda device=device: self._dispatch(device, again=True))  # type: ignore[misc]
+                attempt(device.ready_by, lambda device=device: self._take_ready(device))  # type: ignore[misc]
             elif device.nudged_by:
-                attempt(device.nudged_by, lambda device=device: self._dispatch(device, again=device.repeated))  # type: ignore[misc]
+                attempt(device.nudged_by, lambda device=device: self._dispatch(device))  # type: ignore[misc]
         for call in wake_ups:
             attempt([call.id], lambda call=call: self._wake_up(call))  # type: ignore[misc]
         for reason, times in rejected.items():
@@ -199,6 +202,15 @@ class IngestService:
     def _take_body(self, kind: str, message: Message, device: _Heard) -> tuple[Latest, Sequence[Refused]]:
         if kind == "telemetry":
             return self._take_telemetry(message, device)
+        device_id, at = device.claim.device_id, message.received_ms
+        if kind == "response":
+            if not self._allowance.take_answer(device_id, received_ms=at):
+                raise Unreadable("TOO_FAST", "")
+            return Latest(last_seen_ms=at), self._take_answer(message, device)
+        if not self._allowance.take_word(device_id, received_ms=at):
+            device.too_fast = True
+            if kind != "ready":
+                raise Unreadable("TOO_FAST", "")
         return self._take_word(kind, message, device)
 
     def _take_telemetry(self, message: Message, device: _Heard) -> tuple[Latest, Sequence[Refused]]:
@@ -234,12 +246,11 @@ class IngestService:
                 if event.condition is None:
                     return Latest(last_seen_ms=at), event.refused
                 return Latest(last_seen_ms=at, condition_ms=at, condition=event.condition), event.refused
-            case "ready":
+            case _:
                 read_ready(message.payload)
                 device.ready_by.append(message.id)
+                device.ready_ms = max(device.ready_ms, at)
                 return Latest(last_seen_ms=at, ready_ms=at), ()
-            case _:
-                return Latest(last_seen_ms=at), self._take_answer(message, device)
 
     def _take_answer(self, message: Message, device: _Heard) -> Sequence[Refused]:
         answer = read_response(message.payload)
@@ -259,6 +270,8 @@ class IngestService:
             return
         claim = self._speaker(thing, lifecycle.certificate_id)
         device = heard.setdefault(claim.device_id, _Heard(claim))
+        # Counted, and taken all the same: the broker bounds connections, and the owner sees whether there is one.
+        device.too_fast |= not self._allowance.take_word(claim.device_id, received_ms=message.received_ms)
         device.events.append(lifecycle.event)
         device.told_by.append(message.id)
 
@@ -273,8 +286,16 @@ class IngestService:
             self._claims.pop(device.claim.serial_number, None)
             raise _Rejected("DELETED")
 
-    def _dispatch(self, device: _Heard, *, again: bool) -> None:
-        self._dispatcher.dispatch(device.claim.device_id, again=again)
+    def _take_ready(self, device: _Heard) -> None:
+        every_s = SLOW_READY_EVERY_S if device.too_fast else READY_EVERY_S
+        claim = device.claim
+        # What a delivery that died has recorded as sent, it recorded after the message.
+        ready_ms = epoch_ms(self._clock.now()) if device.repeated else device.ready_ms
+        self._dispatcher.take_ready(claim.user_id, claim.device_id, ready_ms=ready_ms, every_s=every_s)
+
+    def _dispatch(self, device: _Heard) -> None:
+        again_ms = epoch_ms(self._clock.now()) if device.repeated else 0
+        self._dispatcher.dispatch(device.claim.device_id, again_ms=again_ms, at_most=AT_ONCE)
 
     def _wake_up(self, call: WakeUp) -> None:
         # As after the put of a command: consistently, and only a device that listens is told.
@@ -282,7 +303,8 @@ class IngestService:
         if current is None:
             return
         if is_connected(current.presence, current.latest):
-            self._dispatcher.dispatch(call.device_id, again=call.again)
+            again_ms = epoch_ms(self._clock.now()) if call.repeated else call.again_ms
+            self._dispatcher.dispatch(call.device_id, again_ms=again_ms, at_most=AT_ONCE)
         else:
             self._dispatcher.unfinished(call.device_id)
 

@@ -56,10 +56,10 @@ class DataOfDevices(Protocol):
 class WakeUps(Protocol):
     """Wakes the ingest function for one device later; implemented by devices.wake_ups.QueuedWakeUps."""
 
-    def leave(self, user_id: UserId, device_id: DeviceId, *, delay_s: int, again: bool = False) -> None:
+    def leave(self, user_id: UserId, device_id: DeviceId, *, delay_s: int, again_ms: int = 0) -> None:
         """Enqueue a wake-up for `delay_s` seconds from now, at most 900; it may come later, and more than once.
 
-        `again`: as after a `ready`, commands that were sent and not acknowledged are sent again.
+        `again_ms`: commands that were sent before this time and not acknowledged are sent again; 0: none.
 
         Raises:
             Upstream: the queue does not answer; the wake-up may be enqueued.

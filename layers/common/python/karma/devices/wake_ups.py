@@ -18,8 +18,10 @@ class WakeUp:
     """Id of the delivery, reported back when it must come again."""
     user_id: UserId
     device_id: DeviceId
-    again: bool = False
-    """Commands that were sent and not acknowledged are sent again."""
+    again_ms: int = 0
+    """Commands that were sent before this time and not acknowledged are sent again; 0: none."""
+    repeated: bool = False
+    """It was delivered before; that delivery may have died between a record and what it announced."""
 
 
 class QueuedWakeUps:
@@ -28,11 +30,11 @@ class QueuedWakeUps:
     def __init__(self, queue: DelayedQueue) -> None:
         self._queue = queue
 
-    def leave(self, user_id: UserId, device_id: DeviceId, *, delay_s: int, again: bool = False) -> None:
+    def leave(self, user_id: UserId, device_id: DeviceId, *, delay_s: int, again_ms: int = 0) -> None:
         """Enqueue a wake-up for `delay_s` seconds from now.
 
         Raises:
             QueueUnavailable: the queue does not answer; the wake-up may be enqueued.
         """
-        body = {"wake_up": {"user_id": user_id, "device_id": device_id, "again": again}}
+        body = {"wake_up": {"user_id": user_id, "device_id": device_id, "again_ms": again_ms}}
         self._queue.send(orjson.dumps(body).decode(), delay_s=delay_s)

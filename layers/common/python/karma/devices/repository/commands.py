@@ -61,6 +61,8 @@ class Pending:
     """`queued`: it must be published; after a publish that failed this is so though the record says `sent`."""
     published_ms: int = 0
     """Time in milliseconds at which its last publish began; 0: there was none."""
+    publishes: int = 0
+    """Number of publishes so far."""
 
 
 class CommandRepository:
@@ -145,7 +147,15 @@ class CommandRepository:
         unchanged = PendingItem.status == entry.status
         if entry.published_ms:
             unchanged &= PendingItem.published_ms == entry.published_ms
-        tx.update(item, [PendingItem.status.set(CommandStatus.SENT), PendingItem.published_ms.set(now_ms)], unchanged)
+        tx.update(
+            item,
+            [
+                PendingItem.status.set(CommandStatus.SENT),
+                PendingItem.published_ms.set(now_ms),
+                PendingItem.publishes.add(1),
+            ],
+            unchanged,
+        )
         if entry.status is CommandStatus.QUEUED:
             tx.update(
                 CommandItem(*command_key(entry.device_id, entry.id)),
@@ -289,6 +299,7 @@ def _pending(item: PendingItem) -> Pending:
         expires_ms=int(item.expires_ms),
         status=CommandStatus(item.status),
         published_ms=int(item.published_ms),
+        publishes=int(item.publishes),
     )
 
 

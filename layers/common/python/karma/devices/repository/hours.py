@@ -22,6 +22,10 @@ class Cost(StrEnum):
     """Dead letters that are kept."""
     UNITS = "units"
     """Write units of telemetry."""
+    WORDS = "words"
+    """Heartbeats, events, `ready`, and what the broker says of connections."""
+    ANSWERS = "answers"
+    """Answers to commands."""
 
 
 class HourRepository:

@@ -258,6 +258,8 @@ class PendingItem(DevicesItem, discriminator="pending_command"):
     """`queued`: it must be published. So it is again after a publish that failed, while the record says `sent`."""
     published_ms = NumberAttribute(default=0)
     """Time in milliseconds at which its last publish began; 0: there was none."""
+    publishes = NumberAttribute(default=0)
+    """Number of publishes so far."""
 
 
 class DeadLetterItem(DevicesItem, discriminator="dead_letter"):
@@ -287,6 +289,8 @@ class HourItem(DevicesItem, discriminator="device_hour"):
 
     letters = NumberAttribute(default=0)
     units = NumberAttribute(default=0)
+    words = NumberAttribute(default=0)
+    answers = NumberAttribute(default=0)
 
 
 class TombstoneItem(DevicesItem, discriminator="device_tombstone"):
