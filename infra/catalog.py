@@ -13,6 +13,7 @@ class FunctionName(StrEnum):
 
     API = "api"
     AGENT_STREAM = "agent_stream"
+    EXECUTION = "agent_stream.execution"
     DEVICE_INGEST = "device_ingest"
     BILLING_WEBHOOK = "billing_webhook"
     REALTIME = "realtime"
@@ -148,9 +149,29 @@ FUNCTIONS: dict[FunctionName, FunctionSpec] = {
                 "MODEL_BASE_URL",
                 "MODEL_ID",
                 "RUNS_QUEUE_URL",
+                "EXECUTIONS_QUEUE_URL",
                 "INGEST_QUEUE_URL",
                 "IOT_DATA_ENDPOINT",
                 "ORIGIN_SECRET_ARN",
+            ),
+        ),
+        FunctionSpec(
+            name=FunctionName.EXECUTION,
+            handler="agent_stream.execution.lambda_handler",
+            # A run that needs longer hands itself over.
+            timeout_s=900,
+            memory_mb=1024,
+            environment=(
+                "DEVICES_TABLE",
+                "AGENTS_TABLE",
+                "BILLING_TABLE",
+                "FILES_BUCKET",
+                "MODEL_SECRET_ARN",
+                "MODEL_BASE_URL",
+                "MODEL_ID",
+                "EXECUTIONS_QUEUE_URL",
+                "INGEST_QUEUE_URL",
+                "IOT_DATA_ENDPOINT",
             ),
         ),
         FunctionSpec(
@@ -192,7 +213,7 @@ FUNCTIONS: dict[FunctionName, FunctionSpec] = {
             handler="background.runs.lambda_handler",
             timeout_s=60,
             memory_mb=512,
-            environment=("AGENTS_TABLE", "RUNS_QUEUE_URL"),
+            environment=("AGENTS_TABLE", "RUNS_QUEUE_URL", "EXECUTIONS_QUEUE_URL"),
         ),
         FunctionSpec(
             name=FunctionName.FILES,

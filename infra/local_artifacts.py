@@ -152,8 +152,12 @@ def _layer(name: str, folder: Path, target: Target) -> Archive:
 
 def _code(package: str) -> Archive:
     """Make an archive that finds the function's package in the work tree; its own `__init__.py` is empty."""
+    return _archive(f"code-{package}", [_pointer(package)])
+
+
+def _pointer(package: str) -> Entry:
     init = f"__path__ = [{str(FUNCTION_FOLDER / package)!r}]\n"
-    return _archive(f"code-{package}", [Entry(f"{package}/__init__.py", init.encode())])
+    return Entry(f"{package}/__init__.py", init.encode())
 
 
 def _stream_code(package: str, view: Path) -> Archive:
@@ -164,7 +168,8 @@ def _stream_code(package: str, view: Path) -> Archive:
         f"export PYTHONPATH='{path}'\"${{PYTHONPATH:+:$PYTHONPATH}}\"\n"
         f"exec '{FUNCTION_FOLDER / package / 'bootstrap'}' \"$@\"\n"
     )
-    return _archive(f"code-{package}", [Entry("bootstrap", script.encode(), executable=True)])
+    bootstrap = Entry("bootstrap", script.encode(), executable=True)
+    return _archive(f"code-{package}", [_pointer(package), bootstrap])
 
 
 def _archive(name: str, entries: list[Entry]) -> Archive:

@@ -6,14 +6,13 @@ import gc
 from functools import cache
 from typing import TYPE_CHECKING
 
-from agent_stream.settings import Settings
+from agent_stream.settings import ExecutionSettings, Settings
 from karma.agents.configurable import built_in_components
 from karma.agents.domain import MODELS
 from karma.agents.repository import AgentRepository
 from karma.agents.service import Catalogue
 from karma.billing.allowances import Allowances
 from karma.billing.repository.subscriptions import SubscriptionRepository
-from karma.billing.repository.usage import UsageRepository
 from karma.billing.service import SubscriptionService
 from karma.configuration.current import CurrentConfiguration
 from karma.configuration.repository import ConfigurationRepository
@@ -36,11 +35,12 @@ from karma.integrations.anthropic import AnthropicModel
 from karma.integrations.fetch import Fetcher
 from karma.integrations.s3 import S3Attachments
 from karma.integrations.sqs import SqsQueue
+from karma.runs.execution import Executor
 from karma.runs.plan import RunLimits
 from karma.runs.reading import RunReader
 from karma.runs.repository import RunRepository
 from karma.runs.service import RunService
-from karma.runs.watchdog import QueueWatchdog
+from karma.runs.watchdog import QueuedExecutions, QueueWatchdog
 from karma.tools.device_tools import DeviceServices, DeviceTools
 
 if TYPE_CHECKING:
@@ -49,8 +49,16 @@ if TYPE_CHECKING:
 
 @cache
 def settings() -> Settings:
-    """Read the environment once, and tell the process which tables it names."""
+    """Read the environment of the stream function once, and tell the process which tables it names."""
     loaded = load(Settings)
+    bind_tables(loaded)
+    return loaded
+
+
+@cache
+def execution_settings() -> ExecutionSettings:
+    """Read the part of the environment that executing runs needs, once, as `settings` does."""
+    loaded = load(ExecutionSettings)
     bind_tables(loaded)
     return loaded
 
@@ -118,32 +126,52 @@ def run_store() -> RunRepository:
 @cache
 def model() -> AnthropicModel:
     """Return the model; its client is made at the first call."""
-    return AnthropicModel(secret_arn=settings().model_secret_arn, base_url=settings().model_base_url)
+    return AnthropicModel(
+        secret_arn=execution_settings().model_secret_arn, base_url=execution_settings().model_base_url
+    )
 
 
 @cache
-def spending() -> UsageRepository:
-    """Return the repository that extends reservations of runs."""
-    return UsageRepository()
+def executions() -> QueuedExecutions:
+    """Return the queue of runs that a process of its own goes on with."""
+    return QueuedExecutions(SqsQueue(execution_settings().executions_queue_url))
+
+
+@cache
+def library() -> Library:
+    """Return the attachments of conversations."""
+    return Library(S3Attachments(execution_settings().files_bucket), OwnFiles(), Fetcher())
+
+
+@cache
+def executor() -> Executor:
+    """Return what executes runs, for this function and for `agent_stream.execution`."""
+    return Executor(
+        store=run_store(),
+        executions=executions(),
+        model=model(),
+        tools=DeviceTools(device_services).tools(),
+        library=library(),
+        allowances=allowances(),
+        clock=clock(),
+        limits=RunLimits(),
+    )
 
 
 @cache
 def run_service() -> RunService:
     """Return the service that starts runs."""
-    tools = DeviceTools(device_services).tools()
     models = (settings().model_id, *MODELS)
     return RunService(
         store=run_store(),
         watchdog=QueueWatchdog(SqsQueue(settings().runs_queue_url)),
-        model=model(),
-        agents=Catalogue(AgentRepository(), clock(), models=models, tools=[tool.name for tool in tools]),
+        executions=executions(),
+        executor=executor(),
+        agents=Catalogue(AgentRepository(), clock(), models=models, tools=sorted(executor().own_tools)),
         configuration=configuration(),
-        tools=tools,
-        library=Library(S3Attachments(settings().files_bucket), OwnFiles(), Fetcher()),
+        library=library(),
         allowances=allowances(),
-        spending=spending(),
         clock=clock(),
-        limits=RunLimits(),
     )
 
 
@@ -167,7 +195,7 @@ def file_reader() -> FileReader:
 
     parent = DeviceLookup(DeviceRepository())
     entries = Entries(FileRepository(), parent, clock())
-    return FileReader(entries, S3Files(settings().files_bucket))
+    return FileReader(entries, S3Files(execution_settings().files_bucket))
 
 
 @cache
@@ -180,7 +208,7 @@ def configuration() -> CurrentConfiguration:
 @cache
 def run_reader() -> RunReader:
     """Return the reader of runs."""
-    return RunReader(run_store())
+    return RunReader(run_store(), linked=library().linked)
 
 
 @cache
@@ -194,12 +222,11 @@ def device_services() -> DeviceServices:
     from karma.integrations.iot import IotPublisher
 
     devices = DeviceRepository()
-    publisher = IotPublisher(endpoint_url=settings().iot_data_endpoint)
+    publisher = IotPublisher(endpoint_url=execution_settings().iot_data_endpoint)
+    wake_ups = QueuedWakeUps(SqsQueue(execution_settings().ingest_queue_url))
     return DeviceServices(
         devices=DeviceReader(devices),
-        commands=CommandService(
-            devices, CommandRepository(), publisher, QueuedWakeUps(SqsQueue(settings().ingest_queue_url)), clock()
-        ),
+        commands=CommandService(devices, CommandRepository(), publisher, wake_ups, clock()),
     )
 
 

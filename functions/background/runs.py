@@ -1,4 +1,4 @@
-"""Consumer of the runs queue: ends runs whose process may be gone. See karma/runs/watchdog.py."""
+"""Consumer of the runs queue: inspects runs whose process may be gone. See karma/runs/watchdog.py."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from karma.core.batch import Ids, each_message
-from karma.core.clock import Clock, SystemClock
+from karma.core.clock import SystemClock
 from karma.core.dynamo.tables import bind_tables
 from karma.core.settings import FunctionSettings, load
 from karma.integrations.sqs import SqsQueue
 from karma.runs.domain import RunKey
 from karma.runs.repository import RunRepository
-from karma.runs.watchdog import QueueWatchdog, attend, read_message
+from karma.runs.watchdog import Inspector, QueuedExecutions, QueueWatchdog, attend, read_message
 
 if TYPE_CHECKING:
     from aws_lambda_powertools.utilities.typing import LambdaContext
@@ -25,15 +25,15 @@ class Settings(FunctionSettings):
 
     agents_table: str
     runs_queue_url: str
+    executions_queue_url: str
 
 
 @dataclass(frozen=True, kw_only=True)
 class Services:
     """Services that handle a message."""
 
-    runs: RunRepository
+    inspector: Inspector
     watchdog: QueueWatchdog
-    clock: Clock
 
 
 @cache
@@ -41,8 +41,11 @@ def services() -> Services:
     """Build the services of this function, once a process."""
     settings = load(Settings)
     bind_tables(settings)
-    watchdog = QueueWatchdog(SqsQueue(settings.runs_queue_url))
-    return Services(runs=RunRepository(), watchdog=watchdog, clock=SystemClock())
+    executions = QueuedExecutions(SqsQueue(settings.executions_queue_url))
+    return Services(
+        inspector=Inspector(RunRepository(), executions, SystemClock()),
+        watchdog=QueueWatchdog(SqsQueue(settings.runs_queue_url)),
+    )
 
 
 def lambda_handler(event: dict[str, Any], context: LambdaContext) -> dict[str, Any]:
@@ -57,5 +60,5 @@ def _read(body: str) -> tuple[RunKey, Ids]:
 
 def _attend(key: RunKey) -> str:
     given = services()
-    attend(given.runs, given.clock, given.watchdog, key)
+    attend(given.inspector, given.watchdog, key)
     return "looked at"

@@ -105,6 +105,8 @@ class AppStack(StageStack):
             (FunctionName.DEVICE_INGEST, devices.iot.ingest.queue, 50, QUEUE_BATCH),
             (FunctionName.INBOX, data.inbox.queue, 5, QUEUE_BATCH),
             (FunctionName.RUNS, data.runs.queue, 20, QUEUE_BATCH),
+            # Its time is for one run.
+            (FunctionName.EXECUTION, data.executions.queue, 50, 1),
             # Its time is for one file of the largest size.
             (FunctionName.FILES, data.file_checks.queue, 20, 1),
             (FunctionName.MAIL, data.mail.queue, 5, QUEUE_BATCH),
@@ -186,6 +188,7 @@ def _grantable(data: DataStack, devices: DevicesStack) -> dict[str, str]:
     arns: dict[str, str] = {
         "queue/inbox": data.inbox.queue.queue_arn,
         "queue/runs": data.runs.queue.queue_arn,
+        "queue/executions": data.executions.queue.queue_arn,
         "queue/deletions": data.deletions.queue.queue_arn,
         "queue/files": data.file_checks.queue.queue_arn,
         "bucket/files": data.files.bucket_arn,
@@ -223,6 +226,7 @@ def _environment(settings: StageSettings, data: DataStack, devices: DevicesStack
         "ORIGIN_SECRET_ARN": secrets.get("origin", ""),
         "INBOX_QUEUE_URL": data.inbox.queue.queue_url,
         "RUNS_QUEUE_URL": data.runs.queue.queue_url,
+        "EXECUTIONS_QUEUE_URL": data.executions.queue.queue_url,
         "DELETIONS_QUEUE_URL": data.deletions.queue.queue_url,
         "FILES_BUCKET": data.files.bucket_name,
         "FILES_QUEUE_URL": data.file_checks.queue.queue_url,

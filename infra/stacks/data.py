@@ -44,6 +44,9 @@ class DataStack(StageStack):
         self.runs = WorkQueue(
             self, "Runs", settings=settings, consumer_timeout_s=FUNCTIONS[FunctionName.RUNS].timeout_s
         )
+        self.executions = WorkQueue(
+            self, "Executions", settings=settings, consumer_timeout_s=FUNCTIONS[FunctionName.EXECUTION].timeout_s
+        )
         self.file_checks = WorkQueue(
             self, "FileChecks", settings=settings, consumer_timeout_s=FUNCTIONS[FunctionName.FILES].timeout_s
         )
@@ -69,6 +72,8 @@ class DataStack(StageStack):
         self.output("QueueUrlInboxDlq", self.inbox.dead_letters.queue.queue_url)
         self.output("QueueUrlRuns", self.runs.queue.queue_url)
         self.output("QueueUrlRunsDlq", self.runs.dead_letters.queue.queue_url)
+        self.output("QueueUrlExecutions", self.executions.queue.queue_url)
+        self.output("QueueUrlExecutionsDlq", self.executions.dead_letters.queue.queue_url)
         self.output("QueueUrlFiles", self.file_checks.queue.queue_url)
         self.output("QueueUrlFilesDlq", self.file_checks.dead_letters.queue.queue_url)
         self.output("QueueUrlMail", self.mail.queue.queue_url)

@@ -103,6 +103,7 @@ class OpsStack(StageStack):
             "IngestErrors": devices.iot.errors.queue,
             "Inbox": data.inbox.dead_letters.queue,
             "Runs": data.runs.dead_letters.queue,
+            "Executions": data.executions.dead_letters.queue,
             "Deletions": data.deletions.dead_letters.queue,
             "Files": data.file_checks.dead_letters.queue,
             "Mail": data.mail.dead_letters.queue,

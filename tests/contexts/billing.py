@@ -22,7 +22,7 @@ from tests.fakes.billing import MemoryBilling
 from tests.fakes.usage import MemoryUsage
 from tests.integration.permissions.world import Bodies, Objects, World
 from tests.support.contexts import Checks, Fakes, Scenarios, made
-from tests.support.plans import allowance, limited
+from tests.support.plans import allowance, limited, take
 from tests.support.rows import DAY, LATER, NOW, AccountRows
 from tests.unit.billing.test_domain import stripe_subscription
 
@@ -41,7 +41,7 @@ class BillingRows(AccountRows):
     @property
     def taken(self) -> Purge:
         """Return the purge of an account that has taken something of its plan."""
-        self.usage.extend(limited(self.ada.id))
+        take(limited(self.ada.id))
         return self.purge()
 
     @property
@@ -178,7 +178,6 @@ SCENARIOS = Scenarios[BillingRows](
         "SubscriptionRepository.purge": made(
             lambda r: (r.subscribe(), r.purge()), lambda r, n: r.subscriptions.purge(n[1])
         ),
-        "UsageRepository.extend": made(lambda r: r.ada, lambda r, ada: r.usage.extend(limited(ada.id))),
         "UsageRepository.has_seat": made(lambda r: r.ada, lambda r, ada: r.usage.has_seat(ada.id, ada.id)),
         "UsageRepository.read": made(lambda r: r.ada, lambda r, ada: r.usage.read(allowance(ada.id))),
         "UsageRepository.purge": made(lambda r: r.taken, lambda r, purge: r.usage.purge(purge)),

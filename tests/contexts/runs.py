@@ -9,7 +9,8 @@ from functools import cached_property
 from karma.billing.allowances import Metric
 from karma.conversations.domain import History, Message, Thread, ThreadKey
 from karma.core.ids import AgentId, RunId, ThreadId, UserId, new_id
-from karma.runs.domain import Run, RunEnd, RunKey, RunStatus, Segment, Wish
+from karma.models.domain import Usage
+from karma.runs.domain import Checkpoint, Progress, Run, RunEnd, RunKey, RunStatus, Segment, Wish
 from karma.runs.repository import RunRepository
 from tests.fakes.runs import MemoryRuns
 from tests.integration.permissions.world import Bodies, Objects, World
@@ -87,8 +88,12 @@ class RunRows(AccountRows):
     @cached_property
     def running(self) -> Run:
         run = self.run()
-        self.runs.start(run, thread=self.thread, segment=self.segment(), messages=(self.said,))
+        self.runs.start(run, thread=self.thread, segment=self.segment(), messages=(self.said,), setup=b"s")
         return run
+
+    @property
+    def checkpoint(self) -> Checkpoint:
+        return Checkpoint(n=2, epoch=1, position=1, progress=Progress(turns=1, usage=Usage(3, 2), spent_micros=40))
 
     @cached_property
     def second(self) -> Run:
@@ -106,7 +111,9 @@ def _started(r: RunRows) -> Call:
     takes = [limited(run.key.user_id, Metric.RUNS)]
     said, kept = (r.said,), {"a": 1}
     first = r.segment()
-    return lambda: r.runs.start(run, thread=thread, segment=first, messages=said, attachments=kept, reservations=takes)
+    return lambda: r.runs.start(
+        run, thread=thread, segment=first, messages=said, setup=b"s", attachments=kept, reservations=takes
+    )
 
 
 def _finished(r: RunRows) -> Call:
@@ -122,8 +129,14 @@ SCENARIOS = Scenarios[RunRows](
         "RunRepository.start": _started,
         "RunRepository.unkept": made(lambda r: r.running, lambda r, _: r.runs.unkept(r.ada.id, ["a", "b"])),
         "RunRepository.append": made(
-            lambda r: r.running, lambda r, _: r.runs.append(r.segment(2), history=r.history(1))
+            lambda r: r.running,
+            lambda r, _: r.runs.append(r.segment(2), history=r.history(1), checkpoint=r.checkpoint),
         ),
+        "RunRepository.extend": made(
+            lambda r: r.running, lambda r, run: r.runs.extend(run.key, limited(run.key.user_id, Metric.MODEL_SPEND, 2))
+        ),
+        "RunRepository.setup": made(lambda r: r.running, lambda r, run: r.runs.setup(run.key)),
+        "RunRepository.last_checkpoint": made(lambda r: r.running, lambda r, run: r.runs.last_checkpoint(run.key)),
         "RunRepository.finish": _finished,
         "RunRepository.wish": made(lambda r: r.running, lambda r, run: r.runs.wish(run.key, Wish.NEXT, at=NOW)),
         "RunRepository.wishes": made(lambda r: r.running, lambda r, run: r.runs.wishes(run.key)),

@@ -32,7 +32,19 @@ from karma.models.ports import (
     ToolEnded,
     TurnEnded,
 )
-from karma.runs.domain import OwnershipLost, Run, RunEnd, RunExists, RunKey, Segment, ThreadChanged, Wish, end
+from karma.runs.domain import (
+    Checkpoint,
+    OwnershipLost,
+    Run,
+    RunEnd,
+    RunExists,
+    RunKey,
+    RunStatus,
+    Segment,
+    ThreadChanged,
+    Wish,
+    end,
+)
 from karma.runs.ports import RunPage
 from tests.fakes.usage import MemoryUsage
 
@@ -60,6 +72,8 @@ class MemoryRuns:
         self.runs_by_key: dict[RunKey, Run] = {}
         self.logs: dict[RunKey, dict[int, Segment]] = defaultdict(dict)
         self.threads: dict[ThreadKey, Thread] = {}
+        self.setups: dict[RunKey, bytes] = {}
+        self.checkpoints: dict[RunKey, dict[int, Checkpoint]] = defaultdict(dict)
         self.wished: dict[RunKey, set[Wish]] = defaultdict(set)
         self.gone: set[UserId] = set()
         self.fail = fail
@@ -81,6 +95,7 @@ class MemoryRuns:
         thread: Thread,
         segment: Segment,
         messages: tuple[Message, ...],
+        setup: bytes = b"",
         after: int | None = None,
         attachments: Mapping[str, int] = MappingProxyType({}),
         reservations: Sequence[Reservation] = (),
@@ -99,18 +114,38 @@ class MemoryRuns:
         self.attachments |= {(run.key.user_id, name): size for name, size in attachments.items()}
         self.runs_by_key[run.key] = run
         self.logs[run.key][segment.n] = segment
+        self.setups[run.key] = setup
         self.threads[thread.key] = replace(stored, active_run_id=run.key.run_id, version=stored.version + 1)
         self._keep(History(thread.key, thread.next_message, messages, after))
 
     def unkept(self, user_id: UserId, attachments: Collection[str]) -> list[str]:
         return [name for name in attachments if (user_id, name) not in self.attachments]
 
-    def append(self, segment: Segment, *, history: History | None = None) -> None:
+    def append(self, segment: Segment, *, history: History | None = None, checkpoint: Checkpoint | None = None) -> None:
         self._meet("append")
         if self._is_repeat(segment):
             return
         self.logs[segment.key][segment.n] = segment
         self._keep(history)
+        if checkpoint is not None:
+            self.checkpoints[segment.key][checkpoint.n] = checkpoint
+
+    def extend(self, key: RunKey, reservation: Reservation) -> None:
+        self._meet("extend")
+        run = self.runs_by_key[key]
+        if run.status is not RunStatus.RUNNING:
+            raise OwnershipLost
+        self.usage.extend(reservation)
+        self.runs_by_key[key] = replace(run, reserved_micros=run.reserved_micros + reservation.amount)
+
+    def setup(self, key: RunKey) -> bytes | None:
+        self._meet("setup")
+        return self.setups.get(key) or None
+
+    def last_checkpoint(self, key: RunKey) -> Checkpoint | None:
+        self._meet("last_checkpoint")
+        found = self.checkpoints.get(key)
+        return found[max(found)] if found else None
 
     def finish(self, segment: Segment, how: RunEnd, *, thread: ThreadKey, history: History | None = None) -> None:
         self._meet("finish")
@@ -188,6 +223,16 @@ class RememberedWatchdog:
 
     def arm(self, key: RunKey, *, delay: timedelta) -> None:
         self.armed.append((key, delay))
+
+
+@dataclass
+class RequestedExecutions:
+    """Records the runs that another process was asked to go on with."""
+
+    requested: list[RunKey] = field(default_factory=list)
+
+    def request(self, key: RunKey) -> None:
+        self.requested.append(key)
 
 
 @dataclass

@@ -168,7 +168,7 @@ def test_cors_names_its_origins(aws: Synthesized) -> None:
 
 def test_queue_consumers_answer_for_each_message(aws: Synthesized) -> None:
     mappings = [item["Properties"] for item in aws.of_type("AWS::Lambda::EventSourceMapping").values()]
-    assert len(mappings) == 7
+    assert len(mappings) == 8
     assert all(item["FunctionResponseTypes"] == ["ReportBatchItemFailures"] for item in mappings)
 
 
@@ -234,7 +234,7 @@ def test_alarms_watch_users_crashes_leftovers_and_facts(aws: Synthesized) -> Non
     ):
         assert f'"{metric}"' in watched, metric
     dead_letter_alarms = [path for path in ops if "Dlq" in path]
-    assert len(dead_letter_alarms) == 8
+    assert len(dead_letter_alarms) == 9
     for path, item in ops.items():
         assert item["Properties"]["AlarmActions"], path
         if path in dead_letter_alarms:

@@ -30,6 +30,7 @@ def verify(events: Iterable[dict[str, Any]], *, complete: bool = True) -> None: 
     texts: set[str] = set()
     tools: set[str] = set()
     started: list[str] = []
+    withdrawn: list[str] = []
     answered: set[str] = set()
     terminal = ""
     first = True
@@ -52,6 +53,10 @@ def verify(events: Iterable[dict[str, Any]], *, complete: bool = True) -> None: 
             raise ProtocolViolated(f"{kind} after {terminal}")
         if kind.startswith("TEXT_MESSAGE_"):
             _follow(kind.removeprefix("TEXT_MESSAGE_"), event["messageId"], texts, kind)
+        elif kind == "MESSAGES_SNAPSHOT":
+            kept = {call["id"] for message in event["messages"] for call in message.get("toolCalls", ())}
+            withdrawn += [call_id for call_id in started if call_id not in kept]
+            started = [call_id for call_id in started if call_id in kept]
         elif kind == "TOOL_CALL_RESULT":
             answered.add(event["toolCallId"])
             if event["toolCallId"] not in started:
@@ -60,7 +65,7 @@ def verify(events: Iterable[dict[str, Any]], *, complete: bool = True) -> None: 
             call_id = event["toolCallId"]
             _follow(kind.removeprefix("TOOL_CALL_"), call_id, tools, kind)
             if kind == "TOOL_CALL_START":
-                if call_id in started:
+                if call_id in started or call_id in withdrawn:
                     raise ProtocolViolated("a call id is used twice")
                 if not event.get("parentMessageId"):
                     raise ProtocolViolated("TOOL_CALL_START without parentMessageId")

@@ -9,7 +9,7 @@ with ModelServer() as server:
 
 import json
 import threading
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import TracebackType
@@ -86,6 +86,8 @@ class Answer:
 @dataclass
 class ModelServer:
     answers: list[Answer] = field(default_factory=list)
+    choose: Callable[[dict[str, Any]], Iterable[bytes]] | None = None
+    """Makes the answer of a request instead of `answers`; None: they are given in order."""
     requests: list[dict[str, Any]] = field(default_factory=list)
     refused: list[str] = field(default_factory=list)
     """Broken rules of the requests that were refused."""
@@ -107,7 +109,7 @@ class ModelServer:
                 wrong = refused(body)
                 if wrong is not None:
                     owner.refused.append(json.loads(wrong)["error"]["message"])
-                owner._reply(self, owner.answers.pop(0) if wrong is None else Answer([wrong], 400))
+                owner._reply(self, owner._next(owner.requests[-1]) if wrong is None else Answer([wrong], 400))
 
             def log_message(self, format: str, *args: Any) -> None:  # noqa: A002  the base class names it so
                 pass
@@ -116,6 +118,9 @@ class ModelServer:
         self._server.daemon_threads = True
         self.url = f"http://127.0.0.1:{self._server.server_port}"
         self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
+
+    def _next(self, request: dict[str, Any]) -> Answer:
+        return Answer(list(self.choose(request))) if self.choose is not None else self.answers.pop(0)
 
     def answer(
         self,

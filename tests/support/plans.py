@@ -9,7 +9,9 @@ from karma.billing.allowances import Allowance, Allowances, Metric, Reservation
 from karma.billing.domain import SubscriptionStatus, free_subscription
 from karma.billing.plans import Plan, PlanName, plan_at
 from karma.billing.repository.subscriptions import SubscriptionRepository
+from karma.billing.transactional import reserve_usage
 from karma.core.clock import Clock, SystemClock
+from karma.core.dynamo.transaction import Transaction
 from karma.core.ids import UserId
 
 NOW = datetime(2026, 11, 21, 12, tzinfo=UTC)
@@ -47,3 +49,10 @@ def reserved(user_id: UserId, metric: Metric = Metric.DEVICES, amount: int = 1) 
 def limited(user_id: UserId, metric: Metric = Metric.DEVICES, amount: int = 1) -> Reservation:
     """Return a reservation on the free plan."""
     return allowance(user_id, PlanName.FREE).reserve(metric, amount)
+
+
+def take(reservation: Reservation) -> None:
+    """Take an amount of a plan by a transaction of its own, as work would that does nothing else."""
+    tx = Transaction()
+    reserve_usage(tx, [reservation])
+    tx.commit()

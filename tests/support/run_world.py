@@ -20,7 +20,8 @@ from karma.runs.domain import RunKey
 from karma.runs.plan import RunLimits
 from karma.runs.requests import RunInput, parse_run_input
 from karma.runs.service import RunService
-from karma.tools.toolbox import Tool, ToolContext, ToolFailed, described
+from karma.runs.watchdog import Inspector
+from karma.tools.toolbox import Tool, ToolContext, ToolFailed, WhenLost, described
 from tests.fakes.agents import catalogue
 from tests.fakes.configuration import as_built
 from tests.fakes.runs import (
@@ -29,12 +30,14 @@ from tests.fakes.runs import (
     MemoryDeviceFiles,
     MemoryRuns,
     RememberedWatchdog,
+    RequestedExecutions,
     ScriptedFetch,
     ScriptedModel,
     SetClock,
     caller,
 )
 from tests.support.agui import verify
+from tests.support.run_services import run_service
 
 FIND_TOOL = {"name": "askUser", "description": "Ask", "parameters": {"type": "object", "properties": {}}}
 
@@ -59,6 +62,7 @@ ECHO = Tool(
     description="Echo",
     parameters=Echo,
     permission="device:read",
+    when_lost=WhenLost.CALL_AGAIN,
     timeout_s=0.05,
     run=echo,
 )
@@ -84,6 +88,7 @@ class World:
         self.store = store or MemoryRuns()
         self.model = ScriptedModel(*turns)
         self.watchdog = RememberedWatchdog()
+        self.executions = RequestedExecutions()
         self.clock = SetClock()
         self.limits = limits or RunLimits()
         self.role = Role.USER
@@ -97,7 +102,7 @@ class World:
 
     @property
     def service(self) -> RunService:
-        return RunService(
+        return run_service(
             store=self.store,
             watchdog=self.watchdog,
             model=self.model,
@@ -106,10 +111,13 @@ class World:
             tools=[ECHO],
             library=self.library,
             allowances=Allowances(plan_of=lambda _: plan_at(self.plan, self.clock.now()), clock=self.clock),
-            spending=self.store.usage,
             clock=self.clock,
             limits=self.limits,
+            executions=self.executions,
         )
+
+    def inspector(self) -> Inspector:
+        return Inspector(self.store, self.executions, self.clock)
 
     async def go(self, request: RunInput) -> KeptFrames:
         frames = KeptFrames()

@@ -15,7 +15,6 @@ from karma.models.domain import ModelErrorCode, Usage
 from karma.models.ports import ModelFailed, StopReason
 from karma.runs.plan import RunLimits
 from karma.runs.requests import parse_run_input
-from karma.runs.service import RunService
 from karma.tools.device_tools import DeviceTools
 from local import frontends
 from tests.fakes.agents import catalogue
@@ -33,9 +32,9 @@ from tests.fakes.runs import (
     text,
     tool,
 )
-from tests.fakes.usage import MemoryUsage
 from tests.support.agui import ProtocolViolated, verify
 from tests.support.plans import allowances
+from tests.support.run_services import run_service
 
 NODE = shutil.which("node")
 CURRENT = "1.0.0"
@@ -79,7 +78,7 @@ def inputs(client: str) -> list[dict[str, Any]]:
 
 def streams(bodies: list[dict[str, Any]]) -> list[bytes]:
     async def go() -> list[bytes]:
-        service = RunService(
+        service = run_service(
             store=MemoryRuns(),
             watchdog=RememberedWatchdog(),
             model=ScriptedModel(*TURNS.values()),
@@ -88,7 +87,6 @@ def streams(bodies: list[dict[str, Any]]) -> list[bytes]:
             tools=DeviceTools(lambda: pytest.fail("no device is touched here")).tools(),
             library=library(),
             allowances=allowances(),
-            spending=MemoryUsage(),
             clock=SetClock(),
             limits=RunLimits(),
         )

@@ -20,7 +20,7 @@ from karma.runs.ports import Runs
 from tests.contract.stores.test_runs import NOW, OTHER, USER, run, segment, stored_runs
 from tests.fakes.runs import MemoryRuns
 from tests.fakes.usage import MemoryUsage
-from tests.support.plans import allowance, limited
+from tests.support.plans import allowance, limited, take
 from tests.support.stores import Store
 
 pytestmark = pytest.mark.fault("F-19a")
@@ -37,6 +37,12 @@ class Stores:
     def used(self) -> tuple[int, int]:
         found = {each.metric: each.used for each in self.usage.read(allowance(USER, PlanName.FREE, at=NOW))}
         return found[Metric.RUNS], found[Metric.MODEL_SPEND]
+
+    def take(self, reservation: Reservation) -> None:
+        if isinstance(self.usage, MemoryUsage):
+            self.usage.reserve([reservation])
+        else:
+            take(reservation)
 
     def start(self, of: Run, reservations: Sequence[Reservation]) -> None:
         thread = self.runs.thread(ThreadKey(USER, of.thread_id))
@@ -67,7 +73,7 @@ def reserved(spend: int = 1) -> tuple[Reservation, Reservation]:
 
 @pytest.mark.parametrize("full", [Metric.RUNS, Metric.MODEL_SPEND])
 def test_of_two_starts_at_once_one_gets_the_last_run_and_the_last_micro_dollars(stores: Stores, full: Metric) -> None:
-    stores.usage.extend(limited(USER, full, {Metric.RUNS: RUNS, Metric.MODEL_SPEND: SPEND}[full] - 1))
+    stores.take(limited(USER, full, {Metric.RUNS: RUNS, Metric.MODEL_SPEND: SPEND}[full] - 1))
     before = stores.used
 
     def start(of: Run) -> Run | str:
@@ -90,7 +96,7 @@ def test_of_two_starts_at_once_one_gets_the_last_run_and_the_last_micro_dollars(
 
 
 def test_a_refused_start_leaves_nothing_and_its_thread_free(stores: Stores) -> None:
-    stores.usage.extend(limited(USER, Metric.RUNS, RUNS))
+    stores.take(limited(USER, Metric.RUNS, RUNS))
     refused = new_run()
     with pytest.raises(QuotaExceeded):
         stores.start(refused, reserved())
@@ -153,7 +159,7 @@ def test_attachments_are_noted_once_for_an_account_and_not_by_a_refused_start(st
             of, thread=thread, segment=first, messages=(), attachments=sizes, reservations=[*reservations, *reserved()]
         )
 
-    stores.usage.extend(limited(USER, Metric.STORAGE, BYTES_A_GB - 3))
+    stores.take(limited(USER, Metric.STORAGE, BYTES_A_GB - 3))
     with pytest.raises(QuotaExceeded):
         start(new_run(), {"a": 4}, limited(USER, Metric.STORAGE, 4))
     assert sorted(stores.runs.unkept(USER, ["a", "b"])) == ["a", "b"]

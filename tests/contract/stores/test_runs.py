@@ -1,20 +1,37 @@
 """Runs, their logs and threads: one suite for the store in memory and for DynamoDB."""
 
+import os
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
 
+from karma.billing.allowances import Metric
 from karma.conversations.domain import MAX_ADDED_BYTES, History, Message, Thread, ThreadKey, ToolCall
 from karma.conversations.stored import dump_messages
+from karma.core.errors import QuotaExceeded
 from karma.core.ids import AgentId, RunId, ThreadId, UserId, new_id
-from karma.runs.domain import OwnershipLost, Run, RunEnd, RunExists, RunKey, RunStatus, Segment, ThreadChanged, Wish
+from karma.models.domain import Usage
+from karma.runs.domain import (
+    Checkpoint,
+    OwnershipLost,
+    Progress,
+    Run,
+    RunEnd,
+    RunExists,
+    RunKey,
+    RunStatus,
+    Segment,
+    ThreadChanged,
+    Wish,
+)
 from karma.runs.items import messages_sk, run_pk, thread_pk
 from karma.runs.ports import Runs
 from karma.runs.repository import RunRepository
 from tests.fakes.runs import MemoryRuns
 from tests.support.accounts import open_account
+from tests.support.plans import limited
 from tests.support.stores import Database, Store
 
 NOW = datetime(2026, 11, 21, 12, tzinfo=UTC)
@@ -144,6 +161,57 @@ def test_another_writer_s_number_is_lost_and_one_s_own_is_a_repeat(runs: Runs) -
     stored = runs.run(run().key)
     assert stored is not None
     assert stored.status is RunStatus.RUNNING
+
+
+def test_a_run_keeps_what_it_was_started_with(runs: Runs) -> None:
+    setup = os.urandom(800_000)  # of several items
+    runs.start(run(), thread=runs.thread(THREAD), segment=segment(), messages=(), setup=setup)
+    begin(runs, replace(run("r2", user=OTHER), thread_id=ThreadId("t2")))
+    runs.append(segment(2))
+
+    assert runs.setup(run().key) == setup
+    assert runs.setup(RunKey(OTHER, RunId("r2"))) is None
+    assert [each.n for each in runs.segments(run().key, after=0, limit=10)] == [1, 2]
+
+
+def test_the_newest_checkpoint_is_the_one_to_go_on_from(runs: Runs) -> None:
+    begin(runs, None, said("hi"))
+    assert runs.last_checkpoint(run().key) is None
+    made = [
+        Checkpoint(n=n, epoch=n, position=n, progress=Progress(turns=n, usage=Usage(1, None, n), spent_micros=7 * n))
+        for n in (9, 10, 11)
+    ]
+    for at, checkpoint in enumerate(made):
+        history = History(THREAD, 1 + at, (said("x"),))
+        runs.append(replace(segment(2 + at), shows=at), history=history, checkpoint=checkpoint)
+        runs.append(replace(segment(2 + at), shows=at), history=history, checkpoint=checkpoint)  # its own repeat
+
+    assert runs.last_checkpoint(run().key) == made[-1]
+    assert [each.shows for each in runs.segments(run().key, after=1, limit=10)] == [0, 1, 2]
+    assert runs.thread(THREAD).next_message == 4
+
+
+def test_a_checkpoint_that_another_writer_was_before_is_not_there(runs: Runs) -> None:
+    begin(runs, None, said("hi"))
+    runs.append(segment(2, writer="w2"))
+    lost = Checkpoint(n=2, epoch=1, position=1, progress=Progress())
+
+    with pytest.raises(OwnershipLost):
+        runs.append(segment(2), history=History(THREAD, 1, (said("x"),)), checkpoint=lost)
+    assert runs.last_checkpoint(run().key) is None
+
+
+def test_more_spend_is_reserved_and_noted_at_a_run_that_is_running(runs: Runs) -> None:
+    runs.start(replace(run(), reserved_micros=5), thread=runs.thread(THREAD), segment=segment(), messages=())
+    runs.extend(run().key, limited(USER, Metric.MODEL_SPEND, 7))
+    with pytest.raises(QuotaExceeded):
+        runs.extend(run().key, limited(USER, Metric.MODEL_SPEND, 1_999_999))
+    stored = runs.run(run().key)
+    assert stored is not None
+    assert stored.reserved_micros == 12
+    runs.finish(segment(2, terminal=True), END, thread=THREAD)
+    with pytest.raises(OwnershipLost):
+        runs.extend(run().key, limited(USER, Metric.MODEL_SPEND, 7))
 
 
 def test_messages_are_added_with_the_segment_or_not_at_all(runs: Runs) -> None:

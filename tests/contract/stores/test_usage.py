@@ -110,10 +110,10 @@ def test_several_metrics_are_taken_all_or_none(stores: Stores, ada: UserId) -> N
 
 
 def test_an_extension_is_refused_beyond_the_limit(stores: Stores, ada: UserId) -> None:
-    stores.repository.extend(limited(ada, Metric.MODEL_SPEND, 1_999_999))
+    stores.reserve([limited(ada, Metric.MODEL_SPEND, 1_999_999)])
     with pytest.raises(QuotaExceeded, match=r"2\.00 USD"):
-        stores.repository.extend(limited(ada, Metric.MODEL_SPEND, 2))
-    stores.repository.extend(limited(ada, Metric.MODEL_SPEND, 1))
+        stores.reserve([limited(ada, Metric.MODEL_SPEND, 2)])
+    stores.reserve([limited(ada, Metric.MODEL_SPEND, 1)])
     assert stores.used(ada, Metric.MODEL_SPEND) == 2_000_000
 
 
@@ -155,7 +155,7 @@ def test_random_histories_never_pass_the_limit_and_balance(stores: Stores, ada: 
 def test_of_many_at_once_as_many_pass_as_there_is_room(stores: Stores, ada: UserId) -> None:
     def one(_: int) -> bool:
         try:
-            stores.repository.extend(limited(ada))
+            stores.reserve([limited(ada)])
         except (QuotaExceeded, StorageThrottled):
             return False
         return True

@@ -1,9 +1,9 @@
-"""The streaming function as a process that a crash test can end: one captured request a process, served by the app."""
+"""The functions of the stream as processes that a crash test can end: one request, or one run to go on with, each."""
 
 import asyncio
 from typing import Any
 
-from agent_stream import services
+from agent_stream import execution, services
 from agent_stream.app import app
 from karma.integrations.anthropic import load_sdk
 from tests.support.asgi import exchange
@@ -23,3 +23,8 @@ def serve(event: dict[str, Any], context: object) -> dict[str, Any]:
 
     asyncio.run(and_close())
     return {"status": request.status, "data": request.data.decode()}
+
+
+def execute(event: dict[str, Any], context: Any) -> dict[str, Any]:
+    """Go on with the run that a message names."""
+    return execution.lambda_handler(event, context)

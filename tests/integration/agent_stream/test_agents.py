@@ -18,7 +18,7 @@ from tests.fakes.runs import events_of, types
 from tests.integration.agent_stream.conftest import Streams
 from tests.support.agui import verify
 from tests.support.model_server import message, text, tool_use
-from tests.support.plans import allowance
+from tests.support.plans import allowance, take
 
 SPEC = AgentSpec(
     name="Scout",
@@ -133,8 +133,7 @@ def test_a_value_that_names_no_agent_is_refused_by_its_field(streams: Streams, a
 @pytest.mark.fault("F-19a")
 class TestARunThatThePlanHasNoRoomFor:
     def test_is_refused_before_its_stream_begins(self, streams: Streams) -> None:
-        usage = UsageRepository()
-        usage.extend(allowance(streams.user_id, PlanName.FREE, at=datetime.now(UTC)).reserve(Metric.RUNS, 200))
+        take(allowance(streams.user_id, PlanName.FREE, at=datetime.now(UTC)).reserve(Metric.RUNS, 200))
 
         refused = streams.run(streams.make("POST", "/api/v1/agent", body=hello("karma")))
 
@@ -152,7 +151,7 @@ class TestARunThatThePlanHasNoRoomFor:
         streams.model.answer(message(call, stop_reason="tool_use", usage={"input_tokens": 60_000}, output_tokens=8_000))
         now = datetime.now(UTC)
         usage = UsageRepository()
-        usage.extend(allowance(streams.user_id, PlanName.FREE, at=now).reserve(Metric.MODEL_SPEND, 2_000_000 - 10_500))
+        take(allowance(streams.user_id, PlanName.FREE, at=now).reserve(Metric.MODEL_SPEND, 2_000_000 - 10_500))
 
         events = events_of(streams.run(streams.agent(hello("karma"))).data)
 

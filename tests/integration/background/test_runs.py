@@ -10,7 +10,7 @@ from karma.core.ids import RunId, ThreadId, UserId, new_id
 from karma.integrations.sqs import SqsQueue
 from karma.runs.domain import Run, RunKey, RunStatus, Segment
 from karma.runs.repository import RunRepository
-from karma.runs.watchdog import QueueWatchdog
+from karma.runs.watchdog import GIVE_UP_AFTER, QueueWatchdog, read_message
 from tests.support.accounts import open_account
 from tests.support.crash import CrashTest
 from tests.support.stack import Context, Drain, SqsEvent, Stack
@@ -46,15 +46,15 @@ def message(run: Run) -> dict[str, str]:
     return {"user_id": run.key.user_id, "run_id": run.key.run_id}
 
 
-def test_a_lost_run_is_ended_with_what_it_left_open_closed(
-    stack: Stack, store: RunRepository, sqs_event: SqsEvent, lambda_context: Context
+def test_a_run_that_nobody_goes_on_with_is_ended_with_what_it_left_open_closed(
+    store: RunRepository, sqs_event: SqsEvent, lambda_context: Context
 ) -> None:
     left_open = (
         b'{"type":"RUN_STARTED"}',
         b'{"type":"TEXT_MESSAGE_START","messageId":"m1","role":"assistant"}',
         b'{"type":"TOOL_CALL_START","toolCallId":"c1","toolCallName":"f","parentMessageId":"m1"}',
     )
-    run = start(store, lease=timedelta(seconds=-1), events=left_open)
+    run = start(store, lease=-GIVE_UP_AFTER, events=left_open)
 
     answers = [handle(sqs_event([message(run)]), lambda_context) for _ in range(2)]
 
@@ -72,6 +72,26 @@ def test_a_lost_run_is_ended_with_what_it_left_open_closed(
     assert store.thread(ThreadKey(USER, run.thread_id)).active_run_id is None
 
 
+def test_a_process_is_asked_to_go_on_with_a_lost_run(
+    stack: Stack, store: RunRepository, drain: Drain, sqs_event: SqsEvent, lambda_context: Context
+) -> None:
+    run = start(store, lease=timedelta(seconds=-1))
+
+    handle(sqs_event([message(run)]), lambda_context)
+
+    (asked,) = drain(stack.queues["executions"])
+    assert read_message(asked["Body"]) == run.key
+    assert waiting(stack) == "1"  # looked at again, should that process be lost as well
+    assert len(store.segments(run.key, after=0, limit=10)) == 1
+
+
+def waiting(stack: Stack) -> str:
+    found = stack.aws("sqs").get_queue_attributes(
+        QueueUrl=stack.queues["runs"], AttributeNames=["ApproximateNumberOfMessagesDelayed"]
+    )
+    return str(found["Attributes"]["ApproximateNumberOfMessagesDelayed"])
+
+
 def test_a_living_run_is_looked_at_again(
     stack: Stack, store: RunRepository, sqs_event: SqsEvent, lambda_context: Context
 ) -> None:
@@ -79,17 +99,14 @@ def test_a_living_run_is_looked_at_again(
 
     handle(sqs_event([message(run)]), lambda_context)
 
-    waiting = stack.aws("sqs").get_queue_attributes(
-        QueueUrl=stack.queues["runs"], AttributeNames=["ApproximateNumberOfMessagesDelayed"]
-    )
-    assert waiting["Attributes"]["ApproximateNumberOfMessagesDelayed"] == "1"
+    assert waiting(stack) == "1"
     assert len(store.segments(run.key, after=0, limit=10)) == 1
 
 
 def test_what_arms_is_what_the_consumer_reads(
     stack: Stack, store: RunRepository, drain: Drain, sqs_event: SqsEvent, lambda_context: Context
 ) -> None:
-    run = start(store, lease=timedelta(seconds=-1))
+    run = start(store, lease=-GIVE_UP_AFTER)
     QueueWatchdog(SqsQueue(stack.queues["runs"])).arm(run.key, delay=timedelta(0))
 
     handle(sqs_event(drain(stack.queues["runs"])), lambda_context)
@@ -103,7 +120,7 @@ def test_what_arms_is_what_the_consumer_reads(
 def test_what_is_no_message_of_ours_goes_to_the_dead_letters_alone(
     stack: Stack, store: RunRepository, sqs_event: SqsEvent, lambda_context: Context, body: str
 ) -> None:
-    run = start(store, lease=timedelta(seconds=-1))
+    run = start(store, lease=-GIVE_UP_AFTER)
     event = sqs_event([body, message(run), message(run) | {"run_id": "unknown"}])
 
     answer = handle(event, lambda_context)
@@ -114,14 +131,14 @@ def test_what_is_no_message_of_ours_goes_to_the_dead_letters_alone(
     assert stored.status is RunStatus.FAILED
 
 
-@pytest.mark.parametrize("lease", [timedelta(seconds=-1), timedelta(minutes=5)], ids=["lost", "living"])
+@pytest.mark.parametrize(
+    "lease", [-GIVE_UP_AFTER, timedelta(seconds=-1), timedelta(minutes=5)], ids=["given up", "lost", "living"]
+)
 def test_a_crash_at_any_call_is_repaired_by_the_redelivery(
     stack: Stack, store: RunRepository, sqs_event: SqsEvent, lease: timedelta
 ) -> None:
-    def waiting() -> bool:
-        names: Any = ["ApproximateNumberOfMessagesDelayed"]
-        read = stack.aws("sqs").get_queue_attributes(QueueUrl=stack.queues["runs"], AttributeNames=names)
-        return int(read["Attributes"][names[0]]) > 0
+    def is_waiting() -> bool:
+        return int(waiting(stack)) > 0
 
     def seed() -> Any:
         return sqs_event([message(start(store, lease=lease))])
@@ -138,9 +155,9 @@ def test_a_crash_at_any_call_is_repaired_by_the_redelivery(
         tables=[stack.tables["agents"]],
         seed=seed,
         normalise=steady,
-        other_state=waiting,
+        other_state=is_waiting,
         accept=lambda answer: answer == {"batchItemFailures": []},
     ).run()
-    ends = "dynamodb.TransactWriteItems" if lease < timedelta(0) else "sqs.SendMessage"
+    ends = "dynamodb.TransactWriteItems" if lease == -GIVE_UP_AFTER else "sqs.SendMessage"
     assert f"after {ends}" in " ".join(report.at)
-    assert waiting() is (lease > timedelta(0))
+    assert is_waiting() is (lease > -GIVE_UP_AFTER)

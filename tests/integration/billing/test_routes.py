@@ -16,10 +16,9 @@ from karma.billing.ports import Row
 from karma.billing.repository.arrivals import ArrivalRepository
 from karma.billing.repository.inbox import KEEP, InboxRepository
 from karma.billing.repository.subscriptions import SubscriptionRepository
-from karma.billing.repository.usage import UsageRepository
 from karma.core.ids import UserId, new_id
 from tests.integration.billing.conftest import Billing
-from tests.support.plans import allowance, limited
+from tests.support.plans import allowance, limited, take
 from tests.support.stack import Drain
 from tests.unit.billing.test_domain import PRO, stripe_subscription
 
@@ -110,10 +109,9 @@ def test_a_user_sees_the_free_plan_and_then_what_was_bought(api: Api, billing: B
 def test_a_user_sees_what_is_taken_of_the_plan(api: Api, billing: Billing, login: LogIn) -> None:
     assert api("GET", "/usage")[0] == 401
     token, user = login("usage@example.com")
-    table = UsageRepository()
     now = datetime.now(UTC)
-    table.extend(limited(user, amount=2))
-    table.extend(allowance(user, PlanName.FREE, at=now).reserve(Metric.MODEL_SPEND, 1_234))
+    take(limited(user, amount=2))
+    take(allowance(user, PlanName.FREE, at=now).reserve(Metric.MODEL_SPEND, 1_234))
     status, body = api("GET", "/usage", token=token)
     assert status == 200
     found = {each["metric"]: each for each in body["data"]["usage"]}

@@ -90,6 +90,7 @@ from tests.fakes.identity import RING, CountingPasswords
 from tests.fakes.mail import MemoryQueue as MailQueue
 from tests.fakes.mail import MemorySender
 from tests.fakes.payments import MemoryStripe
+from tests.fakes.runs import RequestedExecutions
 from tests.support.accounts import open_account
 from tests.support.devices import new_device
 from tests.support.interleaving import play, watch
@@ -436,7 +437,7 @@ class Account:
         """Deliver every message once more that is delivered at least once."""
         for act in self.beside:
             cleanly(act)()
-        assert Inspector(self.world.runs, CLOCK).look(self.run) is None
+        assert Inspector(self.world.runs, RequestedExecutions(), CLOCK).look(self.run) is None
         if self.key:
             with pytest.raises(Unauthenticated):
                 self.world.authenticator().authenticate(None, self.key)

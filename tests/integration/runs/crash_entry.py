@@ -1,29 +1,30 @@
 """A run from its request to its terminal event, as a function that a crash test can kill; the model is scripted."""
 
 import asyncio
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import orjson
 
-from karma.billing.repository.usage import UsageRepository
 from karma.core.clock import SystemClock
 from karma.core.dynamo.tables import bind_names
 from karma.core.ids import RunId
 from karma.integrations.sqs import SqsQueue
-from karma.models.ports import StopReason
+from karma.models.ports import ModelEvent, ModelRequest, StopReason
 from karma.runs.domain import RunKey
 from karma.runs.plan import RunLimits
 from karma.runs.repository import RunRepository
 from karma.runs.requests import parse_run_input
 from karma.runs.service import RunService
-from karma.runs.watchdog import QueueWatchdog, attend
-from karma.tools.toolbox import Tool, ToolContext, described
+from karma.runs.watchdog import QueueWatchdog
+from karma.tools.toolbox import Tool, ToolContext, WhenLost, described
 from tests.fakes.agents import catalogue
 from tests.fakes.configuration import as_built
 from tests.fakes.runs import KeptFrames, ScriptedModel, SetClock, caller, ended, library, text, tool
 from tests.support.plans import allowances
+from tests.support.run_services import executor, run_service
 
 
 @dataclass(frozen=True)
@@ -40,37 +41,45 @@ NOTE = Tool(
     description="Note",
     parameters=Nothing,
     permission="device:read",
+    when_lost=WhenLost.CALL_AGAIN,
     timeout_s=5,
     run=note,
 )
 
 
+class Telling(ScriptedModel):
+    """Calls the tool, and says that it is done once it has the result."""
+
+    async def stream(self, request: ModelRequest) -> AsyncIterator[Sequence[ModelEvent]]:
+        called = [*text("Let me see."), *tool("c1", "note", '{"word":"a"}'), *ended(StopReason.TOOL_USE)]
+        self.turns = [[*text("Done."), *ended()] if request.messages[-1].role == "tool" else called]
+        async for batch in super().stream(request):
+            yield batch
+
+
 def run_once(event: dict[str, Any], context: object) -> dict[str, Any]:
-    """Handle the request at the first delivery; run the watchdog, an hour later, at the second."""
+    """Serve the request, or go on with its run an hour later, whichever the event tells."""
     bind_names(event["tables"])
-    store = RunRepository()
+    more: dict[str, Any] = {
+        "store": RunRepository(),
+        "model": Telling(),
+        "tools": [NOTE],
+        "library": library(),
+        "allowances": allowances(),
+        "limits": RunLimits(),
+    }
     if event["deliver"] == "request":
-        model = ScriptedModel(
-            [*text("Let me see."), *tool("c1", "note", '{"word":"a"}'), *ended(StopReason.TOOL_USE)],
-            [*text("Done."), *ended()],
-        )
-        service = RunService(
-            store=store,
+        service = run_service(
             watchdog=QueueWatchdog(SqsQueue(event["queue"])),
-            model=model,
             agents=catalogue(tools=("note",)),
             configuration=as_built(),
-            tools=[NOTE],
-            library=library(),
-            allowances=allowances(),
-            spending=UsageRepository(),
             clock=SystemClock(),
-            limits=RunLimits(),
+            **more,
         )
         asyncio.run(_serve(service, event["body"]))
-        return {}
-    later = SetClock(datetime.now(UTC) + timedelta(hours=1))
-    attend(store, later, QueueWatchdog(SqsQueue(event["queue"])), RunKey(caller().user_id, RunId("r1")))
+    else:
+        later = SetClock(datetime.now(UTC) + timedelta(hours=1))
+        asyncio.run(executor(clock=later, **more).go_on(RunKey(caller().user_id, RunId("r1"))))
     return {}
 
 

@@ -1,4 +1,4 @@
-"""A run's process dies before or after each of its AWS calls; the watchdog leaves no run open and no thread blocked."""
+"""A run's process dies before or after each of its AWS calls; the next goes on with it, and counts what it cost."""
 
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -44,7 +44,7 @@ def used(stack: Stack) -> tuple[int, int]:
 
 @pytest.mark.fault("F-19a")
 @pytest.mark.parametrize("side", ["before", "after"])
-def test_wherever_the_process_dies_the_run_ends_and_the_thread_is_free(stack: Stack, side: Side) -> None:
+def test_wherever_the_process_dies_the_run_goes_on_to_its_end(stack: Stack, side: Side) -> None:
     stack.use("runs")
     store = RunRepository()
     open_account(KEY.user_id)
@@ -61,7 +61,7 @@ def test_wherever_the_process_dies_the_run_ends_and_the_thread_is_free(stack: St
                 empty(stack, stack.tables[table])
             died = processes.run(event, die=(side, n))
             assert not died.error, died.error
-            looked = [processes.run({**event, "deliver": "watchdog"}) for _ in range(2)]  # a repeat is harmless
+            looked = [processes.run({**event, "deliver": "execution"}) for _ in range(2)]  # a repeat is harmless
             assert not any(each.error for each in looked), looked
             run = store.run(KEY)
             taken = used(stack)
@@ -78,12 +78,10 @@ def test_wherever_the_process_dies_the_run_ends_and_the_thread_is_free(stack: St
             verify([orjson.loads(data) for segment in log for data in segment.events])
             told = explain(KEY.run_id, store=store, clock=SetClock(datetime.now(UTC) + timedelta(hours=1)))
             assert str(run.status) in told
-            # A run that died keeps what it reserved: nobody knows what its calls cost.
-            assert taken[0] == 1
-            if run.cost_micros is None:
-                assert taken[1] >= COST
-            else:
-                assert taken[1] == run.cost_micros == COST
+            # An answer that broke off is counted with an estimate, beside the one that was made anew.
+            assert taken == (1, run.cost_micros)
+            assert run.cost_micros is not None
+            assert run.cost_micros >= COST
             ends.append(run.error_code or "finished")
             if not died.crashed:
                 break
@@ -91,5 +89,5 @@ def test_wherever_the_process_dies_the_run_ends_and_the_thread_is_free(stack: St
             pytest.fail("the run never got through")
 
     assert ends[0] == "not started"
-    assert ends[-1] == "finished"
-    assert ends.count("OWNER_LOST") >= 3
+    assert ends.count("finished") >= 3
+    assert set(ends) == {"not started", "finished"}

@@ -27,6 +27,6 @@ def test_only_the_log_knows_its_items() -> None:
     assert {path for path in sources() if "AuditItem" in path.read_text()} == {LOG}
 
 
-def test_the_log_has_no_way_to_change_or_delete() -> None:
+def test_the_log_has_no_path_to_change_or_delete() -> None:
     assert "put" in calls(LOG), "the names are looked for where they are"
     assert not calls(LOG) & CHANGES

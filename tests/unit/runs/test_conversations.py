@@ -32,14 +32,13 @@ from karma.models.ports import (
 )
 from karma.runs.plan import RunLimits
 from karma.runs.requests import parse_run_input
-from karma.runs.service import RunService
-from karma.tools.toolbox import Tool, ToolContext
+from karma.tools.toolbox import Tool, ToolContext, WhenLost
 from tests.fakes.agents import catalogue
 from tests.fakes.configuration import as_built
 from tests.fakes.runs import KeptFrames, MemoryRuns, RememberedWatchdog, SetClock, caller, library
-from tests.fakes.usage import MemoryUsage
 from tests.support.agui import verify
 from tests.support.plans import allowances
+from tests.support.run_services import run_service
 
 Wire = dict[str, Any]
 
@@ -53,7 +52,15 @@ async def look(asked: Nothing, context: ToolContext) -> object:
     return {"seen": 1}
 
 
-LOOK = Tool(name="look", description="", parameters=Nothing, permission="device:read", timeout_s=5, run=look)
+LOOK = Tool(
+    name="look",
+    description="",
+    parameters=Nothing,
+    permission="device:read",
+    when_lost=WhenLost.CALL_AGAIN,
+    timeout_s=5,
+    run=look,
+)
 ASK = {"name": "ask", "description": "", "parameters": {"type": "object", "properties": {}}}
 
 
@@ -290,7 +297,7 @@ class Talk:
         self.client = Client(kind, waits=waits)
         self.model = TalkingModel()
         self.store = MemoryRuns()
-        self.service = RunService(
+        self.service = run_service(
             store=self.store,
             watchdog=RememberedWatchdog(),
             model=self.model,
@@ -299,7 +306,6 @@ class Talk:
             tools=[LOOK],
             library=library(),
             allowances=allowances(),
-            spending=MemoryUsage(),
             clock=SetClock(),
             limits=RunLimits(),
         )

@@ -25,8 +25,7 @@ from karma.runs.domain import OwnershipLost, RunKey, Wish
 from karma.runs.plan import RunLimits
 from karma.runs.reading import RunReader
 from karma.runs.requests import RunInput, parse_run_input
-from karma.runs.service import RunService
-from karma.tools.toolbox import Tool, ToolContext, described
+from karma.tools.toolbox import Tool, ToolContext, WhenLost, described
 from tests.fakes.agents import catalogue
 from tests.fakes.configuration import as_built
 from tests.fakes.runs import (
@@ -43,6 +42,7 @@ from tests.fakes.runs import (
 )
 from tests.support.agui import verify
 from tests.support.plans import allowances
+from tests.support.run_services import run_service
 
 Wire = dict[str, Any]
 
@@ -120,12 +120,13 @@ class World:
             description="",
             parameters=Look,
             permission="device:read",
+            when_lost=WhenLost.CALL_AGAIN,
             timeout_s=60,
             run=run,
         )
 
     async def go(self, request: RunInput) -> list[Wire]:
-        service = RunService(
+        service = run_service(
             store=self.end.store,
             watchdog=RememberedWatchdog(),
             model=self.model,
@@ -136,7 +137,6 @@ class World:
             clock=self.clock,
             limits=self.limits,
             allowances=allowances(),
-            spending=self.end.store.usage,
         )
         frames = KeptFrames()
         await (await service.start(caller(), request)).execute(frames)

@@ -15,7 +15,6 @@ from karma.models.domain import ModelErrorCode, Usage
 from karma.models.ports import ModelFailed, StopReason
 from karma.runs.domain import RunStatus
 from karma.runs.plan import RunLimits
-from karma.runs.service import RunService
 from karma.tools.toolbox import Tool
 from tests.fakes.runs import (
     KeptFrames,
@@ -26,6 +25,7 @@ from tests.fakes.runs import (
     types,
 )
 from tests.support.plans import allowances
+from tests.support.run_services import run_service
 from tests.support.run_world import ECHO, World, asked, spec, user
 
 pytestmark = pytest.mark.usefixtures("no_blocking_calls")
@@ -319,7 +319,7 @@ def test_tools_beyond_the_caller_s_rights_are_neither_offered_nor_run() -> None:
     world = World([*tool("c1", "echo", '{"word":"a"}'), *ended(StopReason.TOOL_USE)], [*ended()])
     world.role = Role.VIEWER
     forbidden = Tool(**{**vars(ECHO), "permission": "device:control"})
-    service = RunService(
+    service = run_service(
         store=world.store,
         watchdog=world.watchdog,
         model=world.model,
@@ -328,7 +328,6 @@ def test_tools_beyond_the_caller_s_rights_are_neither_offered_nor_run() -> None:
         tools=[forbidden],
         library=world.library,
         allowances=allowances(),
-        spending=world.store.usage,
         clock=world.clock,
         limits=world.limits,
     )

@@ -21,8 +21,7 @@ from karma.models.ports import StopReason
 from karma.runs.domain import RunExists, RunKey, RunStatus
 from karma.runs.plan import RunLimits
 from karma.runs.requests import parse_run_input
-from karma.runs.service import RunService
-from karma.tools.toolbox import Tool, ToolContext
+from karma.tools.toolbox import Tool, ToolContext, WhenLost
 from tests.fakes.agents import catalogue
 from tests.fakes.configuration import as_built
 from tests.fakes.runs import (
@@ -39,6 +38,7 @@ from tests.fakes.runs import (
 )
 from tests.support.agui import verify
 from tests.support.plans import allowances
+from tests.support.run_services import run_service
 from tests.unit.runs.test_conversations import Client, Nothing, Wire
 
 pytestmark = pytest.mark.fault("F-02d", "F-02g", "F-02j")
@@ -69,7 +69,7 @@ class World:
             ),
             self._steps([*text("It ", "moved."), *ended()]),
         )
-        self.service = RunService(
+        self.service = run_service(
             store=self.store,
             watchdog=RememberedWatchdog(),
             model=self.model,
@@ -81,13 +81,13 @@ class World:
                     description="",
                     parameters=Nothing,
                     permission="device:read",
+                    when_lost=WhenLost.CALL_AGAIN,
                     timeout_s=60,
                     run=self._move,
                 )
             ],
             library=library(),
             allowances=allowances(),
-            spending=self.store.usage,
             clock=SetClock(),
             limits=RunLimits(),
         )

@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
@@ -19,7 +19,6 @@ from karma.models.domain import ModelErrorCode, Usage
 from karma.models.ports import ModelFailed, StopReason
 from karma.models.prices import cost, estimate
 from karma.runs.domain import RunKey
-from karma.runs.watchdog import Inspector
 from tests.fakes.runs import MemoryRuns, Step, caller, ended, text, tool
 from tests.support.plans import limited
 from tests.support.run_world import World, asked, user
@@ -157,6 +156,7 @@ def test_a_run_without_a_model_call_costs_nothing() -> None:
 def test_a_run_that_crosses_into_the_next_month_is_counted_in_the_one_it_began_in() -> None:
     world = free()
     midnight = datetime(2026, 12, 1, tzinfo=UTC)
+    world.clock.at = midnight - timedelta(minutes=1)
     first = [*again(Usage(1_000, 50)), lambda: setattr(world.clock, "at", midnight)]
     world.model.turns = [first, [*ended(usage=Usage(1_000, 50))]]
     world.run(asked(user("a")))
@@ -164,7 +164,7 @@ def test_a_run_that_crosses_into_the_next_month_is_counted_in_the_one_it_began_i
     assert world.store.usage.taken[ADA, Metric.MODEL_SPEND, "2026-11"] == price(world, *[Usage(1_000, 50)] * 2)
 
 
-def test_a_run_that_the_watchdog_ends_keeps_what_it_reserved() -> None:
+def test_a_run_that_nobody_goes_on_with_keeps_what_it_reserved() -> None:
     world = free()
 
     async def begin() -> None:
@@ -175,7 +175,7 @@ def test_a_run_that_the_watchdog_ends_keeps_what_it_reserved() -> None:
     assert taken > 0
     world.clock.at = datetime(2026, 11, 21, 13, tzinfo=UTC)
     key = RunKey(ADA, RunId("r1"))
-    assert Inspector(world.store, world.clock).look(key) is None
+    assert world.inspector().look(key) is None
     assert (used(world), used(world, Metric.RUNS)) == (taken, 1)
     run = world.store.run(key)
     assert run is not None

@@ -13,7 +13,7 @@ import pytest
 from karma.conversations.domain import ToolCall
 from karma.core.freeform import MAX_LEVELS
 from karma.core.ids import RunId
-from karma.tools.toolbox import Tool, Toolbox, ToolContext, ToolFailed, ToolOutcome, described
+from karma.tools.toolbox import Tool, Toolbox, ToolContext, ToolFailed, ToolOutcome, WhenLost, described
 from tests.fakes.runs import caller
 
 
@@ -33,7 +33,15 @@ def outcome_of(result: object) -> ToolOutcome:
             raise result
         return result
 
-    tool = Tool(name="give", description="", parameters=Nothing, permission="device:read", timeout_s=5, run=run)
+    tool = Tool(
+        name="give",
+        description="",
+        parameters=Nothing,
+        permission="device:read",
+        when_lost=WhenLost.CALL_AGAIN,
+        timeout_s=5,
+        run=run,
+    )
     return asyncio.run(Toolbox([tool], caller(), shorten=str).call(ToolCall("c1", "give", "{}"), run_id=RunId("r1")))
 
 
@@ -98,6 +106,7 @@ def test_an_argument_has_at_most_64_levels(levels: int) -> None:
         description="",
         parameters=Anything,
         permission="device:read",
+        when_lost=WhenLost.CALL_AGAIN,
         timeout_s=5,
         run=run,
     )

@@ -114,6 +114,11 @@ class History:
     """Position of the message that the first one follows; None: the one before it."""
 
     @property
+    def last(self) -> int:
+        """Return the position of the last of the messages."""
+        return self.n + len(self.messages) - 1
+
+    @property
     def fork(self) -> int | None:
         """Return the position of the message that the first one follows; None: it is the one before it."""
         return None if self.after == self.n - 1 else self.after

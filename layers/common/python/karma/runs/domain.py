@@ -7,13 +7,14 @@ A run executes on a thread; a thread has at most one active run:
             └─> failed        RUN_ERROR was logged, by the run itself or by the watchdog for it
 
 The state of a run is that of its log: segments 1, 2, 3, ... each written once, by the writer with the lease
-that the segment before names. A process that finds a later segment of another writer has lost the run.
+that the segment before names. A process that finds a later segment of another writer has lost the run. Once the lease
+is over another process takes the run over, by the next segment, and goes on from the last checkpoint.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import NamedTuple
@@ -22,15 +23,22 @@ from karma.billing.allowances import Adjustment
 from karma.conversations.domain import Json
 from karma.core.errors import Conflict
 from karma.core.ids import AgentId, RunId, ThreadId, UserId
+from karma.models.domain import Usage
 
-ENGINE_SCHEMA = 1
-"""Layout of a run's log; a release continues only runs of a layout that it can read."""
+ENGINE_SCHEMA = 2
+"""Layout of what is stored of a run; a release goes on with runs of its own layout and the one before, not with newer.
+
+1: a log. 2: also the setup and checkpoints, so that another process can take the run over (docs/adr/0042).
+"""
 
 BUSY_RETRY_S = 5
 """Seconds after which a client that met a busy thread may ask again."""
 
 LEASE = timedelta(seconds=30)
 """Time for which a segment gives its writer the lease of the run."""
+
+MAX_TAKE_OVERS = 3
+"""Processes that may take a run over without reaching its next checkpoint: beyond, the run itself ends processes."""
 
 
 class RunStatus(StrEnum):
@@ -157,11 +165,43 @@ class Segment:
     lease_until: datetime
     events: tuple[bytes, ...]
     """AG-UI events as JSON, in order; () in a segment that only renews the lease."""
+    shows: int | None = None
+    """Position of a message: after the events clients are shown the conversation up to it anew, which withdraws what
+    they have of an unfinished turn. The snapshot is made when the log is read (replay.py). None: they keep what they
+    have."""
     terminal: bool = False
 
     def is_expired(self, now: datetime) -> bool:
         """Tell whether the lease has expired, so that the writer counts as dead."""
         return now > self.lease_until
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Progress:
+    """Work that a run has done, of all the processes that executed it."""
+
+    turns: int = 0
+    """Calls of the model."""
+    usage: Usage = field(default_factory=Usage)
+    """Tokens of these calls, with the estimate for calls that were lost."""
+    spent_micros: int = 0
+    """Cost of these calls, in micro-dollars."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Checkpoint:
+    """A point of a run from which another process can go on: after a turn of the model, or after results of tools.
+
+    It refers to the log and the thread, and copies nothing of them.
+    """
+
+    n: int
+    """Number of the segment in whose transaction it was written."""
+    epoch: int
+    """Epoch of that segment."""
+    position: int
+    """Position of the last message of the run's branch at that point."""
+    progress: Progress
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -193,6 +233,8 @@ class Run:
     """Number of messages of its thread when it began, and so the position of the first one that it adds."""
     last_message: int = -1
     """Position of the last message of its branch when it ended; -1: it added none, or has not ended."""
+    reserved_micros: int = 0
+    """Model spend that was reserved for it, in micro-dollars; its end corrects this to what it spent."""
     engine_schema: int = ENGINE_SCHEMA
 
 

@@ -10,22 +10,17 @@ import asyncio
 import re
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
 from typing import Any
 
-import orjson
-
 from karma.conversations.attachments import Library, names_media
-from karma.conversations.domain import MAX_ADDED_BYTES, History, Json, Message, ToolCall
-from karma.conversations.history import STOPPED
+from karma.conversations.domain import MAX_ADDED_BYTES, History, Message, ToolCall
 from karma.conversations.repair import repair
 from karma.conversations.stored import dump_messages
 from karma.core.clock import Clock
 from karma.core.errors import Upstream
 from karma.core.ids import short_id
 from karma.core.observability import count, logger
-from karma.core.texts import GrowingText
-from karma.models.domain import ModelErrorCode, Usage
+from karma.models.domain import ModelErrorCode
 from karma.models.ports import (
     Model,
     ModelFailed,
@@ -37,35 +32,20 @@ from karma.models.ports import (
     TurnEnded,
 )
 from karma.runs import events
-from karma.runs.domain import ERROR_MESSAGES, OwnershipLost, RunEnd, RunErrorCode, RunFailed, RunStatus
-from karma.runs.events import DeltaPrefix, Event
+from karma.runs.calls import MakeCall, outcome_of, result_message, with_call_ids
+from karma.runs.domain import ERROR_MESSAGES, OwnershipLost, Progress, RunEnd, RunErrorCode, RunFailed, RunStatus
+from karma.runs.events import Event
 from karma.runs.log import RunLog
-from karma.runs.plan import Plan, RunLimits, model_request
-from karma.runs.ports import Sink
-from karma.runs.spending import Budget
+from karma.runs.plan import LostTurn, Plan, RunLimits, model_request
+from karma.runs.ports import Executions, Sink
+from karma.runs.spending import Budget, lost_usage
+from karma.runs.turn import Turn
 from karma.tools.toolbox import Toolbox, ToolOutcome, is_readable
 
 _CALL_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
 _RESULTS_A_COMMIT = 16
 """Results per transaction; each has at most 64 KB (twice that when escaped once more)."""
-
-
-@dataclass
-class _Turn:
-    """One call of the model while it streams."""
-
-    message_id: str
-    text: DeltaPrefix
-    args: dict[str, DeltaPrefix] = field(default_factory=dict)
-    """Prefixes of argument deltas by the provider's id of a call; a prefix has our id of the call."""
-    said: GrowingText = field(default_factory=GrowingText)
-    args_chars: int = 0
-    calls: list[ToolCall] = field(default_factory=list)
-    names: dict[str, str] = field(default_factory=dict)
-    held: list[Event] = field(default_factory=list)
-    """Ends of tool calls, which are committed together with the events that follow them."""
-    ended: TurnEnded | None = None
 
 
 class RunEngine:
@@ -83,6 +63,7 @@ class RunEngine:
         limits: RunLimits,
         clock: Clock,
         budget: Budget,
+        executions: Executions,
     ) -> None:
         self._plan = plan
         self._budget = budget
@@ -93,8 +74,9 @@ class RunEngine:
         self._library = library
         self._limits = limits
         self._clock = clock
-        self._usage = Usage()
-        self._turns = 0
+        self._executions = executions
+        self._usage = plan.progress.usage
+        self._turns = plan.progress.turns
         self._is_stopped = False
         self._began_at = plan.last
         self._said_at = -1
@@ -104,16 +86,24 @@ class RunEngine:
         self._known: dict[str, dict[str, object]] = {}
         """Facts that each tool knows about its effect, by the id of the call."""
         self._call_ids = {call.id for message in plan.messages for call in message.tool_calls}
+        self._call_ids |= plan.lost.call_ids if plan.lost else frozenset()
 
     async def run(self) -> None:
-        """Run to the terminal event. Expected failures end the run and raise nothing; a bug ends it with INTERNAL."""
-        remaining_s = (self._plan.deadline - self._clock.now()).total_seconds() - self._limits.reserve_s
+        """Run to the terminal event, or hand the run over before this process is stopped.
+
+        Expected failures end the run and raise nothing; a bug ends it with INTERNAL.
+        """
         try:
-            async with asyncio.timeout(max(0.0, remaining_s)) as limit:
+            async with asyncio.timeout(max(0.0, self._left_s())) as limit:
                 self._log.listen(lambda: self._stop(limit))
                 await self._loop()
         except TimeoutError:
-            await self._fail(RunErrorCode.CANCELLED if self._is_stopped else RunErrorCode.DEADLINE_EXCEEDED)
+            if self._is_stopped:
+                await self._fail(RunErrorCode.CANCELLED)
+            elif self._plan.is_handed_over:
+                await self._hand_over()
+            else:
+                await self._fail(RunErrorCode.DEADLINE_EXCEEDED)
         except RunFailed as exc:
             await self._fail(exc.code)
         except ModelFailed as exc:
@@ -133,6 +123,9 @@ class RunEngine:
             self._log.close()
             await self._log.settle()
 
+    def _left_s(self) -> float:
+        return (self._plan.stops_at - self._clock.now()).total_seconds() - self._limits.reserve_s
+
     def _stop(self, limit: asyncio.Timeout) -> None:
         with suppress(RuntimeError):  # it is ending already
             limit.reschedule(0)
@@ -140,30 +133,65 @@ class RunEngine:
 
     async def _loop(self) -> None:
         plan = self._plan
-        if not plan.is_kept:
-            raise RunFailed(RunErrorCode.STORAGE_UNAVAILABLE)
-        if plan.pending:
-            await self._finish(pending=[call.id for call in plan.pending])
+        if not plan.progress.turns and not await self._begin():
             return
-        messages = await asyncio.to_thread(repair, plan.messages)
-        if not messages or messages[-1].role == "assistant":
-            await self._finish()
+        if plan.lost is not None and not await self._make_up_for(plan.lost):
             return
         plan.messages = await self._toolbox.refreshed(plan.messages)
         if names_media(plan.messages):
             user_id = plan.thread.user_id
             plan.messages = await asyncio.to_thread(self._library.show, user_id, plan.messages)
         while self._turns < self._plan.max_turns:
+            if self._left_s() <= 0:
+                raise TimeoutError  # also when the process was frozen, during which its loop had no time
             self._turns += 1
             turn = await self._ask()
             if not await self._go_on(turn):
                 return
         raise RunFailed(RunErrorCode.MAX_TURNS)
 
-    async def _ask(self) -> _Turn:
+    async def _begin(self) -> bool:
+        """Check that there is something to ask the model; else end the run, and return False."""
+        plan = self._plan
+        if not plan.is_kept:
+            raise RunFailed(RunErrorCode.STORAGE_UNAVAILABLE)
+        if plan.pending:
+            await self._finish(pending=[call.id for call in plan.pending])
+            return False
+        messages = await asyncio.to_thread(repair, plan.messages)
+        if not messages or messages[-1].role == "assistant":
+            await self._finish()
+            return False
+        return True
+
+    async def _make_up_for(self, lost: LostTurn) -> bool:
+        """Finish the step in which an earlier process was lost; False: the run has ended with it."""
+        if lost.calls:
+            return await self._execute(lost.calls, self._toolbox.call_after_loss)
+        if lost.answer_chars:
+            # Its usage was lost with the process.
+            request = await asyncio.to_thread(model_request, self._plan, self._toolbox, self._limits)
+            estimated = lost_usage(request, lost.answer_chars)
+            self._usage += estimated
+            self._budget.lost(request, estimated)
+        return True
+
+    async def _hand_over(self) -> None:
+        """Let another process go on: what is open here, it makes anew from the last checkpoint."""
+        try:
+            await self._log.release()
+            await asyncio.to_thread(self._executions.request, self._plan.key)
+        except (OwnershipLost, Upstream) as exc:
+            # The watchdog, which is armed, sees that the lease is over.
+            logger.warning("run.hand_over_failed", run_id=self._plan.run_id, reason=type(exc).__name__)
+            return
+        logger.info("run.handed_over", run_id=self._plan.run_id, turns=self._turns)
+        count("RunHandedOver")
+
+    async def _ask(self) -> Turn:
         """Call the model once and send what it says while it says it."""
         message_id = short_id()
-        turn = _Turn(message_id=message_id, text=events.text_deltas(message_id))
+        turn = Turn(message_id=message_id, text=events.text_deltas(message_id))
         request = await asyncio.to_thread(model_request, self._plan, self._toolbox, self._limits)
         await self._budget.admit(request)
         log, write = self._log, self._sink.write
@@ -196,7 +224,7 @@ class RunEngine:
         self._budget.ended(turn.ended.usage)
         return turn
 
-    async def _structure(self, turn: _Turn, event: object) -> None:
+    async def _structure(self, turn: Turn, event: object) -> None:
         if isinstance(event, ToolBegun):
             call_id = self._own_call_id(event.id)
             begin = events.tool_start(tool_call_id=call_id, name=event.name, parent_message_id=turn.message_id)
@@ -221,11 +249,11 @@ class RunEngine:
         self._call_ids.add(call_id)
         return call_id
 
-    async def _release(self, turn: _Turn) -> None:
+    async def _release(self, turn: Turn) -> None:
         held, turn.held = turn.held, []
         await self._log.commit(held)
 
-    async def _go_on(self, turn: _Turn) -> bool:
+    async def _go_on(self, turn: Turn) -> bool:
         """Process a complete turn; tell whether the model must be asked again."""
         if turn.ended is None:
             return False
@@ -242,13 +270,13 @@ class RunEngine:
             role="assistant",
             content=str(turn.said),
             tool_calls=tuple(turn.calls),
-            blocks=_with_call_ids(turn.ended.blocks, turn.calls),
+            blocks=with_call_ids(turn.ended.blocks, turn.calls),
             model=self._plan.model,
         )
         kept = (said,) if said.blocks or said.content or said.tool_calls else ()
         closing = [*self._end_text(turn), *turn.held]
         if stop is StopReason.PAUSED and not turn.calls:
-            await self._log.commit(closing, history=self._keep(kept))
+            await self._log.commit(closing, history=self._keep(kept), progress=self._progress)
             return True
         if not turn.calls:
             result: dict[str, object] | None = {"stopReason": "max_tokens"} if stop is StopReason.MAX_TOKENS else None
@@ -257,25 +285,32 @@ class RunEngine:
         return await self._call_tools(turn.calls, closing, self._keep(kept))
 
     async def _call_tools(self, calls: Sequence[ToolCall], closing: Sequence[Event], said: History | None) -> bool:
-        """Store a turn and execute its calls of the server's tools; calls of the client's stay pending and end the run.
+        """Store a turn and execute its calls; tell whether the model must be asked again."""
+        # Recorded before the turn is stored: from then on each of these calls gets a result, however the run ends.
+        self._said_at, self._own = self._plan.last, dict.fromkeys(self._split(calls)[0])
+        await self._log.commit(closing, history=said, progress=self._progress)
+        return await self._execute(calls, self._toolbox.call)
 
-        A call with unreadable arguments gets a failed result, so that the model corrects it.
+    def _split(self, calls: Sequence[ToolCall]) -> tuple[list[ToolCall], list[str]]:
+        """Return the calls that are executed here, and the ids of those of the client's tools.
+
+        A call with unreadable arguments is executed here, and fails, so that the model corrects it.
         """
         pending = [call.id for call in calls if self._is_frontend(call) and is_readable(call)]
-        own = [call for call in calls if call.id not in pending]
-        # Recorded before the turn is stored: from then on each of these calls gets a result, however the run ends.
-        self._said_at, self._own = self._plan.last, dict.fromkeys(own)
-        await self._log.commit(closing, history=said)
+        return [call for call in calls if call.id not in pending], pending
+
+    async def _execute(self, calls: Sequence[ToolCall], make: MakeCall) -> bool:
+        """Execute stored calls of the server's tools; calls of the client's stay pending and end the run."""
+        own, pending = self._split(calls)
+        self._said_at = self._plan.last
         run_id = self._plan.run_id
         self._known = {call.id: {} for call in own}
-        tasks = [
-            asyncio.ensure_future(self._toolbox.call(call, run_id=run_id, known=self._known[call.id])) for call in own
-        ]
+        tasks = [asyncio.ensure_future(make(call, run_id=run_id, known=self._known[call.id])) for call in own]
         self._own = dict(zip(own, tasks, strict=True))
         found = list(zip(own, await asyncio.gather(*tasks), strict=True))
         for at in range(0, len(found), _RESULTS_A_COMMIT):
-            kept = [_result_message(call, outcome) for call, outcome in found[at : at + _RESULTS_A_COMMIT]]
-            await self._log.commit(self._sent(kept), history=self._keep(kept))
+            kept = [result_message(call, outcome) for call, outcome in found[at : at + _RESULTS_A_COMMIT]]
+            await self._log.commit(self._sent(kept), history=self._keep(kept), progress=self._progress)
         if pending:
             await self._finish(pending=pending)
             return False
@@ -300,15 +335,19 @@ class RunEngine:
             return None  # the turn was not kept
         left = list(self._own.items())[stored - self._said_at :]
         results = [
-            _result_message(call, _outcome_of(task if at < _RESULTS_A_COMMIT else None, self._known.get(call.id, {})))
+            result_message(call, outcome_of(task if at < _RESULTS_A_COMMIT else None, self._known.get(call.id, {})))
             for at, (call, task) in enumerate(left)
         ]
         return History(self._plan.thread, stored + 1, tuple(results), stored) if results else None
 
+    @property
+    def _progress(self) -> Progress:
+        return Progress(turns=self._turns, usage=self._usage, spent_micros=self._budget.spent)
+
     def _is_frontend(self, call: ToolCall) -> bool:
         return not self._toolbox.has(call.name) and any(tool.name == call.name for tool in self._plan.frontend_tools)
 
-    def _end_text(self, turn: _Turn) -> list[Event]:
+    def _end_text(self, turn: Turn) -> list[Event]:
         return [events.text_end(turn.message_id)] if self._log.has_open_text(turn.message_id) else []
 
     def _keep(self, messages: Sequence[Message]) -> History | None:
@@ -398,19 +437,3 @@ class RunEngine:
             pending_tool_call_ids=tuple(pending),
             last_message=last,
         )
-
-
-def _with_call_ids(blocks: Sequence[Json], calls: Sequence[ToolCall]) -> Sequence[Json]:
-    """Put the ids of calls, in order, into the blocks of type tool_use."""
-    ids = iter(call.id for call in calls)
-    return tuple({**block, "id": next(ids, block["id"])} if block["type"] == "tool_use" else block for block in blocks)
-
-
-def _outcome_of(task: asyncio.Task[ToolOutcome] | None, known: Json) -> ToolOutcome:
-    if task is None or not task.done() or task.cancelled() or task.exception() is not None:
-        return ToolOutcome(orjson.dumps({**orjson.loads(STOPPED), **known}).decode() if known else STOPPED, failed=True)
-    return task.result()
-
-
-def _result_message(call: ToolCall, outcome: ToolOutcome) -> Message:
-    return Message(id=short_id(), role="tool", content=outcome.content, tool_call_id=call.id, failed=outcome.failed)

@@ -41,7 +41,7 @@ def _story(run: Run, log: list[Segment], clock: Clock) -> Iterator[str]:
     if run.pending_tool_call_ids:
         yield f"waits for the client's tools: {', '.join(run.pending_tool_call_ids)}"
     if run.status is RunStatus.RUNNING and log:
-        state = "expired: the watchdog will end it" if log[-1].is_expired(clock.now()) else "valid"
+        state = "over: another process will go on" if log[-1].is_expired(clock.now()) else "valid"
         yield f"lease until {iso(log[-1].lease_until)} ({state})"
     writer = ""
     for segment in log:

@@ -4,6 +4,8 @@
 |---|---|---|---|
 | run | RUN#<user>#<run> | HEAD | USER#<user> / RUN#<created_at>#<run> |
 | segment of its log | RUN#<user>#<run> | SEG#<n:08d> | |
+| what it was started with, in parts | RUN#<user>#<run> | RUNSETUP#<part:04d> | |
+| checkpoint at a segment | RUN#<user>#<run> | CHECKPOINT#<n:08d> | |
 | wish that its owner end it | RUN#<user>#<run> | CONTROL#<wish> | |
 | owner of a run id | RUNID#<run> | USER#<user> | USER#<user>#AGENT#<agent> / RUN#<created_at>#<run> |
 | thread | THREAD#<user>#<thread> | HEAD | |
@@ -30,6 +32,9 @@ HEAD = "HEAD"
 SEGMENT = "SEG#"
 MESSAGES = "MSG#"
 CONTROL = "CONTROL#"
+SETUP = "RUNSETUP#"
+"""Sorts before the segments, which are read by `sk > SEG#<n>`."""
+CHECKPOINT = "CHECKPOINT#"
 LISTED = "RUN#"
 ATTACHMENT = "ATTACHMENT#"
 MESSAGES_SK_CHARS = len(MESSAGES) + 8
@@ -56,6 +61,21 @@ def segment_sk(n: int) -> str:
 def parse_segment_sk(sk: str) -> int:
     """Return the number of a sort key that `segment_sk` made."""
     return int(sk.removeprefix(SEGMENT))
+
+
+def setup_sk(part: int) -> str:
+    """Return the sort key of a part of a run's setup."""
+    return f"{SETUP}{part:04d}"
+
+
+def checkpoint_sk(n: int) -> str:
+    """Return the sort key of the checkpoint at a segment, which sorts by its number."""
+    return f"{CHECKPOINT}{n:08d}"
+
+
+def parse_checkpoint_sk(sk: str) -> int:
+    """Return the number of a sort key that `checkpoint_sk` made."""
+    return int(sk.removeprefix(CHECKPOINT))
 
 
 def thread_pk(key: ThreadKey) -> str:
@@ -120,6 +140,7 @@ class RunItem(RunsItem, discriminator="run"):
     answers = NumberAttribute(default=-1)
     begins_at = NumberAttribute(default=-1)
     last_message = NumberAttribute(default=-1)
+    reserved_micros = NumberAttribute(default=0)
     engine_schema = NumberAttribute()
 
 
@@ -137,7 +158,25 @@ class SegmentItem(RunsItem, discriminator="segment"):
     lease_until_ms = NumberAttribute()
     events = BinaryAttribute(legacy_encoding=False, null=True)
     """JSON lines."""
+    shows = NumberAttribute(null=True)
     terminal = BooleanAttribute(default=False)
+
+
+class SetupItem(RunsItem, discriminator="run_setup"):
+    """A part of what a run was started with."""
+
+    data = BinaryAttribute(legacy_encoding=False)
+
+
+class CheckpointItem(RunsItem, discriminator="run_checkpoint"):
+    """A point of a run from which another process can go on."""
+
+    epoch = NumberAttribute()
+    position = NumberAttribute()
+    turns = NumberAttribute()
+    usage = UnicodeAttribute()
+    """JSON list: the fields of a Usage, in order."""
+    spent_micros = NumberAttribute()
 
 
 class ControlItem(RunsItem, discriminator="run_control"):

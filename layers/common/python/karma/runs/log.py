@@ -11,12 +11,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Coroutine, Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from karma.conversations.domain import History, ThreadKey
 from karma.core.clock import Clock
 from karma.core.errors import Upstream
-from karma.runs.domain import LEASE, OwnershipLost, RunEnd, RunKey, Segment, Wish
+from karma.runs.domain import LEASE, Checkpoint, OwnershipLost, Progress, RunEnd, RunKey, Segment, Wish
 from karma.runs.events import DeltaPrefix, Event, OpenItems, encode_delta, frame, frames, position
 from karma.runs.ports import Runs, Sink
 
@@ -48,7 +48,12 @@ class RunLog:
         head: int,
         writer: str,
         epoch: int,
+        last_message: int | None = None,
     ) -> None:
+        """Build the log of a run whose segment `head` is this writer's.
+
+        `last_message` is the position of the last message that earlier processes committed; None: none.
+        """
         self._store = store
         self._sink = sink
         self._clock = clock
@@ -60,7 +65,8 @@ class RunLog:
         self._loop = asyncio.get_running_loop()
         self._lock = asyncio.Lock()
         self._open = OpenItems()
-        self.last_message: int | None = None
+        self._lease = LEASE
+        self.last_message = last_message
         """Position of the last message that was committed; None: none was."""
         self.has_ended = False
         """The terminal event is committed."""
@@ -120,8 +126,12 @@ class RunLog:
         """Tell whether this message has begun and not ended."""
         return self._open.has_text(message_id)
 
-    async def commit(self, events: Sequence[Event] = (), *, history: History | None = None) -> None:
+    async def commit(
+        self, events: Sequence[Event] = (), *, history: History | None = None, progress: Progress | None = None
+    ) -> None:
         """Commit waiting events and then these, with messages in the same transaction; then send these.
+
+        With `progress` this is a checkpoint: another process can go on from here.
 
         Completes even when the caller is cancelled, so that it is always known whether a segment was written.
 
@@ -129,7 +139,7 @@ class RunLog:
             OwnershipLost: another process owns the run.
             Upstream: the database could not be reached.
         """
-        await asyncio.shield(self._spawn(self._commit(lambda: events, history, None)))
+        await asyncio.shield(self._spawn(self._commit(lambda: events, history, None, progress=progress)))
 
     async def finish(
         self, terminal: Event, how: RunEnd, *, before: Sequence[Event] = (), history: History | None = None
@@ -143,6 +153,15 @@ class RunLog:
             return [*self._open.closing(), *before, terminal]
 
         await asyncio.shield(self._spawn(self._commit(last, history, how)))
+        self.close()
+
+    async def release(self) -> None:
+        """Commit waiting events and end this writer's lease: another process may take the run over at once.
+
+        Raises as `commit` does.
+        """
+        self._lease = timedelta()
+        await self.commit()
         self.close()
 
     def give_up(self, terminal: Event) -> None:
@@ -182,6 +201,7 @@ class RunLog:
         history: History | None,
         how: RunEnd | None,
         *,
+        progress: Progress | None = None,
         only_waiting: bool = False,
     ) -> None:
         async with self._lock:
@@ -197,7 +217,12 @@ class RunLog:
             try:
                 for i, batch in enumerate(batches):
                     last = i == len(batches) - 1
-                    await self._append(batch, history if last else None, how if last else None)
+                    await self._append(
+                        batch,
+                        history if last else None,
+                        how if last else None,
+                        progress if last else None,
+                    )
                     written += len(batch)
             except _FATAL as exc:
                 # Here and not in _settled: a task that waits for the lock may run before that.
@@ -211,7 +236,9 @@ class RunLog:
             if events:
                 self._sink.write(frames((event.data for event in events), n=self._head))
 
-    async def _append(self, batch: tuple[bytes, ...], history: History | None, how: RunEnd | None) -> None:
+    async def _append(
+        self, batch: tuple[bytes, ...], history: History | None, how: RunEnd | None, progress: Progress | None
+    ) -> None:
         segment = Segment(
             key=self._key,
             n=self._head + 1,
@@ -222,9 +249,13 @@ class RunLog:
             terminal=how is not None,
         )
 
+        checkpoint = None
+        if history is not None and progress is not None:
+            checkpoint = Checkpoint(n=segment.n, epoch=segment.epoch, position=history.last, progress=progress)
+
         def write() -> None:
             if how is None:
-                self._store.append(segment, history=history)
+                self._store.append(segment, history=history, checkpoint=checkpoint)
             else:
                 self._store.finish(segment, how, thread=self._thread, history=history)
 
@@ -240,13 +271,13 @@ class RunLog:
         self._head = segment.n
         self.has_ended = how is not None
         if history is not None:
-            self.last_message = history.n + len(history.messages) - 1
+            self.last_message = history.last
         self._renew_timer.cancel()
         if how is None and not self._closed:
             self._renew_timer = self._loop.call_later(_RENEW_AFTER_S, self._renew)
 
     def _lease_until(self) -> datetime:
-        return self._clock.now() + LEASE
+        return self._clock.now() + self._lease
 
     def _renew(self) -> None:
         self._spawn(self._in_background(only_waiting=False))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 
 from karma.conversations.domain import Message, ThreadKey, ToolCall
@@ -13,6 +13,7 @@ from karma.models.ports import (
     ModelRequest,
     ToolSpec,
 )
+from karma.runs.domain import Progress, RunKey
 from karma.runs.events import CURRENT, Version
 from karma.tools.toolbox import Toolbox
 
@@ -23,10 +24,10 @@ class RunLimits:
 
     max_tokens: int = 8192
     """Output tokens of one call of the model."""
-    run_timeout_s: float = 600.0
-    """Seconds that a run may take when the platform ends it no earlier."""
+    run_timeout_s: float = 24 * 3600.0
+    """Seconds that a run may take, of however many processes."""
     reserve_s: float = 10.0
-    """Seconds before the end that are reserved for closing the run properly."""
+    """Seconds before the end that are reserved for closing the run properly, or for handing it over."""
 
 
 @dataclass(kw_only=True)
@@ -52,7 +53,41 @@ class Plan:
     """Calls of the client's tools without a result; the run ends at once and names them."""
     is_kept: bool = True
     """The attachments of its messages are stored; else the run fails, since the model could not be shown them."""
-    deadline: datetime
+    until: datetime
+    """Moment at which the run ends, of whichever process."""
+    deadline: datetime | None = None
+    """Moment at which the platform stops this process, which hands the run over before; None: never."""
+    progress: Progress = field(default_factory=Progress)
+    """Work of earlier processes."""
+    lost: LostTurn | None = None
+    """What an earlier process did not finish; None: this one begins the run."""
+
+    @property
+    def stops_at(self) -> datetime:
+        """Return the moment at which this process stops executing the run."""
+        return self.until if self.deadline is None else min(self.until, self.deadline)
+
+    @property
+    def is_handed_over(self) -> bool:
+        """Tell whether another process goes on with the run at that moment."""
+        return self.stops_at < self.until
+
+    @property
+    def key(self) -> RunKey:
+        """Return the run's key."""
+        return RunKey(self.thread.user_id, self.run_id)
+
+
+@dataclass(frozen=True, kw_only=True)
+class LostTurn:
+    """The point at which another process goes on with a run."""
+
+    calls: Sequence[ToolCall]
+    """Calls of the run's last turn without a result: those of the server's tools may have taken effect or not."""
+    call_ids: frozenset[str]
+    """Ids of all calls in the log, also of those that were withdrawn: a client has seen them."""
+    answer_chars: int
+    """Characters of the model's answer that broke off, as far as they were recorded; 0: none was."""
 
 
 def model_request(plan: Plan, toolbox: Toolbox, limits: RunLimits) -> ModelRequest:

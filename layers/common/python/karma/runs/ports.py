@@ -11,7 +11,7 @@ from karma.billing.allowances import Reservation
 from karma.configuration.current import RunChoice
 from karma.conversations.domain import History, Message, Thread, ThreadKey
 from karma.core.ids import AgentId, RunId, UserId
-from karma.runs.domain import Run, RunEnd, RunKey, Segment, Wish
+from karma.runs.domain import Checkpoint, Run, RunEnd, RunKey, Segment, Wish
 
 
 class Configured(Protocol):
@@ -25,22 +25,18 @@ class Configured(Protocol):
         """
 
 
-class Spending(Protocol):
-    """Reservations of model spend during a run: billing's UsageRepository."""
-
-    def extend(self, reservation: Reservation) -> None:
-        """Reserve more. Blocks.
-
-        Raises:
-            QuotaExceeded: the plan has less left; nothing was reserved.
-        """
-
-
 class Watchdog(Protocol):
-    """Ends runs whose process is dead."""
+    """Notices runs whose process is dead."""
 
     def arm(self, key: RunKey, *, delay: timedelta) -> None:
         """Let the run be inspected after the delay. May block."""
+
+
+class Executions(Protocol):
+    """The queue of runs that a process of its own goes on with: functions/agent_stream/execution.py."""
+
+    def request(self, key: RunKey) -> None:
+        """Let a process take the run over as soon as its lease is over; a repeat is harmless. May block."""
 
 
 class Sink(Protocol):
@@ -76,6 +72,7 @@ class Runs(Protocol):
         thread: Thread,
         segment: Segment,
         messages: tuple[Message, ...],
+        setup: bytes = b"",
         after: int | None = None,
         attachments: Mapping[str, int] = MappingProxyType({}),
         reservations: Sequence[Reservation] = (),
@@ -83,7 +80,7 @@ class Runs(Protocol):
         """Write a run, its first segment and its new messages, and make it the thread's active run: all or nothing.
 
         The messages follow the one at position `after`, else the thread's latest. The run's reservations are made with
-        it, and `attachments` that are new in the account, sizes by id, are recorded.
+        it, and `attachments` that are new in the account, sizes by id, are recorded. `setup` is what `dump_setup` made.
 
         Raises:
             RunExists: the id was used before; raised before QuotaExceeded.
@@ -95,12 +92,26 @@ class Runs(Protocol):
     def unkept(self, user_id: UserId, attachments: Collection[str]) -> list[str]:
         """Return those of the attachments that no run of the account has recorded, consistently."""
 
-    def append(self, segment: Segment, *, history: History | None = None) -> None:
-        """Write the next segment, with messages in the same transaction; a repeat by the same writer succeeds.
+    def append(self, segment: Segment, *, history: History | None = None, checkpoint: Checkpoint | None = None) -> None:
+        """Write the next segment, with messages and checkpoint in one transaction; a repeat by its writer succeeds.
 
         Raises:
             OwnershipLost: another writer wrote the segment of this number.
         """
+
+    def extend(self, key: RunKey, reservation: Reservation) -> None:
+        """Reserve more model spend for a run that is running, and note it at the run: both or neither.
+
+        Raises:
+            QuotaExceeded: the plan has less left; nothing was reserved.
+            OwnershipLost: the run has ended.
+        """
+
+    def setup(self, key: RunKey) -> bytes | None:
+        """Read what a run was started with; None: it was stored before runs could be taken over."""
+
+    def last_checkpoint(self, key: RunKey) -> Checkpoint | None:
+        """Read a run's newest checkpoint, consistently; None: it has reached none."""
 
     def finish(self, segment: Segment, how: RunEnd, *, thread: ThreadKey, history: History | None = None) -> None:
         """Write the last segment, end the run, correct its reservation and free the thread: all or nothing.

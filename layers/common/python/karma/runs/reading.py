@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 
 import orjson
 
-from karma.conversations.domain import Json, ThreadKey, is_readable_id
+from karma.conversations.domain import Json, Message, ThreadKey, is_readable_id
 from karma.core.errors import InvalidRequest, NotFound
 from karma.core.ids import AgentId, RunId, UserId
 from karma.core.paging import fitting
@@ -14,6 +16,9 @@ from karma.runs.domain import Run, RunKey, Segment
 from karma.runs.events import CURRENT
 from karma.runs.opening import MAX_SNAPSHOT_BYTES, shown
 from karma.runs.ports import RunPage, Runs
+from karma.runs.replay import read
+
+Linked = Callable[[UserId, Sequence[Message]], Sequence[Message]]
 
 MAX_OFFSET_ROWS = 1_000
 """Rows that pages by number reach at the most; cursors have no end."""
@@ -22,8 +27,10 @@ MAX_OFFSET_ROWS = 1_000
 class RunReader:
     """Reads runs of their owner."""
 
-    def __init__(self, store: Runs) -> None:
+    def __init__(self, store: Runs, *, linked: Linked = lambda _, messages: messages) -> None:
+        """Build the reader; `linked` replaces names of attachments in a user's messages by URLs."""
         self._store = store
+        self._linked = linked
 
     def get(self, user_id: UserId, run_id: RunId) -> Run:
         """Read one run.
@@ -87,7 +94,7 @@ class RunReader:
 
     def segments(self, user_id: UserId, run_id: RunId, *, after: int, limit: int) -> list[Segment]:
         """Read segments of a run above `after`; at most 1 MB."""
-        return self._store.segments(RunKey(user_id, run_id), after=after, limit=limit)
+        return read(self._store, RunKey(user_id, run_id), after=after, limit=limit, link=partial(self._linked, user_id))
 
     def first_segments(self, user_id: UserId, run_id: RunId, *, after: int, limit: int) -> list[Segment]:
         """Read segments above `after` that fit into an answer; after the last one, the terminal event again.

@@ -20,7 +20,8 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
-from datetime import datetime
+from datetime import datetime, timedelta
+from functools import partial
 
 import orjson
 
@@ -32,10 +33,11 @@ from karma.conversations.messages import Sent, said
 from karma.core.clock import Clock
 from karma.core.errors import AppError, ValidationFailed
 from karma.core.observability import count, logger
-from karma.runs.domain import Run, RunStatus
+from karma.runs.domain import Run, RunStatus, Segment
 from karma.runs.events import frame, frames, parse
 from karma.runs.opening import MAX_SNAPSHOT_BYTES, Link, input_ignored, snapshots_of
 from karma.runs.ports import Runs, Sink
+from karma.runs.replay import read
 from karma.runs.requests import RunInput
 from karma.runs.watchdog import Inspector
 
@@ -120,6 +122,7 @@ def redeliver(
     asked: RunInput,
     *,
     store: Runs,
+    inspector: Inspector,
     link: Link,
     clock: Clock,
     until: datetime,
@@ -132,7 +135,8 @@ def redeliver(
         try:
             if run.status is RunStatus.RUNNING:
                 shown = await asyncio.to_thread(_question, run, asked, store, link, own)
-                await _follow(run, sink, *shown, store=store, clock=clock, until=until)
+                reader = partial(read, store, run.key, limit=_PAGE, link=link)
+                await _follow(run, sink, *shown, read=reader, inspector=inspector, clock=clock, until=until)
             else:
                 sink.write(await asyncio.to_thread(_answer, run, asked, store, link, own))
         except AppError as exc:
@@ -192,14 +196,15 @@ async def _follow(
     snapshots: Sequence[bytes],
     notes: Sequence[Note],
     *,
-    store: Runs,
+    read: Callable[..., list[Segment]],
+    inspector: Inspector,
     clock: Clock,
     until: datetime,
 ) -> None:
     after, pause_s = 0, _POLL_S
-    inspector = Inspector(store, clock)
+    look_at = clock.now()
     while clock.now() < until and not sink.is_lost:
-        segments = await asyncio.to_thread(store.segments, run.key, after=after, limit=_PAGE)
+        segments = await asyncio.to_thread(read, after=after)
         for segment in segments:
             after = segment.n
             if after == 1:
@@ -209,9 +214,10 @@ async def _follow(
                 sink.write(frames(segment.events, n=after))
             if segment.terminal:
                 return
-        if not segments:
-            # A run whose process died writes no more; once its lease is over it is ended here, and the end is read.
-            await asyncio.to_thread(inspector.look, run.key)
+        if not segments and clock.now() >= look_at:
+            # A run whose process died writes no more: once its lease is over another process goes on, and is read.
+            again_in = await asyncio.to_thread(inspector.look, run.key)
+            look_at = clock.now() + (again_in or timedelta())
         pause_s = _POLL_S if segments else min(_MAX_POLL_S, pause_s * 1.5)
         await asyncio.sleep(0 if segments else pause_s)
 

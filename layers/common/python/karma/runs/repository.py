@@ -3,34 +3,46 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime
 from types import MappingProxyType
 
-import orjson
 from pynamodb.expressions.update import Action
 
 from karma.billing.allowances import Reservation
 from karma.billing.transactional import adjust_usage, reserve_usage
 from karma.conversations.domain import History, Message, Thread, ThreadKey
-from karma.conversations.stored import dump_messages, load_messages
-from karma.core.clock import epoch_ms, from_epoch_ms, iso, parse_iso
+from karma.conversations.stored import load_messages
+from karma.core.clock import iso
 from karma.core.dynamo.access import batch_get, count, get, put, query
 from karma.core.dynamo.failures import ConditionFailed
 from karma.core.dynamo.items import Key
 from karma.core.dynamo.transaction import Transaction
-from karma.core.ids import AgentId, RunId, ThreadId, UserId
+from karma.core.ids import AgentId, RunId, UserId
 from karma.identity.transactional import require_account
-from karma.runs.domain import OwnershipLost, Run, RunEnd, RunExists, RunKey, RunStatus, Segment, ThreadChanged, Wish
+from karma.runs.domain import (
+    Checkpoint,
+    OwnershipLost,
+    Run,
+    RunEnd,
+    RunExists,
+    RunKey,
+    RunStatus,
+    Segment,
+    ThreadChanged,
+    Wish,
+)
 from karma.runs.items import (
     ATTACHMENT,
+    CHECKPOINT,
     CONTROL,
     HEAD,
     LISTED,
     MESSAGES_SK_CHARS,
-    PART_BYTES,
     SEGMENT,
+    SETUP,
     AttachmentItem,
+    CheckpointItem,
     ControlItem,
     MessagesItem,
     RunCounterItem,
@@ -38,20 +50,30 @@ from karma.runs.items import (
     RunOwnerItem,
     RunsItem,
     SegmentItem,
+    SetupItem,
     ThreadItem,
     agent_runs_pk,
     list_sk,
-    messages_sk,
     parse_run_id_pk,
-    parse_run_pk,
-    parse_segment_sk,
     run_id_pk,
     run_pk,
     segment_sk,
+    setup_sk,
     thread_pk,
     user_pk,
 )
 from karma.runs.ports import RunPage
+from karma.runs.stored import (
+    as_json,
+    checkpoint_item,
+    checkpoint_of,
+    messages_items,
+    pieces,
+    run_item,
+    run_of,
+    segment_item,
+    segment_of,
+)
 
 _READS = 3
 _REREAD_PAUSE_S = 0.05
@@ -114,6 +136,7 @@ class RunRepository:
         thread: Thread,
         segment: Segment,
         messages: tuple[Message, ...],
+        setup: bytes = b"",
         after: int | None = None,
         attachments: Mapping[str, int] = MappingProxyType({}),
         reservations: Sequence[Reservation] = (),
@@ -123,14 +146,16 @@ class RunRepository:
         require_account(tx, run.key.user_id)
         now = iso(run.created_at)
         exists = RunExists(run.key.run_id)
-        tx.put(_run_item(run), on_fail=exists)
+        tx.put(run_item(run), on_fail=exists)
         owner = RunOwnerItem(
             run_id_pk(run.key.run_id), user_pk(run.key.user_id), user_id=run.key.user_id, created_at=now
         )
         if run.agent_id is not None:
             owner.gsi1pk, owner.gsi1sk = agent_runs_pk(run.key.user_id, run.agent_id), list_sk(run)
         tx.put(owner, on_fail=exists)
-        tx.put(_segment_item(segment), on_fail=exists)
+        tx.put(segment_item(segment), on_fail=exists)
+        for part, piece in enumerate(pieces(setup)):
+            tx.put(SetupItem(run_pk(run.key), setup_sk(part), data=piece), on_fail=exists)
         changed = ThreadChanged()
         item = ThreadItem(
             thread_pk(thread.key),
@@ -148,7 +173,7 @@ class RunRepository:
         else:
             tx.put(item, on_fail=changed)
         history = History(thread.key, thread.next_message, messages, after)
-        for each in _messages_items(history, now):
+        for each in messages_items(history, now):
             tx.put(each, on_fail=changed)
         for name, size in attachments.items():
             note = AttachmentItem(user_pk(run.key.user_id), f"{ATTACHMENT}{name}", size=size, created_at=now)
@@ -163,25 +188,56 @@ class RunRepository:
         keys = {name: Key(user_pk(user_id), f"{ATTACHMENT}{name}") for name in attachments}
         return [name for name, key in keys.items() if get(AttachmentItem, key, consistent=True) is None]
 
-    def append(self, segment: Segment, *, history: History | None = None) -> None:
-        """See Runs; one put, or one transaction with messages."""
+    def append(self, segment: Segment, *, history: History | None = None, checkpoint: Checkpoint | None = None) -> None:
+        """See Runs; one put, or one transaction with messages and a checkpoint."""
         try:
-            if history is None:
-                put(_segment_item(segment))
+            if history is None and checkpoint is None:
+                put(segment_item(segment))
                 return
             tx = Transaction()
-            tx.put(_segment_item(segment))
-            for item in _messages_items(history, iso(segment.lease_until)):
-                tx.put(item)
+            tx.put(segment_item(segment))
+            if history is not None:
+                for item in messages_items(history, iso(segment.lease_until)):
+                    tx.put(item)
+            if checkpoint is not None:
+                tx.put(checkpoint_item(segment.key, checkpoint))
             tx.commit()
         except ConditionFailed:
             self._require_mine(segment)
+
+    def extend(self, key: RunKey, reservation: Reservation) -> None:
+        """See Runs; one transaction, so that a repeat by the SDK counts once."""
+        tx = Transaction()
+        reserve_usage(tx, [reservation])
+        added = [RunItem.reserved_micros.add(reservation.amount)]
+        tx.update(RunItem(run_pk(key), HEAD), added, RunItem.status == RunStatus.RUNNING.value)
+        try:
+            tx.commit()
+        except ConditionFailed:
+            raise OwnershipLost(f"run {key.run_id} has ended") from None
+
+    def setup(self, key: RunKey) -> bytes | None:
+        """See Runs; one Query a megabyte."""
+        parts: list[bytes] = []
+        start = None
+        while True:
+            page = query(RunsItem, run_pk(key), RunsItem.sk.startswith(SETUP), limit=100, start=start)
+            parts += [item.data for item in page.items if isinstance(item, SetupItem)]
+            start = page.last
+            if start is None:
+                return b"".join(parts) or None
+
+    def last_checkpoint(self, key: RunKey) -> Checkpoint | None:
+        """See Runs; one Query."""
+        found = RunsItem.sk.startswith(CHECKPOINT)
+        page = query(RunsItem, run_pk(key), found, limit=1, forward=False, consistent=True)
+        return next((checkpoint_of(item) for item in page.items if isinstance(item, CheckpointItem)), None)
 
     def finish(self, segment: Segment, how: RunEnd, *, thread: ThreadKey, history: History | None = None) -> None:
         """See Runs; one transaction."""
         now = iso(how.at)
         tx = Transaction()
-        tx.put(_segment_item(segment))
+        tx.put(segment_item(segment))
         run = RunItem(run_pk(segment.key), HEAD)
         actions: list[Action] = [
             RunItem.status.set(how.status.value),
@@ -189,12 +245,12 @@ class RunRepository:
             RunItem.updated_at.set(now),
             RunItem.error_code.set(how.error_code),
             RunItem.turns.set(how.turns),
-            RunItem.pending_tool_call_ids.set(_json(list(how.pending_tool_call_ids))),
+            RunItem.pending_tool_call_ids.set(as_json(list(how.pending_tool_call_ids))),
         ]
         if how.last_message >= 0:
             actions.append(RunItem.last_message.set(how.last_message))
         if how.usage is not None:
-            actions.append(RunItem.usage.set(_json(how.usage)))
+            actions.append(RunItem.usage.set(as_json(how.usage)))
         if how.cost_micros is not None:
             actions.append(RunItem.cost_micros.set(how.cost_micros))
         tx.update(run, actions, RunItem.status == RunStatus.RUNNING.value)
@@ -205,7 +261,7 @@ class RunRepository:
             ThreadItem.active_run_id == segment.key.run_id,
         )
         if history is not None:
-            for item in _messages_items(history, now):
+            for item in messages_items(history, now):
                 tx.put(item)
         if how.correction is not None:
             adjust_usage(tx, [how.correction])
@@ -236,17 +292,17 @@ class RunRepository:
             forward=False,
             consistent=True,
         )
-        return next((_segment(item) for item in page.items if isinstance(item, SegmentItem)), None)
+        return next((segment_of(item) for item in page.items if isinstance(item, SegmentItem)), None)
 
     def segments(self, key: RunKey, *, after: int, limit: int) -> list[Segment]:
         """See Runs; one Query."""
         page = query(RunsItem, run_pk(key), RunsItem.sk > segment_sk(after), limit=limit, consistent=True)
-        return [_segment(item) for item in page.items if isinstance(item, SegmentItem)]
+        return [segment_of(item) for item in page.items if isinstance(item, SegmentItem)]
 
     def run(self, key: RunKey) -> Run | None:
         """See Runs; one Get."""
         item = get(RunItem, Key(run_pk(key), HEAD), consistent=True)
-        return _run(item) if item else None
+        return run_of(item) if item else None
 
     def runs(
         self, user_id: UserId, *, limit: int, start: dict[str, str] | None, agent_id: AgentId | None = None
@@ -262,14 +318,14 @@ class RunRepository:
             index=RunsItem.gsi1,
         )
         if agent_id is None:
-            return RunPage([_run(item) for item in page.items if isinstance(item, RunItem)], page.last)
+            return RunPage([run_of(item) for item in page.items if isinstance(item, RunItem)], page.last)
         keys = [
             Key(run_pk(RunKey(user_id, parse_run_id_pk(item.pk))), HEAD)
             for item in page.items
             if isinstance(item, RunOwnerItem)
         ]
         found = batch_get(RunItem, keys)
-        return RunPage([_run(found[key]) for key in keys if key in found], page.last)
+        return RunPage([run_of(found[key]) for key in keys if key in found], page.last)
 
     def count(self, user_id: UserId) -> int:
         """See Runs; one Get."""
@@ -291,104 +347,3 @@ class RunRepository:
         found = get(SegmentItem, Key(run_pk(segment.key), segment_sk(segment.n)), consistent=True)
         if found is None or found.writer != segment.writer or bool(found.terminal) != segment.terminal:
             raise OwnershipLost(f"segment {segment.n} of run {segment.key.run_id} is another writer's")
-
-
-def _run_item(run: Run) -> RunItem:
-    created_at = iso(run.created_at)
-    return RunItem(
-        run_pk(run.key),
-        HEAD,
-        gsi1pk=user_pk(run.key.user_id),
-        gsi1sk=list_sk(run),
-        user_id=run.key.user_id,
-        run_id=run.key.run_id,
-        thread_id=run.thread_id,
-        status=run.status.value,
-        model=run.model,
-        agent_id=run.agent_id,
-        agent_version=run.agent_version,
-        parent_run_id=run.parent_run_id,
-        asked_hash=run.asked_hash,
-        answers=run.answers,
-        begins_at=run.begins_at,
-        engine_schema=run.engine_schema,
-        created_at=created_at,
-        updated_at=created_at,
-    )
-
-
-def _run(item: RunItem) -> Run:
-    return Run(
-        key=RunKey(UserId(item.user_id), RunId(item.run_id)),
-        thread_id=ThreadId(item.thread_id),
-        status=RunStatus(item.status),
-        model=item.model,
-        created_at=_when(item.created_at),
-        agent_id=AgentId(item.agent_id) if item.agent_id else None,
-        agent_version=int(item.agent_version) if item.agent_version else None,
-        parent_run_id=item.parent_run_id,
-        finished_at=_when(item.finished_at) if item.finished_at else None,
-        error_code=item.error_code,
-        turns=int(item.turns),
-        usage=orjson.loads(item.usage) if item.usage else None,
-        cost_micros=_whole(item.cost_micros),
-        pending_tool_call_ids=tuple(orjson.loads(item.pending_tool_call_ids)),
-        asked_hash=item.asked_hash,
-        answers=int(item.answers),
-        begins_at=int(item.begins_at),
-        last_message=int(item.last_message),
-        engine_schema=int(item.engine_schema),
-    )
-
-
-def _segment_item(segment: Segment) -> SegmentItem:
-    return SegmentItem(
-        run_pk(segment.key),
-        segment_sk(segment.n),
-        writer=segment.writer,
-        epoch=segment.epoch,
-        lease_until_ms=epoch_ms(segment.lease_until),
-        events=b"\n".join(segment.events) or None,
-        terminal=segment.terminal,
-    )
-
-
-def _segment(item: SegmentItem) -> Segment:
-    return Segment(
-        key=parse_run_pk(item.pk),
-        n=parse_segment_sk(item.sk),
-        writer=item.writer,
-        epoch=int(item.epoch),
-        lease_until=from_epoch_ms(int(item.lease_until_ms)),
-        events=tuple(item.events.split(b"\n")) if item.events else (),
-        terminal=bool(item.terminal),
-    )
-
-
-def _messages_items(history: History, now: str) -> Iterable[MessagesItem]:
-    """Yield the items of a list of messages, as few as hold it; each has their number."""
-    if not history.messages:
-        return
-    body = dump_messages(history.messages)
-    pieces = [body[at : at + PART_BYTES] for at in range(0, len(body), PART_BYTES)]
-    for part, piece in enumerate(pieces):
-        yield MessagesItem(
-            thread_pk(history.thread),
-            messages_sk(history.n, part=part),
-            messages=piece,
-            after=history.fork,
-            parts=len(pieces),
-            created_at=now,
-        )
-
-
-def _json(value: object) -> str:
-    return orjson.dumps(value).decode()
-
-
-def _when(text: str | None) -> datetime:
-    return parse_iso(text or "")
-
-
-def _whole(number: float | None) -> int | None:
-    return None if number is None else int(number)

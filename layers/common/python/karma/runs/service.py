@@ -29,24 +29,25 @@ from karma.core.errors import (
     ValidationFailed,
 )
 from karma.core.ids import UserId, new_id
-from karma.core.observability import count, logger
+from karma.core.observability import logger
 from karma.identity.domain import Caller
-from karma.models.ports import Model
 from karma.runs.domain import LEASE, Run, RunExists, RunKey, RunStatus, Segment, ThreadBusy, ThreadChanged, Wish
-from karma.runs.engine import RunEngine
-from karma.runs.log import RunLog
+from karma.runs.execution import Executor
 from karma.runs.opening import Link, opening
 from karma.runs.plan import Plan, RunLimits, model_request
-from karma.runs.ports import Configured, Runs, Sink, Spending, Watchdog
+from karma.runs.ports import Configured, Executions, Runs, Sink, Watchdog
 from karma.runs.repeats import has_left, is_repeat, redeliver
 from karma.runs.requests import RunInput, application_text
-from karma.runs.spending import Budget, first_reservations
+from karma.runs.setup import RunSetup, dump_setup, placed
+from karma.runs.spending import first_reservations
 from karma.runs.watchdog import FIRST_LOOK, Inspector
-from karma.tools.toolbox import Tool, Toolbox
+from karma.tools.toolbox import Toolbox
 
 _ATTEMPTS = 3
 _PAUSE_S = 0.05
 _LOGGED_NOTES = 20
+_FOLLOW = timedelta(minutes=10)
+"""Time for which a running run is followed for a repeated request, where the platform stops this process no earlier."""
 _END_POLL_S = 0.25
 _END_POLLS = 16
 """Polls for the end of a run that was asked to end; it reads the wish once a second."""
@@ -90,7 +91,7 @@ class _Asking:
             return state
         return {**state, "user": {"id": self.caller.user_id, "name": self.caller.name, "avatar": self.caller.avatar}}
 
-    def run(self, plan: Plan, *, at: datetime) -> Run:
+    def run(self, plan: Plan, *, at: datetime, reserved: Reservation) -> Run:
         return Run(
             key=self.key,
             thread_id=self.asked.thread_id,
@@ -103,6 +104,19 @@ class _Asking:
             begins_at=plan.stored,
             parent_run_id=self.asked.parent_run_id,
             asked_hash=self.asked.digest,
+            reserved_micros=reserved.amount,
+        )
+
+    def setup(self, plan: Plan, tools: Sequence[str], limits: RunLimits) -> RunSetup:
+        return RunSetup(
+            caller=self.caller,
+            system=tuple(plan.system),
+            tools=tuple(tools),
+            frontend_tools=tuple(plan.frontend_tools),
+            max_tokens=limits.max_tokens,
+            max_turns=plan.max_turns,
+            speaks=plan.speaks,
+            asides=placed(self.asked.asides, self.asked.sent),
         )
 
 
@@ -114,7 +128,7 @@ class _Recorded:
     first: bytes
     """Frames of its first events."""
     toolbox: Toolbox
-    limits: RunLimits
+    max_tokens: int
     reserved: Reservation
     """Reservation for the highest cost of the first call of the model."""
     writer: str
@@ -128,29 +142,25 @@ class RunService:
         *,
         store: Runs,
         watchdog: Watchdog,
-        model: Model,
+        executions: Executions,
+        executor: Executor,
         agents: Catalogue,
         configuration: Configured,
-        tools: Sequence[Tool],
         library: Library,
         allowances: Allowances,
-        spending: Spending,
         clock: Clock,
-        limits: RunLimits,
     ) -> None:
         self._store = store
         self._agents = agents
         self._configuration = configuration
         self._watchdog = watchdog
-        self._model = model
-        self._tools = tools
-        self.own_tools = frozenset(tool.name for tool in tools)
+        self._inspector = Inspector(store, executions, clock)
+        self._executor = executor
+        self.own_tools = executor.own_tools
         self._library = library
         self._arrivals = Arrivals(library)
         self._allowances = allowances
-        self._spending = spending
         self._clock = clock
-        self._limits = limits
 
     async def start(self, caller: Caller, asked: RunInput, *, deadline: datetime | None = None) -> StartedRun:
         """Store a run and make it its thread's active one.
@@ -224,54 +234,35 @@ class RunService:
             opening, asked, merged, asking.state, link=self._link(asking), is_lighter=admitted.is_lighter
         )
         await self._free(thread, Wish.MOVED_ON)
-        toolbox = self._toolbox(asking.agent, asking.choice, asking.caller)
-        limits = replace(self._limits, max_tokens=asking.choice.max_tokens or self._limits.max_tokens)
+        tools = sorted(set(asking.agent.spec.tools) - asking.choice.disabled_tools)
+        toolbox = self._executor.toolbox(tools, asking.caller)
+        limits = self._executor.limits
+        limits = replace(limits, max_tokens=asking.choice.max_tokens or limits.max_tokens)
         request = await asyncio.to_thread(model_request, plan, toolbox, limits)
         reservations = first_reservations(asking.allowance, request)
         now, writer = self._clock.now(), new_id()
-        run = asking.run(plan, at=now)
+        run = asking.run(plan, at=now, reserved=reservations[-1])
         segment = Segment(key=run.key, n=1, writer=writer, epoch=1, lease_until=now + LEASE, events=first.log)
-        await self._store_run(run, segment, thread, merged, admitted, asking.allowance, reservations)
+        setup = await asyncio.to_thread(dump_setup, asking.setup(plan, tools, limits))
+        await self._store_run(run, segment, setup, thread, merged, admitted, asking.allowance, reservations)
         plan.is_kept = await self._is_kept(run.key.user_id, admitted)
-        return _Recorded(plan, first.data, toolbox, limits, reservations[-1], writer)
+        return _Recorded(plan, first.data, toolbox, limits.max_tokens, reservations[-1], writer)
 
     def _execute(self, asking: _Asking, recorded: _Recorded, sink: Sink) -> asyncio.Task[None]:
-        """Start to execute a stored run: send its first events, then let the engine continue."""
-        key, clock = asking.key, self._clock
-        log = RunLog(
-            self._store, sink, clock, key=key, thread=asking.thread.key, head=1, writer=recorded.writer, epoch=1
-        )
-        sink.write(recorded.first)
-        self._model.preload()
-        engine = RunEngine(
+        """Start to execute a stored run."""
+        return self._executor.begin(
             recorded.plan,
-            log=log,
             sink=sink,
-            model=self._model,
+            first=recorded.first,
+            writer=recorded.writer,
             toolbox=recorded.toolbox,
-            library=self._library,
-            limits=recorded.limits,
-            clock=clock,
-            budget=Budget(recorded.reserved, allowances=self._allowances, spending=self._spending, clock=clock),
+            reserved=recorded.reserved,
+            max_tokens=recorded.max_tokens,
+            warnings=len(asking.asked.warnings),
         )
-
-        async def run_it() -> None:
-            # Counted and logged here, after the first event was sent.
-            count("RunStarted")
-            logger.info("run.started", run_id=key.run_id, warnings=len(asking.asked.warnings))
-            await engine.run()
-
-        return asyncio.get_running_loop().create_task(run_it(), name=f"run {key.run_id}")
 
     def _link(self, asking: _Asking) -> Link:
         return partial(self._library.linked, asking.caller.user_id)
-
-    def _toolbox(self, agent: Agent, choice: RunChoice, caller: Caller) -> Toolbox:
-        def shorten(text: str) -> str:
-            return self._library.shorten(caller.user_id, text)
-
-        allowed = set(agent.spec.tools) - choice.disabled_tools
-        return Toolbox([tool for tool in self._tools if tool.name in allowed], caller, shorten)
 
     def _plan(self, asking: _Asking, merged: Merged) -> Plan:
         asked, agent, thread = asking.asked, asking.agent, asking.thread
@@ -290,17 +281,14 @@ class RunService:
             speaks=asked.speaks,
             frontend_tools=asked.tools,
             pending=() if asks_anew else [call for call in awaited_calls(messages) if call.name not in self.own_tools],
-            deadline=self._latest_end(asking.deadline),
+            until=self._clock.now() + timedelta(seconds=self._executor.limits.run_timeout_s),
+            deadline=asking.deadline,
         )
-
-    def _latest_end(self, deadline: datetime | None) -> datetime:
-        latest = self._clock.now() + timedelta(seconds=self._limits.run_timeout_s)
-        return min(latest, deadline) if deadline else latest
 
     def _prepare(self, agent: str, thread: ThreadKey, *, is_new: bool) -> tuple[Agent, RunChoice, Thread]:
         found = self._agents.find(agent)
         choice = self._configuration.for_run(agent=found.spec.name, model=found.spec.model)
-        self._model.prepare()
+        self._executor.prepare()
         return found, choice, Thread(key=thread) if is_new else self._store.thread(thread)
 
     def _merge(self, thread: Thread, asked: RunInput, admitted: Admitted) -> Merged:
@@ -322,6 +310,7 @@ class RunService:
         self,
         run: Run,
         segment: Segment,
+        setup: bytes,
         thread: Thread,
         merged: Merged,
         admitted: Admitted,
@@ -341,6 +330,7 @@ class RunService:
             thread=thread,
             segment=segment,
             messages=merged.new,
+            setup=setup,
             after=merged.after,
             attachments=sizes,
             reservations=[*room, *reservations],
@@ -361,8 +351,9 @@ class RunService:
             asking.asked,
             store=self._store,
             link=self._link(asking),
+            inspector=self._inspector,
             clock=self._clock,
-            until=self._latest_end(asking.deadline),
+            until=asking.deadline or self._clock.now() + _FOLLOW,
             own=self.own_tools,
         )
         return StartedRun(run.key, again)
@@ -391,13 +382,13 @@ class RunService:
             if not await asyncio.to_thread(has_left, run, thread, sent, own=self.own_tools):
                 await self._free(thread, Wish.NEXT)
             return None
-        if before is not None or await asyncio.to_thread(Inspector(self._store, self._clock).look, run.key) is not None:
+        if before is not None or await asyncio.to_thread(self._inspector.look, run.key) is not None:
             return run
         ended = await asyncio.to_thread(self._store.run, run.key)
         return ended if ended is not None and ended.status is RunStatus.FINISHED else None
 
     async def _free(self, thread: Thread, wish: Wish) -> None:
-        """End the thread's active run if its process is dead, else ask its owner to end it.
+        """End the thread's active run if its process is lost, else ask its owner to end it.
 
         Raises:
             ThreadBusy: the run goes on.
@@ -407,7 +398,7 @@ class RunService:
         if run_id is None:
             return
         key = RunKey(thread.key.user_id, run_id)
-        if await asyncio.to_thread(Inspector(self._store, self._clock).look, key) is not None:
+        if not await asyncio.to_thread(self._inspector.is_over, key):
             await asyncio.to_thread(self._store.wish, key, wish, at=self._clock.now())
             if wish is Wish.NEXT or not await self._ends(key):
                 raise ThreadBusy(run_id)

@@ -6,14 +6,16 @@ import asyncio
 from dataclasses import dataclass, replace
 from datetime import datetime
 
-from karma.billing.allowances import Adjustment, Allowance, Allowances, Metric, Reservation
+from karma.billing.allowances import Adjustment, Allowance, Allowances, Metric, Reservation, period_of
 from karma.core.clock import Clock
 from karma.core.errors import QuotaExceeded
 from karma.models.domain import Usage
 from karma.models.ports import ModelRequest
-from karma.models.prices import cost, estimate
-from karma.runs.domain import RunErrorCode, RunFailed
-from karma.runs.ports import Spending
+from karma.models.prices import cost, estimate, input_tokens
+from karma.runs.domain import Run, RunErrorCode, RunFailed, RunKey
+from karma.runs.ports import Runs
+
+_CHARS_A_TOKEN = 4
 
 
 @dataclass(frozen=True)
@@ -35,17 +37,49 @@ def first_reservations(allowance: Allowance, request: ModelRequest) -> tuple[Res
     return allowance.reserve(Metric.RUNS), allowance.reserve(Metric.MODEL_SPEND, estimate(request, allowance.at))
 
 
+def reserved_for(run: Run) -> Reservation:
+    """Return the reservation of model spend that is stored with a run, whatever its owner's plan allows by now."""
+    return Reservation(
+        user_id=run.key.user_id,
+        metric=Metric.MODEL_SPEND,
+        amount=run.reserved_micros,
+        period=period_of(Metric.MODEL_SPEND, run.created_at),
+        allowed=None,
+        plan="",
+    )
+
+
+def lost_usage(request: ModelRequest, answer_chars: int) -> Usage:
+    """Estimate the tokens of a call whose process was lost with its usage, from the characters that arrived.
+
+    Four characters make a token, as in most texts: the provider's own count is not to be had any more.
+    """
+    return Usage(
+        input_tokens=-(-input_tokens(request) // _CHARS_A_TOKEN), output_tokens=-(-answer_chars // _CHARS_A_TOKEN)
+    )
+
+
 class Budget:
     """Counts what a run has spent against what it has reserved, in micro-dollars."""
 
-    def __init__(self, reservation: Reservation, *, allowances: Allowances, spending: Spending, clock: Clock) -> None:
-        """Begin with the model spend that the run's start reserved."""
+    def __init__(
+        self,
+        key: RunKey,
+        reservation: Reservation,
+        *,
+        allowances: Allowances,
+        store: Runs,
+        clock: Clock,
+        spent: int = 0,
+    ) -> None:
+        """Begin with the model spend that is reserved for the run and what it has spent, in micro-dollars."""
+        self._key = key
         self._first = reservation
         self._reserved = reservation.amount
         self._allowances = allowances
-        self._spending = spending
+        self._store = store
         self._clock = clock
-        self._spent = 0
+        self._spent = spent
         self._call: _Call | None = None
 
     async def admit(self, request: ModelRequest) -> None:
@@ -53,6 +87,7 @@ class Budget:
 
         Raises:
             RunFailed: QUOTA_EXCEEDED: the plan does not cover the call.
+            OwnershipLost: another process has ended the run.
             Upstream: the database could not be reached.
         """
         now = self._clock.now()
@@ -72,7 +107,7 @@ class Budget:
     def _extend(self, amount: int) -> None:
         # The current plan, but the month in which the run began, where all of it is corrected.
         allowance = replace(self._allowances.of(self._first.user_id), at=_month_of(self._first))
-        self._spending.extend(allowance.reserve(Metric.MODEL_SPEND, amount))
+        self._store.extend(self._key, allowance.reserve(Metric.MODEL_SPEND, amount))
         self._reserved += amount
 
     def ended(self, usage: Usage) -> None:
@@ -90,6 +125,10 @@ class Budget:
         if self._call is not None and usage.input_tokens is not None and usage.output_tokens is None:
             usage = replace(usage, output_tokens=self._call.request.max_tokens)
         self.ended(usage)
+
+    def lost(self, request: ModelRequest, estimated: Usage) -> None:
+        """Count the estimated usage of a call whose process was lost, at the price of now."""
+        self._spent += cost(estimated, request.model, self._clock.now())
 
     @property
     def spent(self) -> int:

@@ -1,14 +1,15 @@
-"""Ends runs whose process is dead.
+"""Notices runs whose process is dead.
 
 Before a run takes its lease, a delayed message about it is sent; its consumer inspects the log:
 
-    no log             the run never started                          -> nothing
-    terminal segment   it ended                                       -> nothing
-    lease valid        it is alive                                    -> inspect again when the lease may have expired
-    lease expired      its process is dead                            -> end it: OWNER(epoch+1), RUN_ERROR OWNER_LOST
+    no log             the run never started                  -> nothing
+    terminal segment   it ended                               -> nothing
+    lease valid        it is alive                            -> inspect again when the lease may be over
+    lease over         its process is dead                    -> ask for a process that goes on (execution.py), and
+                                                                 inspect again
+    over for long      no process could go on                 -> end it: RUN_ERROR OWNER_LOST, the thread is free
 
-Ending it frees the thread and gives clients that reattach a terminal event. Messages may come late or twice: the log
-decides, by one conditional write. A run is not continued instead of ended yet.
+Messages may come late or twice: the log decides, by one conditional write.
 """
 
 from __future__ import annotations
@@ -29,16 +30,21 @@ from karma.runs.domain import (
     ERROR_MESSAGES,
     LEASE,
     OwnershipLost,
+    Run,
     RunEnd,
     RunErrorCode,
     RunKey,
     RunStatus,
     Segment,
 )
-from karma.runs.ports import Runs, Watchdog
+from karma.runs.ports import Executions, Runs, Watchdog
 
 FIRST_LOOK = LEASE + timedelta(seconds=15)
+GIVE_UP_AFTER = timedelta(minutes=15)
+"""Time after the end of a lease at which a run is ended that no process has gone on with."""
 _MARGIN = timedelta(seconds=5)
+_UNREADABLE_FOR = timedelta(days=1)
+"""Time for which a run of a newer release is looked at again: a release is under way, or was taken back."""
 _MAX_DELAY_S = 900
 """Seconds by which SQS delays a message at the most."""
 
@@ -59,13 +65,27 @@ class QueueWatchdog:
 
     def arm(self, key: RunKey, *, delay: timedelta) -> None:
         """Let the run be inspected after the delay, as `ports.Watchdog.arm`."""
-        body = orjson.dumps({"user_id": key.user_id, "run_id": key.run_id}).decode()
         seconds = min(_MAX_DELAY_S, max(0, round(delay.total_seconds())))
-        self._queue.send(body, delay_s=seconds)
+        self._queue.send(_message(key), delay_s=seconds)
+
+
+class QueuedExecutions:
+    """Executions as messages of the queue of executions."""
+
+    def __init__(self, queue: DelayQueue) -> None:
+        self._queue = queue
+
+    def request(self, key: RunKey) -> None:
+        """Let a process take the run over, as `ports.Executions.request`."""
+        self._queue.send(_message(key), delay_s=0)
+
+
+def _message(key: RunKey) -> str:
+    return orjson.dumps({"user_id": key.user_id, "run_id": key.run_id}).decode()
 
 
 def read_message(body: str) -> RunKey:
-    """Read a message that `QueueWatchdog.arm` sent.
+    """Read a message that `QueueWatchdog.arm` or `QueuedExecutions.request` sent.
 
     Raises:
         ValidationFailed: the body is not such a message.
@@ -74,17 +94,18 @@ def read_message(body: str) -> RunKey:
         data = orjson.loads(body)
         user_id, run_id = data["user_id"], data["run_id"]
     except (orjson.JSONDecodeError, KeyError, TypeError):
-        raise ValidationFailed.of("body", "is not a watchdog message") from None
+        raise ValidationFailed.of("body", "does not name a run") from None
     if not (isinstance(user_id, str) and isinstance(run_id, str)):
-        raise ValidationFailed.of("body", "is not a watchdog message")
+        raise ValidationFailed.of("body", "does not name a run")
     return RunKey(UserId(user_id), RunId(run_id))
 
 
 class Inspector:
-    """Inspects runs and ends those whose process is dead."""
+    """Inspects runs, and lets another process go on with those whose process is dead."""
 
-    def __init__(self, store: Runs, clock: Clock) -> None:
+    def __init__(self, store: Runs, executions: Executions, clock: Clock) -> None:
         self._store = store
+        self._executions = executions
         self._clock = clock
 
     def look(self, key: RunKey) -> timedelta | None:
@@ -95,41 +116,62 @@ class Inspector:
         now = self._clock.now()
         if not tail.is_expired(now):
             return tail.lease_until - now + _MARGIN
-        try:
-            self._end(tail, now)
-        except OwnershipLost:
-            # Its owner, or another inspector, wrote first.
+        if now - tail.lease_until < GIVE_UP_AFTER:
+            self._executions.request(key)
             return LEASE + _MARGIN
-        return None
+        return None if self._end(tail, now) else LEASE + _MARGIN
 
-    def _end(self, tail: Segment, now: datetime) -> None:
+    def is_over(self, key: RunKey) -> bool:
+        """Tell whether a run is over, and end it if its process is lost: nobody waits for it any more."""
+        tail = self._store.tail(key)
+        if tail is None or tail.terminal:
+            return True
+        now = self._clock.now()
+        return tail.is_expired(now) and self._end(tail, now)
+
+    def _end(self, tail: Segment, now: datetime) -> bool:
         run = self._store.run(tail.key)
-        if run is None or run.engine_schema > ENGINE_SCHEMA:
-            logger.error("run.unreadable", run_id=tail.key.run_id)
-            return
-        code = RunErrorCode.OWNER_LOST
-        # The closing events need the whole log; it is read only here, for a dead run.
-        log = [data for segment in read_log(self._store, tail.key) for data in segment.events]
-        closing = [event.data for event in events.open_after(log).closing()]
-        terminal = events.run_error(message=ERROR_MESSAGES[code], code=code)
-        last = Segment(
-            key=tail.key,
-            n=tail.n + 1,
-            writer=new_id(),
-            epoch=tail.epoch + 1,
-            lease_until=now,
-            events=(*closing, terminal.data),
-            terminal=True,
-        )
-        how = RunEnd(status=RunStatus.FAILED, at=now, error_code=code.value)
-        self._store.finish(last, how, thread=ThreadKey(tail.key.user_id, run.thread_id))
-        logger.warning("run.ended_by_watchdog", run_id=tail.key.run_id, epoch=last.epoch)
-        count("RunOwnerLost")
+        if run is None:
+            return True
+        if run.engine_schema > ENGINE_SCHEMA:
+            logger.error("run.unreadable", run_id=tail.key.run_id, engine_schema=run.engine_schema)
+            return now - tail.lease_until > _UNREADABLE_FOR
+        try:
+            end_lost(self._store, tail, run, now)
+        except OwnershipLost:
+            return False  # its owner, or another process, wrote first
+        return True
 
 
-def attend(store: Runs, clock: Clock, watchdog: Watchdog, key: RunKey) -> None:
+def end_lost(store: Runs, tail: Segment, run: Run, now: datetime) -> None:
+    """End a run whose process is lost and that no other may go on with.
+
+    Raises:
+        OwnershipLost: another process wrote the next segment.
+    """
+    code = RunErrorCode.OWNER_LOST
+    # The closing events need the whole log; it is read only here, for a dead run.
+    log = [data for segment in read_log(store, tail.key) for data in segment.events]
+    closing = [event.data for event in events.open_after(log).closing()]
+    terminal = events.run_error(message=ERROR_MESSAGES[code], code=code)
+    last = Segment(
+        key=tail.key,
+        n=tail.n + 1,
+        writer=new_id(),
+        epoch=tail.epoch + 1,
+        lease_until=now,
+        events=(*closing, terminal.data),
+        terminal=True,
+    )
+    how = RunEnd(status=RunStatus.FAILED, at=now, error_code=code.value)
+    store.finish(last, how, thread=ThreadKey(tail.key.user_id, run.thread_id))
+    logger.warning("run.ended_without_owner", run_id=tail.key.run_id, epoch=last.epoch)
+    count("RunOwnerLost")
+
+
+def attend(inspector: Inspector, watchdog: Watchdog, key: RunKey) -> None:
     """Inspect a run, and let it be inspected again if needed."""
-    again_in = Inspector(store, clock).look(key)
+    again_in = inspector.look(key)
     if again_in is not None:
         watchdog.arm(key, delay=again_in)
 

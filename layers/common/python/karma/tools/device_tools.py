@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar
 
 from karma.core.ids import UserId
 from karma.core.requests import IdempotencyKey
-from karma.tools.toolbox import Tool, ToolContext, ToolFailed, described
+from karma.tools.toolbox import Tool, ToolContext, ToolFailed, WhenLost, described
 
 if TYPE_CHECKING:
     from karma.devices.domain import Command, CurrentDevice
@@ -110,6 +110,7 @@ class DeviceTools:
                 "serial number, status, location and the latest readings.",
                 parameters=SearchDatabase,
                 permission="device:read",
+                when_lost=WhenLost.CALL_AGAIN,
                 timeout_s=15,
                 run=self.search_database,
             ),
@@ -119,6 +120,7 @@ class DeviceTools:
                 "its id or serial number is known.",
                 parameters=ControlDevice,
                 permission="device:control",
+                when_lost=WhenLost.CALL_AGAIN,  # a command knows its run and call: it is sent once
                 timeout_s=self._command_wait_s + 10,
                 run=self.control_device,
                 look_again=self.command_by_now,
@@ -128,6 +130,7 @@ class DeviceTools:
                 description="Read a device's status and the newest value of each of its metrics, with their times.",
                 parameters=ReadTelemetry,
                 permission="device:read",
+                when_lost=WhenLost.CALL_AGAIN,
                 timeout_s=15,
                 run=self.read_telemetry,
             ),

@@ -5,8 +5,8 @@
         query: str = described("What to look for")
         limit: int = described("At most this many", default=10, minimum=1, maximum=50)
 
-    Tool(name="search", description="...", parameters=Search, permission="device:read", timeout_s=10,
-         run=search)
+    Tool(name="search", description="...", parameters=Search, permission="device:read", when_lost=WhenLost.CALL_AGAIN,
+         timeout_s=10, run=search)
 
 The dataclass gives the schema that the model sees and checks the arguments that it sends. A failure becomes the call's
 result, which the model sees; it does not end the run.
@@ -18,6 +18,7 @@ import asyncio
 import types
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import MISSING, Field, dataclass, field, fields, replace
+from enum import StrEnum
 from types import MappingProxyType
 from typing import Any, NamedTuple, Union, get_args, get_origin, get_type_hints
 
@@ -37,6 +38,20 @@ _TYPES: Mapping[type, str] = {str: "string", int: "integer", float: "number", bo
 _REFRESHED = 4
 """The latest failed results of a conversation, so many, for which news are looked up when a run begins."""
 _REFRESH_S = 3.0
+
+
+UNKNOWN_OUTCOME = "The process that made this call was lost: it may have taken effect or not. It was not made again."
+
+
+class WhenLost(StrEnum):
+    """Rule for a call whose process was lost before its result was recorded, so that nobody knows its effect."""
+
+    CALL_AGAIN = "call_again"
+    """Calling it twice has the effect of calling it once: it only reads, or knows a call by its run and id."""
+    LOOK_UP = "look_up"
+    """`look_up` tells whether the call had its effect; it is made again only if it had none."""
+    ASK = "ask"
+    """It is not made again: the model is told that its outcome is unknown, and can ask the user."""
 
 
 class ToolFailed(Exception):
@@ -74,9 +89,12 @@ class Tool:
     parameters: type
     """A frozen dataclass; its fields are declared with `described`."""
     permission: str
+    when_lost: WhenLost
     timeout_s: float
     run: Callable[[Any, ToolContext], Awaitable[object]]
     """Gets an instance of `parameters`; returns a value that orjson renders; raises ToolFailed or AppError."""
+    look_up: Callable[[Any, ToolContext], Awaitable[object]] | None = None
+    """For `WhenLost.LOOK_UP`: gets what `run` gets; returns what it would have returned, None if it has no effect."""
     look_again: Callable[[Mapping[str, object], Caller], Awaitable[object]] | None = None
     """Gets `known` of a call that failed or was cut off; returns newer facts, None when there are none."""
 
@@ -123,6 +141,21 @@ class Toolbox:
                 shown[i] = replace(shown[i], content=orjson.dumps({**known, "by_now": by_now}).decode())
         return shown
 
+    async def call_after_loss(self, call: ToolCall, *, run_id: RunId, known: dict[str, object]) -> ToolOutcome:
+        """Execute a call that a lost process may have made, as the tool's declaration demands; else as `call`."""
+        tool = self._tools.get(call.name)
+        if tool is not None and tool.when_lost is WhenLost.ASK:
+            return _failure(UNKNOWN_OUTCOME)
+        if tool is None or tool.when_lost is WhenLost.CALL_AGAIN or tool.look_up is None:
+            return await self.call(call, run_id=run_id, known=known)
+        look_up = tool.look_up
+
+        async def unless_done(arguments: Any, context: ToolContext) -> object:
+            found = await look_up(arguments, context)
+            return await tool.run(arguments, context) if found is None else found
+
+        return await self._call(replace(tool, run=unless_done), call, run_id, known)
+
     async def call(self, call: ToolCall, *, run_id: RunId, known: dict[str, object] | None = None) -> ToolOutcome:
         """Execute one call of a run. Failures, even bugs of a tool, become outcomes; only cancellation raises.
 
@@ -134,6 +167,9 @@ class Toolbox:
             return _failure(
                 f"Unknown tool: {call.name}" if is_readable(call) else "The arguments are not a JSON object"
             )
+        return await self._call(tool, call, run_id, known)
+
+    async def _call(self, tool: Tool, call: ToolCall, run_id: RunId, known: dict[str, object]) -> ToolOutcome:
         try:
             arguments = parse_arguments(tool.parameters, call.arguments)
             async with asyncio.timeout(tool.timeout_s):

@@ -1,7 +1,6 @@
 """Usage of plans: amounts that accounts have taken, one item a metric, in the billing table.
 
-Changes are part of the transactions of the work that takes or releases an amount, whatever its tables are; only a
-running run, which has none at that moment, extends its reservation by a write of its own.
+Changes are part of the transactions of the work that takes or releases an amount, whatever its tables are.
 """
 
 from __future__ import annotations
@@ -104,17 +103,7 @@ def give_seats_back(tx: Transaction, seats: Iterable[tuple[UserId, UserId]], *, 
 
 
 class UsageRepository:
-    """Reads usage, and extends reservations outside of transactions."""
-
-    def extend(self, reservation: Reservation) -> None:
-        """Take more of a metric: a transaction of one write, so that a repeat by the SDK counts once.
-
-        Raises:
-            QuotaExceeded: the plan has less left; nothing was taken.
-        """
-        tx = Transaction()
-        reserve(tx, [reservation])
-        tx.commit()
+    """Reads usage, and removes that of deleted accounts."""
 
     def purge(self, purge: Purge) -> bool:
         """Remove seats and usage of a deleted account; return True when none is left.

@@ -1,0 +1,168 @@
+"""The consumer of executions on real tables, queues and buckets: it does whatever a run needs that another began."""
+
+from __future__ import annotations
+
+import json
+from contextlib import closing
+from datetime import UTC, datetime
+from functools import partial
+from typing import Any
+
+import orjson
+import pytest
+
+from agent_stream import services
+from karma.conversations.domain import ThreadKey
+from karma.core.clock import epoch_ms
+from karma.core.ids import ThreadId
+from karma.identity.domain import Role
+from karma.runs.domain import RunKey, RunStatus
+from karma.runs.items import run_pk, segment_sk
+from karma.runs.requests import parse_run_input
+from karma.runs.watchdog import read_message
+from karma.tools.device_tools import DeviceTools
+from tests.fakes.devices import FakeClock
+from tests.fakes.runs import caller
+from tests.integration.agent_stream.conftest import Streams
+from tests.integration.agent_stream.test_attachments import LARGE, image, put_file
+from tests.integration.agent_stream.test_attachments import user as user_with
+from tests.integration.agent_stream.test_crash import device_that_obeys
+from tests.support.devices import World
+from tests.support.media import b64, pdf
+from tests.support.model_server import message, text, tool_use
+from tests.support.queues import delayed_messages
+from tests.support.stack import Context, Drain, SqsEvent
+
+ENDPOINT = {"IOT_DATA_ENDPOINT": ""}
+
+
+class Lost:
+    """A run that was begun, and whose process is gone; the function that goes on with it."""
+
+    def __init__(self, streams: Streams, sqs_event: SqsEvent, context: Context) -> None:
+        self.streams = streams
+        self.sqs_event = sqs_event
+        self.context = context
+        self.key: RunKey
+
+    def begin(self, *messages: dict[str, Any]) -> None:
+        asked = parse_run_input(orjson.dumps({"threadId": "t1", "messages": list(messages)}))
+
+        async def begin() -> None:
+            asking = caller(Role.USER, self.streams.user_id)
+            self.key = (await services.run_service().start(asking, asked)).key
+
+        self.streams.serve(begin())
+
+    def lose(self) -> None:
+        self.streams.stack.aws("dynamodb").update_item(
+            TableName=self.streams.stack.tables["agents"],
+            Key={"pk": {"S": run_pk(self.key)}, "sk": {"S": segment_sk(1)}},
+            UpdateExpression="SET lease_until_ms = :past",
+            ExpressionAttributeValues={":past": {"N": str(epoch_ms(datetime.now(UTC)) - 1)}},
+        )
+
+    def go_on(self, **environment: str) -> None:
+        from agent_stream import execution
+
+        self.lose()
+        model = {"MODEL_BASE_URL": self.streams.model.url, "MODEL_ID": "claude-haiku-5-5"}
+        self.streams.stack.use("agent_stream.execution", **model, **environment)
+        body = {"user_id": self.key.user_id, "run_id": self.key.run_id}
+        answer: Any = execution.lambda_handler(self.sqs_event([body]), self.context)
+        assert answer == {"batchItemFailures": []}
+        with closing(execution.loop()) as loop:
+            loop.run_until_complete(services.model().close())
+
+    @property
+    def status(self) -> RunStatus:
+        run = services.run_store().run(self.key)
+        assert run is not None
+        return run.status
+
+    def results(self) -> list[str]:
+        thread = services.run_store().thread(ThreadKey(self.streams.user_id, ThreadId("t1")))
+        return [str(each.content) for each in thread.messages if each.role == "tool"]
+
+
+@pytest.fixture
+def lost(streams: Streams, sqs_event: SqsEvent, lambda_context: Context) -> Lost:
+    return Lost(streams, sqs_event, lambda_context)
+
+
+def test_shows_the_model_what_the_user_had_attached(lost: Lost) -> None:
+    streams = lost.streams
+    name = put_file(streams.stack, streams.user_id, pdf())
+    document = {"type": "document", "source": {"type": "file", "value": name, "mimeType": "application/pdf"}}
+    gone = LARGE + b"\0"
+    lost.begin(user_with("u1", {"type": "text", "text": "Look."}, image(b64(LARGE)), image(b64(gone)), document))
+    bucket = streams.stack.aws("s3")
+    kept = [each["Key"] for each in bucket.list_objects_v2(Bucket=streams.stack.bucket)["Contents"]]
+    bucket.delete_object(Bucket=streams.stack.bucket, Key=next(key for key in kept if key.startswith("attachments/")))
+    streams.model.answer(message(text("I see.")))
+
+    lost.go_on()
+
+    assert lost.status is RunStatus.FINISHED
+    shown = [part["type"] for part in streams.model.requests[0]["messages"][0]["content"]]
+    assert sorted(shown) == ["document", "image", "text", "text"]
+
+
+def test_controls_devices_and_keeps_long_results(lost: Lost) -> None:
+    streams = lost.streams
+    world = World(streams.stack, user=streams.user_id, clock=FakeClock(datetime.now(UTC)))
+    device = world.create()
+    world.connect(device)
+    arguments = json.dumps({"device_id": device.current.device.id, "command": "move"})
+    streams.model.answer(message(tool_use("c1", "controlDevice", arguments), stop_reason="tool_use"))
+    streams.model.answer(message(text("Moved.")))
+    lost.begin(user_with("u1", {"type": "text", "text": "Move."}))
+
+    with device_that_obeys(world, device.current.device.id, result={"log": "x" * 70_000}):
+        lost.go_on()
+
+    assert lost.status is RunStatus.FINISHED
+    (result,) = lost.results()
+    assert "beginning" in json.loads(result)
+
+
+def test_leaves_a_command_in_the_queue_of_a_device_that_cannot_be_reached(
+    lost: Lost, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As in AWS, where the broker is looked up; here the name that is found leads nowhere."""
+    streams = lost.streams
+    clock = FakeClock(datetime.now(UTC))
+    world = World(streams.stack, user=streams.user_id, clock=clock)
+    device = world.create()
+    world.connect(device)
+    clock.pass_time(hours=-1)
+    world.publisher.fails = True
+    world.commands.send(streams.user_id, device.current.device.id, "move", ttl_s=60)
+    for serial in (False, True):
+        world.commands.send(streams.user_id, device.current.device.id, "move", ttl_s=3660, serial_order=serial)
+    arguments = json.dumps({"device_id": device.current.device.id, "command": "move"})
+    streams.model.answer(message(tool_use("c1", "controlDevice", arguments), stop_reason="tool_use"))
+    streams.model.answer(message(text("Later.")))
+    lost.begin(user_with("u1", {"type": "text", "text": "Move."}))
+    monkeypatch.setattr("agent_stream.services.DeviceTools", partial(DeviceTools, command_wait_s=0.1))
+
+    lost.go_on(**ENDPOINT)
+
+    assert lost.status is RunStatus.FINISHED
+    assert "may still be carried out" in lost.results()[0]
+    assert delayed_messages(streams.stack, "ingest") >= 1
+
+
+def test_hands_a_run_over_that_its_time_is_too_short_for(
+    lost: Lost, drain: Drain, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    streams = lost.streams
+    lost.begin(user_with("u1", {"type": "text", "text": "Go."}))
+    with monkeypatch.context() as short:
+        short.setattr(type(lost.context), "get_remaining_time_in_millis", lambda _: 5_000)
+        lost.go_on()
+
+    (asked,) = drain(streams.stack.queues["executions"])
+    assert read_message(asked["Body"]) == lost.key
+    assert lost.status is RunStatus.RUNNING
+    assert streams.model.requests == []
