@@ -442,3 +442,25 @@ def test_a_crash_at_any_call_is_repaired_by_the_redelivery(stack: Stack, world: 
     ).run()
     assert report.points >= len(report.calls)
     assert len(report.calls) >= 3
+
+
+@pytest.mark.fault("F-11g")
+@pytest.mark.parametrize("count", [1, 2])
+@pytest.mark.parametrize("what", ["heartbeat", "wake-up"])
+def test_what_is_delivered_again_sends_again_what_its_first_delivery_may_not_have_sent(
+    stack: Stack, handle: Handle, what: str, count: int
+) -> None:
+    """That delivery recorded the command as sent, and died."""
+    seed_device(stack)
+    seed_commands(stack)
+    commands, devices = CommandRepository(), DeviceRepository()
+    claim = devices.claim_of(THING)
+    assert claim is not None
+    devices.merge_latest(claim, Latest(ready_ms=NOW), now=from_epoch_ms(NOW))
+    for entry in commands.pending(DEVICE, limit=5):
+        assert commands.begin_publish(entry, at=from_epoch_ms(NOW))
+    beat = sqs_record("m", f"{DT}/heartbeat", encoded({"boot": "b", "seq": 1, "ts": NOW}), CERTIFICATE, NOW)
+    call = {"messageId": "m", "body": json.dumps({"wake_up": {"user_id": USER, "device_id": DEVICE}})}
+    record = {**(beat if what == "heartbeat" else call), "attributes": {"ApproximateReceiveCount": str(count)}}
+    assert handle({"Records": [record]}) == []
+    assert [each.publishes for each in commands.pending(DEVICE, limit=5)] == [count, count]
