@@ -7,6 +7,8 @@ first; both ask for a process that goes on, which a consumer of the queue of exe
 """
 
 import json
+import os
+import random
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -37,6 +39,9 @@ from tests.support.stack import Context, SqsEvent
 ENTRY = f"{Path(__file__).with_name('crash_entry.py')}:serve"
 EXECUTION = f"{Path(__file__).with_name('crash_entry.py')}:execute"
 _ENDS_WITHIN_S = 60
+STEP = 1 if os.environ.get("CRASHES") == "all" else 2
+FIRST = random.randint(1, STEP)
+"""What a crash after call n leaves is what one before call n+1 leaves: in steps of two, each is met by one of both."""
 
 
 @contextmanager
@@ -207,7 +212,7 @@ def test_wherever_the_process_dies_the_run_ends_once(
     ends: list[str] = []
     obeying = device_that_obeys(scene.world, scene.device_id)
     with Processes(ENTRY) as processes, obeying, executions(scene):
-        for n in range(1, 80):
+        for n in range(FIRST, 80, STEP):
             name = str(n)
             scene.time_passes_for_limits()
             armed = scene.armed()
@@ -229,5 +234,5 @@ def test_wherever_the_process_dies_the_run_ends_once(
 
     assert {"dynamodb.TransactWriteItems", "sqs.SendMessage", "iot-data-plane.Publish"} <= set(died.calls)
     assert ends[0] == "not started"
-    assert ends.count("finished") >= 10
+    assert ends.count("finished") >= 10 / STEP
     assert set(ends) == {"not started", "finished"}
