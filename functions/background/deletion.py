@@ -85,7 +85,7 @@ def services() -> Cascade:
             # What is stored and does nothing: the `purge.py` of each context that offers a step.
             *purge.offered(),
             # Behind everything that gives back what it took of the plan.
-            UsagePurge(UsageRepository()),
+            UsagePurge(UsageRepository(), clock),
             # Last what tells who it was.
             AccountPurge(),
         ],

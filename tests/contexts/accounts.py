@@ -103,6 +103,9 @@ SCENARIOS = Scenarios[PersonRows](
         "UserRepository.find_by_email_hash": made(
             lambda r: emails.digest(r.ada.email), lambda r, digest: r.users.find_by_email_hash(digest)
         ),
+        "UserRepository.left_by": made(
+            lambda r: (r.ada, r.gone), lambda r, n: r.users.left_by(emails.digest(n[0].email), now=NOW)
+        ),
         "UserRepository.rehash": made(lambda r: r.ada, lambda r, ada: r.users.rehash(ada, "second", now=NOW)),
         "UserRepository.save_profile": _saved,
         "UserRepository.change_password": made(
@@ -187,4 +190,14 @@ def _tombstone_over(rows: PersonRows) -> None:
     assert not was_deleted(user_id, at=LATER + DAY)
 
 
-EXPIRES = Checks[PersonRows](PersonRows, {"one_time_token": _one_time_over, "account_tombstone": _tombstone_over})
+def _left_over(r: PersonRows) -> None:
+    email, user_id = emails.digest(r.ada.email), r.gone
+    ends = (NOW + timedelta(days=31)).replace(day=1, hour=0, minute=0, second=0, microsecond=0)
+    assert r.users.left_by(email, now=ends - timedelta(seconds=1)) == user_id
+    assert r.users.left_by(email, now=ends) is None
+
+
+EXPIRES = Checks[PersonRows](
+    PersonRows,
+    {"one_time_token": _one_time_over, "account_tombstone": _tombstone_over, "left_address": _left_over},
+)

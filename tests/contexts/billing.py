@@ -16,7 +16,7 @@ from karma.billing.repository.customers import CustomerRepository
 from karma.billing.repository.inbox import InboxRepository
 from karma.billing.repository.subscriptions import SubscriptionRepository
 from karma.billing.repository.usage import UsageRepository
-from karma.core.ids import new_id
+from karma.core.ids import UserId, new_id
 from karma.core.purge import Purge
 from tests.fakes.billing import MemoryBilling
 from tests.fakes.usage import MemoryUsage
@@ -178,9 +178,12 @@ SCENARIOS = Scenarios[BillingRows](
         "SubscriptionRepository.purge": made(
             lambda r: (r.subscribe(), r.purge()), lambda r, n: r.subscriptions.purge(n[1])
         ),
+        "UsageRepository.carry": made(
+            lambda r: (r.taken, UserId(new_id())), lambda r, n: r.usage.carry(n[0].user_id, n[1], at=NOW)
+        ),
         "UsageRepository.has_seat": made(lambda r: r.ada, lambda r, ada: r.usage.has_seat(ada.id, ada.id)),
         "UsageRepository.read": made(lambda r: r.ada, lambda r, ada: r.usage.read(allowance(ada.id))),
-        "UsageRepository.purge": made(lambda r: r.taken, lambda r, purge: r.usage.purge(purge)),
+        "UsageRepository.purge": made(lambda r: r.taken, lambda r, purge: r.usage.purge(purge, at=NOW)),
     },
 )
 

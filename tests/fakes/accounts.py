@@ -20,6 +20,7 @@ from karma.mail.domain import Letter, Mail
 from karma.mail.service import MailWorker, OutboxRelay
 from tests.fakes.identity import CountingPasswords, MemoryIdentities, MovableClock
 from tests.fakes.mail import MemoryOutbox, MemoryQueue, MemorySender
+from tests.fakes.usage import MemoryUsage
 
 
 @dataclass
@@ -28,6 +29,8 @@ class MemoryAccounts(MemoryIdentities):
 
     outbox: MemoryOutbox = field(default_factory=MemoryOutbox)
     one_time: dict[str, OneTimeToken] = field(default_factory=dict)
+    left: dict[str, tuple[UserId, datetime]] = field(default_factory=dict)
+    """Account that left an address, and when, by the address's hash."""
 
     def create_user(self, user: User, *, entries: Sequence[AuditEntry] = (), mails: Sequence[Mail] = ()) -> None:
         super().create_user(user)
@@ -35,6 +38,10 @@ class MemoryAccounts(MemoryIdentities):
 
     def find_by_email_hash(self, email_hash: str) -> User | None:
         return next((user for user in self.users.values() if emails.digest(user.email) == email_hash), None)
+
+    def left_by(self, email_hash: str, *, now: datetime) -> UserId | None:
+        user_id, at = self.left.get(email_hash, (None, now))
+        return user_id if (at.year, at.month) == (now.year, now.month) else None
 
     def save_profile(
         self, before: User, after: User, *, by: Credential | None = None, entry: AuditEntry, mails: Sequence[Mail]
@@ -104,6 +111,7 @@ class MemoryAccounts(MemoryIdentities):
             raise AlreadyExists("email is already registered")
         self._spend(token, [entry], mails)
         self._change(user.id, email=token.email, email_verified=True, moving_to=None, updated_at=now)
+        self.left[emails.digest(old_email)] = (user.id, now)
         return True
 
     def _require(self, seen: User) -> None:
@@ -141,6 +149,7 @@ class AccountWorld:
         self.sender = MemorySender()
         self.changed: list[UserId] = []
         self.buckets = LocalBuckets()
+        self.usage = MemoryUsage()
         self.outbox_relay = OutboxRelay(outbox=self.outbox, queue=self.queue, clock=self.clock)
         self.accounts = AccountService(
             accounts=self.identities,
@@ -148,6 +157,7 @@ class AccountWorld:
             passwords=self.passwords,
             outbox_relay=self.outbox_relay,
             buckets=self.buckets,
+            usage=self.usage,
             clock=self.clock,
             on_change=self.changed.append,
         )

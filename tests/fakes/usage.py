@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from datetime import datetime
 
 from karma.billing.allowances import (
     Adjustment,
@@ -71,8 +72,15 @@ class MemoryUsage:
             for metric in Metric
         ]
 
-    def purge(self, purge: Purge) -> bool:
-        self.taken = {key: amount for key, amount in self.taken.items() if key[0] != purge.user_id}
+    def carry(self, former: UserId, user_id: UserId, *, at: datetime) -> None:
+        for metric in Metric:
+            period = period_of(metric, at)
+            if period and (former, metric, period) in self.taken:
+                self.taken[user_id, metric, period] = self.taken[former, metric, period]
+
+    def purge(self, purge: Purge, *, at: datetime) -> bool:
+        kept = {(purge.user_id, metric, period_of(metric, at)) for metric in Metric if period_of(metric, at)}
+        self.taken = {key: n for key, n in self.taken.items() if key[0] != purge.user_id or key in kept}
         self.seats = Counter({key: count for key, count in self.seats.items() if key[0] != purge.user_id})
         return True
 

@@ -82,6 +82,7 @@ def _session_ended(user_id: UserId) -> None:
 @cache
 def accounts() -> AccountService:
     """Return the service of accounts."""
+    from api.services import billing
     from karma.identity.accounts.repository.one_time import OneTimeRepository
     from karma.identity.accounts.service import AccountService
     from karma.identity.passwords.hashes import Argon2Passwords
@@ -92,6 +93,7 @@ def accounts() -> AccountService:
         passwords=Argon2Passwords(),
         outbox_relay=mail.outbox_relay(),
         buckets=DynamoBuckets(),
+        usage=billing.usage(),
         clock=clock(),
         on_change=authenticator().forget,
     )

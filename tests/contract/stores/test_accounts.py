@@ -190,6 +190,9 @@ class TestTokens:
         assert accounts.move_email(made, **move)  # type: ignore[arg-type]
         assert not accounts.move_email(made, **{**move, "old_email": "new@example.com"})  # type: ignore[arg-type]
         assert accounts.find_by_email("ada@example.com") is None
+        assert accounts.left_by(emails.digest("ada@example.com"), now=LATER) == ada.id
+        assert accounts.left_by(emails.digest("ada@example.com"), now=LATER + timedelta(days=31)) is None
+        assert accounts.left_by(emails.digest("new@example.com"), now=LATER) is None
         moved = accounts.find_by_email("new@example.com")
         assert moved == replace(ada, email="new@example.com", email_verified=True, moving_to=None, updated_at=LATER)
 

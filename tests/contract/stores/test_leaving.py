@@ -169,7 +169,7 @@ class TestWhatAnAccountLeaves:
         assert rows.remains.purge_account(rows.purge())
         left = sorted(item["type"]["S"] for item in database.items("identity"))
         # A network is a hash of the address, not of the account; it is over after thirty days.
-        assert left == ["account_tombstone", "known_network"]
+        assert left == ["account_tombstone", "known_network", "left_address"]
 
     @pytest.mark.fault("F-17b")
     def test_of_billing_goes_but_for_a_customer_that_was_somebodys(self, rows: Rows, database: Database) -> None:

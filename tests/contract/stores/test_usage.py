@@ -132,8 +132,29 @@ def test_a_plan_without_limits_counts_and_never_refuses(stores: Stores, ada: Use
 
 def test_a_deleted_account_leaves_nothing(stores: Stores, ada: UserId) -> None:
     stores.reserve([limited(ada), limited(ada, Metric.RUNS)])
-    assert stores.repository.purge(Purge(user_id=ada, requested_at=NOW, ends_at=monotonic() + 60, settled=True))
+    assert stores.repository.purge(
+        Purge(user_id=ada, requested_at=NOW, ends_at=monotonic() + 60, settled=True), at=DECEMBER
+    )
     assert (stores.used(ada), stores.used(ada, Metric.RUNS)) == (0, 0)
+
+
+@pytest.mark.fault("F-19b")
+def test_what_a_deleted_account_took_this_month_goes_on_in_another(stores: Stores, ada: UserId) -> None:
+    stores.reserve([limited(ada), limited(ada, Metric.RUNS, 7), limited(ada, Metric.MODEL_SPEND, 5)])
+    for purged in (False, True):
+        if purged:
+            assert stores.repository.purge(
+                Purge(user_id=ada, requested_at=NOW, ends_at=monotonic() + 60, settled=True), at=NOW
+            )
+        again, later = UserId(new_id()), UserId(new_id())
+        stores.repository.carry(ada, again, at=NOW)
+        stores.repository.carry(ada, later, at=DECEMBER)
+        assert (stores.used(again), stores.used(again, Metric.RUNS), stores.used(again, Metric.MODEL_SPEND)) == (
+            0,
+            7,
+            5,
+        )
+        assert stores.used(later, Metric.RUNS, DECEMBER) == 0
 
 
 def test_random_histories_never_pass_the_limit_and_balance(stores: Stores, ada: UserId) -> None:

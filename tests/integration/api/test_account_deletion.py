@@ -9,6 +9,9 @@ from typing import Any
 
 import pytest
 
+from karma.billing.allowances import Metric
+from karma.billing.repository.usage import UsageRepository
+from karma.billing.transactional import reserve_usage
 from karma.core.clock import iso
 from karma.core.dynamo.transaction import Transaction
 from karma.core.ids import UserId
@@ -18,6 +21,7 @@ from karma.identity.ownership import OwnedKind
 from karma.identity.transactional import add_owned
 from tests.integration.api.conftest import PASSWORD, Api
 from tests.support.crash import CrashTest
+from tests.support.plans import allowance
 from tests.support.stack import Context, Drain, HttpEvent, SqsEvent, Stack
 
 PATH = "/api/v1/users/me"
@@ -92,13 +96,39 @@ def test_a_deleted_account_leaves_a_tombstone_and_nothing_else(
     advance(user_id)
     left = {item["type"]["S"] for table in stack.tables for item in stored(table)}
     # A mail to nobody is deleted when it is due; where an address logged in from stands under hashes, and expires.
-    assert left - {"mail", "known_network", "bucket"} == {"account_tombstone"}
+    assert left - {"mail", "known_network", "bucket"} == {"account_tombstone", "left_address"}
     assert stack.aws("iot").list_things()["things"] == []
     assert stack.aws("iot").list_certificates()["certificates"] == []
     assert "Versions" not in stack.aws("s3").list_object_versions(Bucket=stack.bucket)
     assert "Uploads" not in stack.aws("s3").list_multipart_uploads(Bucket=stack.bucket)
     stack.use("api")
     assert me.register("ada@example.com")["id"] != user_id
+
+
+@pytest.mark.fault("F-19b")
+def test_whoever_registers_the_address_again_goes_on_with_the_month_and_nobody_else_does(
+    stack: Stack, person: tuple[Api, UserId, dict[str, Any]], advance: Callable[[str], None]
+) -> None:
+    def usage(account: UserId) -> dict[Metric, int]:
+        return {each.metric: each.used for each in UsageRepository().read(allowance(account, at=now)) if each.used}
+
+    me, user_id, _ = person
+    now = datetime.now(UTC)
+    taken = {Metric.RUNS: 200, Metric.MODEL_SPEND: 1_999_999}
+    tx = Transaction()
+    reserve_usage(tx, [allowance(user_id, at=now).reserve(*each) for each in {**taken, Metric.STORAGE: 5}.items()])
+    tx.commit()
+    for purged in (False, True):
+        me = me.as_(authorization="Bearer " + me.log_in("ada@example.com")["access_token"])
+        assert me.call("DELETE", PATH, CONFIRMED).status == 202
+        if purged:
+            advance(user_id)
+            settle(stack, user_id)
+            advance(user_id)
+            stack.use("api")
+        user_id = UserId(me.register("ada@example.com")["id"])
+        assert usage(user_id) == taken
+    assert usage(UserId(me.register("eve@example.com")["id"])) == {}
 
 
 def test_a_deletion_that_stands_still_is_asked_for_again(

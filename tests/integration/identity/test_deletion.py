@@ -81,7 +81,7 @@ class TestTheTombstone:
         self, deletions: DeletionRepository, user_id: UserId, kinds: Callable[[], list[str]]
     ) -> None:
         begin(deletions, user_id)
-        assert kinds() == ["account_tombstone", "audit_entry"]
+        assert kinds() == ["account_tombstone", "audit_entry", "left_address"]
         assert was_deleted(user_id, at=NOW)
         assert not was_deleted(UserId(new_id()), at=NOW)
 
@@ -156,7 +156,7 @@ class TestAnAccountThatHoldsSomething:
         committed(lambda tx: add_owned(tx, user_id, OwnedKind.PROJECT))
         committed(lambda tx: remove_owned(tx, user_id, OwnedKind.PROJECT))
         begin(deletions, user_id)
-        assert kinds() == ["account_tombstone", "audit_entry"]
+        assert kinds() == ["account_tombstone", "audit_entry", "left_address"]
 
     def test_gives_nothing_away_that_it_does_not_hold(self, deletions: DeletionRepository, user_id: UserId) -> None:
         committed(lambda tx: add_owned(tx, user_id, OwnedKind.PROJECT))
@@ -219,7 +219,7 @@ def test_a_crash_of_the_consumer_leaves_nothing_but_the_tombstone(
     ).run()
 
     left = {item["type"]["S"] for table in stack.tables.values() for item in scan(stack, table)}
-    assert (left, left_in_iot()) == ({"account_tombstone"}, ([], []))
+    assert (left, left_in_iot()) == ({"account_tombstone", "left_address"}, ([], []))
     assert "after dynamodb.BatchWriteItem" in " ".join(report.at)
 
 
@@ -255,7 +255,7 @@ def test_what_runs_listens_and_was_measured_goes_with_the_account(
     assert lambda_handler(sqs_event([user_id]), lambda_context) == {"batchItemFailures": []}
 
     left = {item["type"]["S"] for table in stack.tables.values() for item in scan(stack, table)}
-    assert left == {"account_tombstone"}
+    assert left == {"account_tombstone", "left_address"}
 
 
 @pytest.mark.fault("F-19a")

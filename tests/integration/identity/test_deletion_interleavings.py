@@ -26,11 +26,12 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from karma.audit.domain import NOWHERE, Source
 from karma.billing.arrival import Arrival
 from karma.billing.projector import EventProjector
-from karma.billing.purge import BillingPurge
+from karma.billing.purge import BillingPurge, UsagePurge
 from karma.billing.repository.arrivals import ArrivalRepository
 from karma.billing.repository.customers import CustomerRepository
 from karma.billing.repository.inbox import InboxRepository
 from karma.billing.repository.subscriptions import SubscriptionRepository
+from karma.billing.repository.usage import UsageRepository
 from karma.conversations.domain import History, Message, ThreadKey
 from karma.core import purge
 from karma.core.clock import SystemClock, epoch_ms, iso
@@ -224,6 +225,7 @@ class World:
                     others=(FilesOfDevices(files, self.bucket),) if self.whole else (),
                 ),
                 *purge.offered(),
+                UsagePurge(UsageRepository(), CLOCK),
                 AccountPurge(),
             ],
             deletions=DeletionRepository(),
@@ -518,6 +520,7 @@ def is_a_host_s(item: dict[str, Any], hosts: set[str]) -> bool:
 
 
 def is_spared(item: dict[str, Any]) -> bool:
-    """Tell whether an item is a tombstone of an account or customer, or expires by itself and names nobody."""
+    """Tell whether an item is a tombstone of an account or customer, or expires by itself and names nobody's data."""
     kind = item["type"]["S"]
-    return kind in {"account_tombstone", "known_network"} or (kind == "customer_link" and "user_id" not in item)
+    by_itself = kind in {"account_tombstone", "known_network", "left_address"}
+    return by_itself or (kind == "customer_link" and "user_id" not in item)

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from karma.audit.domain import NOWHERE
+from karma.billing.repository.usage import UsageRepository
 from karma.core.errors import AlreadyExists, Gone
 from karma.core.ids import UserId
 from karma.core.ratelimit import LocalBuckets
@@ -42,7 +43,7 @@ class Services:
             "clock": self.clock,
             "on_change": lambda _: None,
         }
-        self.accounts = AccountService(**shared)
+        self.accounts = AccountService(usage=UsageRepository(), **shared)
         self.password_changes = PasswordService(**shared)
 
     def reset_token(self, user_id: UserId, email: str) -> str:

@@ -112,9 +112,10 @@ class UsagePurge:
 
     name = "usage"
 
-    def __init__(self, usage: UsageRepository) -> None:
+    def __init__(self, usage: UsageRepository, clock: Clock) -> None:
         self._usage = usage
+        self._clock = clock
 
     def purge_account(self, purge: Purge) -> bool:
-        """Remove the account's usage items; return True when none is left."""
-        return self._usage.purge(purge)
+        """Remove the account's usage items but this month's; return True when none is left."""
+        return self._usage.purge(purge, at=self._clock.now())

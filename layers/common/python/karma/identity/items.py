@@ -5,6 +5,7 @@
 | user | USER#<id> | PROFILE |
 | name of a user, to be searched | USER#<id> | NAME |
 | e-mail taken | UNIQUE#EMAIL#<sha256> | GUARD |
+| account that an e-mail belonged to last | LEFT#<sha256> | ACCOUNT |
 | session | USER#<id> | SESSION#<session id> |
 | refresh token | REFRESH#<sha256> | TOKEN |
 | network of a login | LOGIN#<sha256 of the address> | NETWORK#<sha256> |
@@ -93,6 +94,12 @@ class NameItem(IdentityItem, discriminator="user_name"):
 
 class UniqueEmail(IdentityItem, discriminator="email_guard"):
     """Makes an e-mail address unique, and finds its owner."""
+
+    user_id = UnicodeAttribute()
+
+
+class LeftAddress(IdentityItem, discriminator="left_address"):
+    """Account that had an address and was deleted or moved away; until the end of the month that its usage is of."""
 
     user_id = UnicodeAttribute()
 
@@ -249,6 +256,11 @@ def email_key(email: str) -> Key:
 def email_hash_key(email_hash: str) -> Key:
     """Return the key of a unique address by its SHA-256."""
     return Key(f"UNIQUE#EMAIL#{email_hash}", "GUARD")
+
+
+def left_key(email_hash: str) -> Key:
+    """Return the key of the account that an address belonged to last, by the address's SHA-256."""
+    return Key(f"LEFT#{email_hash}", "ACCOUNT")
 
 
 def session_key(user_id: UserId, session_id: str) -> Key:

@@ -12,6 +12,7 @@ from karma.billing.ports import Look, Payers, Row
 from karma.billing.repository.inbox import close_earlier, close_in
 from karma.billing.repository.items import BillingItem, CustomerItem, SubscriptionItem
 from karma.billing.repository.keys import (
+    CUSTOMER_PREFIX,
     EVENT_PREFIX,
     LOOKS,
     customer_key,
@@ -160,10 +161,14 @@ class SubscriptionRepository:
         return True
 
     def purge(self, purge: Purge) -> bool:
-        """Remove the events and the row of a deleted user; return True when none is left. Links are not touched."""
+        """Remove the events and the row of a deleted user; return True when none is left. Links are not touched.
+
+        Nor is usage, which other contexts still give back to (UsageRepository.purge).
+        """
         own = user_pk(purge.user_id)
         for page in pages(BillingItem, own, prefix=EVENT_PREFIX):
             if purge.over():
                 return False
             delete_keys(BillingItem, [Key(*event_key(key.sk.removeprefix(EVENT_PREFIX))) for key in page])
-        return empty(BillingItem, own, purge)
+        prefixes = (EVENT_PREFIX, CUSTOMER_PREFIX, subscription_key(purge.user_id).sk)
+        return all(empty(BillingItem, own, purge, prefix=each) for each in prefixes)

@@ -105,13 +105,31 @@ def give_seats_back(tx: Transaction, seats: Iterable[tuple[UserId, UserId]], *, 
 class UsageRepository:
     """Reads usage, and removes that of deleted accounts."""
 
-    def purge(self, purge: Purge) -> bool:
-        """Remove seats and usage of a deleted account; return True when none is left.
+    def carry(self, former: UserId, user_id: UserId, *, at: datetime) -> None:
+        """Count what an account has taken in the month of `at` as taken by another one, which is new."""
+        found = batch_get(UsageItem, list(_of_month(former, at).values()), consistent=True)
+        tx = Transaction()
+        adjust(
+            tx,
+            [
+                Adjustment(
+                    user_id=user_id, metric=metric, period=period_of(metric, at), difference=int(found[key].value)
+                )
+                for metric, key in _of_month(former, at).items()
+                if key in found
+            ],
+        )
+        tx.commit()
 
-        Seats are removed first: another request releases a seat on condition that it exists, and changes the count with
-        it.
+    def purge(self, purge: Purge, *, at: datetime) -> bool:
+        """Remove seats and usage of a deleted account but that of the month of `at`; return True when none is left.
+
+        The month's stays for whoever registers the account's address again, until it expires. Seats are removed first:
+        another request releases a seat on condition that it exists, and changes the count with it.
         """
-        return all(empty(BillingItem, user_pk(purge.user_id), purge, prefix=each) for each in (SEAT_PREFIX, _PREFIX))
+        keep = {key.sk for key in _of_month(purge.user_id, at).values()}
+        pk = user_pk(purge.user_id)
+        return all(empty(BillingItem, pk, purge, prefix=each, keep=keep) for each in (SEAT_PREFIX, _PREFIX))
 
     def has_seat(self, user_id: UserId, member_id: UserId) -> bool:
         """Tell whether a person has a seat in the plan of an account: one consistent read."""
@@ -133,6 +151,12 @@ class UsageRepository:
             )
             for metric, key in keys.items()
         ]
+
+
+def _of_month(user_id: UserId, at: datetime) -> dict[Metric, Key]:
+    """Return the keys of an account's usage of each metric that is counted by month."""
+    periods = {metric: period_of(metric, at) for metric in Metric}
+    return {metric: Key(*usage_key(user_id, metric, period)) for metric, period in periods.items() if period}
 
 
 def _item(change: Reservation | Adjustment) -> UsageItem:

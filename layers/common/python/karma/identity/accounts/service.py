@@ -44,9 +44,18 @@ class Accounts(Users, Protocol):
         self, user: User, *, entries: Sequence[AuditEntry] = (), mails: Sequence[Mail] = ()
     ) -> None: ...
     def read_user(self, user_id: UserId) -> User | None: ...  # noqa: D102
+    def left_by(self, email_hash: str, *, now: datetime) -> UserId | None: ...  # noqa: D102
     def save_profile(  # noqa: D102
         self, before: User, after: User, *, by: Credential | None, entry: AuditEntry, mails: Sequence[Mail]
     ) -> User: ...
+
+
+class MonthsUsage(Protocol):
+    """Amounts that accounts have taken of their plans this month."""
+
+    def carry(self, former: UserId, user_id: UserId, *, at: datetime) -> None:
+        """Count what an account has taken in the month of `at` as taken by another one, which is new."""
+        ...
 
 
 class EmailTokens(Protocol):
@@ -70,19 +79,21 @@ class AccountService:
         passwords: Passwords,
         outbox_relay: OutboxRelay,
         buckets: Buckets,
+        usage: MonthsUsage,
         clock: Clock,
         on_change: Callable[[UserId], None],
     ) -> None:
         """Build the service.
 
-        `buckets` limit mails by address; `on_change` is called with the id of each changed account
-        (Authenticator.forget).
+        `buckets` limit mails by address, `usage` outlives the account that an address had before; `on_change` is called
+        with the id of each changed account (Authenticator.forget).
         """
         self._accounts = accounts
         self._tokens = tokens
         self._passwords = passwords
         self._outbox_relay = outbox_relay
         self._buckets = buckets
+        self._usage = usage
         self._clock = clock
         self._on_change = on_change
 
@@ -111,6 +122,7 @@ class AccountService:
         user = self._new(address, password, name, role, email_verified, locale, now)
         entry = AuditEntry(user_id=user.id, event=AuditEvent.REGISTERED, at=now, actor_id=None, source=source)
         mails = [] if email_verified else [_verification(user.id, now)]
+        self._carry_usage(emails.digest(address), user.id, now)
         self._accounts.create_user(user, entries=[entry], mails=mails)
         self._outbox_relay.dispatch(mails)
         return user
@@ -135,6 +147,7 @@ class AccountService:
         address_hash = emails.digest(address)
         mail = Mail(kind=MailKind.VERIFY_EMAIL, user_id=user.id, address_hash=address_hash, created_at=now)
         mails = unless_too_many(mail, address_hash, buckets=self._buckets, now=now)
+        self._carry_usage(address_hash, user.id, now)
         # Written before the account, so that both cases write the same: without an account nobody is sent it.
         self._outbox_relay.write(mails)
         entry = AuditEntry(user_id=user.id, event=AuditEvent.REGISTERED, at=now, actor_id=None, source=source)
@@ -144,6 +157,12 @@ class AccountService:
             count("RegistrationRepeated")
         self._outbox_relay.dispatch(mails)
         return user
+
+    def _carry_usage(self, address_hash: str, user_id: UserId, now: datetime) -> None:
+        """Let a new account go on with what its address has used this month: before the account, so that it has."""
+        former = self._accounts.left_by(address_hash, now=now)
+        if former is not None:
+            self._usage.carry(former, user_id, at=now)
 
     def _new(
         self,

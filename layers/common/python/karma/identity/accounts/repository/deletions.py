@@ -16,6 +16,7 @@ from karma.core.dynamo.transaction import Transaction
 from karma.core.errors import NotFound, StaleVersion
 from karma.core.ids import UserId
 from karma.identity.accounts.deletion import Deletion, Leaving
+from karma.identity.accounts.repository import leaving as leaving_addresses
 from karma.identity.domain import Credential, Role
 from karma.identity.items import (
     DELETIONS,
@@ -75,6 +76,7 @@ class DeletionRepository:
         tx.delete(NameItem(*name_key(user_id)))
         unique = UniqueEmail(*email_key(leaving.email))
         tx.delete(unique, UniqueEmail.pk.does_not_exist() | (UniqueEmail.user_id == user_id), on_fail=stale)
+        leaving_addresses.remember(tx, leaving.email, user_id, at=entry.at)
         add_audit_entry(tx, entry)
         requested = iso(entry.at)
         tx.put(

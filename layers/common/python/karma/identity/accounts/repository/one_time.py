@@ -16,6 +16,7 @@ from karma.core.dynamo.transaction import Transaction
 from karma.core.errors import AlreadyExists
 from karma.core.ids import UserId
 from karma.identity.accounts.one_time import OneTimeToken, Purpose
+from karma.identity.accounts.repository import leaving
 from karma.identity.items import (
     OneTimeTokenItem,
     UniqueEmail,
@@ -129,6 +130,7 @@ class OneTimeRepository:
             return False
         tx = _spend(token, now)
         tx.delete(UniqueEmail(*email_key(old_email)), UniqueEmail.user_id == token.user_id)
+        leaving.remember(tx, old_email, token.user_id, at=now)
         unique = UniqueEmail(*email_key(token.email), user_id=token.user_id, created_at=iso(now))
         tx.put(unique, on_fail=AlreadyExists("email is already registered"))
         tx.update(

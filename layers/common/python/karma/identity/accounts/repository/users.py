@@ -8,7 +8,7 @@ from datetime import datetime
 
 from karma.audit.domain import AuditEntry
 from karma.audit.transactional import add_audit_entry
-from karma.core.clock import iso, parse_iso
+from karma.core.clock import epoch_ms, iso, parse_iso
 from karma.core.dynamo.access import batch_get, get, update
 from karma.core.dynamo.failures import ConditionFailed
 from karma.core.dynamo.transaction import Transaction
@@ -19,11 +19,13 @@ from karma.identity.accounts.repository import names
 from karma.identity.domain import Credential, Locale, Role, User
 from karma.identity.items import (
     IdentityItem,
+    LeftAddress,
     SessionItem,
     UniqueEmail,
     UserItem,
     email_hash_key,
     email_key,
+    left_key,
     session_key,
     user_key,
     user_list,
@@ -84,6 +86,13 @@ class UserRepository:
             return None
         item = get(UserItem, user_key(UserId(unique.user_id)), consistent=True)
         return user_of(item) if item else None
+
+    def left_by(self, email_hash: str, *, now: datetime) -> UserId | None:
+        """Find the account that left an address this month, by the address's SHA-256; None: none did."""
+        item = get(LeftAddress, left_key(email_hash), consistent=True)
+        if item is None or item.expires_at * 1000 <= epoch_ms(now):
+            return None
+        return UserId(item.user_id)
 
     def rehash(self, user: User, password_hash: str, *, now: datetime) -> None:
         """Replace the hash of the same password unless the password was changed meanwhile."""
