@@ -112,7 +112,7 @@ def test_an_answer_that_is_withdrawn_stops_the_run_that_has_it(
         await running
         return answer
 
-    answer = asyncio.run(go())
+    answer = asyncio.run(asyncio.wait_for(go(), 10))  # who joins the earlier run waits for ever
 
     verify(answer.events)
     assert world.stored(first).status is RunStatus.CANCELLED
