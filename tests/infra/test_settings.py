@@ -18,6 +18,7 @@ READ_BY_LIBRARIES = {
 MODULES = {
     FunctionName.API: "api.settings",
     FunctionName.AGENT_STREAM: "agent_stream.settings",
+    FunctionName.EXECUTION: "agent_stream.settings:ExecutionSettings",
     FunctionName.DEVICE_INGEST: "device_ingest.handler",
     FunctionName.BILLING_WEBHOOK: "billing_webhook.handler",
     FunctionName.REALTIME: "realtime.settings",
@@ -34,10 +35,16 @@ MODULES = {
 }
 
 
+def settings_of(function: FunctionName) -> type[FunctionSettings]:
+    module, _, name = MODULES[function].partition(":")
+    found: type[FunctionSettings] = getattr(importlib.import_module(module), name or "Settings")
+    return found
+
+
 @pytest.mark.req("R-K-07", "R-K-08")
 @pytest.mark.parametrize("function", list(FunctionName))
 def test_settings_fields_are_the_environment(function: FunctionName) -> None:
-    settings: type[FunctionSettings] = importlib.import_module(MODULES[function]).Settings
+    settings = settings_of(function)
     read = {field.name.upper() for field in fields(settings)}
     given = ({*COMMON_ENVIRONMENT} - READ_BY_LIBRARIES) | {*FUNCTIONS[function].environment}
     assert read == given
@@ -46,7 +53,7 @@ def test_settings_fields_are_the_environment(function: FunctionName) -> None:
 @pytest.mark.req("R-M-27")
 @pytest.mark.parametrize("function", list(FunctionName))
 def test_a_function_that_misses_a_variable_says_which(function: FunctionName) -> None:
-    settings: type[FunctionSettings] = importlib.import_module(MODULES[function]).Settings
+    settings = settings_of(function)
     needed = [field.name.upper() for field in fields(settings) if field.default is MISSING]
     assert any(name.endswith("_TABLE") for name in needed)
     given = dict.fromkeys(needed, "given")
