@@ -16,8 +16,9 @@ import pytest
 from karma.conversations.domain import Message, Thread, ThreadKey
 from karma.core.ids import RunId
 from karma.models.ports import StopReason
-from karma.runs.domain import Run, RunKey, RunStatus, ThreadBusy, ThreadChanged
+from karma.runs.domain import LEASE, Run, RunKey, RunStatus, ThreadBusy, ThreadChanged
 from karma.runs.requests import parse_run_input
+from karma.runs.watchdog import GIVE_UP_AFTER
 from tests.fakes.runs import (
     KeptFrames,
     MemoryRuns,
@@ -186,12 +187,24 @@ class TestOneRunAThread:
 
         assert world.stored(first).status is (RunStatus.CANCELLED if is_lost else RunStatus.FINISHED)
 
-    def test_a_dead_run_is_ended_by_who_comes_next(self) -> None:
+    def test_who_comes_next_waits_for_a_lost_run_that_another_process_goes_on_with(self) -> None:
+        world = World()
+
+        async def go() -> None:
+            await world.service.start(caller(), asked(user("a", "u1"), run="r1"))
+            world.clock.pass_by(timedelta(minutes=5))
+            with pytest.raises(ThreadBusy):
+                await world.go(asked(user("b", "u2"), run="r2"))
+
+        asyncio.run(go())
+        assert world.executions.requested == [RunKey(caller().user_id, RunId("r1"))]
+
+    def test_a_run_that_nobody_went_on_with_is_ended_by_who_comes_next(self) -> None:
         world = World([*text("ok"), *ended()])
 
         async def go() -> KeptFrames:
             await world.service.start(caller(), asked(user("a", "u1"), run="r1"))
-            world.clock.pass_by(timedelta(minutes=5))
+            world.clock.pass_by(LEASE + GIVE_UP_AFTER)
             return await world.go(asked(user("b", "u2"), run="r2"))
 
         events = asyncio.run(go()).events

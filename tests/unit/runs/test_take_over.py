@@ -26,7 +26,10 @@ from karma.models.ports import (
     ModelRequest,
     TextDelta,
 )
-from karma.runs.domain import ENGINE_SCHEMA, LEASE, MAX_TAKE_OVERS, RunStatus
+from karma.runs.domain import ENGINE_SCHEMA, LEASE, MAX_TAKE_OVERS, RunEnd, RunStatus, Wish
+from karma.runs.events import run_error
+from karma.runs.execution import NoClient
+from karma.runs.log import RunLog
 from karma.runs.plan import RunLimits
 from karma.runs.replay import read
 from karma.runs.requests import RunInput
@@ -191,6 +194,32 @@ class TestAProcessThatIsStopped:
         assert world.told() == without_a_death().told()
 
 
+class TestALog:
+    def test_that_has_ended_takes_nothing_more(self) -> None:
+        world = World()
+        begin(world, Life(12))
+        tail = world.log[-1]
+
+        async def end_and_go_on() -> None:
+            log = RunLog(
+                world.store,
+                KeptFrames(),
+                world.clock,
+                key=KEY,
+                thread=THREAD,
+                head=tail.n,
+                writer=tail.writer,
+                epoch=tail.epoch,
+            )
+            how = RunEnd(status=RunStatus.FAILED, at=world.clock.now())
+            await asyncio.gather(log.finish(run_error(message="", code="INTERNAL"), how), log.release(), log.commit())
+            await log.settle()
+
+        asyncio.run(end_and_go_on())
+        assert [each.terminal for each in world.log].count(True) == 1
+        assert world.log[-1].terminal
+
+
 class TestARun:
     def test_that_is_alive_has_ended_or_never_began_is_left_alone(self) -> None:
         world = World()
@@ -216,6 +245,37 @@ class TestARun:
         assert sorted(asyncio.run(both())) == [False] * 4 + [True]
         assert world.told() == without_a_death().told()
         assert set(world.effects.values()) == {1}
+
+    def test_that_its_client_has_moved_on_from_ends_before_a_tool_is_called(self) -> None:
+        world = World()
+        begin(world, Life(12))
+        world.store.wish(KEY, Wish.MOVED_ON, at=world.clock.now())
+        before = sum(world.effects.values())
+        go_on(world, Life(None))
+        run = world.store.run(KEY)
+        assert run is not None
+        assert (run.status, sum(world.effects.values())) == (RunStatus.CANCELLED, before)
+
+    def test_that_another_client_waited_for_goes_on(self) -> None:
+        world = World()
+        begin(world, Life(12))
+        world.store.wish(KEY, Wish.NEXT, at=world.clock.now())
+        assert not NoClient().is_lost
+        go_on(world, Life(None))
+        assert world.told() == without_a_death().told()
+
+    def test_that_results_were_sent_of_without_being_kept_shows_each_once(self) -> None:
+        world = World()
+        begin(world, Life(None))
+        log = world.log
+        at = next(n for n, each in enumerate(log) if b"TOOL_CALL_RESULT" in b"".join(each.events))
+        cut = World()
+        begin(cut, Life(12))
+        kept = [each for each in cut.log if each.n <= at]
+        sent = replace(log[at], key=KEY, n=kept[-1].n + 1, writer=kept[-1].writer)
+        cut.store.logs[KEY] = {each.n: each for each in [*kept, sent]}
+        go_on(cut, Life(None))
+        assert cut.log[kept[-1].n + 1].shows is not None
 
     def test_waits_for_a_model_that_is_not_configured(self) -> None:
         world = World()

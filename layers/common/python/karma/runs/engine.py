@@ -178,6 +178,9 @@ class RunEngine:
 
     async def _hand_over(self) -> None:
         """Let another process go on: what is open here, it makes anew from the last checkpoint."""
+        await self._log.settle()
+        if self._log.has_ended:
+            return  # the write of its end was under way, and went through
         try:
             await self._log.release()
             await asyncio.to_thread(self._executions.request, self._plan.key)

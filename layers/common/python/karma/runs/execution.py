@@ -38,9 +38,11 @@ from karma.runs.domain import (
     OwnershipLost,
     Progress,
     Run,
+    RunErrorCode,
     RunKey,
     RunStatus,
     Segment,
+    Wish,
 )
 from karma.runs.engine import RunEngine
 from karma.runs.log import RunLog
@@ -51,13 +53,15 @@ from karma.runs.spending import Budget, reserved_for
 from karma.runs.watchdog import end_lost, read_log
 from karma.tools.toolbox import Tool, Toolbox
 
-_BEGINNINGS: Final = frozenset({"TEXT_MESSAGE_START", "TOOL_CALL_START"})
+_SHOWN: Final = frozenset({"TEXT_MESSAGE_START", "TOOL_CALL_START", "TOOL_CALL_RESULT"})
+"""Events of which clients keep something: after the last checkpoint they are withdrawn."""
 
 
 class NoClient:
-    """Sink of a run that no client waits for: those who follow it read its log."""
+    """Sink of a run whose clients, if there are any, read its log."""
 
-    is_lost = True
+    is_lost = False
+    """Nobody knows of one that has left, as on platforms that do not report it."""
 
     def write(self, data: bytes) -> None:
         """Drop the frames."""
@@ -179,9 +183,12 @@ class Executor:
         self._model.prepare()
         stored, checkpoint = self._store.setup(key), self._store.last_checkpoint(key)
         until = run.created_at + timedelta(seconds=self.limits.run_timeout_s)
-        tried = tail.epoch - (checkpoint.epoch if checkpoint else 0)
+        tried = tail.epoch - (checkpoint.epoch if checkpoint else 1)
         try:
-            if stored is None or tried > MAX_TAKE_OVERS or now >= until:
+            if Wish.MOVED_ON in self._store.wishes(key):
+                end_lost(self._store, tail, run, now, code=RunErrorCode.CANCELLED)
+                return None
+            if stored is None or tried >= MAX_TAKE_OVERS or now >= until:
                 end_lost(self._store, tail, run, now)
                 return None
             return self._own(run, tail, load_setup(stored), checkpoint, until=until, deadline=deadline)
@@ -215,7 +222,7 @@ class Executor:
             epoch=tail.epoch + 1,
             lease_until=self._clock.now() + LEASE,
             events=tuple(e.data for e in events.open_after(data for each in log for data in each.events).closing()),
-            shows=position if any(event.type in _BEGINNINGS for event in unfinished) else None,
+            shows=position if any(event.type in _SHOWN for event in unfinished) else None,
         )
         self._store.append(owner)
         run = self._store.run(run.key) or run  # with all that the lost process has reserved for it

@@ -205,6 +205,8 @@ class RunLog:
         only_waiting: bool = False,
     ) -> None:
         async with self._lock:
+            if self.has_ended:
+                return  # its end was under way when this was asked for
             if self._failure is not None and (how is None or isinstance(self._failure, _FATAL)):
                 raise self._failure
             self._stop_flush_timer()

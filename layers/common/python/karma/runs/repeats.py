@@ -202,7 +202,7 @@ async def _follow(
     until: datetime,
 ) -> None:
     after, pause_s = 0, _POLL_S
-    look_at = clock.now()
+    look_at, is_last_look = clock.now(), False
     while clock.now() < until and not sink.is_lost:
         segments = await asyncio.to_thread(read, after=after)
         for segment in segments:
@@ -217,6 +217,9 @@ async def _follow(
         if not segments and clock.now() >= look_at:
             # A run whose process died writes no more: once its lease is over another process goes on, and is read.
             again_in = await asyncio.to_thread(inspector.look, run.key)
+            if again_in is None and is_last_look:
+                return  # it is gone with its account
+            is_last_look = again_in is None  # its end may have come since the log was read
             look_at = clock.now() + (again_in or timedelta())
         pause_s = _POLL_S if segments else min(_MAX_POLL_S, pause_s * 1.5)
         await asyncio.sleep(0 if segments else pause_s)

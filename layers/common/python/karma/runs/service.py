@@ -241,7 +241,8 @@ class RunService:
         request = await asyncio.to_thread(model_request, plan, toolbox, limits)
         reservations = first_reservations(asking.allowance, request)
         now, writer = self._clock.now(), new_id()
-        run = asking.run(plan, at=now, reserved=reservations[-1])
+        # The moment of its allowance, so that its reservations and their correction are of one month.
+        run = asking.run(plan, at=asking.allowance.at, reserved=reservations[-1])
         segment = Segment(key=run.key, n=1, writer=writer, epoch=1, lease_until=now + LEASE, events=first.log)
         setup = await asyncio.to_thread(dump_setup, asking.setup(plan, tools, limits))
         await self._store_run(run, segment, setup, thread, merged, admitted, asking.allowance, reservations)
@@ -353,10 +354,15 @@ class RunService:
             link=self._link(asking),
             inspector=self._inspector,
             clock=self._clock,
-            until=asking.deadline or self._clock.now() + _FOLLOW,
+            until=self._followed_until(asking.deadline),
             own=self.own_tools,
         )
         return StartedRun(run.key, again)
+
+    def _followed_until(self, deadline: datetime | None) -> datetime:
+        """Return the moment at which a stream that follows a run ends, before the platform stops its process."""
+        margin = timedelta(seconds=self._executor.limits.reserve_s)
+        return self._clock.now() + _FOLLOW if deadline is None else deadline - margin
 
     async def _again(self, asking: _Asking) -> Run | None:
         """Return the run that answers this request already, by its id or as the thread's active one, else None.
@@ -398,7 +404,8 @@ class RunService:
         if run_id is None:
             return
         key = RunKey(thread.key.user_id, run_id)
-        if not await asyncio.to_thread(self._inspector.is_over, key):
+        is_over = self._inspector.is_over if wish is Wish.MOVED_ON else self._inspector.has_ended
+        if not await asyncio.to_thread(is_over, key):
             await asyncio.to_thread(self._store.wish, key, wish, at=self._clock.now())
             if wish is Wish.NEXT or not await self._ends(key):
                 raise ThreadBusy(run_id)

@@ -121,6 +121,10 @@ class Inspector:
             return LEASE + _MARGIN
         return None if self._end(tail, now) else LEASE + _MARGIN
 
+    def has_ended(self, key: RunKey) -> bool:
+        """Tell whether a run has ended; one whose process is lost has not, and another process is asked for."""
+        return self.look(key) is None
+
     def is_over(self, key: RunKey) -> bool:
         """Tell whether a run is over, and end it if its process is lost: nobody waits for it any more."""
         tail = self._store.tail(key)
@@ -143,13 +147,14 @@ class Inspector:
         return True
 
 
-def end_lost(store: Runs, tail: Segment, run: Run, now: datetime) -> None:
-    """End a run whose process is lost and that no other may go on with.
+def end_lost(
+    store: Runs, tail: Segment, run: Run, now: datetime, *, code: RunErrorCode = RunErrorCode.OWNER_LOST
+) -> None:
+    """End a run whose process is lost and that no other may go on with, or that nobody waits for: CANCELLED.
 
     Raises:
-        OwnershipLost: another process wrote the next segment.
+        OwnershipLost: another process wrote the next segment, or has ended the run.
     """
-    code = RunErrorCode.OWNER_LOST
     # The closing events need the whole log; it is read only here, for a dead run.
     log = [data for segment in read_log(store, tail.key) for data in segment.events]
     closing = [event.data for event in events.open_after(log).closing()]
@@ -163,7 +168,8 @@ def end_lost(store: Runs, tail: Segment, run: Run, now: datetime) -> None:
         events=(*closing, terminal.data),
         terminal=True,
     )
-    how = RunEnd(status=RunStatus.FAILED, at=now, error_code=code.value)
+    status = RunStatus.CANCELLED if code is RunErrorCode.CANCELLED else RunStatus.FAILED
+    how = RunEnd(status=status, at=now, error_code=code.value)
     store.finish(last, how, thread=ThreadKey(tail.key.user_id, run.thread_id))
     logger.warning("run.ended_without_owner", run_id=tail.key.run_id, epoch=last.epoch)
     count("RunOwnerLost")
