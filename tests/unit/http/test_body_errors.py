@@ -6,6 +6,7 @@ import asyncio
 import importlib
 import json
 import pkgutil
+import unicodedata
 from collections.abc import Iterator, Mapping, MutableMapping, Sequence
 from types import NoneType
 from typing import Any, NamedTuple, get_args, get_type_hints
@@ -255,3 +256,34 @@ def test_a_rule_across_fields_reads_members_of_any_form(name: str, value: object
     told(model, dict.fromkeys(members, value))
     for member in members:
         told(model, {member: value})
+
+
+MARKS = "a" + "\N{COMBINING ACUTE ACCENT}" * 50_000 + "\N{COMBINING DOT BELOW}" * 50_000
+FINE = "Käse-Brücke über Fluß 7Q"
+LONGEST_COMPOSED = 4096
+"""Characters of the longest text that a rule across fields may compose."""
+
+
+@pytest.mark.fault("F-25h")
+@pytest.mark.parametrize("model", bodies().values(), ids=bodies())
+@pytest.mark.parametrize(
+    "long", [MARKS, [MARKS], [{"ref": MARKS, "dependencies": [MARKS]}]], ids=["text", "list", "graph"]
+)
+def test_no_rule_across_fields_composes_a_text_whose_length_was_not_checked(
+    model: type[Body], long: object, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Composing takes time by the square of the marks, so the longest text that is composed bounds the time."""
+    composed: list[int] = []
+    compose = unicodedata.normalize
+
+    def counted(form: Any, text: str) -> str:
+        composed.append(len(text))
+        return compose(form, text) if len(text) <= LONGEST_COMPOSED else text
+
+    monkeypatch.setattr(unicodedata, "normalize", counted)
+    names = [field.alias or name for name, field in model.model_fields.items()]
+    model.across(dict.fromkeys(names, long))
+    for name in names:
+        model.across({name: long})
+        model.across({**dict.fromkeys(names, FINE), name: long})
+    assert max(composed, default=0) <= LONGEST_COMPOSED

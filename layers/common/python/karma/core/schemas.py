@@ -108,7 +108,8 @@ class Body(BaseModel):
         """Return the broken rules that concern several fields, as pairs of field and message.
 
         The edge asks for them of each body as it was sent, also of one with wrong fields, so that all that is wrong is
-        told at once. Whoever overrides this must expect members of any type and form, whose own rules are told anyway.
+        told at once. Whoever overrides this must expect members of any type, form and length, whose own rules are told
+        anyway.
         A validator of the whole model is not asked once a field is wrong.
         """
         return ()

@@ -117,6 +117,9 @@ class CreateDirectoryRequest(Body):
     def across(cls, given: Mapping[str, Any]) -> Sequence[tuple[str, str]]:
         """Return what is wrong with path and name together: the root needs no making, and both make one path."""
         path, name = given.get("path", ROOT), given.get("name")
+        # Composing takes time by the square of the marks on one letter, and the lengths were not checked yet.
+        if any(isinstance(each, str) and len(each) > _MAX_TEXT for each in (path, name)):
+            return ()
         try:
             path, name = clean_path(path), None if name is None else clean_name(name)
         except (TypeError, ValueError):
