@@ -90,22 +90,34 @@ def lost(streams: Streams, sqs_event: SqsEvent, lambda_context: Context) -> Lost
     return Lost(streams, sqs_event, lambda_context)
 
 
-def test_shows_the_model_what_the_user_had_attached(lost: Lost) -> None:
-    streams = lost.streams
+def attached(streams: Streams) -> dict[str, Any]:
     name = put_file(streams.stack, streams.user_id, pdf())
     document = {"type": "document", "source": {"type": "file", "value": name, "mimeType": "application/pdf"}}
-    gone = LARGE + b"\0"
-    lost.begin(user_with("u1", {"type": "text", "text": "Look."}, image(b64(LARGE)), image(b64(gone)), document))
-    bucket = streams.stack.aws("s3")
-    kept = [each["Key"] for each in bucket.list_objects_v2(Bucket=streams.stack.bucket)["Contents"]]
-    bucket.delete_object(Bucket=streams.stack.bucket, Key=next(key for key in kept if key.startswith("attachments/")))
-    streams.model.answer(message(text("I see.")))
+    return user_with("u1", {"type": "text", "text": "Look."}, image(b64(LARGE)), document)
+
+
+def test_shows_the_model_what_the_user_had_attached(lost: Lost) -> None:
+    lost.begin(attached(lost.streams))
+    lost.streams.model.answer(message(text("I see.")))
 
     lost.go_on()
 
     assert lost.status is RunStatus.FINISHED
-    shown = [part["type"] for part in streams.model.requests[0]["messages"][0]["content"]]
-    assert sorted(shown) == ["document", "image", "text", "text"]
+    shown = [part["type"] for part in lost.streams.model.requests[0]["messages"][0]["content"]]
+    assert sorted(shown) == ["document", "image", "text"]
+
+
+def test_asks_no_model_about_what_was_attached_and_not_kept(lost: Lost) -> None:
+    lost.begin(attached(lost.streams))
+    stack = lost.streams.stack
+    kept = stack.aws("s3").list_objects_v2(Bucket=stack.bucket)["Contents"]
+    name = next(each["Key"] for each in kept if each["Key"].startswith("attachments/"))
+    stack.aws("s3").delete_object(Bucket=stack.bucket, Key=name)
+
+    lost.go_on()
+
+    assert lost.status is RunStatus.FAILED
+    assert lost.streams.model.requests == []
 
 
 def test_controls_devices_and_keeps_long_results(lost: Lost) -> None:

@@ -112,6 +112,12 @@ class Library:
         for data in kept.values():
             self._store.keep(user_id, data)
 
+    def has(self, user_id: UserId, message: Message) -> bool:
+        """Tell whether all that a message has attached is kept; blocks."""
+        parts = () if isinstance(message.content, str) else message.content
+        names = [name for name in map(attachment_of, parts) if name]
+        return all(self._store.read(user_id, name) is not None for name in names)
+
     def linked(self, user_id: UserId, messages: Sequence[Message]) -> list[Message]:
         """Replace names of attachments in messages by URLs that are valid for some hours, for a screen to show."""
 

@@ -239,6 +239,7 @@ class Executor:
             last=position,
             speaks=setup.speaks,
             frontend_tools=setup.frontend_tools,
+            is_kept=bool(checkpoint) or all(self._library.has(run.key.user_id, each) for each in messages[-1:]),
             pending=() if checkpoint else [call for call in awaited if call.name not in self.own_tools],
             until=until,
             deadline=deadline,
