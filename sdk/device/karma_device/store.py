@@ -155,10 +155,17 @@ class StateStore:
         return gone + told
 
     def session_of(self) -> str:
-        """Return the identity under which the broker keeps a session; "": none is known."""
-        with self._lock:
-            row = self._db.execute("SELECT identity FROM session").fetchone()
-            return str(row[0]) if row else ""
+        """Return the identity under which the broker keeps a session; "": none is known, or it cannot be read."""
+        try:
+            with self._lock:
+                row = self._db.execute("SELECT identity FROM session").fetchone()
+        except sqlite3.ProgrammingError:  # the store is closed
+            raise
+        except _FAULTS as exc:
+            # To begin anew is safe: the service sends again what the broker forgets with its session.
+            self._unreadable(exc)
+            return ""
+        return str(row[0]) if row else ""
 
     def begin_session(self, identity: str) -> None:
         """Record that the broker has begun a session anew for this identity; if it cannot be kept, it does so again."""
@@ -201,11 +208,14 @@ class StateStore:
             return self._row(command_id)
 
     def unfinished(self) -> list[StoredCommand]:
-        """List commands accepted or started, oldest first: after a start, those of the last process."""
+        """List commands accepted or started, oldest first: after a start, those of the last process.
+
+        Those that cannot be read are left out.
+        """
         return self._rows("state != 'done'")
 
     def undelivered(self) -> list[StoredCommand]:
-        """List final answers that the broker never confirmed, oldest first."""
+        """List final answers that the broker never confirmed, oldest first, without those that cannot be read."""
         return self._rows("state = 'done' AND delivered = 0")
 
     def next_number(self, boot: str) -> Number:
@@ -270,13 +280,23 @@ class StateStore:
             )
         self.failure = f"{self._path}: {exc}"
 
+    def _unreadable(self, exc: Exception) -> None:
+        log.error("state.unreadable: %s: %s: the device goes on with what can be read", self._path, exc)
+
     def _row(self, command_id: str) -> StoredCommand | None:
         row = self._db.execute(f"{_SELECT} WHERE id = ?", (command_id,)).fetchone()
         return _stored(row) if row else None
 
     def _rows(self, condition: str) -> list[StoredCommand]:
-        with self._lock:
-            return [_stored(row) for row in self._db.execute(f"{_SELECT} WHERE {condition} ORDER BY n")]
+        found: list[StoredCommand] = []
+        try:
+            with self._lock:
+                found.extend(_stored(row) for row in self._db.execute(f"{_SELECT} WHERE {condition} ORDER BY n"))
+        except sqlite3.ProgrammingError:  # the store is closed
+            raise
+        except _FAULTS as exc:
+            self._unreadable(exc)
+        return found
 
 
 _SELECT = "SELECT id, name, params, issued_at, expires_at, state, correlation, answer, device_id FROM commands"

@@ -9,10 +9,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from karma_device.commands import CommandRunner, Reply
 from karma_device.config import DeviceConfig
 from karma_device.device import Device
 from karma_device.errors import StateFileBusy, StateFileUnusable
-from karma_device.messages import Command
+from karma_device.messages import Command, Topics
 from karma_device.store import CommandState, Number, StateStore
 
 
@@ -109,6 +110,36 @@ class TestFile:
         path.mkdir(parents=True)
         with pytest.raises(StateFileUnusable, match="unable to open"):
             StateStore(path)
+
+
+@pytest.mark.fault("F-12m")
+@pytest.mark.parametrize("damage", [b"\xff", b"\0"])
+def test_a_torn_page_ends_neither_a_connection_nor_a_start(
+    path: Path, damage: bytes, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The first page is whole, so that the file opens; no table can be read."""
+    store = StateStore(path)
+    store.accept(command("a"), b"")
+    store.begin_session("mine")
+    store.close()
+    with sqlite3.connect(path) as db:
+        [size] = db.execute("PRAGMA page_size").fetchone()
+    db.close()
+    whole = path.read_bytes()
+    path.write_bytes(whole[:size] + damage * (len(whole) - size))
+    store = StateStore(path)
+    sent: list[Reply] = []
+    runner = CommandRunner(
+        topics=Topics("T"), store=store, send=sent.append, clock_ms=lambda: 1, workers=1, max_waiting=1, device_id="d"
+    )
+    runner.start()
+    assert runner.stop(timeout_s=5)
+    assert (store.session_of(), store.undelivered(), store.unfinished(), sent) == ("", [], [], [])
+    assert "state.unreadable" in caplog.text
+    store.close()
+    for read in (store.session_of, store.undelivered):
+        with pytest.raises(sqlite3.ProgrammingError):
+            read()
 
 
 @contextlib.contextmanager
