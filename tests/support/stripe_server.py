@@ -48,6 +48,10 @@ class StripeServer:
     invoices: list[Object] = field(default_factory=list)
     charges: list[Object] = field(default_factory=list)
     requests: list[str] = field(default_factory=list)
+    names_payments: bool = True
+    """Whether invoices can be asked for their payments; Stripe's older API refuses that."""
+    expanded: int = 0
+    """Number of requests that asked for the payments of invoices."""
     failing: int = 0
     """Status of every answer; 0: the right answer."""
 
@@ -115,6 +119,9 @@ class StripeServer:
             return [each for each in self.invoices if each["of"] == query["subscription"]]
         _mine(self.customers.get(query["customer"]), livemode=livemode)
         if query.get("expand[0]") == "data.payments":
+            self.expanded += 1
+            if not self.names_payments:
+                raise Refused(400, "property_not_expandable")
             return self.invoices
         return [{name: value for name, value in each.items() if name != "payments"} for each in self.invoices]
 

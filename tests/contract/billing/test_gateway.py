@@ -29,7 +29,8 @@ def stripe(server: StripeServer) -> StripeServer:
     for held in (server.customers, server.items, server.products, server.subscriptions, server.invoices):
         held.clear()
     server.requests.clear()
-    server.failing = 0
+    server.failing = server.expanded = 0
+    server.names_payments = True
     server.customer()
     return server
 
@@ -284,6 +285,19 @@ def test_whatever_else_a_customer_ever_bought_is_seen(
     stripe.charges = [{"id": f"ch_more_{i}", "payment_intent": "pi_0"} for i in range(100)] + stripe.charges
     assert gateway().buys_else("cus_1", ["sub_1"]) is expected
     assert gateway().buys_else("cus_404", ["sub_1"])
+
+
+@pytest.mark.fault("F-17d")
+@pytest.mark.parametrize(("other", "asked"), [([], 1), ([{"of": "sub_2", "subscription": "sub_2"}], 0)])
+def test_payments_are_asked_for_last_and_a_refusal_keeps_the_customer(
+    stripe: StripeServer, gateway: MakeGateway, other: list[dict[str, Any]], asked: int
+) -> None:
+    bills = [{"of": "sub_1", "subscription": "sub_1"}, *other]
+    stripe.invoices = [{"id": f"in_{i}", **each} for i, each in enumerate(bills)]
+    stripe.charges = [{"id": "ch_1", "payment_intent": "pi_1"}]
+    stripe.names_payments = False
+    assert gateway().buys_else("cus_1", ["sub_1"])
+    assert stripe.expanded == asked
 
 
 @pytest.mark.parametrize("status", [401, 403, 409, 429, 500])

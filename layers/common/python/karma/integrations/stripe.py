@@ -133,8 +133,8 @@ class StripeGateway:
     def buys_else(self, customer_id: str, subscription_ids: Collection[str]) -> bool:
         """Tell whether a customer has an invoice or a charge of anything but these subscriptions.
 
-        True as well when there is no such customer. A charge counts unless an invoice of theirs names it: attempts that
-        failed count, too.
+        True as well when there is no such customer, or when Stripe refuses to tell what was paid by what. A charge
+        counts unless an invoice of theirs names it: attempts that failed count, too.
 
         Raises:
             PaymentsUnavailable, PaymentsDisabled: Stripe did not answer, or there is no key.
@@ -146,13 +146,20 @@ class StripeGateway:
                 raw = [each.to_dict() for each in client.v1.charges.list(params=params).auto_paging_iter()]
                 charges = [_readable(objects.Charge, each) for each in raw]
                 bills = self._bills(params)
-                if charges and not any(bill.paid_by for bill in bills):
-                    # Stripe's older API names them unasked, and refuses to be asked.
-                    bills = self._bills({**params, "expand": ["data.payments"]})
         except _Missing:
             return True
         if any(bill.subscription_id not in subscription_ids for bill in bills):
             return True
+        if charges and not any(bill.paid_by for bill in bills):
+            try:
+                with _stripe_errors():
+                    bills = self._bills({**params, "expand": ["data.payments"]})
+            except (_Missing, PaymentsRefused):
+                # Stripe's older API names payments unasked, and refuses to be asked. Which were for these
+                # subscriptions is not known then, and a customer who may have bought else is kept.
+                return True
+            if any(bill.subscription_id not in subscription_ids for bill in bills):  # sent in between
+                return True
         known = {payment for bill in bills for payment in bill.paid_by}
         return any(each.id not in known and each.payment_intent not in known for each in charges)
 
