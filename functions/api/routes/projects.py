@@ -162,7 +162,7 @@ async def _invite(
         return Outcome(status=201, data={"invitation": invitation_view(made)})
 
     def ask_address() -> Outcome[AcceptedData]:
-        projects.invitations().invite_by_email(caller.user_id, project_id, body.email or "", body.role, source=source)
+        projects.invitations().invite_by_email(caller, project_id, body.email or "", body.role, source=source)
         return Outcome(status=202, data={"accepted": True})
 
     return await (once(request, caller, ask_account) if body.email is None else once(request, caller, ask_address))

@@ -39,7 +39,7 @@ def world() -> World:
 
 
 def by_email(world: World, email: str, role: ProjectRole = MEMBER, *, by: UserId | None = None) -> None:
-    world.invitations.invite_by_email(by or world.ada, world.project_id, email, role, source=HOME)
+    world.invitations.invite_by_email(world.caller(by or world.ada), world.project_id, email, role, source=HOME)
 
 
 def rename(world: World, user_id: UserId, email: str) -> None:
@@ -490,3 +490,17 @@ def check_owners(world: World, people: list[UserId]) -> None:
     assert owners
     assert {user for user in people if world.role_of(user) is OWNER} == {*owners}
     assert {user: world.store.held[user] for user in people} == {user: int(user in owners) for user in people}
+
+
+@pytest.mark.fault("F-21h")
+@pytest.mark.parametrize("role", list(ProjectRole))
+def test_an_account_without_a_verified_address_has_no_mail_sent_to_strangers(world: World, role: ProjectRole) -> None:
+    eve = world.person(OWNER, verified=False)
+    world.store.mails.clear()
+    with pytest.raises(Forbidden) as refused:
+        by_email(world, "stranger@example.com", role, by=eve)
+    assert refused.value.code == "EMAIL_NOT_VERIFIED"
+    assert (world.store.mails, world.invitations.list(world.ada, world.project_id)) == ([], [])
+    world.identities.users[eve] = replace(world.identities.users[eve], email_verified=True)
+    by_email(world, "stranger@example.com", role, by=eve)
+    assert [mail.to for mail in world.store.mails] == ["stranger@example.com"]

@@ -126,7 +126,7 @@ def test_a_smaller_plan_takes_nobody_away(world: World) -> None:
 
 
 def ask_address(world: World, email: str) -> None:
-    world.invitations.invite_by_email(world.ada, world.project_id, email, MEMBER, source=HOME)
+    world.invitations.invite_by_email(world.caller(world.ada), world.project_id, email, MEMBER, source=HOME)
 
 
 def test_seats_move_to_the_plan_of_who_pays_next_and_nobody_loses_theirs(world: World) -> None:

@@ -27,7 +27,7 @@ from karma.core.errors import (
 )
 from karma.core.ids import ProjectId, UserId, new_id
 from karma.core.ratelimit import LocalBuckets
-from karma.identity.domain import Role, User
+from karma.identity.domain import Caller, Role, User
 from karma.identity.transactional import AccountGone
 from karma.projects.domain import (
     MAX_OWNERS,
@@ -43,6 +43,7 @@ from karma.projects.invitations import InvitationService
 from karma.projects.members import MemberService
 from karma.projects.service import NewProject, PageQuery, ProjectService
 from karma.projects.sweeps import GRACE, finish_deletions
+from tests.fakes.accounts import caller_of
 from tests.fakes.identity import MemoryIdentities, MovableClock
 from tests.fakes.mail import MemoryOutbox, outbox_relay
 from tests.fakes.projects import MemoryProjects
@@ -98,6 +99,10 @@ class World:
         if role is not None:
             self.add(user_id, role)
         return user_id
+
+    def caller(self, user_id: UserId) -> Caller:
+        """Return somebody as the caller of a request."""
+        return caller_of(self.identities.users[user_id])
 
     def add(self, user_id: str, role: ProjectRole = MEMBER, *, by: UserId | None = None) -> Membership:
         """Ask somebody, who says yes."""

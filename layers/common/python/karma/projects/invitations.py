@@ -22,6 +22,7 @@ from karma.core.observability import count, logger
 from karma.core.ratelimit import Buckets
 from karma.core.repeat import repeat
 from karma.identity.accounts import emails
+from karma.identity.domain import Caller
 from karma.identity.limits import INVITATIONS, MAIL_INVITATION, refused
 from karma.identity.transactional import AccountGone
 from karma.mail.domain import Mail, MailKind
@@ -108,21 +109,25 @@ class InvitationService:
         return repeat(once, on=(ProjectChanged,))
 
     def invite_by_email(
-        self, user_id: UserId, project_id: str, email: str, role: ProjectRole, *, source: Source
+        self, caller: Caller, project_id: str, email: str, role: ProjectRole, *, source: Source
     ) -> None:
         """Invite whoever proves an address; the caller learns whether an account has it only if that is a member.
 
+        The caller's own address must be verified: otherwise made-up accounts have mail sent to strangers.
+
         Raises:
+            Forbidden: EMAIL_NOT_VERIFIED, the caller's address is not verified.
             ValidationFailed: the text is no e-mail address that mail is sent to.
             QuotaExceeded: no seat is free in the plan of the owner who pays, even if the person has one there.
             AlreadyExists: a member of the project has proven the address, and the role offered is not owner.
             NotFound: the caller is no member.
             Forbidden, TooManyInvitations, TooManyOwners, RateLimited: as `invite`.
         """
+        caller.require_verified()
         address = emails.mailable(email)
 
         def once() -> None:
-            entry = self._enter(user_id, project_id, role)
+            entry = self._enter(caller.user_id, project_id, role)
             self._require_seat(entry, None)
             owner = self._accounts.find_by_email(address)
             proven = owner.id if owner is not None and owner.email_verified else None
