@@ -101,7 +101,7 @@ from tests.support.requests import key
 from tests.support.stack import Stack
 from tests.unit.billing.test_domain import stripe_subscription
 
-INTERLEAVINGS = int(os.environ.get("INTERLEAVINGS", "50"))
+INTERLEAVINGS = int(os.environ.get("INTERLEAVINGS", "40"))
 """Seeds that are played, other ones each time: a failure names its seed, and FIRST_SEED plays it again."""
 TABLES = 2
 """At which accounts are played at the same time, each with actors and a process of its own."""

@@ -88,6 +88,7 @@ WHOLE: Final[dict[str, tuple[int, int]]] = {
     "runs": (100, SMALL),
     "plans": (50, SMALL),
     "usage": (20, SMALL),
+    "subscriptions/current": (100, SMALL),
 }
 """Lists whose largest page fits as it is: entries, and bytes of the largest one; also PAGES of tests/contexts."""
 

@@ -48,6 +48,7 @@ ROUTES = {
     "subscriptions.cancel": "delete /v1/subscriptions/sub_1",
     "subscription_items.list": "get /v1/subscription_items",
     "invoices.list": "get /v1/invoices",
+    "charges.list": "get /v1/charges",
     "products.retrieve": "get /v1/products/prod_1",
     "customers.retrieve": "get /v1/customers/cus_1",
     "customers.delete": "delete /v1/customers/cus_1",
@@ -75,6 +76,7 @@ class Stripe:
             "get /v1/subscriptions": self.subscriptions,
             "get /v1/subscription_items": self.items,
             "get /v1/invoices": self.invoices,
+            "get /v1/charges": [],
         }.get(asked)
         answer = CUSTOMER if listed is None else {"object": "list", "data": listed, "has_more": False, "url": "/v1/x"}
         return json.dumps(answer), 200, {}
@@ -115,6 +117,7 @@ def calls_of(gateway: StripeGateway, peer: Stripe) -> dict[str, Callable[[], obj
         "subscriptions.cancel": lambda: gateway.cancel("sub_1"),
         "subscription_items.list": read,
         "invoices.list": read,
+        "charges.list": lambda: gateway.buys_else("cus_1", ["sub_1"]),
         "products.retrieve": read,
         "customers.retrieve": ask_for_the_customer,
         "customers.delete": lambda: gateway.delete_customer("cus_1"),

@@ -24,7 +24,7 @@ Reader = Annotated[Caller, permit("noun:read")]
 Writer = Annotated[Caller, permit("noun:write")]
 
 
-@router.post("/nouns", status_code=201, responses=answers(status=201, errors=(409, 410)))
+@router.post("/nouns", idempotent=True, status_code=201, responses=answers(status=201, errors=(409, 410)))
 async def create_noun(request: Request, body: CreateNounBody, caller: Writer) -> Answer[NounData]:
     """Create a noun; only `name` is required."""
 
