@@ -233,7 +233,6 @@ def test_a_message_that_comes_with_a_tools_result_is_answered_too(
 
 
 @pytest.mark.fault("F-26b", "F-26c")
-@pytest.mark.usefixtures("model")
 @pytest.mark.fault("F-01i")
 @pytest.mark.parametrize("outcome", ["gave its result", "failed"])
 def test_a_result_that_came_late_is_told_and_asks_for_nothing(model: anthropic.Anthropic, outcome: str) -> None:
@@ -253,6 +252,7 @@ def test_a_result_that_came_late_is_told_and_asks_for_nothing(model: anthropic.A
     )
 
 
+@pytest.mark.usefixtures("model")
 def test_what_listens_behind_the_front_hears_the_front_alone(places: Places) -> None:
     front = psutil.Process(Processes(places).running()["model"])
     behind = {
