@@ -6,6 +6,7 @@ import asyncio
 import json
 import logging
 import os
+import socket
 import sys
 import time
 import uuid
@@ -66,9 +67,12 @@ class Worker:
 
     async def start(self) -> None:
         """Start the process; `run` waits until it is ready."""
-        server = await asyncio.start_server(self._accept, "127.0.0.1", 0, limit=HEAD_LIMIT)
-        port = server.sockets[0].getsockname()[1]
+        # A start that is cancelled while asyncio itself binds and listens would leave the socket open.
+        bound = socket.create_server(("127.0.0.1", 0))
+        server = await asyncio.start_server(self._accept, sock=bound, limit=HEAD_LIMIT, start_serving=False)
+        port = bound.getsockname()[1]
         try:
+            await server.start_serving()
             with _open_log(self._spec.log_file) as log:
                 self._process = await asyncio.create_subprocess_exec(
                     str(self._spec.function_dir / "bootstrap"),
