@@ -89,7 +89,7 @@ def test_no_action_is_a_pattern_and_nobody_scans(aws: Synthesized) -> None:
 
 
 def test_sweeps_share_a_role_when_they_need_the_same_services() -> None:
-    """A sweep that needs others moves to another function of infra/catalog.py (docs/adr/0042)."""
+    """A sweep that needs others moves to another function of infra/catalog.py (docs/adr/0041)."""
     services = {
         name: {action.partition(":")[0] for grant in GRANTS[name] for action in grant.actions}
         for name in SWEEPS.values()

@@ -83,7 +83,7 @@ class Life:
 
 
 class Handle:
-    """What one process holds of something: each call is a step of its life."""
+    """One process's handle of something: each call is a step of its life."""
 
     def __init__(self, of: object, life: Life) -> None:
         self._of = of
@@ -107,7 +107,7 @@ class Nothing:
 
 
 class World:
-    """What outlives processes: the store, and the effects of tools."""
+    """Everything that outlives processes: the store, and the effects of tools."""
 
     def __init__(self) -> None:
         self.store = MemoryRuns()

@@ -1,4 +1,4 @@
-"""What is recorded while the device's clock is wrong, once it is set."""
+"""Samples that are recorded while the device's clock is wrong get their true times once it is set."""
 
 import json
 from pathlib import Path

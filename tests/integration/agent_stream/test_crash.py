@@ -41,7 +41,7 @@ EXECUTION = f"{Path(__file__).with_name('crash_entry.py')}:execute"
 _ENDS_WITHIN_S = 60
 STEP = 1 if os.environ.get("CRASHES") == "all" else 2
 FIRST = random.randint(1, STEP)
-"""What a crash after call n leaves is what one before call n+1 leaves: in steps of two, each is met by one of both."""
+"""A crash after call n leaves what one before call n+1 leaves: in steps of two, each is met by one of both."""
 
 
 @contextmanager

@@ -113,7 +113,7 @@ STRANGERS: dict[str, Callable[[World, str], object]] = {
         source=NOWHERE,
     ),
 }
-"""What anybody can do with an address that they know."""
+"""Requests that anybody can make with an address that they know."""
 
 
 @pytest.mark.fault("F-21l")

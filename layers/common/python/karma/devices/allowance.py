@@ -44,7 +44,7 @@ class Allowance:
     def __init__(self, hours: HourRepository) -> None:
         self._hours = hours
         self._left: dict[tuple[DeviceId, int, Cost], int] = {}
-        """What of its portions this process has left for a device in an hour."""
+        """The part of its portions that this process has left for a device in an hour."""
         self._over: set[tuple[DeviceId, int, Cost]] = set()
 
     def take_letter(self, device_id: DeviceId, *, received_ms: int) -> bool:

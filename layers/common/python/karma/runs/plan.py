@@ -60,7 +60,7 @@ class Plan:
     progress: Progress = field(default_factory=Progress)
     """Work of earlier processes."""
     lost: LostTurn | None = None
-    """What an earlier process did not finish; None: this one begins the run."""
+    """The step that an earlier process did not finish; None: this one begins the run."""
 
     @property
     def stops_at(self) -> datetime:

@@ -36,7 +36,7 @@ class PlacedAside(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class RunSetup:
-    """What a run was started with."""
+    """All that a run was started with, beside its messages and its state."""
 
     caller: Caller
     """Its tools have the rights that the caller had when the run was admitted."""
@@ -67,13 +67,13 @@ def with_asides(shown: Sequence[tuple[str, Json]], asides: Sequence[PlacedAside]
     """
     ids = {message_id for message_id, _ in shown}
     out: list[Json] = []
-    homeless = [aside.shown for aside in asides if aside.before not in ids]
+    unplaced = [aside.shown for aside in asides if aside.before not in ids]
     for at, (message_id, message) in enumerate(shown):
         out += [aside.shown for aside in asides if aside.before == message_id]
         out.append(message)
         if at == last:
-            out += homeless
-    return out if 0 <= last < len(shown) else out + homeless
+            out += unplaced
+    return out if 0 <= last < len(shown) else out + unplaced
 
 
 def dump_setup(setup: RunSetup) -> bytes:
