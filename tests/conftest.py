@@ -16,7 +16,6 @@ from hypothesis import HealthCheck, settings
 from xdist.remote import Producer
 from xdist.scheduler import LoadFileScheduling
 
-from tests.support.measuring import Measuring
 from tests.support.recorded_calls.plugin import CallsPlugin
 
 if TYPE_CHECKING:
@@ -104,4 +103,3 @@ def pytest_collection_finish() -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     config.pluginmanager.register(CallsPlugin(), "recorded-calls")
-    config.pluginmanager.register(Measuring(), "measuring")
