@@ -219,7 +219,7 @@ class TestLargeAnswers:
 
 
 class TestWritesThatFailUnexpectedly:
-    """Not the database's absence and not another owner: something that a repeat would not cure."""
+    """Not the database's absence and not another writer: something that a repeat would not cure."""
 
     def test_the_run_ends_and_its_log_lacks_nothing_that_was_sent(self) -> None:
         failures = [ValueError("too large")]

@@ -1,7 +1,7 @@
 """A run that ends between calls of our tools and their results leaves whole turns: each call has a result.
 
 The ends are tried at each write of such a run: by its client, by its time, by a database that is gone, by another
-owner, by a bug. A process that dies is a database that is gone from then on, for all who come later.
+writer, by a bug. A process that dies is a database that is gone from then on, for all who come later.
 """
 
 from __future__ import annotations

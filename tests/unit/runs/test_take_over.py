@@ -88,7 +88,7 @@ def test_wherever_its_processes_die_a_run_ends_as_without_a_death(nth: int) -> N
     if run is None:
         assert world.effects == Counter()
         return
-    # The log: no gap, one end, and owners one after the other.
+    # The log: no gap, one end, and writers one after the other.
     log = world.log
     assert [segment.n for segment in log] == list(range(1, len(log) + 1))
     assert [segment.terminal for segment in log] == [False] * (len(log) - 1) + [True]
@@ -147,14 +147,14 @@ class TestAProcessThatIsStopped:
         world, limit = World(), timedelta(minutes=8)
 
         begin(world, Life(None), model=Slow(world), deadline=world.clock.now() + limit)
-        owners = 1
+        writers = 1
         while not world.log[-1].terminal:
-            assert world.executions.requested == [KEY] * owners
-            owners += 1
+            assert world.executions.requested == [KEY] * writers
+            writers += 1
             world.clock.pass_by(timedelta(milliseconds=1))
             live(lambda: world.executor(Life(None), model=Slow(world)).go_on(KEY, deadline=world.clock.now() + limit))
 
-        assert (owners, world.log[-1].epoch) == (4, 4)
+        assert (writers, world.log[-1].epoch) == (4, 4)
         assert world.told() == without_a_death().told()
         assert set(world.effects.values()) == {1}
         verify(world.shown())

@@ -59,12 +59,12 @@ TRANSITIONS: Mapping[RunStatus, frozenset[RunStatus]] = {
 
 
 class Wish(StrEnum):
-    """Reason why another process wants a run to end; stored beside its log, read by its owner, which alone ends it."""
+    """Reason why another process wants a run to end; stored beside its log, read by its writer, which alone ends it."""
 
     MOVED_ON = "moved_on"
     """The run's client has asked something else: it does not wait for the answer any more."""
     NEXT = "next"
-    """Another client wants to continue the thread; the owner ends the run only if its own client has disconnected."""
+    """Another client wants to continue the thread; the writer ends the run only if its own client has disconnected."""
 
 
 class RunErrorCode(StrEnum):
@@ -159,9 +159,9 @@ class Segment:
     key: RunKey
     n: int
     writer: str
-    """Token of the process that wrote it, a new one for each owner of the run."""
+    """Token of the process that wrote it, a new one for each that executes the run."""
     epoch: int
-    """Number of owners of the run so far, from 1."""
+    """Number of writers of the log so far, from 1."""
     lease_until: datetime
     events: tuple[bytes, ...]
     """AG-UI events as JSON, in order; () in a segment that only renews the lease."""

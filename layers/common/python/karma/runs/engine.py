@@ -36,7 +36,7 @@ from karma.runs.calls import MakeCall, outcome_of, result_message, with_call_ids
 from karma.runs.domain import ERROR_MESSAGES, OwnershipLost, Progress, RunEnd, RunErrorCode, RunFailed, RunStatus
 from karma.runs.events import Event
 from karma.runs.log import RunLog
-from karma.runs.plan import LostTurn, Plan, RunLimits, model_request
+from karma.runs.plan import LostTurn, RunLimits, RunPlan, model_request
 from karma.runs.ports import Executions, Sink
 from karma.runs.spending import Budget, lost_usage
 from karma.runs.turn import Turn
@@ -53,7 +53,7 @@ class RunEngine:
 
     def __init__(
         self,
-        plan: Plan,
+        plan: RunPlan,
         *,
         log: RunLog,
         sink: Sink,

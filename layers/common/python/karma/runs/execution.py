@@ -2,7 +2,7 @@
 
 A lost run goes on from its last durable point, in the same thread and the same log:
 
-    1. OWNER         the next segment, under a new writer and epoch; whoever else writes that number loses the run.
+    1. the claim     is the next segment, under a new writer and epoch; whoever else writes that number loses the run.
                      It closes what was open, and has clients shown the conversation anew, without the unfinished turn
     2. calls         of the last stored turn that have no result follow the declaration of their tool (WhenLost)
     3. the turn      that was broken off is made anew under a new message id; the lost tokens are charged by estimate
@@ -46,7 +46,7 @@ from karma.runs.domain import (
 )
 from karma.runs.engine import RunEngine
 from karma.runs.log import RunLog
-from karma.runs.plan import LostTurn, Plan, RunLimits
+from karma.runs.plan import LostTurn, RunLimits, RunPlan
 from karma.runs.ports import Executions, Runs, Sink
 from karma.runs.setup import RunSetup, load_setup
 from karma.runs.spending import Budget, reserved_for
@@ -71,10 +71,11 @@ class NoClient:
 class _Taken:
     """A run that this process has taken over."""
 
-    plan: Plan
+    plan: RunPlan
     setup: RunSetup
     run: Run
-    owner: Segment
+    claim: Segment
+    """The segment by which this process became the writer of its log."""
 
 
 class Executor:
@@ -118,7 +119,7 @@ class Executor:
 
     def begin(
         self,
-        plan: Plan,
+        plan: RunPlan,
         *,
         sink: Sink,
         first: bytes,
@@ -161,13 +162,13 @@ class Executor:
         taken = await asyncio.to_thread(self._take, key, deadline)
         if taken is None:
             return False
-        plan, setup, owner = taken.plan, taken.setup, taken.owner
+        plan, setup, claim = taken.plan, taken.setup, taken.claim
         turns = plan.progress.turns
-        logger.warning("run.taken_over", run_id=key.run_id, epoch=owner.epoch, segment=owner.n, turns=turns)
+        logger.warning("run.taken_over", run_id=key.run_id, epoch=claim.epoch, segment=claim.n, turns=turns)
         count("RunTakenOver")
         sink = NoClient()
         last = plan.last if turns else None
-        log = self._log(plan, sink, head=owner.n, writer=owner.writer, epoch=owner.epoch, last_message=last)
+        log = self._log(plan, sink, head=claim.n, writer=claim.writer, epoch=claim.epoch, last_message=last)
         self._model.preload()
         toolbox = self.toolbox(setup.tools, setup.caller)
         await self._engine(plan, log, sink, toolbox, reserved_for(taken.run), setup.max_tokens).run()
@@ -193,7 +194,7 @@ class Executor:
                 return None
             return self._own(run, tail, load_setup(stored), checkpoint, until=until, deadline=deadline)
         except OwnershipLost:
-            return None  # its owner, or another process, wrote first
+            return None  # its writer, or another process, wrote first
 
     def _own(
         self,
@@ -215,7 +216,7 @@ class Executor:
         position = checkpoint.position if checkpoint else run.answers
         # Read before the segment is written: had another process written since, this segment would be refused.
         messages = list(late_results([thread.messages[each] for each in thread.path_to(position)]))
-        owner = Segment(
+        claim = Segment(
             key=run.key,
             n=tail.n + 1,
             writer=new_id(),
@@ -224,11 +225,11 @@ class Executor:
             events=tuple(e.data for e in events.open_after(data for each in log for data in each.events).closing()),
             shows=position if any(event.type in _SHOWN for event in unfinished) else None,
         )
-        self._store.append(owner)
+        self._store.append(claim)
         run = self._store.run(run.key) or run  # with all that the lost process has reserved for it
         asks_anew = bool(messages) and messages[-1].role == "user"
         awaited = () if asks_anew else awaited_calls(messages)
-        plan = Plan(
+        plan = RunPlan(
             run_id=run.key.run_id,
             thread=thread.key,
             model=run.model,
@@ -246,10 +247,10 @@ class Executor:
             progress=checkpoint.progress if checkpoint else Progress(),
             lost=LostTurn(calls=awaited if checkpoint else (), answer_chars=answer_chars, call_ids=call_ids),
         )
-        return _Taken(plan, setup, run, owner)
+        return _Taken(plan, setup, run, claim)
 
     def _log(
-        self, plan: Plan, sink: Sink, *, head: int, writer: str, epoch: int, last_message: int | None = None
+        self, plan: RunPlan, sink: Sink, *, head: int, writer: str, epoch: int, last_message: int | None = None
     ) -> RunLog:
         return RunLog(
             self._store,
@@ -264,7 +265,7 @@ class Executor:
         )
 
     def _engine(
-        self, plan: Plan, log: RunLog, sink: Sink, toolbox: Toolbox, reserved: Reservation, max_tokens: int
+        self, plan: RunPlan, log: RunLog, sink: Sink, toolbox: Toolbox, reserved: Reservation, max_tokens: int
     ) -> RunEngine:
         budget = Budget(
             plan.key,

@@ -45,9 +45,9 @@ def _story(run: Run, log: list[Segment], clock: Clock) -> Iterator[str]:
         yield f"lease until {iso(log[-1].lease_until)} ({state})"
     writer = ""
     for segment in log:
-        owner = f"  owner {segment.epoch} ({segment.writer})" if segment.writer != writer else ""
+        change = f"  writer {segment.epoch} ({segment.writer})" if segment.writer != writer else ""
         writer = segment.writer
-        yield f"segment {segment.n}, lease until {iso(segment.lease_until)}{owner}"
+        yield f"segment {segment.n}, lease until {iso(segment.lease_until)}{change}"
         yield from (f"    {_line(orjson.loads(data))}" for data in segment.events)
 
 

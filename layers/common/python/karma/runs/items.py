@@ -6,7 +6,7 @@
 | segment of its log | RUN#<user>#<run> | SEG#<n:08d> | |
 | what it was started with, in parts | RUN#<user>#<run> | RUNSETUP#<part:04d> | |
 | checkpoint at a segment | RUN#<user>#<run> | CHECKPOINT#<n:08d> | |
-| wish that its owner end it | RUN#<user>#<run> | CONTROL#<wish> | |
+| wish that its writer end it | RUN#<user>#<run> | CONTROL#<wish> | |
 | owner of a run id | RUNID#<run> | USER#<user> | USER#<user>#AGENT#<agent> / RUN#<created_at>#<run> |
 | thread | THREAD#<user>#<thread> | HEAD | |
 | messages from position n on | THREAD#<user>#<thread> | MSG#<n:08d> | |
@@ -180,7 +180,7 @@ class CheckpointItem(RunsItem, discriminator="run_checkpoint"):
 
 
 class ControlItem(RunsItem, discriminator="run_control"):
-    """A wish that the run's owner end it, which the owner reads."""
+    """A wish that the run's writer end it, which that reads."""
 
 
 class ThreadItem(RunsItem, discriminator="thread"):

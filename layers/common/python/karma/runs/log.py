@@ -136,7 +136,7 @@ class RunLog:
         Completes even when the caller is cancelled, so that it is always known whether a segment was written.
 
         Raises:
-            OwnershipLost: another process owns the run.
+            OwnershipLost: another process executes the run.
             Upstream: the database could not be reached.
         """
         await asyncio.shield(self._spawn(self._commit(lambda: events, history, None, progress=progress)))

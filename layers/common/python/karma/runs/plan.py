@@ -31,7 +31,7 @@ class RunLimits:
 
 
 @dataclass(kw_only=True)
-class Plan:
+class RunPlan:
     """Everything from which one run starts."""
 
     run_id: RunId
@@ -90,7 +90,7 @@ class LostTurn:
     """Characters of the model's answer that broke off, as far as they were recorded; 0: none was."""
 
 
-def model_request(plan: Plan, toolbox: Toolbox, limits: RunLimits) -> ModelRequest:
+def model_request(plan: RunPlan, toolbox: Toolbox, limits: RunLimits) -> ModelRequest:
     """Return the next request to a run's model."""
     own = toolbox.specs()
     names = {tool.name for tool in own}

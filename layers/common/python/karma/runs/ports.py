@@ -123,7 +123,7 @@ class Runs(Protocol):
         """
 
     def wish(self, key: RunKey, wish: Wish, *, at: datetime) -> None:
-        """Ask a run's owner to end it. A repeat changes nothing, nor does a wish for a run that has ended."""
+        """Ask a run's writer to end it. A repeat changes nothing, nor does a wish for a run that has ended."""
 
     def wishes(self, key: RunKey) -> frozenset[Wish]:
         """Read the wishes for a run, eventually consistently."""

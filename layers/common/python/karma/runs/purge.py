@@ -70,7 +70,7 @@ class RunsPurge:
                 return done
 
     def _end(self, listed: Run, _: Purge) -> bool:
-        """End a run that is running; False when its owner wrote first each time, and still has it."""
+        """End a run that is running; False when its writer was first each time, and still executes it."""
         if listed.status is not RunStatus.RUNNING:
             return True
         for _attempt in range(_TRIES):

@@ -34,7 +34,7 @@ from karma.identity.domain import Caller
 from karma.runs.domain import LEASE, Run, RunExists, RunKey, RunStatus, Segment, ThreadBusy, ThreadChanged, Wish
 from karma.runs.execution import Executor
 from karma.runs.opening import Link, opening
-from karma.runs.plan import Plan, RunLimits, model_request
+from karma.runs.plan import RunLimits, RunPlan, model_request
 from karma.runs.ports import Configured, Executions, Runs, Sink, Watchdog
 from karma.runs.repeats import has_left, is_repeat, redeliver
 from karma.runs.requests import RunInput, application_text
@@ -91,7 +91,7 @@ class _Asking:
             return state
         return {**state, "user": {"id": self.caller.user_id, "name": self.caller.name, "avatar": self.caller.avatar}}
 
-    def run(self, plan: Plan, *, at: datetime, reserved: Reservation) -> Run:
+    def run(self, plan: RunPlan, *, at: datetime, reserved: Reservation) -> Run:
         return Run(
             key=self.key,
             thread_id=self.asked.thread_id,
@@ -107,7 +107,7 @@ class _Asking:
             reserved_micros=reserved.amount,
         )
 
-    def setup(self, plan: Plan, tools: Sequence[str], limits: RunLimits) -> RunSetup:
+    def setup(self, plan: RunPlan, tools: Sequence[str], limits: RunLimits) -> RunSetup:
         return RunSetup(
             caller=self.caller,
             system=tuple(plan.system),
@@ -124,7 +124,7 @@ class _Asking:
 class _Recorded:
     """A run that was stored, with all data that its execution needs."""
 
-    plan: Plan
+    plan: RunPlan
     first: bytes
     """Frames of its first events."""
     toolbox: Toolbox
@@ -265,12 +265,12 @@ class RunService:
     def _link(self, asking: _Asking) -> Link:
         return partial(self._library.linked, asking.caller.user_id)
 
-    def _plan(self, asking: _Asking, merged: Merged) -> Plan:
+    def _plan(self, asking: _Asking, merged: Merged) -> RunPlan:
         asked, agent, thread = asking.asked, asking.agent, asking.thread
         messages = list(late_results(merged.conversation))
         asks_anew = bool(messages) and messages[-1].role == "user"
         application = application_text(asked.instructions, asked.context)
-        return Plan(
+        return RunPlan(
             run_id=asked.run_id,
             thread=thread.key,
             model=asking.choice.model,
@@ -394,7 +394,7 @@ class RunService:
         return ended if ended is not None and ended.status is RunStatus.FINISHED else None
 
     async def _free(self, thread: Thread, wish: Wish) -> None:
-        """End the thread's active run if its process is lost, else ask its owner to end it.
+        """End the thread's active run if its process is lost, else ask its writer to end it.
 
         Raises:
             ThreadBusy: the run goes on.

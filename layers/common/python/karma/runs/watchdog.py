@@ -143,7 +143,7 @@ class Inspector:
         try:
             end_lost(self._store, tail, run, now)
         except OwnershipLost:
-            return False  # its owner, or another process, wrote first
+            return False  # its writer, or another process, wrote first
         return True
 
 
