@@ -35,6 +35,7 @@ from karma.integrations.anthropic import AnthropicModel
 from karma.integrations.fetch import Fetcher
 from karma.integrations.s3 import S3Attachments
 from karma.integrations.sqs import SqsQueue
+from karma.models.retrying import RetryingModel
 from karma.runs.execution import Executor
 from karma.runs.plan import RunLimits
 from karma.runs.reading import RunReader
@@ -124,10 +125,10 @@ def run_store() -> RunRepository:
 
 
 @cache
-def model() -> AnthropicModel:
+def model() -> RetryingModel:
     """Return the model; its client is made at the first call."""
-    return AnthropicModel(
-        secret_arn=execution_settings().model_secret_arn, base_url=execution_settings().model_base_url
+    return RetryingModel(
+        AnthropicModel(secret_arn=execution_settings().model_secret_arn, base_url=execution_settings().model_base_url)
     )
 
 

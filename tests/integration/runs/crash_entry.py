@@ -1,7 +1,7 @@
 """A run from its request to its terminal event, as a function that a crash test can kill; the model is scripted."""
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -50,7 +50,7 @@ NOTE = Tool(
 class Telling(ScriptedModel):
     """Calls the tool, and says that it is done once it has the result."""
 
-    async def stream(self, request: ModelRequest) -> AsyncIterator[Sequence[ModelEvent]]:
+    async def stream(self, request: ModelRequest) -> AsyncGenerator[Sequence[ModelEvent]]:
         called = [*text("Let me see."), *tool("c1", "note", '{"word":"a"}'), *ended(StopReason.TOOL_USE)]
         self.turns = [[*text("Done."), *ended()] if request.messages[-1].role == "tool" else called]
         async for batch in super().stream(request):

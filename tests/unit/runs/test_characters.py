@@ -1,7 +1,7 @@
 """No character is broken on its way from the model to the client and to storage, however its text comes in pieces."""
 
 import json
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -41,7 +41,7 @@ class StreamedModel(ScriptedModel):
         super().__init__()
         self.answers = list(answers)
 
-    async def stream(self, request: ModelRequest) -> AsyncIterator[Sequence[ModelEvent]]:
+    async def stream(self, request: ModelRequest) -> AsyncGenerator[Sequence[ModelEvent]]:
         turn = Turn()
         for chunk in self.answers.pop(0):
             yield turn.feed(chunk)

@@ -8,7 +8,7 @@ and nothing that was sent goes missing unless the stream says so.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -83,7 +83,10 @@ class TalkingModel:
     def preload(self) -> None:
         pass
 
-    async def stream(self, request: ModelRequest) -> AsyncIterator[Sequence[ModelEvent]]:
+    async def close(self) -> None:
+        pass
+
+    async def stream(self, request: ModelRequest) -> AsyncGenerator[Sequence[ModelEvent]]:
         self.requests.append(request)
         said = f"answer {len(self.requests)}"
         manner, self.manner = self.manner, "text"

@@ -6,7 +6,9 @@ from collections.abc import Mapping
 
 from karma.core.observability import count, logger
 from karma.integrations.context_window import is_too_long
-from karma.models.domain import ModelErrorCode
+from karma.integrations.retry_after import asks_to_repeat, pause_of
+from karma.models.domain import ModelErrorCode, Usage
+from karma.models.ports import ModelFailed
 
 _ERROR_TYPES: Mapping[str, ModelErrorCode] = {
     "overloaded_error": ModelErrorCode.MODEL_OVERLOADED,
@@ -29,6 +31,25 @@ _STATUSES: Mapping[int, ModelErrorCode] = {
 
 _OURS = frozenset({401, 402, 403, 404})
 """Statuses whose cause only an operator can correct: key, bill, permission, the model's name."""
+
+
+def failure_of(exc: Exception, *, usage: Usage) -> ModelFailed | None:
+    """Return what an exception of the SDK or its transport means, and whether to repeat; None for any other exception.
+
+    `usage` is what the call has reported before.
+    """
+    code = meaning_of(exc)
+    if code is None:
+        return None
+    import anthropic
+
+    if isinstance(exc, anthropic.APIStatusError):
+        headers = exc.response.headers
+        is_transient = code.may_pass and asks_to_repeat(exc.status_code, headers)
+        return ModelFailed(code, usage=usage, is_transient=is_transient, retry_after_s=pause_of(headers))
+    # A wrong address or client is ours to correct: asking again does not.
+    is_ours = code is ModelErrorCode.MODEL_UNAVAILABLE and not isinstance(exc, anthropic.APIConnectionError)
+    return ModelFailed(code, usage=usage, is_transient=code.may_pass and not is_ours)
 
 
 def meaning_of(exc: Exception) -> ModelErrorCode | None:

@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 
 from karma.conversations.domain import Json, Message
-from karma.conversations.media import Medium, UnreadableMedia, of_stored
+from karma.conversations.media import Medium
 from karma.conversations.repair import tool_use
+from karma.integrations.attachments import Attachments
 
-_MAX_IMAGES = 20
-"""Images of one request: up to this number the API accepts sides of 8,000 pixels, beyond it only 2,000."""
-_MAX_CHARS = 20 * 1024 * 1024
-"""Characters of all media of one request in base64; a request may have 32 MB."""
 GO_ON = "(Go on.)"
 """User's turn that is added when the conversation ends with the assistant's: the API continues no answer."""
 
@@ -24,7 +20,7 @@ def to_messages(messages: Sequence[Message], *, model: str) -> list[dict[str, ob
     assistant turn is sent as it came; its thinking is bound to its model, and is left out for another.
     """
     turns: list[tuple[str, list[Json]]] = []
-    attachments = _Attachments.of(messages)
+    attachments = Attachments.of(messages)
     for message in messages:
         role = "assistant" if message.role == "assistant" else "user"
         content = list(_content(message, model=model, attachments=attachments))
@@ -39,40 +35,7 @@ def to_messages(messages: Sequence[Message], *, model: str) -> list[dict[str, ob
     return [{"role": role, "content": content} for role, content in turns]
 
 
-@dataclass
-class _Attachments:
-    """Blocks of a conversation's media, from its end on: the newest, up to `_MAX_IMAGES` and `_MAX_CHARS`, are shown.
-
-    Other media, and those that the API does not accept, are replaced by a text that says so.
-    """
-
-    blocks: dict[int, Json]
-    """Blocks by the `id()` of the stored part; each part is in one message only."""
-
-    @classmethod
-    def of(cls, messages: Sequence[Message]) -> _Attachments:
-        blocks: dict[int, Json] = {}
-        images = chars = 0
-        for message in reversed(messages):
-            for part in reversed([] if isinstance(message.content, str) else message.content):
-                if part.get("type") == "text":
-                    continue
-                if images > _MAX_IMAGES or chars > _MAX_CHARS:
-                    blocks[id(part)] = text_block("[An earlier attachment was here.]")
-                    continue
-                try:
-                    medium = of_stored(part)
-                except UnreadableMedia as exc:
-                    blocks[id(part)] = text_block(f"[An attachment was here that cannot be shown: it {exc}]")
-                    continue
-                images += medium.kind == "image"
-                chars += len(medium.data)
-                shown = images <= _MAX_IMAGES and chars <= _MAX_CHARS
-                blocks[id(part)] = _medium(medium) if shown else text_block("[An earlier attachment was here.]")
-        return cls(blocks)
-
-
-def _content(message: Message, *, model: str, attachments: _Attachments) -> Iterator[Json]:
+def _content(message: Message, *, model: str, attachments: Attachments) -> Iterator[Json]:
     if message.role == "tool":
         result: dict[str, object] = {"type": "tool_result", "tool_use_id": message.tool_call_id}
         content = list(_parts(message.content, attachments))
@@ -100,10 +63,11 @@ def _is_replayable(block: Json, *, same_model: bool) -> bool:
     return kind == "tool_use"
 
 
-def _parts(content: str | Sequence[Json], attachments: _Attachments) -> Iterator[Json]:
+def _parts(content: str | Sequence[Json], attachments: Attachments) -> Iterator[Json]:
     for part in [{"type": "text", "text": content}] if isinstance(content, str) else content:
         if part.get("type") != "text":
-            yield attachments.blocks[id(part)]
+            shown = attachments.of_part(part)
+            yield text_block(shown) if isinstance(shown, str) else _medium(shown)
         elif isinstance(part.get("text"), str) and str(part["text"]).strip():
             yield text_block(str(part["text"]))
 

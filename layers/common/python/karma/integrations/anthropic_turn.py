@@ -125,7 +125,8 @@ class Turn:
             blocks = [self._blocks[index] for index in sorted(self._blocks)]
             out.append(TurnEnded(_STOPS.get(self._stop, StopReason.END), self.usage, blocks))
         elif kind == "error":
-            raise ModelFailed(code_of(200, event["error"].get("type"), event), usage=self.usage)
+            code = code_of(200, event["error"].get("type"), event)
+            raise ModelFailed(code, usage=self.usage, is_transient=code.may_pass)
 
     def _start(self, index: int, block: dict[str, Any], out: list[ModelEvent]) -> None:
         kind = block["type"]

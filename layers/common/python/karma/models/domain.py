@@ -68,3 +68,19 @@ class ModelErrorCode(StrEnum):
     MODEL_STREAM_CUT = "MODEL_STREAM_CUT"
     MODEL_REJECTED = "MODEL_REJECTED"
     CONTEXT_WINDOW_EXCEEDED = "CONTEXT_WINDOW_EXCEEDED"
+
+    @property
+    def may_pass(self) -> bool:
+        """Tell whether the reason may be gone when the same call is made again."""
+        return self in _PASSING
+
+
+_PASSING = frozenset(
+    {
+        ModelErrorCode.MODEL_OVERLOADED,
+        ModelErrorCode.MODEL_RATE_LIMITED,
+        ModelErrorCode.MODEL_UNAVAILABLE,
+        ModelErrorCode.MODEL_TIMEOUT,
+        ModelErrorCode.MODEL_STREAM_CUT,
+    }
+)

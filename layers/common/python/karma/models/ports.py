@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
-from dataclasses import dataclass
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import NamedTuple, Protocol
 
@@ -29,6 +29,10 @@ class ModelRequest:
     messages: Sequence[Message]
     tools: Sequence[ToolSpec]
     max_tokens: int
+    patience_s: float = 0.0
+    """Seconds within which a call that failed before its answer began may be repeated; 0: it is not."""
+    log_keys: Mapping[str, str] = field(default_factory=dict)
+    """Keys of each log line about the call, such as the id of the run that makes it."""
 
 
 class StopReason(StrEnum):
@@ -81,12 +85,28 @@ ModelEvent = TextDelta | ToolBegun | ToolArguments | ToolEnded | TurnEnded
 
 
 class ModelFailed(Exception):
-    """A call failed, before or within its stream. `usage` is what is known to have been spent."""
+    """A call failed, before or within its stream.
 
-    def __init__(self, code: ModelErrorCode, *, usage: Usage | None = None) -> None:
+    Attributes:
+        code: why.
+        usage: what is known to have been spent.
+        is_transient: the same call may succeed if it is repeated.
+        retry_after_s: seconds that the provider asks to wait before it is; None: it says nothing.
+    """
+
+    def __init__(
+        self,
+        code: ModelErrorCode,
+        *,
+        usage: Usage | None = None,
+        is_transient: bool = False,
+        retry_after_s: float | None = None,
+    ) -> None:
         super().__init__(code)
         self.code = code
         self.usage = usage or Usage()
+        self.is_transient = is_transient
+        self.retry_after_s = retry_after_s
 
 
 class Model(Protocol):
@@ -104,8 +124,13 @@ class Model(Protocol):
     def preload(self) -> None:
         """Start loading what the first call needs, concurrently with other work."""
 
-    def stream(self, request: ModelRequest) -> AsyncIterator[Sequence[ModelEvent]]:
+    async def close(self) -> None:
+        """Close the connections; the next call opens new ones."""
+
+    def stream(self, request: ModelRequest) -> AsyncGenerator[Sequence[ModelEvent]]:
         """Call the model; yield events that arrived together as one batch, TurnEnded last.
+
+        Closing the generator closes the model's stream.
 
         Raises:
             ModelFailed: the call failed, before or within its stream.

@@ -195,7 +195,8 @@ class RunEngine:
         """Call the model once and send what it says while it says it."""
         message_id = short_id()
         turn = Turn(message_id=message_id, text=events.text_deltas(message_id))
-        request = await asyncio.to_thread(model_request, self._plan, self._toolbox, self._limits)
+        left_s = self._left_s()
+        request = await asyncio.to_thread(model_request, self._plan, self._toolbox, self._limits, left_s=left_s)
         await self._budget.admit(request)
         log, write = self._log, self._sink.write
         async for batch in self._model.stream(request):

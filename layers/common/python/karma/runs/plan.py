@@ -17,6 +17,10 @@ from karma.runs.domain import Progress, RunKey
 from karma.runs.events import CURRENT, Version
 from karma.tools.toolbox import Toolbox
 
+_PATIENCE = 0.25
+"""Share of a run's remaining time for which a call of the model that has not begun to answer is repeated."""
+_MAX_PATIENCE_S = 60.0
+
 
 @dataclass(frozen=True, kw_only=True)
 class RunLimits:
@@ -90,8 +94,8 @@ class LostTurn:
     """Characters of the model's answer that broke off, as far as they were recorded; 0: none was."""
 
 
-def model_request(plan: RunPlan, toolbox: Toolbox, limits: RunLimits) -> ModelRequest:
-    """Return the next request to a run's model."""
+def model_request(plan: RunPlan, toolbox: Toolbox, limits: RunLimits, *, left_s: float = 0.0) -> ModelRequest:
+    """Return the next request to a run's model; `left_s` are the seconds that its process has left for the run."""
     own = toolbox.specs()
     names = {tool.name for tool in own}
     return ModelRequest(
@@ -100,4 +104,6 @@ def model_request(plan: RunPlan, toolbox: Toolbox, limits: RunLimits) -> ModelRe
         messages=repair(plan.messages),
         tools=[*own, *(tool for tool in plan.frontend_tools if tool.name not in names)],
         max_tokens=limits.max_tokens,
+        patience_s=max(0.0, min(_MAX_PATIENCE_S, left_s * _PATIENCE)),
+        log_keys={"run_id": plan.run_id},
     )

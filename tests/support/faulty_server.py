@@ -1,0 +1,177 @@
+"""A TCP server on loopback that answers HTTP requests byte by byte as it is told, however wrong that is.
+
+with FaultyServer() as server:
+    server.next(status(429, {"retry-after": "2"}), stream(b"data: {}\\n\\n", end=CUT))
+"""
+
+from __future__ import annotations
+
+import json
+import socket
+import struct
+import threading
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import Any, Self
+
+from karma.core.clock import monotonic
+
+Behaviour = Callable[["Wire"], None]
+
+
+class Wire:
+    """One connection after its request was read."""
+
+    def __init__(self, connected: socket.socket, closing: threading.Event) -> None:
+        self._socket = connected
+        self.closing = closing
+        """Set when the server is stopped: whatever goes on for ever ends then."""
+
+    def send(self, data: bytes) -> None:
+        self._socket.sendall(data)
+
+    def head(self, status: int = 200, headers: Mapping[str, str] | None = None) -> None:
+        lines = [f"HTTP/1.1 {status} Whatever", *(f"{name}: {value}" for name, value in (headers or {}).items())]
+        self.send("\r\n".join([*lines, "", ""]).encode())
+
+    def chunk(self, data: bytes) -> None:
+        self.send(b"%x\r\n%s\r\n" % (len(data), data))
+
+    def reset(self) -> None:
+        """Break the connection off with a RST, as a crashed peer's system does."""
+        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+
+    def wait_until_left(self) -> bool:
+        """Wait until the client has closed the connection, or the server is stopped; tell whether the client has."""
+        self._socket.settimeout(0.05)
+        while not self.closing.is_set():
+            try:
+                if self._socket.recv(4096) == b"":
+                    return True
+            except TimeoutError:
+                continue
+            except OSError:
+                return True
+        return False
+
+
+END: Behaviour = lambda wire: wire.send(b"0\r\n\r\n")  # noqa: E731
+CUT: Behaviour = lambda _: None  # noqa: E731
+RESET: Behaviour = Wire.reset
+
+
+def status(code: int, headers: Mapping[str, str] | None = None, body: object = None) -> Behaviour:
+    """Answer an error as providers write it, with a text that must never be shown to anybody."""
+    told = {"type": "error", "error": {"type": "some_error", "message": "provider's secret"}} if body is None else body
+    data = told if isinstance(told, bytes) else json.dumps(told).encode()
+
+    def behave(wire: Wire) -> None:
+        wire.head(code, {"content-type": "application/json", "content-length": str(len(data)), **(headers or {})})
+        wire.send(data)
+
+    return behave
+
+
+def stream(*chunks: bytes, end: Behaviour = END, headers: Mapping[str, str] | None = None) -> Behaviour:
+    """Answer 200 and these chunks of an event stream, then end it in some way."""
+    return endless(chunks, end=end, headers=headers)
+
+
+def endless(chunks: Iterable[bytes], *, end: Behaviour = END, headers: Mapping[str, str] | None = None) -> Behaviour:
+    """Answer 200 and chunks, until there are no more or the client has left."""
+
+    def behave(wire: Wire) -> None:
+        wire.head(200, {"content-type": "text/event-stream", "transfer-encoding": "chunked", **(headers or {})})
+        for chunk in chunks:
+            wire.chunk(chunk)
+            if wire.closing.is_set():
+                return
+        end(wire)
+
+    return behave
+
+
+def hang_up(_: Wire) -> None:
+    """Close the connection without any answer."""
+
+
+@dataclass
+class FaultyServer:
+    behaviours: list[Behaviour] = field(default_factory=list)
+    requests: list[Any] = field(default_factory=list)
+    paths: list[str] = field(default_factory=list)
+    headers: list[dict[str, str]] = field(default_factory=list)
+    times: list[float] = field(default_factory=list)
+    """Monotonic seconds at which each request was there."""
+    has_left: threading.Event = field(default_factory=threading.Event)
+    """Set once a client has closed a connection that a behaviour kept open by `hold`."""
+
+    def __post_init__(self) -> None:
+        self._closing = threading.Event()
+        self._listening = socket.create_server(("127.0.0.1", 0), backlog=64)
+        self.url = f"http://127.0.0.1:{self._listening.getsockname()[1]}"
+        self._threads = [threading.Thread(target=self._accept, daemon=True)]
+
+    def next(self, *behaviours: Behaviour) -> None:
+        """Answer the next requests in these ways, one each; beyond them connections are closed."""
+        self.behaviours += behaviours
+
+    def hold(self, first: Behaviour = lambda _: None) -> Behaviour:
+        """Do something, then keep the connection open until the client leaves."""
+
+        def behave(wire: Wire) -> None:
+            first(wire)
+            if wire.wait_until_left():
+                self.has_left.set()
+
+        return behave
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                connected, _ = self._listening.accept()
+            except OSError:
+                return
+            serving = threading.Thread(target=self._serve, args=(connected,), daemon=True)
+            self._threads.append(serving)
+            serving.start()
+
+    def _serve(self, connected: socket.socket) -> None:
+        with connected:
+            connected.settimeout(10)
+            try:
+                if self._read(connected):
+                    behave = self.behaviours.pop(0) if self.behaviours else hang_up
+                    behave(Wire(connected, self._closing))
+            except OSError:
+                pass  # the client has left
+
+    def _read(self, connected: socket.socket) -> bool:
+        data = b""
+        while b"\r\n\r\n" not in data:
+            received = connected.recv(65536)
+            if not received:
+                return False
+            data += received
+        head, _, body = data.partition(b"\r\n\r\n")
+        first, *lines = head.decode("latin-1").split("\r\n")
+        headers = {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
+        while len(body) < int(headers.get("content-length", "0")):
+            body += connected.recv(65536)
+        self.times.append(monotonic())
+        self.paths.append(first.split(" ")[1])
+        self.headers.append(headers)
+        self.requests.append(json.loads(body) if body else None)
+        return True
+
+    def __enter__(self) -> Self:
+        self._threads[0].start()
+        return self
+
+    def __exit__(self, *_: type[BaseException] | BaseException | TracebackType | None) -> None:
+        self._closing.set()
+        self._listening.shutdown(socket.SHUT_RDWR)
+        self._listening.close()
+        for thread in self._threads:
+            thread.join(5)
