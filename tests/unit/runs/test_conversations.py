@@ -35,7 +35,7 @@ from karma.runs.requests import parse_run_input
 from karma.tools.toolbox import Tool, ToolContext, WhenLost
 from tests.fakes.agents import catalogue
 from tests.fakes.configuration import as_built
-from tests.fakes.runs import KeptFrames, MemoryRuns, RememberedWatchdog, SetClock, caller, library
+from tests.fakes.runs import KeptFrames, MemoryRuns, RememberedWatchdog, ScriptedModel, SetClock, caller, library
 from tests.support.agui import verify
 from tests.support.plans import allowances
 from tests.support.run_services import run_service
@@ -68,23 +68,12 @@ CALLS = {"look": ["look"], "ask": ["ask"], "ask twice": ["ask", "ask"], "look an
 """Tools that the model calls in a turn; `ask` is the client's."""
 
 
-class TalkingModel:
+class TalkingModel(ScriptedModel):
     """Answers as it is told to; no two answers are the same."""
 
-    provider = "anthropic"
-
     def __init__(self) -> None:
+        super().__init__()
         self.manner = "text"
-        self.requests: list[ModelRequest] = []
-
-    def prepare(self) -> None:
-        pass
-
-    def preload(self) -> None:
-        pass
-
-    async def close(self) -> None:
-        pass
 
     async def stream(self, request: ModelRequest) -> AsyncGenerator[Sequence[ModelEvent]]:
         self.requests.append(request)
