@@ -16,7 +16,6 @@ import asyncio
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
-from typing import Final
 
 import orjson
 
@@ -52,9 +51,6 @@ from karma.runs.setup import RunSetup, load_setup
 from karma.runs.spending import Budget, reserved_for
 from karma.runs.watchdog import end_lost, read_log
 from karma.tools.toolbox import Tool, Toolbox
-
-_SHOWN: Final = frozenset({"TEXT_MESSAGE_START", "TOOL_CALL_START", "TOOL_CALL_RESULT"})
-"""Events of which clients keep something: after the last checkpoint they are withdrawn."""
 
 
 class NoClient:
@@ -223,7 +219,7 @@ class Executor:
             epoch=tail.epoch + 1,
             lease_until=self._clock.now() + LEASE,
             events=tuple(e.data for e in events.open_after(data for each in log for data in each.events).closing()),
-            shows=position if any(event.type in _SHOWN for event in unfinished) else None,
+            shows=position,  # always: the lost process may have sent text that it did not commit any more
         )
         self._store.append(claim)
         run = self._store.run(run.key) or run  # with all that the lost process has reserved for it
