@@ -26,7 +26,7 @@ test: install
 lint: install
 	.venv/bin/ruff check
 	.venv/bin/ruff format --check
-	.venv/bin/mypy layers/common/python functions infra local benchmarks sdk/clients sdk/device tests
+	.venv/bin/mypy layers/common/python functions infra local benchmarks sdk/clients sdk/device sdk/python tests
 
 format: install
 	.venv/bin/ruff check --fix

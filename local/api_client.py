@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-import json
+import asyncio
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 import httpx
 
+from karma_agent.client import AgentClient
+from karma_agent.errors import RunRefused, RunUnreachable
 from local.errors import LocalError
 
 
@@ -65,32 +67,23 @@ class ApiClient:
         self._http.headers["Authorization"] = f"Bearer {data['access_token']}"
 
 
-def stream_agent(
-    stream_url: str, run_input: Mapping[str, Any], *, token: str = "", api_key: str = ""
-) -> Iterator[dict[str, Any]]:
-    """Post an AG-UI run and yield its events as they arrive; comments between them are keep-alives.
+def agent_events(
+    stream_url: str, message: str, *, thread_id: str = "", token: str = "", api_key: str = ""
+) -> Iterator[Mapping[str, Any]]:
+    """Say something to the agent, and yield the events of its answer as they arrive.
 
     Raises:
-        ApiRefused: the run was refused before it began.
+        LocalError: the run was refused, or could not be followed to its end.
     """
-    headers = {"Accept": "text/event-stream"}
-    headers |= {"Authorization": f"Bearer {token}"} if token else {"X-API-Key": api_key}
-    with (
-        httpx.Client(timeout=httpx.Timeout(60, connect=5), trust_env=False) as client,
-        client.stream("POST", f"{stream_url}/api/agent", json=dict(run_input), headers=headers) as response,
-    ):
-        if response.status_code != 200:
-            response.read()
-            raise ApiRefused("POST", "/api/agent", response)
-        for line in lines_of(response):
-            if line.startswith("data: "):
-                yield json.loads(line.removeprefix("data: "))
-
-
-def lines_of(response: httpx.Response) -> Iterator[str]:
-    """Yield the lines of an event stream. `iter_lines` ends them also at U+2028 and its like, within a JSON text."""
-    rest = b""
-    for chunk in response.iter_bytes():
-        *lines, rest = (rest + chunk).split(b"\n")
-        for line in lines:
-            yield line.removesuffix(b"\r").decode()
+    with asyncio.Runner() as runner:
+        client = AgentClient(stream_url, token=token, api_key=api_key)
+        events = aiter(client.run(message, thread_id=thread_id))
+        try:
+            while True:
+                yield runner.run(anext(events))
+        except StopAsyncIteration:
+            pass
+        except (RunRefused, RunUnreachable) as exc:
+            raise LocalError(str(exc)) from exc
+        finally:
+            runner.run(client.close())

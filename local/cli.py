@@ -24,14 +24,15 @@ import getpass
 import os
 import sys
 import time
+import uuid
 from collections.abc import Callable, Sequence
 
 import httpx
 
 from local import conversation, prerequisites, seed
 from local import places as local_places
-from local.api_client import stream_agent
-from local.conversation import Transcript, run_input
+from local.api_client import agent_events
+from local.conversation import Transcript
 from local.deployment import FRONT, SIMULATOR, STREAM, WATCH, Deployment, Given, stop_everything
 from local.errors import LocalError
 from local.mailbox import delivered
@@ -121,13 +122,11 @@ def down(_: argparse.Namespace) -> int:
 def chat(arguments: argparse.Namespace) -> int:
     """Send one message to the agent, or converse line by line."""
     outputs = _outputs(local_places.of_repository())
-    thread = ""
+    thread = str(uuid.uuid4())
 
     def say(message: str) -> None:
-        nonlocal thread
-        body = run_input(message, thread_id=thread)
-        thread = str(body["threadId"])
-        Transcript(_write).follow(stream_agent(outputs.stream_url, body, api_key=outputs.demo.api_key))
+        events = agent_events(outputs.stream_url, message, thread_id=thread, api_key=outputs.demo.api_key)
+        Transcript(_write).follow(events)
         print()
 
     if arguments.message:

@@ -8,12 +8,11 @@ from __future__ import annotations
 
 import json
 import secrets
-import uuid
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from local.api_client import ApiClient, stream_agent
+from local.api_client import ApiClient, agent_events
 from local.errors import LocalError
 from local.link import link
 from local.outputs import Outputs
@@ -80,20 +79,6 @@ class Transcript:
         self._fresh = start.endswith("\n") or start == ""
 
 
-def run_input(message: str, *, thread_id: str = "") -> dict[str, Any]:
-    """Return the AG-UI input of a run with one message of the user."""
-    return {
-        "threadId": thread_id or str(uuid.uuid4()),
-        "runId": str(uuid.uuid4()),
-        "protocolVersion": "1.0",
-        "state": {},
-        "messages": [{"id": str(uuid.uuid4()), "role": "user", "content": message}],
-        "tools": [],
-        "context": [],
-        "forwardedProps": {},
-    }
-
-
 def converse(outputs: Outputs, stripe: StripePeer, device_log: Path, write: Callable[[str], None]) -> None:
     """Hold the conversation, and check its effects.
 
@@ -112,7 +97,7 @@ def move_device(outputs: Outputs, device_log: Path, write: Callable[[str], None]
     message = f"Which of my devices is online? Move it {place} mm to the right, please."
     write(f"You    {message}\n")
     transcript = Transcript(write)
-    transcript.follow(stream_agent(outputs.stream_url, run_input(message), api_key=outputs.demo.api_key))
+    transcript.follow(agent_events(outputs.stream_url, message, api_key=outputs.demo.api_key))
     write("\n")
     if "controlDevice" not in transcript.tools:
         raise LocalError("the agent controlled no device")

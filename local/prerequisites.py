@@ -70,12 +70,18 @@ class Environment:
         return ROOT / self.folder
 
     def is_current(self) -> bool:
-        """Tell whether it was installed after its lock file last changed."""
+        """Tell whether it was installed after its lock file last changed, and with these packages of the repository."""
         marker = self.path / ".installed"
-        return marker.exists() and marker.stat().st_mtime >= (ROOT / "requirements" / self.lock).stat().st_mtime
+        changed = (ROOT / "requirements" / self.lock).stat().st_mtime
+        return marker.exists() and marker.stat().st_mtime >= changed and marker.read_text() == self.installed
+
+    @property
+    def installed(self) -> str:
+        """Return the text that marks it as installed."""
+        return "\n".join(self.editable)
 
 
-DEVELOPMENT = Environment(".venv", "dev.txt", "Python packages", (".", "layers/common", "sdk/device"))
+DEVELOPMENT = Environment(".venv", "dev.txt", "Python packages", (".", "layers/common", "sdk/device", "sdk/python"))
 TOOLS = (
     Environment(".engine/venv", "engine.txt", "the AWS engine"),
     Environment(".engine/stripe", "stripe_peer.txt", "the Stripe peer"),
@@ -235,7 +241,7 @@ def _install(environment: Environment, say: Callable[[str], None]) -> None:
     if environment.editable:
         options = [option for package in environment.editable for option in ("--editable", package)]
         _run([uv, "pip", "install", "--python", python, "--no-deps", "--no-build-isolation", *options], settings)
-    (environment.path / ".installed").touch()
+    (environment.path / ".installed").write_text(environment.installed)
     prepared = re.search(r"Prepared \d+ packages? in (.+)", report)
     downloads = f", {prepared[1]} of it downloads" if prepared else ""
     say(f"{environment.what}: {time.monotonic() - began:.1f} s{downloads}")

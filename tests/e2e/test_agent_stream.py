@@ -1,6 +1,9 @@
 """AG-UI from the model's tokens to the client: through the bootstrap, the Runtime API and a real HTTP server."""
 
+import asyncio
+import itertools
 import json
+import random
 import shutil
 import subprocess
 import time
@@ -11,9 +14,13 @@ from typing import Any
 import httpx
 import pytest
 
-from local.api_client import ApiRefused, lines_of, stream_agent
-from local.conversation import run_input
+from karma_agent.client import AgentClient
+from karma_agent.errors import RunRefused
+from local.api_client import agent_events
 from local.deployment import Deployment
+from tests.support.agui import verify
+from tests.support.cutting import cutting
+from tests.support.lost_runs import screen
 
 from .conftest import DEADLINE_S, Robot, User
 
@@ -26,7 +33,7 @@ def model_spread_s(model_url: str, message: str) -> float:
     body = {"model": "any", "max_tokens": 500, "stream": True, "messages": [{"role": "user", "content": message}]}
     times = []
     with httpx.stream("POST", f"{model_url}/v1/messages", json=body, timeout=30) as response:
-        for line in lines_of(response):
+        for line in response.iter_lines():
             if line.startswith("data: ") and '"text_delta"' in line:
                 times.append(time.monotonic())
     return times[-1] - times[0]
@@ -38,7 +45,7 @@ class TestStreaming:
         assert deployment.model is not None
         times = []
         events = []
-        for event in stream_agent(deployment.addresses.stream_url, run_input(SMALL_TALK), token=user.token):
+        for event in agent_events(deployment.addresses.stream_url, SMALL_TALK, token=user.token):
             events.append(event)
             if event["type"] == "TEXT_MESSAGE_CONTENT":
                 times.append(time.monotonic())
@@ -59,9 +66,42 @@ class TestStreaming:
 
     @pytest.mark.req("R-K-37")
     def test_nobody_streams_without_a_token(self, deployment: Deployment) -> None:
-        with pytest.raises(ApiRefused) as refused:
-            list(stream_agent(deployment.addresses.stream_url, run_input("hello"), token="not.a.token"))
-        assert refused.value.status == 401
+        async def ask() -> None:
+            async with AgentClient(deployment.addresses.stream_url, token="not.a.token") as client:
+                async for _ in client.run("hello"):
+                    pass
+
+        with pytest.raises(RunRefused) as refused:
+            asyncio.run(ask())
+        assert (refused.value.status, refused.value.code) == (401, "UNAUTHORIZED")
+
+
+class TestOurClient:
+    @pytest.mark.req("R-K-40")
+    def test_has_the_whole_answer_once_over_five_cuts(self, user: User, deployment: Deployment) -> None:
+        lasting = iter(random.choices(range(450, 800), k=5))
+        cuts: list[int] = []
+
+        def lasts() -> int | None:
+            cuts.extend(found := list(itertools.islice(lasting, 1)))
+            return found[0] if found else None
+
+        async def ask() -> tuple[str, list[dict[str, Any]]]:
+            async with (
+                cutting(deployment.addresses.stream_url, lasts) as url,
+                AgentClient(url, token=user.token) as client,
+            ):
+                stream = client.run(SMALL_TALK)
+                return stream.run_id, [dict(event) async for event in stream]
+
+        run_id, events = asyncio.run(ask())
+
+        assert len(cuts) == 5, cuts
+        verify(events)
+        stored = user.api.call("GET", f"/runs/{run_id}", messages="true")
+        assert stored["run"]["status"] == "finished"
+        assert [each["content"] for each in screen(events)] == [stored["messages"][-1]["content"]]
+        assert user.api.call("GET", "/runs")["total"] == 1, "a cut connection began another run"
 
 
 class TestTools:
@@ -72,8 +112,8 @@ class TestTools:
         eventually(
             lambda: user.api.call("GET", f"/devices/{robot.id}")["device"]["status"] == "online", "the device online"
         )
-        asked = run_input("Find my online device and move it to x=15, y=25.")
-        events = list(stream_agent(deployment.addresses.stream_url, asked, token=user.token))
+        asked = "Find my online device and move it to x=15, y=25."
+        events = list(agent_events(deployment.addresses.stream_url, asked, token=user.token))
 
         kinds = [event["type"] for event in events]
         assert kinds.count("RUN_STARTED") == kinds.count("RUN_FINISHED") == 1

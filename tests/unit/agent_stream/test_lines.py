@@ -9,7 +9,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from karma.runs import events
-from local.api_client import lines_of
+from karma_agent.sse import FrameReader
 
 pytestmark = pytest.mark.fault("F-05b")
 
@@ -52,10 +52,9 @@ def test_common_clients_find_every_event_whole(text: str) -> None:
 @example(ENDS, 1)
 def test_our_own_reader_takes_what_no_server_has_escaped(text: str, size: int) -> None:
     written = json.dumps({"text": text}, ensure_ascii=False).encode()
-    stream = b"data: " + written + b"\r\n\r\ndata: " + written + b"\n\n"
-    chunks = (stream[at : at + size] for at in range(0, len(stream), size))
+    stream = b"data: " + written + b"\n\n: keep-alive\n\ndata: " + written + b"\n\n"
+    reader = FrameReader()
 
-    lines = list(lines_of(httpx.Response(200, content=chunks)))
+    found = [frame for at in range(0, len(stream), size) for frame in reader.feed(stream[at : at + size])]
 
-    assert heard(lines) == [{"text": text}] * 2
-    assert lines.count("") == 2
+    assert [json.loads(frame.data) for frame in found] == [{"text": text}] * 2

@@ -2,7 +2,7 @@
 
 import pytest
 
-from local.conversation import Transcript, run_input
+from local.conversation import Transcript
 from local.errors import LocalError
 
 RUN = [
@@ -35,9 +35,3 @@ def test_a_stream_that_just_ends_is_an_error() -> None:
 def test_a_failed_run_is_an_error() -> None:
     with pytest.raises(LocalError, match="OVERLOADED busy"):
         Transcript(lambda _: None).follow([{"type": "RUN_ERROR", "code": "OVERLOADED", "message": "busy"}])
-
-
-def test_each_run_has_ids_of_its_own() -> None:
-    one, other = run_input("hello"), run_input("hello")
-    assert one["runId"] != other["runId"]
-    assert run_input("again", thread_id=one["threadId"])["threadId"] == one["threadId"]

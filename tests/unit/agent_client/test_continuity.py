@@ -1,0 +1,108 @@
+"""A client whose connections are cut anywhere hands on one stream, as if there had been a single connection.
+
+The run's processes die as well, at any of their steps, in the half of the histories. What is cut, and where, is drawn
+from a seed that a failure prints, and SEED plays again.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+from typing import Any
+
+import pytest
+
+from karma.runs.events import frames
+from karma.runs.replay import read
+from karma_agent.continuity import Continuity
+from karma_agent.sse import MAX_FRAME_BYTES, FrameReader, FrameTooLarge
+from tests.fakes.runs import KeptFrames
+from tests.support.agui import verify
+from tests.support.lost_runs import KEY, THREAD, Life, World, begin, go_on, screen
+
+HISTORIES = 40
+
+
+def taken(continuity: Continuity, data: bytes, dice: random.Random) -> list[dict[str, Any]]:
+    """Read bytes in pieces of any size, as a network brings them."""
+    reader, events = FrameReader(), []
+    while data:
+        size = dice.randint(1, 400)
+        for frame in reader.feed(data[:size]):
+            event = json.loads(frame.data) if frame.data else None
+            events += continuity.take(event, position=None if frame.id is None else int(frame.id))
+        data = data[size:]
+    return [dict(event) for event in events]
+
+
+def replayed(world: World, after: int) -> bytes:
+    segments = read(world.store, KEY, after=after, limit=10**6, link=list)
+    return b"".join(frames(each.events, n=each.n) for each in segments)
+
+
+@pytest.mark.req("R-K-40")
+@pytest.mark.parametrize("nth", range(HISTORIES))
+def test_connections_that_are_cut_anywhere_are_one_stream(nth: int) -> None:
+    # Drawn here, not where tests are collected: each process that runs tests would collect others.
+    seed = int(os.environ.get("SEED") or random.SystemRandom().randrange(10**6))
+    print(f"history {nth} of seed {seed}")  # noqa: T201  shown when it fails
+    dice = random.Random(seed)
+    world, sink, continuity = World(), KeptFrames(), Continuity()
+    begin(world, Life(dice.randint(5, 60) if nth % 2 else None, after=dice.random() < 0.5), sink)
+    if world.store.run(KEY) is None:
+        return
+    cut = dice.randint(0, len(sink.data)) if nth % 4 else len(sink.data)
+    seen = taken(continuity, sink.data[:cut], dice)
+    if not world.log[-1].terminal:
+        go_on(world, Life(dice.randint(5, 60) if nth % 3 else None))
+    for _ in range(dice.randint(0, 4)):
+        continuity.reconnect()
+        data = replayed(world, continuity.position)
+        seen += taken(continuity, data[: dice.randint(0, len(data))], dice)
+    while not world.log[-1].terminal:
+        go_on(world, Life(None))
+    if not continuity.is_over:
+        continuity.reconnect()
+        seen += taken(continuity, replayed(world, continuity.position), dice)
+
+    verify(seen)
+    assert continuity.is_over
+    thread = world.store.thread(THREAD)
+    shown = screen(seen)
+    assert [each["id"] for each in shown] == [each.id for each in thread.messages if each.role != "user"]
+    assert shown == screen(world.shown())
+
+
+def test_a_text_that_no_log_has_is_closed_before_anything_follows() -> None:
+    continuity = Continuity()
+    continuity.take({"type": "RUN_STARTED"}, position=1)
+    start = {"type": "TEXT_MESSAGE_START", "messageId": "m1", "role": "assistant"}
+    for event in (start, {"type": "TEXT_MESSAGE_CONTENT", "messageId": "m1", "delta": "never committed"}):
+        assert continuity.take(event, position=None) == [event]
+    continuity.reconnect()
+
+    snapshot = {"type": "MESSAGES_SNAPSHOT", "messages": []}
+    end = {"type": "TEXT_MESSAGE_END", "messageId": "m1"}
+    assert continuity.take(snapshot, position=2) == [end, snapshot]
+    assert continuity.take(end, position=3) == [], "a text ends once"
+
+
+def test_a_frame_may_be_cut_at_each_byte_and_ends_at_line_feeds_alone() -> None:
+    text = 'data: {"delta":"a\u2028b"}\n\n: keep-alive\n\nid: 7\n\nid: 8\ndata: {}\n\n'.encode()
+    whole = FrameReader().feed(text)
+    assert [(frame.id, frame.data) for frame in whole] == [
+        (None, '{"delta":"a\u2028b"}'.encode()),
+        ("7", b""),
+        ("8", b"{}"),
+    ]
+    for at in range(len(text)):
+        reader = FrameReader()
+        assert reader.feed(text[:at]) + reader.feed(text[at:]) == whole
+
+
+def test_a_frame_that_never_ends_is_refused() -> None:
+    reader = FrameReader()
+    assert reader.feed(b"x" * MAX_FRAME_BYTES) == []
+    with pytest.raises(FrameTooLarge):
+        reader.feed(b"x")
