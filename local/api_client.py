@@ -78,9 +78,13 @@ def agent_events(
     with asyncio.Runner() as runner:
         client = AgentClient(stream_url, token=token, api_key=api_key)
         events = aiter(client.run(message, thread_id=thread_id))
+
+        async def next_event() -> Mapping[str, Any]:
+            return await anext(events)
+
         try:
             while True:
-                yield runner.run(anext(events))
+                yield runner.run(next_event())
         except StopAsyncIteration:
             pass
         except (RunRefused, RunUnreachable) as exc:

@@ -239,7 +239,8 @@ def test_the_composition_root_of_a_function_is_named_services() -> None:
 
 
 def test_a_long_file_says_why_it_is_one_and_no_function_is_long() -> None:
-    folders = [ROOT / name for name in ("benchmarks", "functions", "infra", "layers", "local", "sdk/device", "sdk/python", "tests")]
+    named = ("benchmarks", "functions", "infra", "layers", "local", "sdk/device", "sdk/python", "tests")
+    folders = [ROOT / name for name in named]
     long: list[str] = []
     for path in sources(*folders):
         if any(part.startswith(".") or part == "node_modules" for part in path.relative_to(ROOT).parts):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Final, Self
 
@@ -138,7 +138,7 @@ class AgentClient:
     def _stream(
         self, run_id: str, *, thread_id: str = "", position: int | None = None, asked: Mapping[str, Any] | None = None
     ) -> RunStream:
-        def connect(position: int | None) -> AsyncIterator[bytes]:
+        def connect(position: int | None) -> AsyncGenerator[bytes]:
             if position is None:
                 return self._answer("POST", "/api/v1/agent", body=asked)
             return self._answer("GET", f"/api/v1/runs/{run_id}/events", after=position)
@@ -147,7 +147,7 @@ class AgentClient:
 
     async def _answer(
         self, method: str, path: str, *, body: Mapping[str, Any] | None = None, **query: int
-    ) -> AsyncIterator[bytes]:
+    ) -> AsyncGenerator[bytes]:
         url = f"{self._stream_url}{path}"
         async with self._http.stream(method, url, json=body, params=query or None, headers=_SSE) as response:
             if response.status_code != 200:

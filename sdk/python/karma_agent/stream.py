@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import random
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import aclosing
 from typing import Final
 
@@ -21,7 +21,7 @@ _CUT: Final = (httpx.TransportError, FrameTooLarge)
 _TRY_AGAIN: Final = frozenset({429, 502, 503, 504})
 """Statuses of requests that may be repeated: a run is named by its id, so that none is done twice."""
 
-Connect = Callable[[int | None], AsyncIterator[bytes]]
+Connect = Callable[[int | None], AsyncGenerator[bytes]]
 """Opens a connection and yields what its answer has: the log behind a position; None: the request that starts the run.
 
 It raises RunRefused, and httpx.TransportError where the connection fails.
@@ -54,7 +54,8 @@ class RunStream:
     async def __aiter__(self) -> AsyncIterator[Event]:
         failures = 0
         while True:
-            before, cause, pause_s = self.position, None, None
+            before, pause_s = self.position, None
+            cause: Exception | None = None
             try:
                 async with aclosing(self._connection()) as events:
                     async for event in events:
@@ -69,12 +70,13 @@ class RunStream:
                 cause, pause_s = exc, exc.retry_after_s
             failures = 0 if self.position > before else failures + 1
             if failures > self._patience:
-                raise RunUnreachable(f"run {self.run_id} cannot be followed") from cause
+                reason = str(cause or "connections end at once") or repr(cause)
+                raise RunUnreachable(f"run {self.run_id} cannot be followed: {reason}") from cause
             if failures:
                 await asyncio.sleep(_pause_s(failures) if pause_s is None else pause_s)
             self._continuity.reconnect()
 
-    async def _connection(self) -> AsyncIterator[Event]:
+    async def _connection(self) -> AsyncGenerator[Event]:
         """Yield what one connection brings. Until the first event the run may not be stored: it is started again."""
         reader = FrameReader()
         async with aclosing(self._connect(self.position if self._has_begun else None)) as chunks:
