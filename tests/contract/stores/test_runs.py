@@ -9,6 +9,7 @@ import pytest
 
 from karma.billing.allowances import Metric
 from karma.conversations.domain import MAX_ADDED_BYTES, History, Message, Thread, ThreadKey, ToolCall
+from karma.conversations.items import messages_sk, thread_pk
 from karma.conversations.stored import dump_messages
 from karma.core.errors import QuotaExceeded
 from karma.core.ids import AgentId, RunId, ThreadId, UserId, new_id
@@ -26,7 +27,7 @@ from karma.runs.domain import (
     ThreadChanged,
     Wish,
 )
-from karma.runs.items import messages_sk, run_pk, thread_pk
+from karma.runs.items import run_pk
 from karma.runs.ports import Runs
 from karma.runs.repository import RunRepository
 from tests.fakes.runs import MemoryRuns

@@ -3,15 +3,24 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
+from enum import StrEnum
 from typing import Literal, NamedTuple
 
-from karma.core.ids import RunId, ThreadId, UserId
+from karma.core.clock import iso
+from karma.core.ids import AgentId, RunId, ThreadId, UserId
 
 MAX_ADDED_BYTES = 3_000_000
 """Bytes of stored JSON that a write may add to a thread: it shares a transaction of 4 MB with a segment of the log."""
 
+
+MAX_TITLE_CHARS = 200
+"""Characters of a title at the most."""
+_FIRST_WORDS_CHARS = 60
+"""Characters of a title that is made of the first words of a conversation."""
 
 Json = Mapping[str, object]
 
@@ -122,3 +131,82 @@ class History:
     def fork(self) -> int | None:
         """Return the position of the message that the first one follows; None: it is the one before it."""
         return None if self.after == self.n - 1 else self.after
+
+
+class TitleSource(StrEnum):
+    """Giver of a thread's title; each may replace the titles of those before it, and no other."""
+
+    WORDS = "words"
+    """The first words of the conversation."""
+    MODEL = "model"
+    """A model, which is asked once."""
+    USER = "user"
+    """The thread's owner."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ThreadHead:
+    """A thread without its messages, as lists show it."""
+
+    key: ThreadKey
+    title: str
+    """"" while nothing was said in words."""
+    title_from: TitleSource
+    created_at: datetime
+    updated_at: datetime
+    """The last activity: the start or the end of a run, or the creation."""
+    agent_id: AgentId | None
+    """Agent of the newest run."""
+    active_run_id: RunId | None
+    message_count: int
+    """Messages of all branches when the newest run began, or when it ended."""
+    version: int
+
+    @property
+    def place(self) -> ThreadPlace:
+        """Return its place in the list."""
+        return ThreadPlace(self.key.thread_id, iso(self.updated_at))
+
+
+class ThreadPlace(NamedTuple):
+    """Place of a thread in its owner's list."""
+
+    thread_id: ThreadId
+    at: str
+    """Its last activity, in ISO 8601."""
+
+
+def first_words(messages: Sequence[Message]) -> str:
+    """Make a title of what a user said first in words; "": nothing was."""
+    for message in messages:
+        if message.role == "user" and (text := _in_one_line(message)):
+            return _shortened(text)
+    return ""
+
+
+def _in_one_line(message: Message) -> str:
+    if isinstance(message.content, str):
+        text = message.content
+    else:
+        text = " ".join(str(part.get("text", "")) for part in message.content if part.get("type") == "text")
+    # A title needs no more than the beginning of a text, which may have megabytes.
+    return one_line(text[: 20 * _FIRST_WORDS_CHARS])
+
+
+def one_line(text: str) -> str:
+    """Return a text without line breaks, control characters and white space of more than one character."""
+    shown = (" " if unicodedata.category(char) in {"Cc", "Cs", "Zl", "Zp"} else char for char in text)
+    return " ".join("".join(shown).split())
+
+
+def _shortened(text: str) -> str:
+    if len(text) <= _FIRST_WORDS_CHARS:
+        return text
+    words = text[: _FIRST_WORDS_CHARS + 1].rpartition(" ")[0] or text[:_FIRST_WORDS_CHARS]
+    return f"{words}…"
+
+
+def folded(text: str) -> str:
+    """Return a text for comparison: without case, accents and differences of Unicode's compatibility forms."""
+    apart = unicodedata.normalize("NFKD", text.casefold())
+    return unicodedata.normalize("NFKC", "".join(char for char in apart if not unicodedata.combining(char)))

@@ -28,6 +28,8 @@ ROLES_OF: Mapping[str, frozenset[str]] = {
     "agent:run": _ACTIVE,
     "run:read": _ALL,
     "run:control": _ACTIVE,
+    "thread:read": _ALL,
+    "thread:write": _ACTIVE,
     "task:read": _ALL,
     "task:write": _ACTIVE,
     "avatar:read": _ALL,

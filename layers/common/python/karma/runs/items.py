@@ -1,4 +1,4 @@
-"""Items of runs, their logs and threads in the table `agents`, and their keys.
+"""Items of runs and their logs in the table `agents`, and their keys; those of threads: conversations/items.py.
 
 | item | pk | sk | index gsi1 |
 |---|---|---|---|
@@ -8,13 +8,10 @@
 | checkpoint at a segment | RUN#<user>#<run> | CHECKPOINT#<n:08d> | |
 | wish that its writer end it | RUN#<user>#<run> | CONTROL#<wish> | |
 | owner of a run id | RUNID#<run> | USER#<user> | USER#<user>#AGENT#<agent> / RUN#<created_at>#<run> |
-| thread | THREAD#<user>#<thread> | HEAD | |
-| messages from position n on | THREAD#<user>#<thread> | MSG#<n:08d> | |
-| their next parts, when one item does not hold them | THREAD#<user>#<thread> | MSG#<n:08d>#<part:04d> | |
 | number of a user's runs | USER#<user> | COUNTER#runs | |
 | attachment that counts towards a user's storage | USER#<user> | ATTACHMENT#<sha256> | |
 
-Run and thread ids may be the client's own, so the user is part of their keys: guessing or reusing an id never
+Run ids may be the client's own, so the user is part of their keys: guessing or reusing an id never
 gives access to another user's run. The counter is written in the transaction that starts a run, so it needs no stream.
 """
 
@@ -22,7 +19,6 @@ from __future__ import annotations
 
 from pynamodb.attributes import BinaryAttribute, BooleanAttribute, NumberAttribute, UnicodeAttribute
 
-from karma.conversations.domain import ThreadKey
 from karma.core.clock import iso
 from karma.core.dynamo.items import Item, TableMeta
 from karma.core.ids import AgentId, RunId, UserId
@@ -30,16 +26,14 @@ from karma.runs.domain import Run, RunKey
 
 HEAD = "HEAD"
 SEGMENT = "SEG#"
-MESSAGES = "MSG#"
 CONTROL = "CONTROL#"
 SETUP = "RUNSETUP#"
 """Sorts before the segments, which are read by `sk > SEG#<n>`."""
 CHECKPOINT = "CHECKPOINT#"
 LISTED = "RUN#"
 ATTACHMENT = "ATTACHMENT#"
-MESSAGES_SK_CHARS = len(MESSAGES) + 8
 PART_BYTES = 350_000
-"""Bytes of an item's messages; it holds at most 400 KB, of which keys and attributes need some."""
+"""Bytes of a part of a setup; an item holds at most 400 KB, of which keys and attributes need some."""
 
 
 def run_pk(key: RunKey) -> str:
@@ -78,16 +72,6 @@ def parse_checkpoint_sk(sk: str) -> int:
     return int(sk.removeprefix(CHECKPOINT))
 
 
-def thread_pk(key: ThreadKey) -> str:
-    """Return the partition of a thread and its messages."""
-    return f"THREAD#{key.user_id}#{key.thread_id}"
-
-
-def messages_sk(n: int, *, part: int = 0) -> str:
-    """Return the sort key of the messages from position n on, or of a further part of them, which sorts after it."""
-    return f"{MESSAGES}{n:08d}#{part:04d}" if part else f"{MESSAGES}{n:08d}"
-
-
 def run_id_pk(run_id: RunId) -> str:
     """Return the partition with the owners of a run id."""
     return f"RUNID#{run_id}"
@@ -109,7 +93,7 @@ def agent_runs_pk(user_id: UserId, agent_id: AgentId) -> str:
 
 
 class RunsItem(Item):
-    """Base of the items of runs and threads."""
+    """Base of the items of runs."""
 
     class Meta(TableMeta):
         """Names the table."""
@@ -181,25 +165,6 @@ class CheckpointItem(RunsItem, discriminator="run_checkpoint"):
 
 class ControlItem(RunsItem, discriminator="run_control"):
     """A wish that the run's writer end it, which that reads."""
-
-
-class ThreadItem(RunsItem, discriminator="thread"):
-    """A thread without its messages."""
-
-    user_id = UnicodeAttribute()
-    thread_id = UnicodeAttribute()
-    active_run_id = UnicodeAttribute(null=True)
-
-
-class MessagesItem(RunsItem, discriminator="messages"):
-    """Messages that were added together, or a part of them."""
-
-    messages = BinaryAttribute(legacy_encoding=False)
-    """JSON list, cut anywhere when it has several parts."""
-    after = NumberAttribute(null=True)
-    """Position of the message that the first one follows; absent: it is the one before it."""
-    parts = NumberAttribute(default=1)
-    """Number of items that have the list together."""
 
 
 class AttachmentItem(RunsItem, discriminator="attachment"):

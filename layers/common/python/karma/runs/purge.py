@@ -7,6 +7,7 @@ from datetime import timedelta
 from typing import Protocol
 
 from karma.conversations.domain import ThreadKey
+from karma.conversations.purge import empty_thread
 from karma.core.clock import Clock
 from karma.core.dynamo.items import Key
 from karma.core.dynamo.partitions import delete_keys, empty
@@ -15,7 +16,7 @@ from karma.core.observability import logger
 from karma.core.purge import Purge
 from karma.runs import events
 from karma.runs.domain import ERROR_MESSAGES, OwnershipLost, Run, RunEnd, RunErrorCode, RunStatus, Segment
-from karma.runs.items import HEAD, RunsItem, run_id_pk, run_pk, segment_sk, thread_pk, user_pk
+from karma.runs.items import HEAD, RunsItem, run_id_pk, run_pk, segment_sk, user_pk
 from karma.runs.repository import RunRepository
 
 WRITER_LIFE = timedelta(minutes=16)
@@ -105,7 +106,7 @@ class RunsPurge:
         over_for_long = run.finished_at is not None and now - run.finished_at >= WRITER_LIFE
         tail = None if purge.settled or over_for_long else self._store.tail(run.key)
         keep = {HEAD, segment_sk(tail.n)} if tail else {HEAD}
-        removed = empty(RunsItem, thread_pk(ThreadKey(run.key.user_id, run.thread_id)), purge) and empty(
+        removed = empty_thread(ThreadKey(run.key.user_id, run.thread_id), purge) and empty(
             RunsItem, run_pk(run.key), purge, keep=keep
         )
         if not removed:

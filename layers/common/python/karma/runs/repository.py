@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime
 from types import MappingProxyType
@@ -12,7 +11,8 @@ from pynamodb.expressions.update import Action
 from karma.billing.allowances import Reservation
 from karma.billing.transactional import adjust_usage, reserve_usage
 from karma.conversations.domain import History, Message, Thread, ThreadKey
-from karma.conversations.stored import load_messages
+from karma.conversations.reading import read_thread
+from karma.conversations.transactional import add_messages, occupy_thread, release_thread
 from karma.core.clock import iso
 from karma.core.dynamo.access import batch_get, count, get, put, query
 from karma.core.dynamo.failures import ConditionFailed
@@ -38,20 +38,17 @@ from karma.runs.items import (
     CONTROL,
     HEAD,
     LISTED,
-    MESSAGES_SK_CHARS,
     SEGMENT,
     SETUP,
     AttachmentItem,
     CheckpointItem,
     ControlItem,
-    MessagesItem,
     RunCounterItem,
     RunItem,
     RunOwnerItem,
     RunsItem,
     SegmentItem,
     SetupItem,
-    ThreadItem,
     agent_runs_pk,
     list_sk,
     parse_run_id_pk,
@@ -59,7 +56,6 @@ from karma.runs.items import (
     run_pk,
     segment_sk,
     setup_sk,
-    thread_pk,
     user_pk,
 )
 from karma.runs.ports import RunPage
@@ -67,16 +63,12 @@ from karma.runs.stored import (
     as_json,
     checkpoint_item,
     checkpoint_of,
-    messages_items,
     pieces,
     run_item,
     run_of,
     segment_item,
     segment_of,
 )
-
-_READS = 3
-_REREAD_PAUSE_S = 0.05
 
 
 class RunRepository:
@@ -88,46 +80,10 @@ class RunRepository:
         Raises:
             ThreadChanged: the thread is being written, and each of three reads saw part of a write.
         """
-        for pause_s in (*[_REREAD_PAUSE_S] * (_READS - 1), None):
-            head, messages, forks = self._read_thread(key)
-            if messages is not None:
-                return Thread(
-                    key=key,
-                    messages=tuple(messages),
-                    next_message=len(messages),
-                    forks=forks,
-                    version=int(head.version) if head else 0,
-                    active_run_id=RunId(head.active_run_id) if head and head.active_run_id else None,
-                )
-            if pause_s is not None:
-                time.sleep(pause_s)
-        raise ThreadChanged
-
-    def _read_thread(self, key: ThreadKey) -> tuple[ThreadItem | None, list[Message] | None, dict[int, int]]:
-        """Read a thread's items; its messages are None when a part of a list is missing (a write was under way)."""
-        head: ThreadItem | None = None
-        lists: dict[str, list[MessagesItem]] = {}
-        start = None
-        while True:
-            page = query(RunsItem, thread_pk(key), limit=1000, start=start, consistent=True)
-            for item in page.items:
-                if isinstance(item, ThreadItem):
-                    head = item
-                elif isinstance(item, MessagesItem):
-                    lists.setdefault(item.sk[:MESSAGES_SK_CHARS], []).append(item)
-            start = page.last
-            if start is None:
-                break
-        messages: list[Message] = []
-        forks: dict[int, int] = {}
-        for parts in lists.values():
-            # A Query is not isolated from a transaction: it may see some of its items.
-            if any(int(part.parts) != len(parts) for part in parts):
-                return head, None, forks
-            if parts[0].after is not None:
-                forks[len(messages)] = int(parts[0].after)
-            messages.extend(load_messages(b"".join(part.messages for part in parts)))
-        return head, messages, forks
+        thread = read_thread(key)
+        if thread is None:
+            raise ThreadChanged
+        return thread
 
     def start(
         self,
@@ -157,24 +113,11 @@ class RunRepository:
         for part, piece in enumerate(pieces(setup)):
             tx.put(SetupItem(run_pk(run.key), setup_sk(part), data=piece), on_fail=exists)
         changed = ThreadChanged()
-        item = ThreadItem(
-            thread_pk(thread.key),
-            HEAD,
-            user_id=thread.key.user_id,
-            thread_id=thread.key.thread_id,
-            active_run_id=run.key.run_id,
-            created_at=now,
-            updated_at=now,
-        )
-        if thread.version:
-            item.version = thread.version
-            actions = [ThreadItem.active_run_id.set(run.key.run_id), ThreadItem.updated_at.set(now)]
-            tx.update(item, actions, ThreadItem.active_run_id.does_not_exist(), locked=True, on_fail=changed)
-        else:
-            tx.put(item, on_fail=changed)
         history = History(thread.key, thread.next_message, messages, after)
-        for each in messages_items(history, now):
-            tx.put(each, on_fail=changed)
+        occupy_thread(
+            tx, thread, run_id=run.key.run_id, agent_id=run.agent_id, history=history, at=now, on_fail=changed
+        )
+        add_messages(tx, history, at=now, on_fail=changed)
         for name, size in attachments.items():
             note = AttachmentItem(user_pk(run.key.user_id), f"{ATTACHMENT}{name}", size=size, created_at=now)
             tx.put(note, on_fail=changed)
@@ -197,8 +140,7 @@ class RunRepository:
             tx = Transaction()
             tx.put(segment_item(segment))
             if history is not None:
-                for item in messages_items(history, iso(segment.lease_until)):
-                    tx.put(item)
+                add_messages(tx, history, at=iso(segment.lease_until))
             if checkpoint is not None:
                 tx.put(checkpoint_item(segment.key, checkpoint))
             tx.commit()
@@ -254,15 +196,9 @@ class RunRepository:
         if how.cost_micros is not None:
             actions.append(RunItem.cost_micros.set(how.cost_micros))
         tx.update(run, actions, RunItem.status == RunStatus.RUNNING.value)
-        head = ThreadItem(thread_pk(thread), HEAD)
-        tx.update(
-            head,
-            [ThreadItem.active_run_id.remove(), ThreadItem.updated_at.set(now)],
-            ThreadItem.active_run_id == segment.key.run_id,
-        )
+        release_thread(tx, thread, run_id=segment.key.run_id, last_message=how.last_message, at=now)
         if history is not None:
-            for item in messages_items(history, now):
-                tx.put(item)
+            add_messages(tx, history, at=now)
         if how.correction is not None:
             adjust_usage(tx, [how.correction])
         try:

@@ -1,15 +1,12 @@
-"""Runs, segments, checkpoints and messages as items of the table, and back."""
+"""Runs, segments and checkpoints as items of the table, and back."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import astuple
 from datetime import datetime
 
 import orjson
 
-from karma.conversations.domain import History
-from karma.conversations.stored import dump_messages
 from karma.core.clock import epoch_ms, from_epoch_ms, iso, parse_iso
 from karma.core.ids import AgentId, RunId, ThreadId, UserId
 from karma.models.domain import Usage
@@ -18,18 +15,15 @@ from karma.runs.items import (
     HEAD,
     PART_BYTES,
     CheckpointItem,
-    MessagesItem,
     RunItem,
     SegmentItem,
     checkpoint_sk,
     list_sk,
-    messages_sk,
     parse_checkpoint_sk,
     parse_run_pk,
     parse_segment_sk,
     run_pk,
     segment_sk,
-    thread_pk,
     user_pk,
 )
 
@@ -144,22 +138,6 @@ def checkpoint_of(item: CheckpointItem) -> Checkpoint:
 def pieces(body: bytes) -> list[bytes]:
     """Cut bytes into parts, each small enough for an item."""
     return [body[at : at + PART_BYTES] for at in range(0, len(body), PART_BYTES)]
-
-
-def messages_items(history: History, now: str) -> Iterable[MessagesItem]:
-    """Yield the items of a list of messages, as few as hold it; each has their number."""
-    if not history.messages:
-        return
-    body = pieces(dump_messages(history.messages))
-    for part, piece in enumerate(body):
-        yield MessagesItem(
-            thread_pk(history.thread),
-            messages_sk(history.n, part=part),
-            messages=piece,
-            after=history.fork,
-            parts=len(body),
-            created_at=now,
-        )
 
 
 def as_json(value: object) -> str:

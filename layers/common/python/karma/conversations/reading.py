@@ -1,0 +1,62 @@
+"""Reads whole threads from the table `agents`."""
+
+from __future__ import annotations
+
+import time
+
+from karma.conversations.domain import Message, Thread, ThreadKey
+from karma.conversations.items import MESSAGES_SK_CHARS, ConversationsItem, MessagesItem, ThreadItem, thread_pk
+from karma.conversations.stored import load_messages
+from karma.core.dynamo.access import query
+from karma.core.ids import RunId
+
+_READS = 3
+_REREAD_PAUSE_S = 0.05
+
+
+def read_thread(key: ThreadKey) -> Thread | None:
+    """Read a thread with its messages, consistently, by one Query a megabyte; an absent one is empty.
+
+    Returns None when the thread is being written, and each of three reads saw part of a write.
+    """
+    for pause_s in (*[_REREAD_PAUSE_S] * (_READS - 1), None):
+        head, messages, forks = _read(key)
+        if messages is not None:
+            return Thread(
+                key=key,
+                messages=tuple(messages),
+                next_message=len(messages),
+                forks=forks,
+                version=int(head.version) if head else 0,
+                active_run_id=RunId(head.active_run_id) if head and head.active_run_id else None,
+            )
+        if pause_s is not None:
+            time.sleep(pause_s)
+    return None
+
+
+def _read(key: ThreadKey) -> tuple[ThreadItem | None, list[Message] | None, dict[int, int]]:
+    """Read a thread's items; its messages are None when a part of a list is missing (a write was under way)."""
+    head: ThreadItem | None = None
+    lists: dict[str, list[MessagesItem]] = {}
+    start = None
+    while True:
+        page = query(ConversationsItem, thread_pk(key), limit=1000, start=start, consistent=True)
+        for item in page.items:
+            if isinstance(item, ThreadItem):
+                head = item
+            elif isinstance(item, MessagesItem):
+                lists.setdefault(item.sk[:MESSAGES_SK_CHARS], []).append(item)
+        start = page.last
+        if start is None:
+            break
+    messages: list[Message] = []
+    forks: dict[int, int] = {}
+    for parts in lists.values():
+        # A Query is not isolated from a transaction: it may see some of its items.
+        if any(int(part.parts) != len(parts) for part in parts):
+            return head, None, forks
+        if parts[0].after is not None:
+            forks[len(messages)] = int(parts[0].after)
+        messages.extend(load_messages(b"".join(part.messages for part in parts)))
+    return head, messages, forks

@@ -1,0 +1,53 @@
+"""Answers of the thread routes: each shape, and beside it the function that renders it."""
+
+from __future__ import annotations
+
+from typing import TypedDict
+
+from karma.conversations.domain import ThreadHead, TitleSource
+from karma.core.clock import iso
+from karma.threads.domain import name_in_urls
+
+
+class ThreadView(TypedDict):
+    """A thread without its messages."""
+
+    id: str
+    name: str
+    """Name in URLs: the id, or another text where a path cannot have it."""
+    title: str | None
+    """Null while nothing was said in words."""
+    title_from: TitleSource
+    agent_id: str | None
+    """Agent of its newest run. Null in threads from before there were agents."""
+    active_run_id: str | None
+    message_count: int
+    """Messages of all branches, results of tools included, when its newest run began or ended."""
+    created_at: str
+    updated_at: str
+    """Start or end of its newest run, by which the list is sorted."""
+    version: int
+
+
+def thread_view(head: ThreadHead) -> ThreadView:
+    """Shape a thread for lists."""
+    return {
+        "id": head.key.thread_id,
+        "name": name_in_urls(head.key.thread_id),
+        "title": head.title or None,
+        "title_from": head.title_from,
+        "agent_id": head.agent_id,
+        "active_run_id": head.active_run_id,
+        "message_count": head.message_count,
+        "created_at": iso(head.created_at),
+        "updated_at": iso(head.updated_at),
+        "version": head.version,
+    }
+
+
+class ThreadListData(TypedDict):
+    """`GET /threads`, the newest activity first."""
+
+    threads: list[ThreadView]
+    limit: int
+    next_cursor: str | None

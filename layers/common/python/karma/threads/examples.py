@@ -1,0 +1,17 @@
+"""Examples of the OpenAPI document for threads: see karma/core/examples.py."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+_THREAD = "01994b94-9b20-7e83-b6c4-d2e1f0a98765"
+
+FIELDS: Mapping[str, Any] = {
+    **dict.fromkeys(("ThreadView.id", "ThreadView.name"), _THREAD),
+    "ThreadView.title": "Devices in the greenhouse",
+    "title_from": "words",
+    "active_run_id": None,
+    "message_count": 4,
+    "list_threads.query": "greenhouse",
+}
