@@ -5,7 +5,7 @@
 
 The files of the template are a whole context of a noun called `noun`; a new one has its own word everywhere. What is
 central and stays so is written as well: permissions (who may do it), rows of docs/permissions.md (what each caller is
-answered), a section of docs/api.md.
+answered), a section of docs/api.md, rows of docs/adr/0034 (what bounds its items).
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ TEMPLATE = Path("templates/context")
 PERMISSIONS = Path("layers/common/python/karma/identity/permissions.py")
 TABLE = Path("docs/permissions.md")
 API = Path("docs/api.md")
+BOUNDS = Path("docs/adr/0034-plan-limits.md")
 
 _GRANTS = '    "noun:read": _ALL,\n    "noun:write": _ACTIVE,\n'
 _UNKNOWN = "401 | 401 | 401 | 401 | 404"
@@ -38,6 +39,10 @@ _SECTION = """\
 it may have a `note`.
 
 """
+_BOUNDED = """\
+| `noun` | **rate alone**, until a count of an account's nouns bounds them |
+| `noun_request` | rate, time 25 hours |
+"""
 _NEXT = """\
 {count} files of templates/context are written, and {edited} changed:
   {changed}
@@ -47,9 +52,10 @@ Next:
   2. {permissions}:
      decide who may {noun}:read and {noun}:write; then check each cell of its rows in {table}.
   3. {api}: say what holds for its routes.
-  4. After each change: make docs map, and what each refused condition answers, to be read before it is committed:
+  4. {bounds}: say what bounds its items; a count or a plan's limit is better than the rate of requests alone.
+  5. After each change: make docs map, and what each refused condition answers, to be read before it is committed:
      REWRITE=1 .venv/bin/pytest tests/contract/stores/test_refusals.py -k "ministack and {store}"
-  5. .venv/bin/pytest {tests}
+  6. .venv/bin/pytest {tests}
      ROUTES=/{plural} .venv/bin/pytest tests/integration/permissions/test_matrix.py
 """
 
@@ -105,10 +111,11 @@ def _template(root: Path) -> Iterator[tuple[Path, str]]:
 
 
 def _changes(root: Path, words: Words) -> Iterator[tuple[Path, str]]:
-    permissions, table, api = ((root / path).read_text() for path in (PERMISSIONS, TABLE, API))
+    permissions, table, api, bounds = ((root / path).read_text() for path in (PERMISSIONS, TABLE, API, BOUNDS))
     yield PERMISSIONS, _with(permissions, r"^ROLES_OF.*?^(?=\})", words.into(_GRANTS), PERMISSIONS)
     yield TABLE, _with(table, r"\A.*?^\| `api [^\n]*\n(?!\| `api )", words.into(_ROWS), TABLE)
     yield API, _with(api, r"\A.*?^(?=## Runs$)", words.into(_SECTION), API)
+    yield BOUNDS, _with(bounds, r"^### Every kind of item.*?^\| `[^\n]*\n(?!\| )", words.into(_BOUNDED), BOUNDS)
 
 
 def _with(text: str, before: str, added: str, path: Path) -> str:
@@ -140,7 +147,8 @@ def main(arguments: Sequence[str]) -> int:
             permissions=PERMISSIONS,
             table=TABLE,
             api=API,
-            store=words.into("NounStore"),
+            bounds=BOUNDS,
+            store=words.into("NounRepository"),
             tests=" ".join(str(path) for path in written if path.name.startswith("test_")),
         )
     )

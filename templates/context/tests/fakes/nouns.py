@@ -12,8 +12,8 @@ from karma.nouns.domain import Noun, NounChanged, NounId
 
 
 @dataclass
-class MemoryNounStore:
-    """NounStore in dictionaries."""
+class MemoryNouns:
+    """Nouns in dictionaries."""
 
     nouns: dict[NounId, Noun] = field(default_factory=dict)
     requests: MemoryRequests = field(default_factory=MemoryRequests)

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 @cache
 def service() -> NounService:
     """Create, show, change and delete nouns."""
-    from karma.nouns.repository import DynamoNounStore
+    from karma.nouns.repository import NounRepository
     from karma.nouns.service import NounService
 
-    return NounService(DynamoNounStore(), clock())
+    return NounService(NounRepository(), clock())

@@ -14,9 +14,9 @@ from karma.core.ids import UserId, new_id
 from karma.core.purge import Purge
 from karma.identity.transactional import AccountGone
 from karma.nouns.domain import Noun, NounChanged, NounId
-from karma.nouns.ports import NounStore
-from karma.nouns.repository import DynamoNounStore
-from tests.fakes.nouns import MemoryNounStore
+from karma.nouns.ports import Nouns
+from karma.nouns.repository import NounRepository
+from tests.fakes.nouns import MemoryNouns
 from tests.support.accounts import open_account
 from tests.support.stores import Database, Store
 from tests.support.requests import asked
@@ -26,19 +26,19 @@ USER, OTHER, GONE = UserId(new_id()), UserId(new_id()), UserId(new_id())
 
 
 @pytest.fixture
-def noun_store(store: Store) -> NounStore:
-    return MemoryNounStore(deleted_accounts={GONE}) if store.in_memory else stored()
+def noun_store(store: Store) -> Nouns:
+    return MemoryNouns(deleted_accounts={GONE}) if store.in_memory else stored()
 
 
 @pytest.fixture
-def dynamo(database: Database) -> DynamoNounStore:
+def dynamo(database: Database) -> NounRepository:
     return stored()
 
 
-def stored() -> DynamoNounStore:
+def stored() -> NounRepository:
     for user in (USER, OTHER):
         open_account(user)
-    return DynamoNounStore()
+    return NounRepository()
 
 
 def noun(number: int = 1, *, user: UserId = USER, note: str = "") -> Noun:
@@ -53,21 +53,21 @@ def noun(number: int = 1, *, user: UserId = USER, note: str = "") -> Noun:
     )
 
 
-def test_it_reads_back_whole(noun_store: NounStore) -> None:
+def test_it_reads_back_whole(noun_store: Nouns) -> None:
     bare, full = noun(1), noun(2, note="Line one\nline two")
     for each in (bare, full):
         noun_store.create(each, request=None)
     assert [noun_store.get(USER, each.id) for each in (bare, full)] == [bare, full]
 
 
-def test_what_does_not_exist_or_is_another_s_is_nothing(noun_store: NounStore) -> None:
+def test_what_does_not_exist_or_is_another_s_is_nothing(noun_store: Nouns) -> None:
     noun_store.create(noun(user=OTHER), request=asked("t"))
     assert noun_store.get(USER, noun().id) is None
     assert noun_store.made_by(USER, asked("t")) is None
     assert noun_store.page(USER, below="", limit=5) == []
 
 
-def test_a_request_makes_one(noun_store: NounStore) -> None:
+def test_a_request_makes_one(noun_store: Nouns) -> None:
     noun_store.create(noun(1), request=asked("t"))
     with pytest.raises(AlreadyExists):
         noun_store.create(noun(2), request=asked("t"))
@@ -81,7 +81,7 @@ def test_a_request_makes_one(noun_store: NounStore) -> None:
     assert noun_store.made_by(USER, day_after) == noun(3).id
 
 
-def test_lists_go_by_age_and_below_an_id(noun_store: NounStore) -> None:
+def test_lists_go_by_age_and_below_an_id(noun_store: Nouns) -> None:
     made = [noun(n) for n in range(5, 0, -1)]
     for each in made:
         noun_store.create(each, request=asked("t") if each is made[0] else None)
@@ -89,7 +89,7 @@ def test_lists_go_by_age_and_below_an_id(noun_store: NounStore) -> None:
     assert noun_store.page(USER, below=made[1].id, limit=2) == made[2:4]
 
 
-def test_a_stale_version_changes_and_deletes_nothing(noun_store: NounStore) -> None:
+def test_a_stale_version_changes_and_deletes_nothing(noun_store: Nouns) -> None:
     old = noun()
     noun_store.create(old, request=None)
     new = replace(old, name="new", updated_at=NOW + timedelta(seconds=1), version=2)
@@ -103,13 +103,13 @@ def test_a_stale_version_changes_and_deletes_nothing(noun_store: NounStore) -> N
     assert noun_store.get(USER, old.id) is None
 
 
-def test_nothing_is_made_for_an_account_that_is_gone(noun_store: NounStore) -> None:
+def test_nothing_is_made_for_an_account_that_is_gone(noun_store: Nouns) -> None:
     with pytest.raises(AccountGone):
         noun_store.create(noun(user=GONE), request=asked("t"))
     assert noun_store.get(GONE, noun().id) is None
 
 
-def test_an_account_s_go_with_it(dynamo: DynamoNounStore, database: Database) -> None:
+def test_an_account_s_go_with_it(dynamo: NounRepository, database: Database) -> None:
     for each in (noun(1), noun(2), noun(3, user=OTHER)):
         dynamo.create(each, request=asked("t") if each.id == noun(1).id else None)
     assert not dynamo.purge_account(Purge(user_id=USER, requested_at=NOW, ends_at=monotonic() - 1, settled=True))

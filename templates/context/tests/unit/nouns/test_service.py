@@ -12,13 +12,13 @@ from karma.nouns.domain import Noun
 from karma.nouns.schemas import ChangeNounBody
 from karma.nouns.service import NounService
 from tests.fakes.identity import MovableClock
-from tests.fakes.nouns import MemoryNounStore
+from tests.fakes.nouns import MemoryNouns
 from tests.support.requests import key
 
 USER = UserId(new_id())
 
 
-class Interrupted(MemoryNounStore):
+class Interrupted(MemoryNouns):
     """Somebody else does something right before a replacement, once."""
 
     meanwhile: Callable[[], object] | None = None

@@ -1,4 +1,4 @@
-"""The port of nouns to their store; the second implementation is in tests/fakes."""
+"""Ports of nouns; the second implementation is in tests/fakes/nouns.py."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from karma.core.requests import RepeatableRequest
 from karma.nouns.domain import Noun, NounId
 
 
-class NounStore(Protocol):
-    """Nouns at rest. All calls block; each write is one transaction."""
+class Nouns(Protocol):
+    """A store of nouns. All calls block; each write is one transaction."""
 
     def get(self, user_id: UserId, noun_id: NounId) -> Noun | None:
         """Read one, consistently; None when it is absent, deleted, or another account's."""

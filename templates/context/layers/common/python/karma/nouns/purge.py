@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from karma.core.purge import Step
-from karma.nouns.repository import DynamoNounStore
+from karma.nouns.repository import NounRepository
 
 
 def purge() -> Step:
-    """Offer the removal of nouns and of the records of what made them."""
-    return DynamoNounStore()
+    """Return the step that deletes an account's nouns, and the records of the requests that created them."""
+    return NounRepository()

@@ -61,24 +61,24 @@ class NounRequestItem(RequestAttributes, NounsItem, discriminator="noun_request"
     """The noun that a request with an Idempotency-Key has created."""
 
 
-class DynamoNounStore:
-    """NounStore over DynamoDB."""
+class NounRepository:
+    """Nouns over DynamoDB."""
 
     name = "nouns"
     """Of its step in the deletion of an account."""
 
     def get(self, user_id: UserId, noun_id: NounId) -> Noun | None:
-        """See NounStore; one Get."""
+        """See Nouns; one Get."""
         item = get(NounItem, noun_key(user_id, noun_id), consistent=True)
         return _noun(item) if item else None
 
     def made_by(self, user_id: UserId, request: RepeatableRequest) -> NounId | None:
-        """See NounStore; one Get."""
+        """See Nouns; one Get."""
         made = noted(NounRequestItem, request_key(owner_pk(user_id), request), request)
         return NounId(made) if made else None
 
     def create(self, noun: Noun, *, request: RepeatableRequest | None) -> None:
-        """See NounStore; a check and one item, and one for a key."""
+        """See Nouns; a check and one item, and one for a key."""
         tx = Transaction()
         require_account(tx, noun.user_id)
         if request is not None:
@@ -87,7 +87,7 @@ class DynamoNounStore:
         tx.commit()
 
     def replace(self, old: Noun, new: Noun) -> None:
-        """See NounStore; one item."""
+        """See Nouns; one item."""
         tx = Transaction()
         item = _item(new)
         item.version = old.version
@@ -95,7 +95,7 @@ class DynamoNounStore:
         tx.commit()
 
     def delete(self, noun: Noun) -> None:
-        """See NounStore; one item."""
+        """See Nouns; one item."""
         tx = Transaction()
         item = NounItem(*noun_key(noun.user_id, noun.id))
         item.version = noun.version
@@ -103,7 +103,7 @@ class DynamoNounStore:
         tx.commit()
 
     def page(self, user_id: UserId, *, below: str, limit: int) -> list[Noun]:
-        """See NounStore; one Query a megabyte, eventually consistent."""
+        """See Nouns; one Query a megabyte, eventually consistent."""
         found: list[Noun] = []
         start: dict[str, str] | None = noun_key(user_id, below)._asdict() if below else None
         while len(found) < limit:

@@ -13,7 +13,7 @@ from karma.core.observability import count, logger
 from karma.core.repeat import repeat
 from karma.core.requests import IdempotencyKey, repeatable
 from karma.nouns.domain import Noun, NounChanged, NounId
-from karma.nouns.ports import NounStore
+from karma.nouns.ports import Nouns
 
 _MET = (StorageThrottled, NounChanged)
 """Another write came first: it is made again on what is stored now."""
@@ -31,7 +31,7 @@ class NounPage:
 class NounService:
     """Use cases of nouns. Each raises NotFound for a noun of another account."""
 
-    def __init__(self, store: NounStore, clock: Clock) -> None:
+    def __init__(self, store: Nouns, clock: Clock) -> None:
         self._store = store
         self._clock = clock
 
