@@ -19,8 +19,9 @@ import io
 import itertools
 import json
 import os
+import re
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -41,7 +42,8 @@ from karma.core import aws
 from karma.core.clock import epoch_ms
 from karma.core.ids import UserId, new_id
 
-PAGE = Path(__file__).resolve().parent.parent / "docs" / "calls.md"
+DOCS = Path(__file__).resolve().parent.parent / "docs"
+PAGE, DESCRIPTION = DOCS / "calls.md", DOCS / "openapi.json"
 REWRITE = "python -m benchmarks.calls"
 ITEMS = 100
 """Items of each table while docs/calls.md is measured; with more, the numbers are the same."""
@@ -574,10 +576,28 @@ def limit_of(cost: Cost) -> int:
     return 3 if "sort=name" in cost.route else 2
 
 
-def page(costs: Iterable[Cost]) -> str:
+def page(costs: Sequence[Cost]) -> str:
     """Render docs/calls.md."""
+    left_out = [f"- {group}: {_LEFT_OUT.get(group, 'nobody has measured it yet')}." for group in unmeasured(costs)]
     rows = [f"| {cost.route} | {_shown(cost.calls)} | {cost.read_units:g} | {cost.write_units:g} |" for cost in costs]
-    return "\n".join([_INTRODUCTION, "| route | DynamoDB calls | RRU | WRU |", "| --- | --- | --- | --- |", *rows, ""])
+    table = ["| route | DynamoDB calls | RRU | WRU |", "| --- | --- | --- | --- |", *rows]
+    return "\n".join([_INTRODUCTION, *left_out, "", *table, ""])
+
+
+def unmeasured(costs: Iterable[Cost]) -> list[str]:
+    """Return the groups of docs/openapi.json none of whose routes is measured, in alphabetical order."""
+    measured = {_template(cost.route) for cost in costs}
+    groups: dict[str, bool] = {}
+    for path, operations in json.loads(DESCRIPTION.read_text())["paths"].items():
+        for method, operation in operations.items():
+            [group] = operation["tags"]
+            groups[group] = groups.get(group, False) or _template(f"{method.upper()} {path}") in measured
+    return sorted(group for group, has_one in groups.items() if not has_one)
+
+
+def _template(route: str) -> str:
+    """Return method and path of a route, without its version, the names of its parameters and what follows it."""
+    return re.sub(r"\{\w+\}", "{}", re.split("[,?]", route)[0].replace(" /api/v1/", " /"))
 
 
 def _shown(calls: tuple[str, ...]) -> str:
@@ -586,7 +606,7 @@ def _shown(calls: tuple[str, ...]) -> str:
 
 
 _INTRODUCTION = f"""\
-# What each route costs in DynamoDB
+# What routes cost in DynamoDB
 
 Written by `{REWRITE}`; `tests/integration/benchmarks/test_calls.py` fails when it is stale, when a number is not
 the same among 100 and among 10,000 items a table, or when a read makes more than two calls (three with `sort=name`, see
@@ -595,11 +615,28 @@ docs/adr/0005-device-data.md). `python -m benchmarks calls --items 100000` measu
 The caller is cached, as for a minute in a warm process; for a change it is read anew (docs/adr/0032-fresh-proof.md).
 Lists show {_LIMIT} rows of about 1 KB. Units are computed from item sizes by AWS's rules (`benchmarks/meter.py`).
 
+The table has what clients ask most often: the list of each kind, one of it, its creation, change and deletion.
+Left out are routes of the same kind as one that is there: those of `/api` that answer as their twin of `/api/v1`
+does, members and invitations of projects, changes of accounts and keys, and what administrators do with single
+events and customers. What each function may call at all is in `tests/infra/golden/calls.json`.
+
 Not in the table, because its cost does grow: a list of devices by filter, by offset, or in an order other than by age
 or name reads up to 1,000 devices of its owner, 110 KB a hundred (docs/adr/0005-device-data.md). Lists of agents by tag
 and of runs by agent count up to 1,000 rows for their `total` when it is more than a page, in one Query beside the
 page's own (docs/adr/0010-agent-catalogue.md); so do lists of tasks by status, of projects and of their members.
+
+No route of these groups is measured:
 """
+
+_LEFT_OUT = {
+    "about": "it reads nothing",
+    "audit": "a list as that of notices, which is read when something is looked into",
+    "auth": "a login or a registration takes a password's hash or a mail, next to which its calls are little",
+    "files": "docs/adr/0009-files.md has the calls of each; their bytes in S3 cost more",
+    "health": "it asks each service once, and is asked by monitors",
+    "realtime": "one ticket a connection",
+}
+"""Reasons for measuring none of a group's routes, by the group's name in docs/openapi.json."""
 
 
 def rows(world: World, items: int = ITEMS) -> list[Row]:
