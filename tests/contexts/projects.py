@@ -15,7 +15,8 @@ from karma.core.ids import ProjectId, UserId, new_id
 from karma.core.requests import KEPT
 from karma.projects.domain import INVITATION_TTL, Invitation, Membership, Project, ProjectRole, ProjectStatus
 from karma.projects.ports import MemberChange
-from karma.projects.repository import ProjectRepository
+from karma.projects.repository.invitations import InvitationRepository
+from karma.projects.repository.projects import ProjectRepository
 from karma.projects.service import NewProject, ProjectService
 from tests.fakes.projects import MemoryProjects
 from tests.integration.permissions.world import Bodies, Objects, World
@@ -100,7 +101,7 @@ class ProjectRows(AccountRows):
         return project
 
 
-FAKES: Fakes = {MemoryProjects: (ProjectRepository,)}
+FAKES: Fakes = {MemoryProjects: (InvitationRepository, ProjectRepository)}
 
 SCENARIOS = Scenarios[ProjectRows](
     ProjectRows,
@@ -122,7 +123,7 @@ SCENARIOS = Scenarios[ProjectRows](
         "ProjectRepository.made_by": made(
             lambda r: r.project, lambda r, n: r.projects.made_by(n[1].user_id, asked("t"))
         ),
-        "ProjectRepository.invite": made(
+        "InvitationRepository.invite": made(
             lambda r: (r.project, r.new_invitation()),
             lambda r, n: r.projects.invite(
                 n[1], actor=n[0][1], known=(UserId(n[1].invitee), None), entries=[r.entry], mails=[]
@@ -131,19 +132,19 @@ SCENARIOS = Scenarios[ProjectRows](
         "ProjectRepository.parts": made(
             lambda r: r.invitation, lambda r, n: r.projects.parts(r.ada.id, [n.project_id])
         ),
-        "ProjectRepository.invitations": made(
+        "InvitationRepository.invitations": made(
             lambda r: r.invitation, lambda r, n: r.projects.invitations(n.project_id, n.invitee)
         ),
-        "ProjectRepository.invitations_of": made(
+        "InvitationRepository.invitations_of": made(
             lambda r: r.invitation, lambda r, n: r.projects.invitations_of(n.project_id)
         ),
-        "ProjectRepository.invitations_to": made(
+        "InvitationRepository.invitations_to": made(
             lambda r: r.invitation, lambda r, n: r.projects.invitations_to(n.user_id or r.ada.id, "ada@example.com")
         ),
-        "ProjectRepository.decline": made(
+        "InvitationRepository.decline": made(
             lambda r: r.invitation, lambda r, n: r.projects.decline(n, by=r.ada.id, at=NOW, entry=r.entry)
         ),
-        "ProjectRepository.withdraw": made(lambda r: r.invitation, lambda r, n: r.projects.withdraw(n)),
+        "InvitationRepository.withdraw": made(lambda r: r.invitation, lambda r, n: r.projects.withdraw(n)),
         "ProjectRepository.create": made(
             lambda r: r.new_project(), lambda r, n: r.projects.create(n[0], n[1], request=asked("t"))
         ),

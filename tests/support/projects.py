@@ -14,7 +14,7 @@ from karma.mail.repository import OutboxRepository
 from karma.mail.service import OutboxRelay
 from karma.projects.domain import Membership, ProjectRole
 from karma.projects.invitations import InvitationService
-from karma.projects.repository import ProjectRepository
+from karma.projects.repository.projects import ProjectRepository
 from tests.fakes.mail import MemoryQueue
 from tests.support.plans import allowances
 

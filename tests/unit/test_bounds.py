@@ -20,7 +20,7 @@ BOUND = re.compile(r"\b(count|plan|rate|time|one|100|60|14,400|administrators|St
 def kinds() -> set[str]:
     """Return the discriminator of each item of karma.*."""
     for module in pkgutil.walk_packages(karma.__path__, "karma."):
-        if "repository" in module.name or module.name.rpartition(".")[2] in ("items", "seat_repository"):
+        if "repository" in module.name or module.name.rpartition(".")[2] == "items":
             importlib.import_module(module.name)
     return {discriminator for kind in _below(Item) if (discriminator := kind.type.get_discriminator(kind))}
 

@@ -12,14 +12,14 @@ from karma.core.dynamo.buckets import DynamoBuckets
 if TYPE_CHECKING:
     from karma.projects.invitations import InvitationService
     from karma.projects.members import MemberService
-    from karma.projects.repository import ProjectRepository
+    from karma.projects.repository.projects import ProjectRepository
     from karma.projects.service import ProjectService
 
 
 @cache
 def repository() -> ProjectRepository:
     """Return the repository of projects, their members and invitations."""
-    from karma.projects.repository import ProjectRepository
+    from karma.projects.repository.projects import ProjectRepository
 
     return ProjectRepository()
 

@@ -10,7 +10,7 @@ from background.sweeps.schedule import Sweeps, run
 from karma.core.clock import SystemClock
 from karma.core.dynamo.tables import bind_tables
 from karma.core.settings import FunctionSettings, load
-from karma.projects.repository import ProjectRepository
+from karma.projects.repository.projects import ProjectRepository
 from karma.projects.sweeps import finish_deletions as finish_deletions_of_projects
 from karma.projects.sweeps import finish_moves as finish_moves_of_seats
 from karma.tasks.repository import TaskRepository

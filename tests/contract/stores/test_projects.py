@@ -34,7 +34,7 @@ from karma.projects.domain import (
     ProjectStatus,
 )
 from karma.projects.ports import MemberChange, Projects
-from karma.projects.repository import ProjectRepository
+from karma.projects.repository.projects import ProjectRepository
 from tests.contexts.projects import membership, new_project
 from tests.fakes.projects import MemoryProjects
 from tests.support.accounts import open_account

@@ -26,7 +26,7 @@ from karma.identity.accounts.repository.deletions import DeletionRepository
 from karma.identity.ownership import AccountHolds, OwnedKind
 from karma.identity.transactional import AccountGone, add_owned, remove_owned, require_account
 from karma.integrations.iot import IotRegistry
-from karma.projects.repository import ProjectRepository
+from karma.projects.repository.projects import ProjectRepository
 from karma.projects.service import NewProject, ProjectService
 from karma.realtime.domain import Ticket
 from karma.realtime.repository import RealtimeRepository

@@ -77,7 +77,7 @@ from karma.mail.repository import OutboxRepository
 from karma.mail.service import MailWorker, OutboxRelay
 from karma.projects.domain import ProjectRole
 from karma.projects.members import MemberService
-from karma.projects.repository import ProjectRepository
+from karma.projects.repository.projects import ProjectRepository
 from karma.projects.service import NewProject, ProjectService
 from karma.realtime.repository import RealtimeRepository
 from karma.realtime.service import ConnectionService, TicketService

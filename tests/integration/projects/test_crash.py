@@ -12,7 +12,7 @@ from karma.audit.domain import NOWHERE
 from karma.core.ids import ProjectId, UserId, new_id
 from karma.projects.domain import ProjectRole
 from karma.projects.ports import MemberChange
-from karma.projects.repository import ProjectRepository
+from karma.projects.repository.projects import ProjectRepository
 from karma.projects.service import NewProject, ProjectService
 from karma.projects.sweeps import GRACE
 from tests.fakes.devices import FakeClock

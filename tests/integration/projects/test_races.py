@@ -18,7 +18,7 @@ from karma.identity.transactional import AccountGone
 from karma.projects.domain import Project, ProjectRole
 from karma.projects.invitations import InvitationService
 from karma.projects.members import MemberService
-from karma.projects.repository import ProjectRepository
+from karma.projects.repository.projects import ProjectRepository
 from karma.projects.service import NewProject, PageQuery, ProjectService
 from tests.support.accounts import open_account
 from tests.support.at_once import at_once

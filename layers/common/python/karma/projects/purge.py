@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from karma.core.purge import Step
-from karma.projects.repository import ProjectRepository
+from karma.projects.repository.projects import ProjectRepository
 
 
 def purge() -> Step:

@@ -1,7 +1,7 @@
-"""Projects in the table `work` (items.py); access patterns are in docs/adr/0019-projects.md.
+"""Projects and memberships in the table `work` (items.py); access patterns are in docs/adr/0019-projects.md.
 
-One file of more than 450 lines, since projects, memberships, invitations and seats are written in the same transactions
-and each of these relies on the conditions of the others.
+Projects, memberships, invitations and seats are written in the same transactions, and each of these relies on the
+conditions of the others: conditions.py.
 """
 
 from __future__ import annotations
@@ -10,10 +10,6 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Final
 
-from pynamodb.expressions.condition import Condition
-from pynamodb.expressions.update import Action
-
-from karma.audit.domain import AuditEntry
 from karma.audit.transactional import add_audit_entry
 from karma.billing.transactional import take_seat
 from karma.core.clock import iso
@@ -28,22 +24,25 @@ from karma.core.errors import AlreadyExists
 from karma.core.ids import ProjectId, UserId
 from karma.core.purge import Purge
 from karma.core.requests import RepeatableRequest
-from karma.identity.accounts import emails
 from karma.identity.ownership import OwnedKind
 from karma.identity.transactional import add_owned, remove_owned, require_account
-from karma.mail.domain import Mail
-from karma.mail.transactional import add_mail
 from karma.projects.domain import (
-    INVITATION_TTL,
-    MAX_INVITATIONS,
-    Invitation,
     Membership,
     Part,
     Project,
     ProjectChanged,
     ProjectRole,
 )
-from karma.projects.items import (
+from karma.projects.ports import MemberChange, Read, Rows
+from karma.projects.repository.conditions import changed, require_actor, same_owners, there, unchanged
+from karma.projects.repository.invitations import (
+    InvitationRepository,
+    forget_leaving,
+    note_leaving,
+    remove_if_made_by,
+    use_up,
+)
+from karma.projects.repository.items import (
     DELETING,
     INVITE_PREFIX,
     INVITED_PREFIX,
@@ -52,17 +51,12 @@ from karma.projects.items import (
     MOVING,
     PROJECT_PREFIX,
     InvitationItem,
-    InvitedItem,
     LeftItem,
     MemberItem,
     ProjectItem,
     ProjectRequestItem,
     ProjectsItem,
-    address_pk,
-    deletion,
     invitation_key,
-    invitation_of,
-    invited_key,
     left_key,
     member_item,
     member_key,
@@ -75,19 +69,15 @@ from karma.projects.items import (
     tombstone_of,
     user_pk,
 )
-from karma.projects.permissions import managed_by
-from karma.projects.ports import MemberChange, Read, Rows
-from karma.projects.seat_repository import changed, end_memberships, end_seats_of, move_seat, same_owners, there
+from karma.projects.repository.seats import end_memberships, end_seats_of, move_seat
 
 _BATCH: Final = 100
 """Largest number of items of one BatchGetItem."""
 _MEMBERS_A_TRANSACTION: Final = 33
 """Memberships that one transaction ends: each with a seat, and the count of the plan that it is in."""
-_RECEIVED: Final = 100
-"""Largest number of invitations that a person is shown."""
 
 
-class ProjectRepository:
+class ProjectRepository(InvitationRepository):
     """Projects over DynamoDB, with the seats of plans, and the projects' step in the deletion of an account."""
 
     name = "projects"
@@ -170,33 +160,6 @@ class ProjectRepository:
             for each in project_ids
         }
 
-    def invitations(self, project_id: ProjectId, *invitees: str) -> Sequence[Invitation]:
-        """See Projects; one BatchGet."""
-        keys = [invitation_key(project_id, each) for each in invitees]
-        found = batch_get(InvitationItem, keys, consistent=True)
-        return [invitation_of(found[key]) for key in keys if key in found]
-
-    def invitations_of(self, project_id: ProjectId) -> Sequence[Invitation]:
-        """See Projects; one Query, strongly consistent."""
-        page = query(
-            InvitationItem,
-            project_key(project_id).pk,
-            InvitationItem.sk.startswith(INVITE_PREFIX),
-            limit=2 * MAX_INVITATIONS,
-            consistent=True,
-        )
-        return [invitation_of(item) for item in page.items]
-
-    def invitations_to(self, user_id: UserId, email: str | None) -> Sequence[Invitation]:
-        """See Projects; one Query of the index, two with an address."""
-        partitions = [user_pk(user_id), *([address_pk(emails.digest(email))] if email else [])]
-        found: list[Invitation] = []
-        for partition in partitions:
-            mine = InvitationItem.gsi1sk.startswith(INVITE_PREFIX)
-            page = query(InvitationItem, partition, mine, limit=_RECEIVED, forward=False, index=ProjectsItem.gsi1)
-            found += [invitation_of(item) for item in page.items]
-        return found[:_RECEIVED]
-
     # Writing
 
     def create(self, project: Project, owner: Membership, *, request: RepeatableRequest | None) -> None:
@@ -222,10 +185,10 @@ class ProjectRepository:
                 item.progress.set(after.progress),
                 item.updated_at.set(iso(after.updated_at)),
             ],
-            _unchanged(before),
+            unchanged(before),
             on_fail=changed(),
         )
-        _require_actor(tx, actor)
+        require_actor(tx, actor)
         require_account(tx, actor.user_id)
         tx.commit()
 
@@ -244,15 +207,15 @@ class ProjectRepository:
             if change.owners[0] != project.owner_id:
                 # From here on another plan pays: `move_seats` follows, or the sweep that finds it here.
                 actions += [ProjectItem.gsi1pk.set(MOVING), ProjectItem.gsi1sk.set(f"{iso(change.at)}#{project.id}")]
-            tx.update(ProjectItem(*project_key(project.id)), actions, _unchanged(project), on_fail=changed())
+            tx.update(ProjectItem(*project_key(project.id)), actions, unchanged(project), on_fail=changed())
         key = member_key(project.id, subject.user_id)
         if before is None:
             assert after is not None  # noqa: S101
             tx.put(member_item(after), on_fail=AlreadyExists("The account is a member already"))
-            _come(tx, change, subject.user_id)
+            forget_leaving(tx, change, subject.user_id)
         elif after is None:
             tx.delete(MemberItem(*key), MemberItem.version == before.version, on_fail=changed())
-            _go(tx, project.id, subject.user_id, at=change.at)
+            note_leaving(tx, project.id, subject.user_id, at=change.at)
         else:
             accepted = [MemberItem.accepted_at.set(iso(after.accepted_at))] if after.accepted_at else []
             seated = [MemberItem.seat_of.set(after.seat_of)] if change.seat is not None and after.seat_of else []
@@ -263,97 +226,19 @@ class ProjectRepository:
         require_account(tx, actor.user_id)
         if subject.user_id != actor.user_id:
             # Of one's own membership the version was asked above, and a transaction names an item once.
-            _require_actor(tx, actor)
+            require_actor(tx, actor)
         _keep_accounts(tx, change, subject.user_id)
         if change.seat is not None:
             take_seat(tx, change.seat, subject.user_id, on_fail=changed())
         elif after is None:
             end_seats_of(tx, [subject])
         if change.invitation is not None:
-            _use_up(tx, change.invitation, at=change.at)
+            use_up(tx, change.invitation, at=change.at)
         for invitee in change.closed:
             if change.invitation is None or invitee != change.invitation.invitee:
                 tx.delete(InvitationItem(*invitation_key(project.id, invitee)))
         for entry in change.entries:
             add_audit_entry(tx, entry)
-        tx.commit()
-
-    # Inviting
-
-    def invite(
-        self,
-        invitation: Invitation,
-        *,
-        actor: Membership,
-        known: tuple[UserId, Membership | None] | None,
-        entries: Sequence[AuditEntry],
-        mails: Sequence[Mail],
-    ) -> None:
-        """See Projects; one transaction of 5 or 6 items, and those that tell of it."""
-        tx, at, item = Transaction(), iso(invitation.invited_at), InvitationItem
-        invitee, project_id = invitation.invitee, invitation.project_id
-        tx.check(ProjectItem, project_key(project_id), there(), on_fail=changed())
-        _require_actor(tx, actor)
-        require_account(tx, actor.user_id)
-        if invitation.user_id is not None:
-            require_account(tx, invitation.user_id)
-        if known is not None:
-            user_id, member = known
-            as_read = MemberItem.version == member.version if member else MemberItem.pk.does_not_exist()
-            tx.check(MemberItem, member_key(project_id, user_id), as_read, on_fail=changed())
-        ends = deletion(invitation.expires_at)
-        partition = user_pk(invitation.user_id) if invitation.user_id else address_pk(invitee)
-        tx.upsert(
-            item(*invitation_key(project_id, invitee)),
-            [
-                item.project_id.set(project_id),
-                item.user_id.set(invitation.user_id) if invitation.user_id else item.user_id.remove(),
-                item.email.set(invitation.email) if invitation.email else item.email.remove(),
-                item.role.set(invitation.role.value),
-                item.invited_by.set(invitation.invited_by),
-                item.invited_at.set(at),
-                item.valid_until.set(iso(invitation.expires_at)),
-                item.declined_at.remove(),
-                item.created_at.set(at),
-                item.updated_at.set(at),
-                item.expires_at.set(ends),
-                item.gsi1pk.set(partition),
-                item.gsi1sk.set(f"{INVITE_PREFIX}{project_id}"),
-            ],
-            item.pk.does_not_exist()
-            | (item.valid_until <= at)
-            | (item.declined_at.does_not_exist() & item.role.is_in(*sorted(managed_by(actor.role)))),
-            on_fail=changed(),
-        )
-        by = InvitedItem
-        tx.upsert(
-            by(*invited_key(actor.user_id, project_id, invitee)),
-            [by.created_at.set(at), by.updated_at.set(at), by.expires_at.set(ends)],
-        )
-        for entry in entries:
-            add_audit_entry(tx, entry)
-        for mail in mails:
-            add_mail(tx, mail)
-        tx.commit()
-
-    def decline(self, invitation: Invitation, *, by: UserId, at: datetime, entry: AuditEntry) -> None:
-        """See Projects; one transaction of 3 items."""
-        tx, item = Transaction(), InvitationItem
-        key = invitation_key(invitation.project_id, invitation.invitee)
-        tx.update(item(*key), [item.declined_at.set(iso(at)), item.updated_at.set(iso(at))], _open(at))
-        refused_until = LeftItem.refused_until.set(iso(invitation.expires_at))
-        _go(tx, invitation.project_id, by, refused_until, at=at)
-        add_audit_entry(tx, entry)
-        try:
-            tx.commit()
-        except ConditionFailed:
-            return
-
-    def withdraw(self, invitation: Invitation) -> None:
-        """See Projects; one transaction of 2 items."""
-        tx = Transaction()
-        tx.delete(InvitationItem(*invitation_key(invitation.project_id, invitation.invitee)))
-        tx.delete(InvitedItem(*invited_key(invitation.invited_by, invitation.project_id, invitation.invitee)))
         tx.commit()
 
     # Deleting
@@ -370,10 +255,10 @@ class ProjectRepository:
                 item.gsi1pk.set(DELETING),
                 item.gsi1sk.set(f"{stamp}#{project.id}"),
             ],
-            _unchanged(project),
+            unchanged(project),
             on_fail=changed(),
         )
-        _require_actor(tx, actor)
+        require_actor(tx, actor)
         require_account(tx, actor.user_id)
         for owner in project.owners:
             remove_owned(tx, owner, OwnedKind.PROJECT)
@@ -454,7 +339,7 @@ class ProjectRepository:
                 return False
             named = [key.sk.removeprefix(INVITED_PREFIX).split("#") for key in keys]
             for project_id, invitee in named:
-                _remove_if_made_by(ProjectId(project_id), invitee, purge.user_id)
+                remove_if_made_by(ProjectId(project_id), invitee, purge.user_id)
         return (
             self._end_memberships(purge)
             and empty(ProjectsItem, mine, purge, prefix=INVITE_PREFIX, index=ProjectsItem.gsi1)
@@ -483,65 +368,6 @@ def _keep_accounts(tx: Transaction, change: MemberChange, user_id: UserId) -> No
         remove_owned(tx, user_id, OwnedKind.PROJECT)
     elif change.before is None:
         require_account(tx, user_id)
-
-
-def _come(tx: Transaction, change: MemberChange, user_id: UserId) -> None:
-    """Remove the moment at which an earlier membership of a new member ended, unless they were invited before it."""
-    item = LeftItem(*left_key(change.project.id, user_id))
-    invited_at = change.invitation.invited_at if change.invitation else change.at
-    tx.delete(item, LeftItem.pk.does_not_exist() | (LeftItem.left_at <= iso(invited_at)), on_fail=changed())
-
-
-def _go(tx: Transaction, project_id: ProjectId, user_id: UserId, *more: Action, at: datetime) -> None:
-    """Store the moment at which somebody left or declined, for as long as an earlier invitation could be accepted."""
-    stamp, item = iso(at), LeftItem
-    tx.upsert(
-        item(*left_key(project_id, user_id)),
-        [
-            item.user_id.set(user_id),
-            item.left_at.set(stamp),
-            item.created_at.set(stamp),
-            item.updated_at.set(stamp),
-            item.expires_at.set(deletion(at + INVITATION_TTL)),
-            item.gsi1pk.set(user_pk(user_id)),
-            item.gsi1sk.set(f"{LEFT_PREFIX}{project_id}"),
-            *more,
-        ],
-    )
-
-
-def _use_up(tx: Transaction, invitation: Invitation, *, at: datetime) -> None:
-    """Remove an invitation in the transaction that does what it offers, if it is as it was read."""
-    item = InvitationItem(*invitation_key(invitation.project_id, invitation.invitee))
-    as_read = (InvitationItem.role == invitation.role.value) & (InvitationItem.invited_by == invitation.invited_by)
-    as_read &= InvitationItem.invited_at == iso(invitation.invited_at)
-    tx.delete(item, as_read & _open(at), on_fail=changed())
-    tx.delete(InvitedItem(*invited_key(invitation.invited_by, invitation.project_id, invitation.invitee)))
-
-
-def _remove_if_made_by(project_id: ProjectId, invitee: str, user_id: UserId) -> None:
-    item = InvitationItem(*invitation_key(project_id, invitee))
-    try:
-        delete(item, InvitationItem.invited_by == user_id)
-    except ConditionFailed:  # it is gone, or somebody else has asked since
-        return
-
-
-def _open(at: datetime) -> Condition:
-    item = InvitationItem
-    condition: Condition = item.pk.exists() & item.declined_at.does_not_exist() & (item.valid_until > iso(at))
-    return condition
-
-
-def _require_actor(tx: Transaction, actor: Membership) -> None:
-    """Add the condition that the actor still has the role that was read."""
-    key = member_key(actor.project_id, actor.user_id)
-    tx.check(MemberItem, key, MemberItem.role == actor.role.value, on_fail=changed())
-
-
-def _unchanged(project: Project) -> Condition:
-    condition: Condition = (ProjectItem.version == project.version) & ProjectItem.deleting_at.does_not_exist()
-    return condition
 
 
 def _rows(items: Sequence[ProjectsItem], limit: int) -> Rows:

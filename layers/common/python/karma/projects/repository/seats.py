@@ -4,31 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from pynamodb.expressions.condition import Condition
-
 from karma.billing.allowances import Metric, granted
 from karma.billing.transactional import give_seats_back, take_seat
 from karma.core.dynamo.failures import ConditionFailed
 from karma.core.dynamo.transaction import Transaction
 from karma.projects.domain import Membership, Project, ProjectChanged
-from karma.projects.items import MemberItem, ProjectItem, member_key, project_key
-
-
-def changed() -> ProjectChanged:
-    """Return the error of a write whose project, member or role is not as it was read."""
-    return ProjectChanged("The project was changed by another request; read it again")
-
-
-def there() -> Condition:
-    """Return the condition that a project exists and is not being deleted."""
-    condition: Condition = ProjectItem.pk.exists() & ProjectItem.deleting_at.does_not_exist()
-    return condition
-
-
-def same_owners(project: Project) -> Condition:
-    """Return the condition that a project exists and has the owners that were read."""
-    condition: Condition = there() & (ProjectItem.owners == list(project.owners))
-    return condition
+from karma.projects.repository.conditions import changed, same_owners
+from karma.projects.repository.items import MemberItem, ProjectItem, member_key, project_key
 
 
 def end_memberships(members: Sequence[Membership]) -> bool:
