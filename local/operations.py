@@ -23,7 +23,7 @@ from local.errors import LocalError
 from local.places import ROOT, Places
 
 if TYPE_CHECKING:
-    from karma.billing.service import InboxOperations
+    from karma.billing.inbox import InboxService
     from karma.identity.sessions.rotation import Rotation
 
 _STACKS = ("data", "app")
@@ -201,15 +201,15 @@ class Operations:
         """Return the deployed tables by short name."""
         return {key[5:].lower(): value for key, value in self._outputs.items() if key.startswith("Table")}
 
-    def _inbox(self) -> InboxOperations:
+    def _inbox(self) -> InboxService:
         self._become("FunctionBackgroundSweepsQueues")
+        from karma.billing.inbox import InboxService
         from karma.billing.repository.inbox import InboxRepository
-        from karma.billing.service import InboxOperations
         from karma.core.clock import SystemClock
         from karma.integrations.sqs import SqsQueue
 
         queue = SqsQueue(os.environ["INBOX_QUEUE_URL"])
-        return InboxOperations(inbox=InboxRepository(), queue=queue, clock=SystemClock())
+        return InboxService(inbox=InboxRepository(), queue=queue, clock=SystemClock())
 
     def _become(self, function: str) -> None:
         from karma.core.dynamo.tables import bind_names

@@ -13,7 +13,7 @@ from karma.agents.repository import AgentRepository
 from karma.agents.service import Catalogue
 from karma.billing.allowances import Allowances
 from karma.billing.repository.subscriptions import SubscriptionRepository
-from karma.billing.service import SubscriptionService
+from karma.billing.subscriptions import SubscriptionService
 from karma.configuration.current import CurrentConfiguration
 from karma.configuration.repository import ConfigurationRepository
 from karma.conversations.attachments import Library

@@ -12,7 +12,7 @@ from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from karma.billing.repository.arrivals import ArrivalRepository
-from karma.billing.service import MAX_BODY, InboxService
+from karma.billing.webhook import MAX_BODY, WebhookService
 from karma.core import aws, secrets
 from karma.core.clock import SystemClock, epoch_ms
 from karma.core.dynamo.tables import bind_tables
@@ -40,7 +40,7 @@ class Settings(FunctionSettings):
 
 
 @cache
-def services() -> InboxService:
+def services() -> WebhookService:
     """Build the one service of this function, and the clients that its first event needs."""
     settings = load(Settings)
     bind_tables(settings)
@@ -51,7 +51,7 @@ def services() -> InboxService:
         max_age_s = 0 if fresh else secrets.MAX_AGE_S
         return secrets.strings(settings.stripe_webhook_secret_arn, "secrets", max_age_s=max_age_s)
 
-    return InboxService(
+    return WebhookService(
         secrets=signing_secrets,
         arrivals=ArrivalRepository(),
         queue=SqsQueue(settings.inbox_queue_url),

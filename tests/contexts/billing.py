@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from functools import cached_property
 from typing import Any
 
-from karma.billing.arrival import Arrival
+from karma.billing.arrival import Arrival, Stored
 from karma.billing.domain import EventState, project
 from karma.billing.ports import CustomerLink
 from karma.billing.repository.arrivals import ArrivalRepository
@@ -82,7 +82,7 @@ class BillingRows(AccountRows):
 
     @cached_property
     def unlinked(self) -> str:
-        assert self.inbox.mark_unlinked(self.event, f"cus_of_nobody_{self.id}", at=NOW, note="")
+        assert self.inbox.close_unlinked(self.event, f"cus_of_nobody_{self.id}", at=NOW, note="")
         return self.event
 
     def ignore_payer(self, event: str) -> bool:
@@ -120,8 +120,8 @@ SCENARIOS = Scenarios[BillingRows](
     {
         "ArrivalRepository.store": lambda r: lambda: r.arrivals.store(r.arrival, received_at=NOW, due_at=NOW),
         "InboxRepository.get": made(lambda r: r.event, lambda r, event: r.inbox.get(event)),
-        "InboxRepository.mark_handled": made(
-            lambda r: (r.event, r.ada), lambda r, n: r.inbox.mark_handled(n[0], at=LATER, note="", user_id=n[1].id)
+        "InboxRepository.close": made(
+            lambda r: (r.event, r.ada), lambda r, n: r.inbox.close(n[0], at=LATER, note="", user_id=n[1].id)
         ),
         "InboxRepository.forget": made(lambda r: r.event, lambda r, event: r.inbox.forget(event)),
         "InboxRepository.record_failure": made(
@@ -133,12 +133,13 @@ SCENARIOS = Scenarios[BillingRows](
         "InboxRepository.page": made(
             lambda r: r.event, lambda r, _: r.inbox.page(EventState.UNHANDLED, limit=5, start=None)
         ),
-        "InboxRepository.mark_unlinked": made(
-            lambda r: r.event, lambda r, event: r.inbox.mark_unlinked(event, f"cus_of_nobody_{r.id}", at=LATER, note="")
+        "InboxRepository.close_unlinked": made(
+            lambda r: r.event,
+            lambda r, event: r.inbox.close_unlinked(event, f"cus_of_nobody_{r.id}", at=LATER, note=""),
         ),
         "InboxRepository.ignore_payer": made(lambda r: r.event, lambda r, event: r.ignore_payer(event)),
-        "InboxRepository.open_payers_of": made(
-            lambda r: r.ignored, lambda r, _: r.inbox.open_payers_of(r.price, at=LATER)
+        "InboxRepository.reopen_payers_of": made(
+            lambda r: r.ignored, lambda r, _: r.inbox.reopen_payers_of(r.price, at=LATER)
         ),
         "InboxRepository.waiting_of": made(
             lambda r: r.unlinked, lambda r, _: r.inbox.waiting_of(f"cus_of_nobody_{r.id}", EventState.UNLINKED)
@@ -215,14 +216,14 @@ BODIES: Bodies = {
 
 def _handled(rows: BillingRows) -> None:
     event = rows.event
-    assert rows.inbox.mark_handled(event, at=NOW, note="", user_id=rows.ada.id)
-    assert not rows.inbox.mark_handled(event, at=NOW + 365 * DAY, note="")
-    assert rows.arrivals.store(rows.arrival, received_at=NOW + 365 * DAY, due_at=NOW) == "handled"
+    assert rows.inbox.close(event, at=NOW, note="", user_id=rows.ada.id)
+    assert not rows.inbox.close(event, at=NOW + 365 * DAY, note="")
+    assert rows.arrivals.store(rows.arrival, received_at=NOW + 365 * DAY, due_at=NOW) is Stored.CLOSED
 
 
 def _reopened(rows: BillingRows) -> None:
     assert rows.ignored
-    rows.inbox.open_payers_of("price_of_nobody", at=NOW)
+    rows.inbox.reopen_payers_of("price_of_nobody", at=NOW)
     assert rows.inbox.reopen(rows.event, at=NOW, due_at=NOW)
 
 

@@ -90,12 +90,12 @@ class MemoryBilling:
         before, now = orjson.loads(there.body), orjson.loads(arrival.body)
         if (before["type"], before["data"]) != (now["type"], now["data"]):
             return Stored.CONFLICT
-        return Stored.HANDLED if there.handled_at else Stored.WAITING
+        return Stored.CLOSED if there.handled_at else Stored.OPEN
 
     def get(self, event_id: str) -> InboxEvent | None:
         return self.events.get(event_id)
 
-    def mark_handled(
+    def close(
         self,
         event_id: str,
         *,
@@ -113,7 +113,7 @@ class MemoryBilling:
             self.about[event_id] = user_id
         return True
 
-    def mark_unlinked(self, event_id: str, customer_id: str, *, at: datetime, note: str) -> bool:
+    def close_unlinked(self, event_id: str, customer_id: str, *, at: datetime, note: str) -> bool:
         event = self.events.get(event_id)
         if event is None or event.handled_at is not None or self._is_linked(customer_id):
             return False
@@ -146,7 +146,7 @@ class MemoryBilling:
         self.events[event_id] = replace(self.events[event_id], expires_at=kept)
         return True
 
-    def open_payers_of(self, object_id: str, *, at: datetime) -> int:
+    def reopen_payers_of(self, object_id: str, *, at: datetime) -> int:
         self.named_at[object_id] = at
         opened = 0
         for key in [each for each in self.payers if each[0] == object_id]:
@@ -241,7 +241,7 @@ class MemoryBilling:
         shown: Collection[str] = (),
         livemode: bool = False,
         paid: Paid = NOTHING,
-        names: Mapping[str, Mapping[str, str]] = MappingProxyType({}),
+        decisions: Mapping[str, Mapping[str, str]] = MappingProxyType({}),
         waits_of: str = "",
     ) -> bool:
         self._require(user_id)
@@ -250,14 +250,14 @@ class MemoryBilling:
             return False
         if event_id and (event is None or event.handled_at is not None):
             return False
-        links = [self.customers.get(customer_id) for customer_id in {*shown, *names}]
+        links = [self.customers.get(customer_id) for customer_id in {*shown, *decisions}]
         if any(link is None or link.user_id != user_id for link in links):
             return False
-        for customer_id in {*shown, *names}:
+        for customer_id in {*shown, *decisions}:
             link = self.customers[customer_id]
             self.customers[customer_id] = link._replace(
                 livemode=livemode if customer_id in shown else link.livemode,
-                names=dict(names.get(customer_id, link.names)),
+                decisions=dict(decisions.get(customer_id, link.decisions)),
                 version=link.version + 1,
             )
         looked_at, told = look_at(subscription, paid, at), told_of(subscription, at)
@@ -265,7 +265,7 @@ class MemoryBilling:
         self.notices += [notice] if notice else []
         if event_id:
             state = EventState.UNNAMED if waits_of else EventState.HANDLED
-            self.mark_handled(event_id, at=at, note=note, state=state, user_id=user_id)
+            self.close(event_id, at=at, note=note, state=state, user_id=user_id)
             if waits_of:
                 self._close_earlier(event_id, waits_of, state, at=at)
         return True
@@ -351,9 +351,9 @@ class MemoryBilling:
             held = row.subscription.all if row.subscription else ()
             left = together([each for each in held if each.stripe_customer_id != customer_id])
             self._write(seen.user_id, left, row, at=at, look_at=at, told=row.told)
-        names = seen.names if seen else {}
+        decisions = seen.decisions if seen else {}
         version = (seen.version if seen else 0) + 1
-        self.customers[customer_id] = CustomerLink(customer_id, user_id, livemode, version, names=names)
+        self.customers[customer_id] = CustomerLink(customer_id, user_id, livemode, version, decisions=decisions)
         row = self.row(user_id)
         self._write(user_id, row.subscription, row, at=at, look_at=at, paid=row.paid, told=row.told)
         self.audit += entries

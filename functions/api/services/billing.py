@@ -10,15 +10,16 @@ from api.services.process import clock, settings
 if TYPE_CHECKING:
     from karma.billing.allowances import Allowances
     from karma.billing.customers import CustomerLinking
+    from karma.billing.inbox import InboxService
     from karma.billing.repository.usage import UsageRepository
-    from karma.billing.service import InboxOperations, SubscriptionService
+    from karma.billing.subscriptions import SubscriptionService
 
 
 @cache
 def subscriptions() -> SubscriptionService:
     """Return the service of plans and subscriptions."""
     from karma.billing.repository.subscriptions import SubscriptionRepository
-    from karma.billing.service import SubscriptionService
+    from karma.billing.subscriptions import SubscriptionService
 
     return SubscriptionService(subscriptions=SubscriptionRepository(), clock=clock())
 
@@ -40,13 +41,13 @@ def usage() -> UsageRepository:
 
 
 @cache
-def inbox() -> InboxOperations:
+def inbox() -> InboxService:
     """Return the service of administrators for Stripe's events."""
+    from karma.billing.inbox import InboxService
     from karma.billing.repository.inbox import InboxRepository
-    from karma.billing.service import InboxOperations
     from karma.integrations.sqs import SqsQueue
 
-    return InboxOperations(inbox=InboxRepository(), queue=SqsQueue(settings().inbox_queue_url), clock=clock())
+    return InboxService(inbox=InboxRepository(), queue=SqsQueue(settings().inbox_queue_url), clock=clock())
 
 
 @cache

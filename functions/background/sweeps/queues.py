@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 from background.sweeps.schedule import Sweeps, run
 from karma.billing.customers import RenewalCheck
+from karma.billing.inbox import InboxService
 from karma.billing.repository.inbox import InboxRepository
 from karma.billing.repository.subscriptions import SubscriptionRepository
-from karma.billing.service import InboxOperations
 from karma.core.clock import SystemClock
 from karma.core.dynamo.tables import bind_tables
 from karma.core.settings import FunctionSettings, load
@@ -49,7 +49,7 @@ def services() -> Sweeps:
     commands, wake_ups = CommandRepository(), QueuedWakeUps(SqsQueue(settings.ingest_queue_url))
     deletions, cascade = DeletionRepository(), SqsQueue(settings.deletions_queue_url)
     return {
-        "inbox": InboxOperations(inbox=InboxRepository(), queue=stripe_inbox, clock=clock).requeue_due,
+        "inbox": InboxService(inbox=InboxRepository(), queue=stripe_inbox, clock=clock).requeue_due,
         "subscriptions": RenewalCheck(subscriptions=SubscriptionRepository(), queue=stripe_inbox, clock=clock).send_due,
         "mail": OutboxRelay(
             outbox=OutboxRepository(), queue=SqsQueue(settings.mail_queue_url), clock=clock

@@ -78,7 +78,7 @@ def stores(store: Store) -> Stores:
 class TestInbox:
     def test_an_event_is_stored_once_and_read_back(self, stores: Stores) -> None:
         assert stores.arrive() is Stored.NEW
-        assert stores.arrive() is Stored.WAITING
+        assert stores.arrive() is Stored.OPEN
         event = stores.inbox.get("evt_1")
         assert event is not None
         assert (event.id, event.type, event.received_at, event.handled_at) == ("evt_1", "invoice.paid", NOW, None)
@@ -95,10 +95,10 @@ class TestInbox:
 
     def test_closing_works_once_and_is_seen_by_a_repeat(self, stores: Stores) -> None:
         stores.arrive()
-        assert stores.inbox.mark_handled("evt_1", at=NOW, note="done")
-        assert not stores.inbox.mark_handled("evt_1", at=NOW, note="again")
-        assert not stores.inbox.mark_handled("evt_2", at=NOW, note="")
-        assert stores.arrive() is Stored.HANDLED
+        assert stores.inbox.close("evt_1", at=NOW, note="done")
+        assert not stores.inbox.close("evt_1", at=NOW, note="again")
+        assert not stores.inbox.close("evt_2", at=NOW, note="")
+        assert stores.arrive() is Stored.CLOSED
         event = stores.inbox.get("evt_1")
         assert event is not None
         assert (event.handled_at, event.note) == (NOW, "done")
@@ -106,7 +106,7 @@ class TestInbox:
     def test_only_late_open_events_are_due_oldest_first(self, stores: Stores) -> None:
         for name, due in (("evt_b", NOW), ("evt_a", NOW - MINUTE), ("evt_c", NOW + MINUTE), ("evt_d", NOW)):
             stores.arrive(name, due=due)
-        stores.inbox.mark_handled("evt_d", at=NOW, note="")
+        stores.inbox.close("evt_d", at=NOW, note="")
         assert [each.event_id for each in stores.inbox.due(NOW + MINUTE / 2, limit=10)] == ["evt_a", "evt_b"]
         assert [each.event_id for each in stores.inbox.due(NOW + MINUTE / 2, limit=1)] == ["evt_a"]
 
@@ -115,7 +115,7 @@ class TestInbox:
         assert stores.inbox.postpone("evt_1", until=NOW + MINUTE)
         assert stores.inbox.due(NOW + MINUTE, limit=10) == []
         assert [tuple(each) for each in stores.inbox.due(NOW + 2 * MINUTE, limit=10)] == [("evt_1", 1)]
-        stores.inbox.mark_handled("evt_1", at=NOW, note="")
+        stores.inbox.close("evt_1", at=NOW, note="")
         assert not stores.inbox.postpone("evt_1", until=NOW)
 
     def test_failures_are_counted_while_open(self, stores: Stores) -> None:
@@ -124,7 +124,7 @@ class TestInbox:
         event = stores.inbox.get("evt_1")
         assert event is not None
         assert (event.attempts, event.last_error) == (1, "PAYMENTS_UNAVAILABLE")
-        stores.inbox.mark_handled("evt_1", at=NOW, note="")
+        stores.inbox.close("evt_1", at=NOW, note="")
         stores.inbox.record_failure("evt_1", error="LATE", at=NOW)
         event = stores.inbox.get("evt_1")
         assert event is not None
@@ -132,7 +132,7 @@ class TestInbox:
 
     def test_reopening_makes_it_due_again(self, stores: Stores) -> None:
         stores.arrive()
-        stores.inbox.mark_handled("evt_1", at=NOW, note="done", state=EventState.IGNORED)
+        stores.inbox.close("evt_1", at=NOW, note="done", state=EventState.IGNORED)
         assert stores.inbox.reopen("evt_1", at=NOW, due_at=NOW)
         assert not stores.inbox.reopen("evt_2", at=NOW, due_at=NOW)
         assert [each.event_id for each in stores.inbox.due(NOW + MINUTE, limit=10)] == ["evt_1"]
@@ -143,7 +143,7 @@ class TestInbox:
         for number in range(6):
             stores.arrive(f"evt_{number}", due=NOW + number * MINUTE)
         for number in (3, 4, 5):
-            stores.inbox.mark_handled(f"evt_{number}", at=NOW + number * MINUTE, note="", state=EventState.IGNORED)
+            stores.inbox.close(f"evt_{number}", at=NOW + number * MINUTE, note="", state=EventState.IGNORED)
         first = stores.inbox.page(EventState.UNHANDLED, limit=2, start=None)
         assert [event.id for event in first.events] == ["evt_0", "evt_1"]
         assert first.last
@@ -157,7 +157,7 @@ class TestInbox:
     @pytest.mark.parametrize("state", [EventState.HANDLED, EventState.IGNORED])
     def test_what_is_closed_is_listed_and_is_over_some_day(self, stores: Stores, state: EventState) -> None:
         stores.arrive()
-        assert stores.inbox.mark_handled("evt_1", at=NOW, note="done", state=state, user_id=ALICE)
+        assert stores.inbox.close("evt_1", at=NOW, note="done", state=state, user_id=ALICE)
         [event] = stores.inbox.page(state, limit=5, start=None).events
         assert (event.id, event.state, event.note, event.expires_at) == ("evt_1", state, "done", NOW + KEEP)
 
@@ -165,9 +165,9 @@ class TestInbox:
     def test_an_unlinked_event_waits_for_its_customer(self, stores: Stores) -> None:
         for name in ("evt_1", "evt_2"):
             stores.arrive(name)
-            assert stores.inbox.mark_unlinked(name, "cus_1", at=NOW, note="who")
-        assert not stores.inbox.mark_unlinked("evt_1", "cus_1", at=NOW, note="who")
-        assert not stores.inbox.mark_unlinked("evt_404", "cus_1", at=NOW, note="who")
+            assert stores.inbox.close_unlinked(name, "cus_1", at=NOW, note="who")
+        assert not stores.inbox.close_unlinked("evt_1", "cus_1", at=NOW, note="who")
+        assert not stores.inbox.close_unlinked("evt_404", "cus_1", at=NOW, note="who")
         assert stores.inbox.waiting_of("cus_1", EventState.UNLINKED) == ["evt_2"]
         assert (
             stores.inbox.waiting_of("cus_2", EventState.UNLINKED)
@@ -185,7 +185,7 @@ class TestInbox:
     def test_what_another_customer_or_a_later_event_waits_for_stays(self, stores: Stores) -> None:
         for name, customer, minutes in (("evt_2", "cus_1", 2), ("evt_3", "cus_2", 1), ("evt_1", "cus_1", 1)):
             stores.arrive(name, customer=customer)
-            assert stores.inbox.mark_unlinked(name, customer, at=NOW + minutes * MINUTE, note="who")
+            assert stores.inbox.close_unlinked(name, customer, at=NOW + minutes * MINUTE, note="who")
         waiting = [event.id for event in stores.inbox.page(EventState.UNLINKED, limit=5, start=None).events]
         assert waiting == ["evt_1", "evt_2", "evt_3"]
 
@@ -193,7 +193,7 @@ class TestInbox:
     def test_an_event_of_a_linked_customer_is_not_unlinked(self, stores: Stores) -> None:
         stores.arrive()
         assert stores.link()
-        assert not stores.inbox.mark_unlinked("evt_1", "cus_1", at=NOW, note="who")
+        assert not stores.inbox.close_unlinked("evt_1", "cus_1", at=NOW, note="who")
         assert stores.state() is EventState.UNHANDLED
 
     @pytest.mark.fault("F-15f")
@@ -214,26 +214,26 @@ class TestInbox:
             event.id: event.expires_at for event in stores.inbox.page(EventState.IGNORED, limit=5, start=None).events
         }
         assert kept == {"evt_1": NOW + KEEP, "evt_2": NOW + KEEP_UNLINKED, "evt_3": NOW + KEEP_UNLINKED}
-        assert stores.inbox.open_payers_of("price", at=NOW + MINUTE) == 0
-        assert stores.inbox.open_payers_of("price_1", at=NOW + MINUTE) == 2
+        assert stores.inbox.reopen_payers_of("price", at=NOW + MINUTE) == 0
+        assert stores.inbox.reopen_payers_of("price_1", at=NOW + MINUTE) == 2
         states = [stores.state(f"evt_{number}") for number in range(1, 4)]
         assert states == [EventState.IGNORED, EventState.UNHANDLED, EventState.UNHANDLED]
         assert {each.event_id for each in stores.inbox.due(NOW + 2 * MINUTE, limit=9)} >= {"evt_2", "evt_3"}
-        assert stores.inbox.open_payers_of("price_1", at=NOW + 2 * MINUTE) == 0
-        assert stores.inbox.open_payers_of("prod_1", at=NOW + 2 * MINUTE) == 2
+        assert stores.inbox.reopen_payers_of("price_1", at=NOW + 2 * MINUTE) == 0
+        assert stores.inbox.reopen_payers_of("prod_1", at=NOW + 2 * MINUTE) == 2
         for asked_at, closes in ((NOW, False), (NOW + 2 * MINUTE, False), (NOW + 3 * MINUTE, True)):
             assert ignore("evt_4", "cus_4", "price_1", "price_2", asked_at=asked_at) is closes
         assert stores.link()
         assert not ignore("evt_5", "cus_1", "price_3")
-        assert stores.inbox.open_payers_of("price_3", at=NOW) == 0
+        assert stores.inbox.reopen_payers_of("price_3", at=NOW) == 0
 
     @pytest.mark.fault("F-18a")
     def test_what_waits_can_be_dismissed_once(self, stores: Stores) -> None:
         entry = AuditEntry(user_id=ALICE, event=AuditEvent.BILLING_EVENT_DISMISSED, at=NOW, actor_id=ALICE)
         for name in ("evt_open", "evt_unlinked", "evt_handled"):
             stores.arrive(name)
-        stores.inbox.mark_unlinked("evt_unlinked", "cus_1", at=NOW, note="who")
-        stores.inbox.mark_handled("evt_handled", at=NOW, note="done")
+        stores.inbox.close_unlinked("evt_unlinked", "cus_1", at=NOW, note="who")
+        stores.inbox.close("evt_handled", at=NOW, note="done")
         assert stores.inbox.dismiss("evt_open", at=NOW, note="a test", entry=entry)
         assert stores.inbox.dismiss("evt_unlinked", at=NOW, note="a test", entry=None)
         for name in ("evt_open", "evt_unlinked", "evt_handled", "evt_404"):
@@ -318,9 +318,17 @@ class TestSubscriptions:
         stores.arrive()
         seen = stores.subscriptions.row(ALICE)
         paid = Paid(ids=("price_1", "prod_1"), unnamed=("price_1",), unnamed_since=NOW)
-        names = {"cus_1": {"price_2": "pro"}}
+        decisions = {"cus_1": {"price_2": "pro"}}
         assert stores.subscriptions.save(
-            ALICE, None, seen=seen, at=NOW, event_id="evt_1", note="name", paid=paid, names=names, waits_of="cus_1"
+            ALICE,
+            None,
+            seen=seen,
+            at=NOW,
+            event_id="evt_1",
+            note="name",
+            paid=paid,
+            decisions=decisions,
+            waits_of="cus_1",
         )
         assert stores.subscriptions.row(ALICE) == Row(None, seen.version + 1, seen.created_at, paid, told_of(None, NOW))
         assert stores.inbox.waiting_of("cus_1", EventState.UNNAMED) == ["evt_1"]
@@ -331,19 +339,19 @@ class TestSubscriptions:
         assert look.user_id == ALICE
         link = stores.customers.link_of("cus_1")
         assert link is not None
-        assert link.names == names["cus_1"]
+        assert link.decisions == decisions["cus_1"]
         assert stores.link(BOB, seen=link)
         moved = stores.customers.link_of("cus_1")
         assert moved is not None
-        assert moved.names == names["cus_1"]
+        assert moved.decisions == decisions["cus_1"]
         assert stores.inbox.dismiss("evt_1", at=NOW, note="a test", entry=None)
         assert not stores.subscriptions.save(
-            ALICE, None, seen=stores.subscriptions.row(ALICE), at=NOW, names={"cus_1": {}}
+            ALICE, None, seen=stores.subscriptions.row(ALICE), at=NOW, decisions={"cus_1": {}}
         )
-        assert stores.subscriptions.save(BOB, None, seen=stores.subscriptions.row(BOB), at=NOW, names={"cus_1": {}})
+        assert stores.subscriptions.save(BOB, None, seen=stores.subscriptions.row(BOB), at=NOW, decisions={"cus_1": {}})
         link = stores.customers.link_of("cus_1")
         assert link is not None
-        assert link.names == {}
+        assert link.decisions == {}
 
     @pytest.mark.fault("F-15d")
     def test_who_pays_for_a_price_is_found_and_looked_at_once(self, stores: Stores) -> None:
@@ -465,12 +473,12 @@ class TestCustomers:
         stores.arrive("evt_1")
         stores.arrive("evt_2")
         assert stores.inbox.ignore_payer("evt_1", "cus_1", ["price_1"], asked_at=NOW, at=NOW, note="")
-        assert stores.inbox.mark_unlinked("evt_2", "cus_1", at=NOW, note="")
+        assert stores.inbox.close_unlinked("evt_2", "cus_1", at=NOW, note="")
         assert stores.link(BOB, seen=stores.customers.link_of("cus_1"))
         link = stores.customers.link_of("cus_1")
         assert link is not None
         assert (link.user_id, link.deleted_at, link.ending) == (BOB, None, False)
-        assert not stores.inbox.mark_unlinked("evt_2", "cus_1", at=NOW, note="")
+        assert not stores.inbox.close_unlinked("evt_2", "cus_1", at=NOW, note="")
 
 
 @pytest.mark.fault("F-15h")
@@ -490,7 +498,7 @@ def test_a_large_event_is_packed(database: Database) -> None:
     large = arrival(text="é" * 400_000)
     store, inbox = ArrivalRepository(), InboxRepository()
     assert store.store(large, received_at=NOW, due_at=NOW) is Stored.NEW
-    assert store.store(large, received_at=NOW, due_at=NOW) is Stored.WAITING
+    assert store.store(large, received_at=NOW, due_at=NOW) is Stored.OPEN
     assert store.store(arrival(), received_at=NOW, due_at=NOW) is Stored.CONFLICT
     event = inbox.get("evt_1")
     assert event is not None

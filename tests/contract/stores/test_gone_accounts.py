@@ -113,7 +113,7 @@ def test_a_deleted_account_gets_no_customer_event_or_subscription(stores: Fakes 
     with pytest.raises(AccountGone):
         stores.customers.link("cus_1", GONE, seen=None, at=NOW)
     with pytest.raises(AccountGone):
-        stores.inbox.mark_handled("evt_1", at=NOW, note="", user_id=GONE)
+        stores.inbox.close("evt_1", at=NOW, note="", user_id=GONE)
     row = project(stripe_subscription(), user_id=GONE)
     with pytest.raises(AccountGone):
         stores.subscriptions.save(GONE, row, seen=Row(), event_id="evt_1", at=NOW)

@@ -298,7 +298,7 @@ class TestAnAdmin:
             now = datetime.now(UTC)
             arrival = Arrival("evt_1", "invoice.paid", '{"type": "invoice.paid", "data": {}}')
             ArrivalRepository().store(arrival, received_at=now, due_at=now)
-            InboxRepository().mark_handled("evt_1", at=now, note="")
+            InboxRepository().close("evt_1", at=now, note="")
             return http_event("POST", "/api/v1/billing/inbox/evt_1/replay", headers=headers)
 
         report = CrashTest(

@@ -137,7 +137,7 @@ def test_only_an_admin_sees_and_works_the_inbox(api: Api, billing: Billing, logi
     for number in range(3):
         arrive(table, f"evt_{number}")
     inbox = InboxRepository()
-    inbox.mark_unlinked("evt_2", "cus_1", at=datetime.now(UTC), note="who")
+    inbox.close_unlinked("evt_2", "cus_1", at=datetime.now(UTC), note="who")
 
     status, body = api("GET", "/billing/inbox", token=admin_token, query="limit=1")
     assert status == 200
@@ -173,8 +173,8 @@ def test_an_event_is_shown_with_its_ids_dismissed_and_forgotten(api: Api, billin
         ArrivalRepository().store(Arrival(event_id, "invoice.paid", json.dumps(body)), received_at=now, due_at=now)
     inbox = InboxRepository()
     inbox.record_failure("evt_1", error="PAYMENTS_UNAVAILABLE", at=now)
-    inbox.mark_handled("evt_2", at=now, note="team active")
-    inbox.mark_handled("evt_old", at=now - 2 * KEEP, note="")
+    inbox.close("evt_2", at=now, note="team active")
+    inbox.close("evt_old", at=now - 2 * KEEP, note="")
 
     status, answer = api("GET", "/billing/inbox/evt_1", token=token)
     assert status == 200

@@ -20,7 +20,7 @@ def test_the_schedule_sends_late_events_again(billing: Billing, drain: Drain) ->
     for name, minutes in (("evt_late", -1), ("evt_fresh", 1), ("evt_done", -1)):
         arrival = Arrival(name, "invoice.paid", '{"type": "a", "data": {}}')
         store.store(arrival, received_at=now, due_at=now + timedelta(minutes=minutes))
-    InboxRepository().mark_handled("evt_done", at=now, note="")
+    InboxRepository().close("evt_done", at=now, note="")
     assert lambda_handler({"sweep": "inbox"}, billing.context) == {"changed": 1}
     assert lambda_handler({"sweep": "inbox"}, billing.context) == {"changed": 0}
     assert [message["Body"] for message in drain(billing.stack.queues["inbox"], 1)] == ["evt_late"]

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from karma.billing.arrival import Arrival
 from karma.billing.customers import CustomerLinking, RenewalCheck, user_of_message
 from karma.billing.domain import EventState, hint_of
-from karma.billing.naming import NOTHING, Paid, advice, names_kept, paid_for
+from karma.billing.naming import NOTHING, Paid, advice, decisions_kept, paid_for
 from karma.billing.plans import NOT_OURS, PlanName, PriceHints, decision_of
 from karma.billing.projector import EventProjector
 from karma.billing.purge import stop_charging
@@ -392,11 +392,11 @@ def test_as_many_prices_are_remembered_as_there_is_room_for_the_latest_learned_l
     names: dict[str, str] = {}
     order: list[str] = []
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("karma.billing.naming.MAX_NAMES", room)
+        patch.setattr("karma.billing.naming.MAX_DECISIONS", room)
         for number, name in bought:
             price_id = f"price_{number}"
             sold = stripe_subscription(prices=(PriceHints(price_id=price_id, metadata_plan=name),))
-            names = names_kept(names, [sold])
+            names = decisions_kept(names, [sold])
             order = [each for each in order if each != price_id] + [price_id]
             assert list(names) == order[-max(room, 1) :]
             assert names[price_id] == name
@@ -422,7 +422,7 @@ def test_only_what_was_just_named_is_followed(
 ) -> None:
     shown = {"object": {"id": "price_1", **obj}, "previous_attributes": before}
     hint = hint_of(event_type, {"data": shown, "livemode": False})
-    assert (hint.names, hint.concerns_us) == (("price_1", True) if names else ("", False))
+    assert (hint.named, hint.concerns_us) == (("price_1", True) if names else ("", False))
 
 
 def test_not_ours_is_said_of_a_price_whatever_its_lookup_key() -> None:

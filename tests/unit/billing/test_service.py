@@ -8,19 +8,14 @@ from datetime import UTC, datetime, timedelta
 import pytest
 import stripe
 
-from karma.billing.arrival import Stored
+from karma.billing.arrival import DUE_AFTER, Stored
 from karma.billing.domain import EventState, SubscriptionStatus, project
+from karma.billing.inbox import InboxService
 from karma.billing.plans import PlanName
 from karma.billing.ports import Row
-from karma.billing.service import (
-    DUE_AFTER,
-    MAX_BODY,
-    InboxOperations,
-    InboxService,
-    SubscriptionService,
-    WebhookDisabled,
-)
 from karma.billing.signature import SignatureInvalid
+from karma.billing.subscriptions import SubscriptionService
+from karma.billing.webhook import MAX_BODY, WebhookDisabled, WebhookService
 from karma.core.errors import AppError, InvalidRequest, NotFound, PayloadTooLarge
 from karma.core.ids import UserId
 from tests.fakes.billing import MemoryBilling, MemoryQueue
@@ -45,8 +40,8 @@ class Webhook:
         self.clock = StoppedClock()
         self.store = MemoryBilling()
         self.queue = MemoryQueue()
-        self.service = InboxService(secrets=self.secrets, arrivals=self.store, queue=self.queue, clock=self.clock)
-        self.keeper = InboxOperations(inbox=self.store, queue=self.queue, clock=self.clock)
+        self.service = WebhookService(secrets=self.secrets, arrivals=self.store, queue=self.queue, clock=self.clock)
+        self.inbox = InboxService(inbox=self.store, queue=self.queue, clock=self.clock)
 
     def secrets(self, *, fresh: bool) -> tuple[str, ...]:
         """Return secrets as Secrets Manager behind a cache does."""
@@ -82,10 +77,10 @@ def test_a_new_event_is_stored_and_enqueued() -> None:
 def test_a_repeat_is_enqueued_until_it_is_handled() -> None:
     webhook = Webhook()
     webhook.post(event())
-    assert webhook.post(event(pending_webhooks=2)) is Stored.WAITING
+    assert webhook.post(event(pending_webhooks=2)) is Stored.OPEN
     assert webhook.queue.bodies == ["evt_1", "evt_1"]
-    webhook.store.mark_handled("evt_1", at=START, note="")
-    assert webhook.post(event()) is Stored.HANDLED
+    webhook.store.close("evt_1", at=START, note="")
+    assert webhook.post(event()) is Stored.CLOSED
     assert webhook.queue.bodies == ["evt_1", "evt_1"]
 
 
@@ -103,7 +98,7 @@ def test_a_queue_that_is_down_loses_nothing() -> None:
     assert webhook.post(event()) is Stored.NEW
     webhook.queue.down = False
     webhook.clock.moment += DUE_AFTER + timedelta(seconds=1)
-    assert webhook.keeper.requeue_due() == 1
+    assert webhook.inbox.requeue_due() == 1
     assert webhook.queue.bodies == ["evt_1"]
 
 
@@ -191,7 +186,7 @@ def test_the_sweep_waits_longer_after_each_attempt() -> None:
     sent_at: list[int] = []
     for minute in range(1500):
         webhook.clock.moment = START + timedelta(minutes=minute, seconds=1)
-        if webhook.keeper.requeue_due():
+        if webhook.inbox.requeue_due():
             sent_at.append(minute)
     pauses = [later - earlier for earlier, later in itertools.pairwise(sent_at)]
     assert sent_at[0] == 2
@@ -202,13 +197,13 @@ def test_the_sweep_waits_longer_after_each_attempt() -> None:
 def test_replay_opens_a_handled_event_again() -> None:
     webhook = Webhook()
     webhook.post(event())
-    webhook.store.mark_handled("evt_1", at=START, note="done", state=EventState.IGNORED)
-    webhook.keeper.replay("evt_1")
+    webhook.store.close("evt_1", at=START, note="done", state=EventState.IGNORED)
+    webhook.inbox.replay("evt_1")
     assert webhook.queue.bodies == ["evt_1", "evt_1"]
     assert webhook.store.events["evt_1"].handled_at is None
     for unknown in ("evt_2", "evt#1", ""):
         with pytest.raises(NotFound):
-            webhook.keeper.replay(unknown)
+            webhook.inbox.replay(unknown)
 
 
 @pytest.mark.req("R-C-29")

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import re
+from datetime import timedelta
 from enum import StrEnum
 from typing import NamedTuple
 
 from karma.core import freeform
 from karma.core.errors import InvalidRequest
+
+DUE_AFTER = timedelta(minutes=2)
+"""Time after which the sweep enqueues an event again that no worker has closed."""
 
 _EVENT_ID = re.compile(r"[A-Za-z0-9_]{1,200}")
 _EVENT_TYPE = re.compile(r"[a-z0-9_.]{1,120}")
@@ -26,9 +30,9 @@ class Stored(StrEnum):
     """Result of storing an event."""
 
     NEW = "new"
-    WAITING = "waiting"
-    """Stored before, and not handled yet."""
-    HANDLED = "handled"
+    OPEN = "open"
+    """Stored before, and the worker has not closed it yet."""
+    CLOSED = "closed"
     CONFLICT = "conflict"
     """Another event has this id; the first one is kept."""
 

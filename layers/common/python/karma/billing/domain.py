@@ -4,6 +4,10 @@ Terms: a *customer* is Stripe's; a *link* (ports.py) says which account it pays 
 the subscription of an account: a function of all subscriptions, at Stripe, of all its customers. Subscriptions whose
 prices name no plan of ours give nothing.
 
+An event is *open* (`unhandled`) until the worker or an administrator has closed it; a *closed* one has the moment,
+`handled_at`, and a state. One that is closed as `unlinked` or `unnamed` *waits*: it is reopened once an operator has
+linked its customer or named the price.
+
 Stripe's eight statuses become our four (R-K-19); the row keeps Stripe's word too, since access depends on it:
 
     Stripe              ours       access
@@ -310,7 +314,7 @@ class EventState(StrEnum):
     """State of a stored event; the values are what administrators filter by."""
 
     UNHANDLED = "unhandled"
-    """It waits for the worker, or for its next attempt."""
+    """It is open: the worker has not handled it yet, or will try again."""
     UNLINKED = "unlinked"
     """Its customer buys something of ours, and no account is known for it: an administrator links it."""
     UNNAMED = "unnamed"
@@ -336,7 +340,7 @@ class InboxEvent:
     last_error: str
     state: EventState = EventState.UNHANDLED
     expires_at: datetime | None = None
-    """Moment at which it is deleted; None: not while it waits."""
+    """Moment at which it is deleted; None: it is open, and is not."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -349,7 +353,7 @@ class Hint:
     account: str = ""
     """Connected account that it happened in; "": our own."""
     livemode: bool = False
-    names: str = ""
+    named: str = ""
     """Price or product that was just named; "": none."""
     concerns_us: bool = False
     """True: it may have changed what a customer has."""
@@ -374,15 +378,15 @@ def hint_of(event_type: str, event: Mapping[str, object]) -> Hint:
         subscription_id = object_id
     elif event_type in {"customer.created", "customer.updated", "customer.deleted"}:
         customer_id = object_id
-    names = object_id if event_type in _NAMING and _is_named(event) else ""
+    named = object_id if event_type in _NAMING and _is_named(event) else ""
     return Hint(
         object_id=object_id,
-        names=names,
+        named=named,
         customer_id=customer_id,
         subscription_id=subscription_id,
         account=_id(event.get("account")) or _id(event.get("context")),
         livemode=event.get("livemode") is True,
-        concerns_us=bool(names) or (bool(customer_id) and event_type.startswith(_CONCERNED)),
+        concerns_us=bool(named) or (bool(customer_id) and event_type.startswith(_CONCERNED)),
     )
 
 

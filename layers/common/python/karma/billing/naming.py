@@ -1,4 +1,4 @@
-"""Names of prices over time: a name given after the sale takes effect for buyers, a removed one takes nothing away.
+"""Decisions about prices over time: one made after the sale takes effect for buyers, a removed one takes nothing away.
 
 A price is *decided* when it names a plan, or says `none`: not ours. The last decision about a price is stored with
 the link of each customer that pays it, and holds while the price says nothing: to raise a price at Stripe its lookup
@@ -23,8 +23,9 @@ _RARELY = timedelta(days=7)
 _PAYING = frozenset({"active", "trialing", "past_due"})
 _OVER = frozenset({"canceled", "incomplete_expired"})
 _SHOWN = 5
-MAX_NAMES = 100
-"""Largest number of a customer's prices that are remembered and not paid for now; those paid for are all remembered."""
+MAX_DECISIONS = 100
+"""Largest number of decisions that are stored of prices that a customer does not pay for now; those paid for are all
+stored."""
 
 MAX_NOTED = 40
 """Largest number of prices and products noted for a customer without a link, whose events reopen when one is named."""
@@ -58,28 +59,28 @@ def look_at(subscription: Subscription | None, paid: Paid, now: datetime) -> dat
     return min((each for each in wanted if each is not None), default=rarely)
 
 
-def remembering(sources: Iterable[StripeSubscription], names: Mapping[str, str]) -> list[StripeSubscription]:
+def remembering(sources: Iterable[StripeSubscription], decisions: Mapping[str, str]) -> list[StripeSubscription]:
     """Return the subscriptions with undecided prices replaced by what was last decided about them."""
-    return [replace(each, prices=tuple(_remembered(price, names) for price in each.prices)) for each in sources]
+    return [replace(each, prices=tuple(_remembered(price, decisions) for price in each.prices)) for each in sources]
 
 
-def names_in(sources: Iterable[StripeSubscription]) -> dict[str, str]:
+def decisions_in(sources: Iterable[StripeSubscription]) -> dict[str, str]:
     """Return the decision of each price: the name of a plan, or that it is not ours."""
     prices = [price for each in sources for price in each.prices]
     found = {price.price_id: decision_of(price) for price in prices if price.price_id}
     return {price_id: decision for price_id, decision in found.items() if decision}
 
 
-def names_kept(before: Mapping[str, str], sources: Iterable[StripeSubscription]) -> dict[str, str]:
+def decisions_kept(before: Mapping[str, str], sources: Iterable[StripeSubscription]) -> dict[str, str]:
     """Return the decisions to store from now on, also of prices no longer paid for, the latest decided last.
 
     Args:
         before: the decisions stored until now.
         sources: subscriptions, as `remembering` returned them.
     """
-    now = names_in(sources)
-    left = [(price_id, name) for price_id, name in before.items() if price_id not in now]
-    return {**dict(left[max(0, len(left) + len(now) - MAX_NAMES) :]), **now}
+    now = decisions_in(sources)
+    left = [(price_id, decision) for price_id, decision in before.items() if price_id not in now]
+    return {**dict(left[max(0, len(left) + len(now) - MAX_DECISIONS) :]), **now}
 
 
 def unnamed_in(source: StripeSubscription) -> frozenset[str]:
@@ -118,7 +119,7 @@ def advice(unnamed: tuple[str, ...]) -> str:
     )
 
 
-def _remembered(price: PriceHints, names: Mapping[str, str]) -> PriceHints:
-    if decision_of(price) or price.price_id not in names:
+def _remembered(price: PriceHints, decisions: Mapping[str, str]) -> PriceHints:
+    if decision_of(price) or price.price_id not in decisions:
         return price
-    return replace(price, metadata_plan=names[price.price_id])
+    return replace(price, metadata_plan=decisions[price.price_id])

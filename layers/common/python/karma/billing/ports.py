@@ -36,7 +36,7 @@ class Queue(Protocol):
 
 
 class Due(NamedTuple):
-    """An unhandled event that is due."""
+    """An open event that is due."""
 
     event_id: str
     attempts: int
@@ -73,7 +73,7 @@ class CustomerLink(NamedTuple):
     """Moment at which the account was deleted; None: it was not."""
     ending: bool = False
     """True: Stripe has not been told yet to end what the deleted account bought."""
-    names: Mapping[str, str] = MappingProxyType({})
+    decisions: Mapping[str, str] = MappingProxyType({})
     """Last decision of each price that the customer pays or paid for; naming.py."""
 
 
@@ -98,7 +98,7 @@ class Inbox(Protocol):
         """Read an event, strongly consistent."""
         ...
 
-    def mark_handled(
+    def close(
         self,
         event_id: str,
         *,
@@ -107,20 +107,20 @@ class Inbox(Protocol):
         state: EventState = EventState.HANDLED,
         user_id: UserId | None = None,
     ) -> bool:
-        """Close an event that changes nothing else; return False when it was closed already.
+        """Close an open event and change nothing else; return False when it was closed already.
 
         Raises:
             AccountGone: the account of `user_id` is deleted.
         """
         ...
 
-    def mark_unlinked(self, event_id: str, customer_id: str, *, at: datetime, note: str) -> bool:
+    def close_unlinked(self, event_id: str, customer_id: str, *, at: datetime, note: str) -> bool:
         """Close an event until its customer is linked; return False if it was closed or the customer linked already.
 
         A customer whose account was deleted is linked to nobody.
 
-        The customer's events that waited for this before are closed for good: an event only says at which customer to
-        look, so the latest says all that they did.
+        The customer's earlier events that wait for the link are closed as ignored: an event only says at which customer
+        to look, so the latest says all that they did.
         """
         ...
 
@@ -145,16 +145,16 @@ class Inbox(Protocol):
         """
         ...
 
-    def open_payers_of(self, object_id: str, *, at: datetime) -> int:
+    def reopen_payers_of(self, object_id: str, *, at: datetime) -> int:
         """Reopen events that `ignore_payer` closed, of customers that pay for what was just named; return how many."""
         ...
 
     def waiting_of(self, customer_id: str, state: EventState) -> list[str]:
-        """List the ids of a customer's unlinked or unnamed events, up to 100, eventually consistent."""
+        """List the ids of a customer's events that wait in a state, up to 100, eventually consistent."""
         ...
 
     def dismiss(self, event_id: str, *, at: datetime, note: str, entry: AuditEntry | None) -> bool:
-        """Close an event that waits, for the worker or an operator, with an audit entry; return False if closed."""
+        """Close an event that is open, or waits for an operator, as dismissed; return False if it does neither."""
         ...
 
     def forget(self, event_id: str) -> None:
@@ -202,7 +202,7 @@ class Subscriptions(Protocol):
         shown: Collection[str] = (),
         livemode: bool = False,
         paid: Paid = NOTHING,
-        names: Mapping[str, Mapping[str, str]] = MappingProxyType({}),
+        decisions: Mapping[str, Mapping[str, str]] = MappingProxyType({}),
         waits_of: str = "",
     ) -> bool:
         """Write the row on the version seen, the end of an event, and a notice, all or nothing.
@@ -218,7 +218,7 @@ class Subscriptions(Protocol):
             shown: customers whose mode was unknown until Stripe showed them in `livemode`.
             livemode: their mode.
             paid: prices that the user pays for.
-            names: by customer, the decisions of its prices to store; customers without a change are left out.
+            decisions: by customer, the decisions about its prices to store; customers without a change are left out.
             waits_of: the customer whose event waits as unnamed, in place of earlier ones; "": the event is handled.
 
         Returns:

@@ -25,7 +25,7 @@ from karma.billing.domain import (
     read_hint,
     told_of,
 )
-from karma.billing.naming import MAX_NOTED, NOTHING, advice, names_kept, paid_for, remembering, unnamed_in
+from karma.billing.naming import MAX_NOTED, NOTHING, advice, decisions_kept, paid_for, remembering, unnamed_in
 from karma.billing.ports import CustomerLink, Customers, Inbox, Payments, Row, Subscriptions
 from karma.billing.purge import stop_charging
 from karma.core.clock import Clock
@@ -53,8 +53,8 @@ class _Shown(NamedTuple):
     """Subscriptions of the row about whose customers Stripe cannot be asked."""
     modes: list[str]
     """Customers whose mode was unknown until Stripe showed them."""
-    names: dict[str, dict[str, str]]
-    """Changed decisions of prices, by customer."""
+    decisions: dict[str, dict[str, str]]
+    """Changed decisions about prices, by customer."""
     unseen: bool
     """True: a customer is of the other mode."""
 
@@ -109,12 +109,12 @@ class EventProjector:
             return self._ignore(
                 event, f"it happened in {'live' if hint.livemode else 'test'} mode, our key is not of it"
             )
-        if hint.names:
+        if hint.named:
             return self._look_at_payers(event, hint)
         return self._follow(event, hint)
 
     def refresh(self, user_id: UserId) -> str:
-        """Update a user's row though no event came, and reopen the events that waited for a link.
+        """Update a user's row though no event came, and reopen the events that wait for a link.
 
         Raises:
             PaymentsUnavailable: Stripe does not answer; call again, as after each of these.
@@ -127,7 +127,7 @@ class EventProjector:
             except AccountGone:
                 return "the account was deleted"
             if note is not None:
-                self._open_again(self._customers.links_of(user_id), EventState.UNLINKED)
+                self._reopen(self._customers.links_of(user_id), EventState.UNLINKED)
                 return note
         raise SubscriptionBusy("The subscription keeps changing; try again")
 
@@ -169,7 +169,7 @@ class EventProjector:
             logger.warning("billing.price_unnamed", prices=list(paid.unnamed), since=str(paid.unnamed_since))
         if row.paid.unnamed or event is None:
             # Before the row forgets that they wait: what dies in between opens them once more.
-            self._open_again([link for link in links if link.customer_id not in waiting], EventState.UNNAMED)
+            self._reopen([link for link in links if link.customer_id not in waiting], EventState.UNNAMED)
         subscription = projection(shown.found, user_id=user_id, retries=self._retries, kept=shown.kept)
         note = f"{subscription.plan} {subscription.stripe_status}" if subscription else "no subscription"
         note += f"; {advice(paid.unnamed)}" if paid.unnamed else ""
@@ -184,7 +184,7 @@ class EventProjector:
             shown=shown.modes,
             livemode=self._payments.livemode,
             paid=paid,
-            names=shown.names,
+            decisions=shown.decisions,
             waits_of=customer_id if customer_id in waiting else "",
         )
         return note if saved else None
@@ -199,11 +199,11 @@ class EventProjector:
                 shown.kept.extend(each for each in held if each.stripe_customer_id == link.customer_id)
                 shown = shown._replace(unseen=shown.unseen or mode is not None)
                 continue
-            found = remembering(answer, link.names)
+            found = remembering(answer, link.decisions)
             shown.found.extend(found)
             shown.modes.extend([link.customer_id] if link.livemode is None else [])
-            if (names := names_kept(link.names, found)) != link.names:
-                shown.names[link.customer_id] = names
+            if (decisions := decisions_kept(link.decisions, found)) != link.decisions:
+                shown.decisions[link.customer_id] = decisions
         return shown
 
     def _without_link(self, event: InboxEvent, hint: Hint) -> str | None:
@@ -231,7 +231,7 @@ class EventProjector:
     ) -> str | None:
         if not any(plan_of(each) for each in found):
             return self._ignore_payer(event, hint, found, asked_at=asked_at, note=f"{note}, which buys nothing of ours")
-        if not self._inbox.mark_unlinked(event.id, hint.customer_id, at=self._clock.now(), note=note):
+        if not self._inbox.close_unlinked(event.id, hint.customer_id, at=self._clock.now(), note=note):
             return None
         count("BillingUnlinked")
         return note
@@ -263,18 +263,18 @@ class EventProjector:
         at, told = event.received_at, 0
         start: dict[str, str] | None = None
         while True:
-            page = self._subscriptions.payers_of(hint.names, but_at=at, start=start)
+            page = self._subscriptions.payers_of(hint.named, but_at=at, start=start)
             told += sum(self._subscriptions.hasten_look(user_id, at=at) for user_id in page.user_ids)
             start = page.last
             if start is None:
                 break
-        opened = self._inbox.open_payers_of(hint.names, at=self._clock.now())
+        opened = self._inbox.reopen_payers_of(hint.named, at=self._clock.now())
         note = f"{told} accounts that pay for it are looked at"
         note += f"; ignored events of customers without an account that are opened again: {opened}" if opened else ""
-        self._inbox.mark_handled(event.id, at=self._clock.now(), note=note)
+        self._inbox.close(event.id, at=self._clock.now(), note=note)
         return note
 
-    def _open_again(self, links: list[CustomerLink], state: EventState) -> None:
+    def _reopen(self, links: list[CustomerLink], state: EventState) -> None:
         now = self._clock.now()
         for link in links:
             for event_id in self._inbox.waiting_of(link.customer_id, state):
@@ -286,7 +286,7 @@ class EventProjector:
         return "the account was deleted"
 
     def _ignore(self, event: InboxEvent, note: str) -> str:
-        self._inbox.mark_handled(event.id, at=self._clock.now(), note=note, state=EventState.IGNORED)
+        self._inbox.close(event.id, at=self._clock.now(), note=note, state=EventState.IGNORED)
         return note
 
 

@@ -53,7 +53,7 @@ def stop_charging(payments: Payments, link: CustomerLink, *, deleted_at: datetim
         if link.livemode is None:
             return []  # Stripe never showed such a customer
         raise PaymentsOfOtherMode("The customer is of the mode that the Stripe key is not of")
-    found = remembering(answer, link.names)
+    found = remembering(answer, link.decisions)
     for each in found:
         live = status_of(each.status) is not SubscriptionStatus.CANCELED
         if live and plan_of(each) is not None and each.created <= deleted_at:

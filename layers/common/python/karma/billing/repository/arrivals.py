@@ -89,4 +89,4 @@ def _compare(arrival: Arrival, there: dict[str, dict[str, object]]) -> Stored:
     now = orjson.loads(arrival.body)
     if before and (before["type"], before["data"]) != (now["type"], now["data"]):
         return Stored.CONFLICT
-    return Stored.HANDLED if "handled_at" in there else Stored.WAITING
+    return Stored.CLOSED if "handled_at" in there else Stored.OPEN

@@ -23,7 +23,7 @@ from karma.billing.repository.keys import (
     subscription_key,
     user_pk,
 )
-from karma.billing.repository.rows import item_of, names_text, subscription_of, told_in
+from karma.billing.repository.rows import decisions_text, item_of, subscription_of, told_in
 from karma.core.clock import iso, parse_iso
 from karma.core.dynamo.access import get, update
 from karma.core.dynamo.failures import ConditionFailed
@@ -72,7 +72,7 @@ class CustomerRepository:
         """
         now, key, own = iso(at), customer_key(customer_id), own_customer_key(user_id, customer_id)
         item = CustomerItem(key.pk, key.sk, user_id=user_id, livemode=livemode, created_at=now, updated_at=now)
-        item.names = names_text(seen.names) if seen else None
+        item.names = decisions_text(seen.decisions) if seen else None
         tx = Transaction()
         require_account(tx, user_id)
         if seen is not None:
@@ -162,7 +162,7 @@ def _get(customer_id: str) -> CustomerItem | None:
 
 def _link(item: CustomerItem) -> CustomerLink:
     owner = UserId(item.user_id) if item.user_id else None
-    names = orjson.loads(item.names) if item.names else {}
+    decisions = orjson.loads(item.names) if item.names else {}
     # An earlier release wrote no moment of the deletion, but that of the write by which the customer was taken.
     moment = None if owner else item.deleted_at or item.updated_at
     return CustomerLink(
@@ -172,5 +172,5 @@ def _link(item: CustomerItem) -> CustomerLink:
         version=int(item.version),
         deleted_at=parse_iso(moment) if moment else None,
         ending=item.ending_of is not None,
-        names=names,
+        decisions=decisions,
     )

@@ -54,7 +54,7 @@ _PAGE = 100
 _KEEP_NAMING = timedelta(days=1)
 """Time for which the moment of naming a price is stored: far longer than an event is handled."""
 _WAITING = (EventState.UNLINKED.value, EventState.UNNAMED.value)
-"""States of events that are closed until an operator has done something."""
+"""States of closed events that wait for an operator."""
 
 
 class InboxRepository:
@@ -65,7 +65,7 @@ class InboxRepository:
         item = get(EventItem, Key(*event_key(event_id)), consistent=True)
         return _event(item) if item else None
 
-    def mark_handled(
+    def close(
         self,
         event_id: str,
         *,
@@ -74,7 +74,7 @@ class InboxRepository:
         state: EventState = EventState.HANDLED,
         user_id: UserId | None = None,
     ) -> bool:
-        """Close an event that changes nothing else; return False when it was closed already.
+        """Close an open event and change nothing else; return False when it was closed already.
 
         Raises:
             AccountGone: the account of `user_id` is deleted.
@@ -85,7 +85,7 @@ class InboxRepository:
         close_in(tx, event_id, at=at, note=note, state=state, user_id=user_id)
         return _committed(tx)
 
-    def mark_unlinked(self, event_id: str, customer_id: str, *, at: datetime, note: str) -> bool:
+    def close_unlinked(self, event_id: str, customer_id: str, *, at: datetime, note: str) -> bool:
         """Close an event until its customer is linked, in place of earlier ones; see ports.py.
 
         Return False if it was closed or the customer linked already.
@@ -134,7 +134,7 @@ class InboxRepository:
             _update_if(before.event_id, shorter, EventItem.state == EventState.IGNORED.value)
         return True
 
-    def open_payers_of(self, object_id: str, *, at: datetime) -> int:
+    def reopen_payers_of(self, object_id: str, *, at: datetime) -> int:
         """Reopen events that `ignore_payer` closed, of customers that pay for what was just named; return how many.
 
         After a crash a repeat goes on from there.
@@ -158,7 +158,7 @@ class InboxRepository:
                 return opened
 
     def waiting_of(self, customer_id: str, state: EventState) -> list[str]:
-        """List the ids of a customer's unlinked or unnamed events, up to 100, eventually consistent."""
+        """List the ids of a customer's events that wait in a state, up to 100, eventually consistent."""
         page = query(
             BillingItem,
             inbox_partition(state),
@@ -169,12 +169,12 @@ class InboxRepository:
         return [event_id_of(item.pk) for item in page.items]
 
     def dismiss(self, event_id: str, *, at: datetime, note: str, entry: AuditEntry | None) -> bool:
-        """Close an event that waits, for the worker or an operator, with an audit entry; return False if closed."""
+        """Close an event that is open, or waits for an operator, as dismissed; return False if it does neither."""
         tx = Transaction()
         actions = _closing(at=at, note=note, state=EventState.DISMISSED, keep=KEEP)
         actions.append(EventItem.gsi1sk.set(inbox_sort_key(at, event_id)))
-        waits: Condition = open_condition() | EventItem.state.is_in(*_WAITING)
-        tx.update(blank_event(event_id), actions, waits)
+        undecided: Condition = open_condition() | EventItem.state.is_in(*_WAITING)
+        tx.update(blank_event(event_id), actions, undecided)
         if entry is not None:
             add_audit_entry(tx, entry)
         return _committed(tx)
@@ -257,7 +257,7 @@ def _require_unlinked(tx: Transaction, customer_id: str) -> None:
 
 
 def open_condition() -> Condition:
-    """Return the condition of every change to an event: it exists and waits."""
+    """Return the condition that an event exists and is open."""
     condition: Condition = EventItem.pk.exists() & EventItem.handled_at.does_not_exist()
     return condition
 
@@ -274,7 +274,7 @@ def close_in(
 ) -> None:
     """Close an event in a transaction; an event about a user is also listed in the user's partition.
 
-    `waits_of` is the customer for whose price's name the event waits; "": it is handled.
+    `waits_of` is the customer for whose price's name it waits from now on; "": it has the state `state`.
     """
     keep = KEEP_UNLINKED if waits_of else KEEP
     actions = _closing(at=at, note=note, state=EventState.UNNAMED if waits_of else state, keep=keep)
@@ -287,7 +287,7 @@ def close_in(
 
 
 def close_earlier(event_id: str, customer_id: str, state: EventState, *, closed_at: datetime) -> None:
-    """Close for good the customer's events that waited in a state before this one did, up to 100.
+    """Close as ignored the customer's events that waited in a state before this one did, up to 100.
 
     They are listed eventually consistent, and not at all when the process dies before: the customer's next event finds
     what is left. Of two events that are closed at once the one that sorts last stays, whichever worker looks first.

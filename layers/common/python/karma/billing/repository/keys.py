@@ -4,6 +4,7 @@ STRIPE_EVT#<event id>                  META                an event, in gsi1 by 
 USER#<user id>                         SUBSCRIPTION        the user's subscriptions
 USER#<user id>                         CUSTOMER#<id>       a customer of Stripe that is linked to the user
 USER#<user id>                         EVENT#<event id>    an event that was about the user
+USER#<user id>                         SEAT#<person>       a person's seat in the user's plan
 USER#<user id>                         USAGE#<metric>      amount taken of a limit, with #<month> by month
 CUSTOMER#<Stripe customer id>          USER                the link to an account; without one after a deletion
 CUSTOMER#<Stripe customer id>          IGNORED             latest ignored event of a customer without a link that pays
@@ -28,6 +29,8 @@ LOOKS = "SUBSCRIPTIONS"
 EVENT_DISCRIMINATOR = "stripe_event"
 CUSTOMER_PREFIX = "CUSTOMER#"
 EVENT_PREFIX = "EVENT#"
+SEAT_PREFIX = "SEAT#"
+USAGE_PREFIX = "USAGE#"
 
 
 class BillingKey(NamedTuple):
@@ -70,6 +73,16 @@ def own_customer_key(user_id: str, stripe_customer_id: str) -> BillingKey:
 def own_event_key(user_id: str, event_id: str) -> BillingKey:
     """Return the key of an event in the partition of the user whom it is about."""
     return BillingKey(user_pk(user_id), f"{EVENT_PREFIX}{event_id}")
+
+
+def seat_key(user_id: str, member_id: str) -> BillingKey:
+    """Return the key of a person's seat in the plan of a user."""
+    return BillingKey(user_pk(user_id), f"{SEAT_PREFIX}{member_id}")
+
+
+def usage_key(user_id: str, metric: str, period: str) -> BillingKey:
+    """Return the key of an account's usage of a metric, in a month (`2026-11`) or at one time ("")."""
+    return BillingKey(user_pk(user_id), f"{USAGE_PREFIX}{metric}#{period}" if period else f"{USAGE_PREFIX}{metric}")
 
 
 def customer_key(stripe_customer_id: str) -> BillingKey:

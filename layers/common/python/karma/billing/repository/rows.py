@@ -88,9 +88,9 @@ def told_in(item: SubscriptionItem) -> Told | None:
     return told._replace(renewing=min(told.renewing, 1))
 
 
-def names_text(names: Mapping[str, str]) -> str | None:
+def decisions_text(decisions: Mapping[str, str]) -> str | None:
     """Return a customer's decisions of prices as JSON, in their order; None: there is none."""
-    return orjson.dumps(dict(names)).decode() if names else None
+    return orjson.dumps(dict(decisions)).decode() if decisions else None
 
 
 def _attributes(row: Subscription) -> dict[str, Any]:

@@ -11,23 +11,16 @@ from collections.abc import Sequence
 from pynamodb.attributes import NumberAttribute
 
 from karma.billing.repository.items import BillingItem
-from karma.billing.repository.keys import BillingKey, user_pk
+from karma.billing.repository.keys import seat_key
 from karma.core.dynamo.access import batch_get
 from karma.core.dynamo.items import Key
 from karma.core.ids import UserId
-
-SEAT_PREFIX = "SEAT#"
 
 
 class SeatItem(BillingItem, discriminator="seat"):
     """A person's seat in an account's plan."""
 
     projects = NumberAttribute()
-
-
-def seat_key(user_id: str, member_id: str) -> BillingKey:
-    """Return the key of a person's seat in the plan of `user_id`."""
-    return BillingKey(user_pk(user_id), f"{SEAT_PREFIX}{member_id}")
 
 
 def shared(user_id: UserId, member_ids: Sequence[UserId]) -> Counter[UserId]:

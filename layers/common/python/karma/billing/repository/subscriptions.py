@@ -21,7 +21,7 @@ from karma.billing.repository.keys import (
     subscription_key,
     user_pk,
 )
-from karma.billing.repository.rows import item_of, names_text, paid_of, subscription_of, told_in
+from karma.billing.repository.rows import decisions_text, item_of, paid_of, subscription_of, told_in
 from karma.core.clock import iso
 from karma.core.dynamo.access import get, update
 from karma.core.dynamo.failures import ConditionFailed
@@ -63,7 +63,7 @@ class SubscriptionRepository:
         shown: Collection[str] = (),
         livemode: bool = False,
         paid: Paid = NOTHING,
-        names: Mapping[str, Mapping[str, str]] = MappingProxyType({}),
+        decisions: Mapping[str, Mapping[str, str]] = MappingProxyType({}),
         waits_of: str = "",
     ) -> bool:
         """Write the row on the version seen, the end of an event, and a notice, all or nothing; see ports.py.
@@ -88,11 +88,11 @@ class SubscriptionRepository:
         tx = Transaction()
         require_account(tx, user_id)
         tx.put(item)
-        for customer_id in sorted({*shown, *names}):
+        for customer_id in sorted({*shown, *decisions}):
             link = customer_key(customer_id)
             learned = [CustomerItem.livemode.set(livemode)] if customer_id in shown else []
-            if customer_id in names:
-                text = names_text(names[customer_id])
+            if customer_id in decisions:
+                text = decisions_text(decisions[customer_id])
                 learned.append(CustomerItem.names.set(text) if text else CustomerItem.names.remove())
             tx.update(CustomerItem(link.pk, link.sk), learned, CustomerItem.user_id == user_id)
         if event_id:

@@ -24,8 +24,8 @@ from karma.billing.allowances import (
     period_of,
 )
 from karma.billing.repository.items import BillingItem
-from karma.billing.repository.keys import BillingKey, user_pk
-from karma.billing.repository.seats import SEAT_PREFIX, SeatItem, seat_key, shared
+from karma.billing.repository.keys import SEAT_PREFIX, USAGE_PREFIX, seat_key, usage_key, user_pk
+from karma.billing.repository.seats import SeatItem, shared
 from karma.core.dynamo.access import batch_get
 from karma.core.dynamo.items import Key
 from karma.core.dynamo.partitions import empty
@@ -34,7 +34,6 @@ from karma.core.errors import AppError
 from karma.core.ids import UserId
 from karma.core.purge import Purge
 
-_PREFIX = "USAGE#"
 _KEPT = timedelta(days=400)
 """Time for which a month's usage is kept, from the month's first day."""
 
@@ -43,11 +42,6 @@ class UsageItem(BillingItem, discriminator="usage"):
     """Amount taken of one metric."""
 
     value = NumberAttribute(default=0)
-
-
-def usage_key(user_id: str, metric: Metric, period: str) -> BillingKey:
-    """Return the key of an account's usage of a metric, in a month (`2026-11`) or at one time ("")."""
-    return BillingKey(user_pk(user_id), f"{_PREFIX}{metric.value}#{period}" if period else f"{_PREFIX}{metric.value}")
 
 
 def reserve(tx: Transaction, reservations: Iterable[Reservation]) -> None:
@@ -129,7 +123,7 @@ class UsageRepository:
         """
         keep = {key.sk for key in _of_month(purge.user_id, at).values()}
         pk = user_pk(purge.user_id)
-        return all(empty(BillingItem, pk, purge, prefix=each, keep=keep) for each in (SEAT_PREFIX, _PREFIX))
+        return all(empty(BillingItem, pk, purge, prefix=each, keep=keep) for each in (SEAT_PREFIX, USAGE_PREFIX))
 
     def has_seat(self, user_id: UserId, member_id: UserId) -> bool:
         """Tell whether a person has a seat in the plan of an account: one consistent read."""
