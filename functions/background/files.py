@@ -12,7 +12,7 @@ from karma.core.dynamo.tables import bind_tables
 from karma.core.ids import DeviceId, FileId
 from karma.core.settings import FunctionSettings, load
 from karma.files.repository.files import FileRepository
-from karma.files.verification import Verifier, read_message
+from karma.files.verification import UploadVerifier, read_message
 from karma.integrations.s3 import S3Files
 
 if TYPE_CHECKING:
@@ -29,12 +29,12 @@ class Settings(FunctionSettings):
 
 
 @cache
-def services() -> Verifier:
+def services() -> UploadVerifier:
     """Build the verifier once a process."""
     settings = load(Settings)
     bind_tables(settings)
     files = FileRepository()
-    return Verifier(files, S3Files(settings.files_bucket), SystemClock())
+    return UploadVerifier(files, S3Files(settings.files_bucket), SystemClock())
 
 
 def lambda_handler(event: dict[str, Any], context: LambdaContext) -> dict[str, Any]:

@@ -20,9 +20,9 @@ from karma.core.dynamo.tables import bind_tables
 from karma.core.ids import DeviceId, UserId, is_id
 from karma.core.observability import logger
 from karma.core.settings import FunctionSettings, load
-from karma.devices.allowance import Allowance
+from karma.devices.allowance import HourlyAllowance
 from karma.devices.dispatch import Dispatcher
-from karma.devices.ingest import IngestService, Message
+from karma.devices.ingest import DeviceMessage, IngestService
 from karma.devices.repository.commands import CommandRepository
 from karma.devices.repository.dead_letters import DeadLetterRepository
 from karma.devices.repository.devices import DeviceRepository
@@ -59,7 +59,7 @@ def services() -> IngestService:
         telemetry=TelemetryRepository(),
         dead_letters=DeadLetterRepository(),
         dispatcher=Dispatcher(commands, publisher, QueuedWakeUps(SqsQueue(settings.ingest_queue_url)), clock),
-        allowance=Allowance(HourRepository()),
+        allowance=HourlyAllowance(HourRepository()),
         clock=clock,
     )
 
@@ -69,7 +69,7 @@ startup.over()
 
 def lambda_handler(event: dict[str, Any], context: LambdaContext) -> dict[str, Any]:  # noqa: ARG001
     """Handle a batch; return which messages must be delivered again."""
-    messages: list[Message] = []
+    messages: list[DeviceMessage] = []
     wake_ups: list[WakeUp] = []
     failed: list[str] = []
     for record in event["Records"]:
@@ -98,9 +98,9 @@ def _wake_up(message_id: str, call: dict[str, Any], *, repeated: bool) -> WakeUp
     return WakeUp(message_id, UserId(user_id), DeviceId(device_id), again_ms, repeated)
 
 
-def _message(message_id: str, body: dict[str, Any], *, repeated: bool) -> Message:
+def _message(message_id: str, body: dict[str, Any], *, repeated: bool) -> DeviceMessage:
     topic, principal, received_ms = body["topic"], body.get("principal", ""), body["received_ms"]
     if not (isinstance(topic, str) and isinstance(principal, str) and type(received_ms) is int):
         raise TypeError("topic, principal, received_ms")
     payload = base64.b64decode(body["payload_b64"], validate=True)
-    return Message(message_id, topic, principal, payload, received_ms, repeated)
+    return DeviceMessage(message_id, topic, principal, payload, received_ms, repeated)

@@ -15,7 +15,7 @@ from karma.core.dynamo.tables import bind_tables
 from karma.core.errors import AppError
 from karma.core.observability import logger
 from karma.core.settings import load
-from karma.realtime.messages import Request, answer, error_message, parse
+from karma.realtime.messages import SocketRequest, answer, error_message, parse
 from karma.realtime.repository import RealtimeRepository
 from karma.realtime.service import ConnectionService
 from realtime.settings import Settings
@@ -54,7 +54,7 @@ def _connect(connection_id: str, ticket: str) -> int:
 
 
 def _message(connection_id: str, text: str) -> dict[str, object]:
-    request: Request | None = None
+    request: SocketRequest | None = None
     try:
         request = parse(text)
         return answer(services(), connection_id, request)

@@ -17,7 +17,7 @@ from karma.billing.repository.inbox import InboxRepository
 from karma.billing.repository.subscriptions import SubscriptionRepository
 from karma.billing.repository.usage import UsageRepository
 from karma.core.ids import UserId, new_id
-from karma.core.purge import Purge
+from karma.core.purge import PurgeAttempt
 from tests.fakes.billing import MemoryBilling
 from tests.fakes.usage import MemoryUsage
 from tests.integration.permissions.world import Bodies, Objects, World
@@ -39,7 +39,7 @@ class BillingRows(AccountRows):
         return UsageRepository()
 
     @property
-    def taken(self) -> Purge:
+    def taken(self) -> PurgeAttempt:
         """Return the purge of an account that has taken something of its plan."""
         take(limited(self.ada.id))
         return self.purge()

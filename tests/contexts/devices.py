@@ -31,7 +31,7 @@ from karma.devices.payloads import Refused
 from karma.devices.repository.commands import CommandRepository
 from karma.devices.repository.dead_letters import DeadLetterRepository
 from karma.devices.repository.deleted_devices import DeletedDeviceRepository
-from karma.devices.repository.device_mapping import Gone, SerialClaim
+from karma.devices.repository.device_mapping import GoneDevice, SerialClaim
 from karma.devices.repository.devices import DeviceRepository
 from karma.devices.repository.hours import Cost, HourRepository
 from karma.devices.repository.telemetry import TelemetryRepository
@@ -90,14 +90,14 @@ class DeviceRows(AccountRows):
         return self.device
 
     @cached_property
-    def left(self) -> Gone:
+    def left(self) -> GoneDevice:
         self.sent  # noqa: B018  a command and a dead letter are left
         self.letters.store(
             self.device.id, refused=[Refused("", "NOT_JSON")], topic="t", payload=b"x" * 5000, received_ms=epoch_ms(NOW)
         )
         self.telemetry.store(self.device.id, self.batch())
         self.devices.finish_delete(self.half_deleted, now=NOW)
-        return Gone(self.ada.id, self.device.id)
+        return GoneDevice(self.ada.id, self.device.id)
 
     @property
     def serial_claim(self) -> SerialClaim:

@@ -21,12 +21,12 @@ from karma.billing.domain import (
     told_of,
 )
 from karma.billing.naming import NOTHING, Paid, look_at
-from karma.billing.ports import CustomerLink, Due, InboxPage, Look, Payers, Row
+from karma.billing.ports import CustomerLink, DueEvent, InboxPage, Look, Payers, Row
 from karma.billing.repository.inbox import KEEP, KEEP_UNLINKED
 from karma.core.clock import iso
 from karma.core.errors import Upstream
 from karma.core.ids import UserId
-from karma.core.purge import Purge
+from karma.core.purge import PurgeAttempt
 from karma.identity.transactional import AccountGone
 from karma.notices.domain import Notice
 
@@ -178,9 +178,9 @@ class MemoryBilling:
         if event is not None and event.handled_at is None:
             self.events[event_id] = replace(event, attempts=event.attempts + 1, last_error=error)
 
-    def due(self, now: datetime, *, limit: int) -> list[Due]:
+    def due(self, now: datetime, *, limit: int) -> list[DueEvent]:
         late = sorted((when, event_id) for event_id, when in self.due_at.items() if when < now)
-        return [Due(event_id, self.events[event_id].attempts) for _, event_id in late[:limit]]
+        return [DueEvent(event_id, self.events[event_id].attempts) for _, event_id in late[:limit]]
 
     def postpone(self, event_id: str, *, until: datetime) -> bool:
         event = self.events.get(event_id)
@@ -315,7 +315,7 @@ class MemoryBilling:
         self.looks[user_id] = at
         return True
 
-    def purge(self, purge: Purge) -> bool:
+    def purge(self, purge: PurgeAttempt) -> bool:
         for event_id in [event_id for event_id, user_id in self.about.items() if user_id == purge.user_id]:
             self.forget(event_id)
             del self.about[event_id]

@@ -28,7 +28,7 @@ from karma.files.domain import (
     split_path,
 )
 from karma.files.ports import ObjectGone, StoredPart, UploadGone
-from karma.files.repository.files import FileRepository, Place, Rows
+from karma.files.repository.files import FilePosition, FileRepository, FileSlice
 from karma.files.repository.items import directory_sk
 from karma.integrations.s3 import FileStorageUnavailable
 from tests.fakes.requests import MemoryRequests
@@ -178,11 +178,13 @@ class MemoryFiles(FileRepository):
                 raise AlreadyExists(f"{name} is a file, not a directory", code="NOT_A_DIRECTORY")
         return [place for place, holder in holders if holder is None]
 
-    def newest(self, device_id: DeviceId, *, limit: int, after: FileId | None = None) -> Rows:
+    def newest(self, device_id: DeviceId, *, limit: int, after: FileId | None = None) -> FileSlice:
         found = sorted(self._listed(device_id, None), key=lambda entry: entry.id, reverse=True)
         return _page([entry for entry in found if after is None or entry.id < after], limit)
 
-    def in_directory(self, device_id: DeviceId, path: str, *, limit: int, after: Place | None = None) -> Rows:
+    def in_directory(
+        self, device_id: DeviceId, path: str, *, limit: int, after: FilePosition | None = None
+    ) -> FileSlice:
         found = sorted(self._listed(device_id, path), key=_order)
         if after is not None:
             order = directory_sk(after.name, after.id, is_directory=after.is_directory)
@@ -378,5 +380,5 @@ def _order(entry: DeviceFile) -> str:
     return directory_sk(entry.name, entry.id, is_directory=entry.is_directory)
 
 
-def _page(found: list[DeviceFile], limit: int) -> Rows:
-    return Rows(found[:limit], len(found) > limit)
+def _page(found: list[DeviceFile], limit: int) -> FileSlice:
+    return FileSlice(found[:limit], len(found) > limit)

@@ -8,7 +8,7 @@ from datetime import datetime
 from karma.core.clock import Clock
 from karma.integrations.sqs import QueueUnavailable
 from karma.mail.domain import DUE_AFTER, Letter, Mail, MailState
-from karma.mail.ports import Due, MailRefused, MailUnavailable
+from karma.mail.ports import DueMail, MailRefused, MailUnavailable
 from karma.mail.service import OutboxRelay
 
 
@@ -38,9 +38,9 @@ class MemoryOutbox:
         else:
             self.mails[mail.id] = replace(found, state=state, to=None)
 
-    def due(self, now: datetime, *, limit: int) -> list[Due]:
+    def due(self, now: datetime, *, limit: int) -> list[DueMail]:
         late = sorted((due_at, mail_id) for mail_id, due_at in self.due_at.items() if due_at < now)
-        return [Due(mail_id, self.attempts[mail_id]) for _, mail_id in late[:limit]]
+        return [DueMail(mail_id, self.attempts[mail_id]) for _, mail_id in late[:limit]]
 
     def postpone(self, mail_id: str, *, until: datetime) -> bool:
         if mail_id not in self.due_at:

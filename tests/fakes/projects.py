@@ -17,7 +17,7 @@ from karma.identity.transactional import AccountGone
 from karma.mail.domain import Mail
 from karma.projects.domain import Invitation, Membership, Part, Project, ProjectChanged, ProjectRole
 from karma.projects.permissions import managed_by
-from karma.projects.ports import MemberChange, Read, Rows
+from karma.projects.ports import MemberChange, MemberSlice, Read
 from tests.fakes.requests import MemoryRequests
 from tests.fakes.usage import MemoryUsage
 
@@ -228,13 +228,13 @@ class MemoryProjects:
         due = [(at, project_id) for project_id, at in self.deleted_at.items() if at < before]
         return [project_id for _, project_id in sorted(due)][:limit]
 
-    def of_user(self, user_id: UserId, *, newest_first: bool, limit: int, after: ProjectId | None) -> Rows:
+    def of_user(self, user_id: UserId, *, newest_first: bool, limit: int, after: ProjectId | None) -> MemberSlice:
         mine = sorted(project for project, user in self.members if user == user_id)
         if newest_first:
             mine.reverse()
         if after is not None:
             mine = [project for project in mine if (project < after if newest_first else project > after)]
-        return Rows([self.members[project, user_id] for project in mine[:limit]], len(mine) > limit)
+        return MemberSlice([self.members[project, user_id] for project in mine[:limit]], len(mine) > limit)
 
     def count_of_user(self, user_id: UserId, *, most: int) -> int:
         return min(most, sum(user == user_id for _, user in self.members))
@@ -242,9 +242,9 @@ class MemoryProjects:
     def projects(self, ids: Sequence[ProjectId]) -> Mapping[ProjectId, Project]:
         return {each: self.stored[each] for each in ids if each in self.stored and not self.stored[each].deleting}
 
-    def of_project(self, project_id: ProjectId, *, limit: int, after: UserId | None) -> Rows:
+    def of_project(self, project_id: ProjectId, *, limit: int, after: UserId | None) -> MemberSlice:
         users = sorted(user for project, user in self.members if project == project_id and (after or "") < user)
-        return Rows([self.members[project_id, user] for user in users[:limit]], len(users) > limit)
+        return MemberSlice([self.members[project_id, user] for user in users[:limit]], len(users) > limit)
 
     def count_of_project(self, project_id: ProjectId, *, most: int) -> int:
         return min(most, sum(project == project_id for project, _ in self.members))

@@ -11,14 +11,14 @@ from karma.billing.allowances import (
     Adjustment,
     Allowance,
     Metric,
+    MetricUsage,
     Reservation,
-    Usage,
     allowed_by,
     given_back,
     period_of,
 )
 from karma.core.ids import UserId
-from karma.core.purge import Purge
+from karma.core.purge import PurgeAttempt
 
 
 @dataclass
@@ -61,9 +61,9 @@ class MemoryUsage:
     def extend(self, reservation: Reservation) -> None:
         self.reserve([reservation])
 
-    def read(self, allowance: Allowance) -> list[Usage]:
+    def read(self, allowance: Allowance) -> list[MetricUsage]:
         return [
-            Usage(
+            MetricUsage(
                 metric=metric,
                 used=max(0, self.taken.get((allowance.user_id, metric, period_of(metric, allowance.at)), 0)),
                 allowed=allowed_by(allowance.plan.limits, metric),
@@ -78,7 +78,7 @@ class MemoryUsage:
             if period and (former, metric, period) in self.taken:
                 self.taken[user_id, metric, period] = self.taken[former, metric, period]
 
-    def purge(self, purge: Purge, *, at: datetime) -> bool:
+    def purge(self, purge: PurgeAttempt, *, at: datetime) -> bool:
         kept = {(purge.user_id, metric, period_of(metric, at)) for metric in Metric if period_of(metric, at)}
         self.taken = {key: n for key, n in self.taken.items() if key[0] != purge.user_id or key in kept}
         self.seats = Counter({key: count for key, count in self.seats.items() if key[0] != purge.user_id})

@@ -8,11 +8,11 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from karma.core.ids import DeviceId, UserId, new_id
-from karma.devices.allowance import Allowance
+from karma.devices.allowance import HourlyAllowance
 from karma.devices.commands import CommandService
 from karma.devices.dispatch import Dispatcher
 from karma.devices.domain import CurrentDevice, Device, DeviceModel, DeviceState
-from karma.devices.ingest import IngestService, Message
+from karma.devices.ingest import DeviceMessage, IngestService
 from karma.devices.repository.commands import CommandRepository
 from karma.devices.repository.dead_letters import DeadLetterRepository
 from karma.devices.repository.devices import DeviceRepository
@@ -102,7 +102,7 @@ class World:
             devices=self.repository,
             telemetry=self.telemetry,
             dead_letters=self.dead_letters,
-            allowance=Allowance(HourRepository()),
+            allowance=HourlyAllowance(HourRepository()),
             dispatcher=Dispatcher(self.command_repository, self.publisher, self.wake_ups, self.clock),
             clock=self.clock,
         )
@@ -110,7 +110,7 @@ class World:
     def create(self, **fields: Any) -> Created:
         return self.devices.create(self.user, new_device(**fields), allowance=allowance(self.user))
 
-    def message(self, created: Created, kind: str, body: Any, **changes: Any) -> Message:
+    def message(self, created: Created, kind: str, body: Any, **changes: Any) -> DeviceMessage:
         thing = created.current.device.serial_number
         root = "cmd" if kind in ("ready", "response") else "dt"
         payload = body if isinstance(body, bytes) else json.dumps(body).encode()
@@ -122,7 +122,7 @@ class World:
             "received_ms": self.clock.ms,
             **changes,
         }
-        return Message(**given)
+        return DeviceMessage(**given)
 
     def samples(self, *values: tuple[int, float], seq: int = 0, metric: str = "temp_c", boot: str = "b1") -> Any:
         """Return a telemetry body; times are relative to now in milliseconds."""
@@ -132,7 +132,9 @@ class World:
             "samples": [{"ts": self.clock.ms + offset, "m": {metric: value}} for offset, value in values],
         }
 
-    def presence(self, created: Created, kind: str, version: int, offset_ms: int = 0, session: str = "s1") -> Message:
+    def presence(
+        self, created: Created, kind: str, version: int, offset_ms: int = 0, session: str = "s1"
+    ) -> DeviceMessage:
         thing = created.current.device.serial_number
         body = {
             "clientId": thing,
@@ -143,9 +145,9 @@ class World:
             "versionNumber": version,
         }
         topic = f"$aws/events/presence/{kind}/{thing}"
-        return Message(new_id(), topic, "", json.dumps(body).encode(), self.clock.ms + offset_ms)
+        return DeviceMessage(new_id(), topic, "", json.dumps(body).encode(), self.clock.ms + offset_ms)
 
-    def tell(self, *messages: Message) -> None:
+    def tell(self, *messages: DeviceMessage) -> None:
         assert self.ingest.take(messages) == []
 
     def wake_up(self) -> None:

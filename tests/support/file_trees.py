@@ -22,7 +22,7 @@ from karma.files.schemas import ChangeFileRequest, CreateDirectoryRequest, Creat
 from karma.files.service import FileQuery, FileService
 from karma.files.sweeps import FileSweep
 from karma.files.uploads import NewFile, UploadService
-from karma.files.verification import Verifier
+from karma.files.verification import UploadVerifier
 from tests.fakes.devices import FakeClock
 from tests.fakes.files import MemoryStore
 from tests.fakes.mail import MemoryQueue
@@ -79,7 +79,7 @@ class Workshop:
         queue = MemoryQueue()
         self._uploads = UploadService(self.files, self.store, self.devices, queue, self.clock)
         self._service = FileService(self.files, self.store, self.devices, self.clock)
-        self._verifier = Verifier(self.files, self.store, self.clock)
+        self._verifier = UploadVerifier(self.files, self.store, self.clock)
         self._sweep = FileSweep(self.files, self.store, queue, self.clock)
 
     def carry_out(self, operation: Operation) -> AppError | None:

@@ -10,7 +10,7 @@ from typing import Any
 from karma.audit.domain import AuditEntry, AuditEvent
 from karma.core.clock import monotonic
 from karma.core.ids import UserId, new_id
-from karma.core.purge import Purge
+from karma.core.purge import PurgeAttempt
 from karma.identity.accounts.repository.users import UserRepository
 from karma.identity.domain import Role, User
 
@@ -64,5 +64,5 @@ class AccountRows:
     def entry(self) -> AuditEntry:
         return AuditEntry(user_id=self.ada.id, event=AuditEvent.LOGGED_IN, at=NOW, actor_id=self.ada.id)
 
-    def purge(self, *, ends_in_s: float = 60) -> Purge:
-        return Purge(user_id=self.ada.id, requested_at=NOW, ends_at=monotonic() + ends_in_s, settled=True)
+    def purge(self, *, ends_in_s: float = 60) -> PurgeAttempt:
+        return PurgeAttempt(user_id=self.ada.id, requested_at=NOW, ends_at=monotonic() + ends_in_s, settled=True)

@@ -7,7 +7,7 @@ from functools import cache
 from api.services import files
 from api.services.process import settings
 from karma.core import aws
-from karma.core.health import Component, Health
+from karma.core.health import Health, HealthComponent
 
 
 @cache
@@ -30,12 +30,12 @@ def probes() -> Health:
 
     return Health(
         {
-            "database": Component(probe=database),
-            "cache": Component(probe=database, replaced="dynamodb"),
-            "redis": Component(probe=database, replaced="dynamodb"),
-            "queue": Component(probe=queue if queue_url else None),
-            "messaging": Component(probe=messaging),
-            "storage": Component(probe=storage),
-            "llm": Component(probe=None, note="models are called by the streaming function only"),
+            "database": HealthComponent(probe=database),
+            "cache": HealthComponent(probe=database, replaced="dynamodb"),
+            "redis": HealthComponent(probe=database, replaced="dynamodb"),
+            "queue": HealthComponent(probe=queue if queue_url else None),
+            "messaging": HealthComponent(probe=messaging),
+            "storage": HealthComponent(probe=storage),
+            "llm": HealthComponent(probe=None, note="models are called by the streaming function only"),
         }
     )

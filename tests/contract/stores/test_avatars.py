@@ -15,7 +15,7 @@ from karma.avatars.repository import AvatarRepository
 from karma.core.clock import monotonic
 from karma.core.errors import AlreadyExists
 from karma.core.ids import UserId, new_id
-from karma.core.purge import Purge
+from karma.core.purge import PurgeAttempt
 from karma.core.requests import KEPT, IdempotencyKeyReused
 from karma.identity.accounts.repository.deletions import DeletionRepository
 from karma.identity.ownership import MOST, AccountHolds, OwnedKind, OwnsTooMany
@@ -154,7 +154,9 @@ class TestAnAccount:
 
         with pytest.raises(AccountGone):
             dynamo.create(avatar(3), request=asked("t3"))
-        assert dynamo.purge_account(Purge(user_id=USER, requested_at=NOW, ends_at=monotonic() + 60, settled=True))
+        assert dynamo.purge_account(
+            PurgeAttempt(user_id=USER, requested_at=NOW, ends_at=monotonic() + 60, settled=True)
+        )
         assert database.items("agents") == []
 
 

@@ -27,7 +27,7 @@ from karma.core.clock import iso, monotonic
 from karma.core.dynamo.access import update
 from karma.core.errors import PayloadTooLarge
 from karma.core.ids import UserId
-from karma.core.purge import Purge
+from karma.core.purge import PurgeAttempt
 from tests.fakes.billing import MemoryBilling
 from tests.support.accounts import open_account
 from tests.support.stores import Database, Store
@@ -286,7 +286,7 @@ class TestSubscriptions:
 
     def test_a_deleted_account_leaves_no_row(self, stores: Stores) -> None:
         assert self.save(stores, ALICE, event="evt_1")
-        purge = Purge(user_id=ALICE, requested_at=NOW, ends_at=monotonic() + 60, settled=True)
+        purge = PurgeAttempt(user_id=ALICE, requested_at=NOW, ends_at=monotonic() + 60, settled=True)
         assert stores.forgetting.purge(purge)
         assert stores.subscriptions.row(ALICE).subscription is None
 

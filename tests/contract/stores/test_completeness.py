@@ -61,4 +61,4 @@ def test_every_method_has_a_scenario() -> None:
 def test_repositories_are_found_by_what_they_are() -> None:
     found = repositories()
     assert {"UserRepository", "RunRepository", "ArrivalRepository", "AccountPurge", "OutboxRepository"} <= set(found)
-    assert not [name for name in found if name.endswith("Item") or name in ("Place", "Rows", "SerialClaim")]
+    assert not [name for name in found if name.endswith(("Item", "Slice", "Position")) or name == "SerialClaim"]

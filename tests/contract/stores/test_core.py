@@ -22,7 +22,7 @@ from karma.core.dynamo.partitions import delete_keys, empty, pages
 from karma.core.dynamo.transaction import Transaction
 from karma.core.errors import AlreadyExists, Gone, NotFound, StorageThrottled, StorageUnavailable
 from karma.core.ids import UserId
-from karma.core.purge import Purge
+from karma.core.purge import PurgeAttempt
 from tests.support.clients import hooked
 from tests.support.stores import Database
 from tests.support.wire import Params, Wire, error, on
@@ -53,8 +53,10 @@ def book(number: int, title: str = "t") -> BookItem:
     return BookItem("SHELF#1", f"BOOK#{number:04d}", title=title)
 
 
-def purge(*, ends_in_s: float = 60) -> Purge:
-    return Purge(user_id=UserId("u"), requested_at=datetime.now(UTC), ends_at=monotonic() + ends_in_s, settled=True)
+def purge(*, ends_in_s: float = 60) -> PurgeAttempt:
+    return PurgeAttempt(
+        user_id=UserId("u"), requested_at=datetime.now(UTC), ends_at=monotonic() + ends_in_s, settled=True
+    )
 
 
 @pytest.fixture

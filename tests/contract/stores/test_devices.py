@@ -16,8 +16,8 @@ from karma.core.errors import AlreadyExists, NotFound, StaleVersion
 from karma.core.ids import DeviceId, UserId, new_id
 from karma.core.requests import KEPT, IdempotencyKeyReused
 from karma.devices.domain import CurrentDevice, Device, DeviceModel, DeviceState, Latest, PresenceEvent, Reading
-from karma.devices.repository.device_mapping import Gone
-from karma.devices.repository.devices import Rows as Page
+from karma.devices.repository.device_mapping import GoneDevice
+from karma.devices.repository.devices import DeviceSlice as Page
 from karma.devices.transactional import require_device
 from tests.contract.stores.rows import Rows
 from tests.support.requests import asked
@@ -213,7 +213,7 @@ class TestADeletion:
             rows.devices.finish_delete(device, now=LATER)
 
         assert rows.devices.claim_of(device.serial_number, consistent=True) is None
-        assert rows.devices.unfinished(before=LATER + MINUTE, limit=5) == [Gone(device.user_id, device.id)]
+        assert rows.devices.unfinished(before=LATER + MINUTE, limit=5) == [GoneDevice(device.user_id, device.id)]
         rows.claimed(serial_number=device.serial_number)
 
     def test_lets_nothing_be_hung_on_the_device(self, rows: Rows) -> None:
@@ -234,7 +234,7 @@ class TestADeletion:
             rows.claim(device, attempt="a1", now=NOW + minutes * MINUTE)
             made.append(device.serial_number)
         found = rows.devices.unfinished(before=NOW + DAY, limit=2)
-        assert [claim.serial_number for claim in found if not isinstance(claim, Gone)] == [made[1], made[2]]
+        assert [claim.serial_number for claim in found if not isinstance(claim, GoneDevice)] == [made[1], made[2]]
 
 
 class TestWhatADeviceSays:

@@ -14,7 +14,7 @@ from karma.core.errors import AlreadyExists, NotFound, QuotaExceeded, StaleVersi
 from karma.core.ids import FileId, new_id
 from karma.core.requests import IdempotencyKeyReused
 from karma.files.domain import DeviceFile, Digests, DirectoryNotEmpty, FileStatus, Rejection
-from karma.files.repository.files import Place
+from karma.files.repository.files import FilePosition
 from tests.contexts.files import FileRows, MemoryFileRows, StoredFileRows
 from tests.support.plans import limited
 from tests.support.requests import asked
@@ -148,7 +148,7 @@ class TestLists:
             rows.files.publish(rows.files.completed(file, now=NOW, due=NOW), FOUND, now=NOW)
         rows.add(rows.new_directory("z"))
         first = rows.files.in_directory(rows.device_id, "/", limit=2)
-        second = rows.files.in_directory(rows.device_id, "/", limit=2, after=Place.of(first.files[-1]))
+        second = rows.files.in_directory(rows.device_id, "/", limit=2, after=FilePosition.of(first.files[-1]))
         assert [file.name for file in [*first.files, *second.files]] == ["z", "A.txt", "b.txt", "C.txt"]
         assert (first.more, second.more) == (True, False)
 
@@ -158,7 +158,7 @@ class TestLists:
         rows.add(folder)
         page = rows.files.in_directory(rows.device_id, "/", limit=1)
         assert [file.name for file in page.files] == [name]
-        assert rows.files.in_directory(rows.device_id, "/", limit=1, after=Place.of(folder)).files == []
+        assert rows.files.in_directory(rows.device_id, "/", limit=1, after=FilePosition.of(folder)).files == []
 
 
 class TestAChange:

@@ -12,7 +12,7 @@ from karma.core.ids import DeviceId, UserId, new_id
 from karma.devices.domain import DEAD_LETTER_RETENTION_S
 from karma.devices.payloads import Refused
 from karma.devices.repository.dead_letters import KEPT_BYTES, NAMED, TOO_MANY
-from karma.devices.repository.device_mapping import Gone
+from karma.devices.repository.device_mapping import GoneDevice
 from karma.devices.repository.hours import Cost
 from tests.contract.stores.rows import Rows
 from tests.support.requests import asked
@@ -133,6 +133,6 @@ class TestWhatADeletedDeviceLeaves:
 
 def test_a_tombstone_names_owner_and_device(rows: Rows) -> None:
     gone = rows.left
-    assert gone == Gone(rows.ada.id, rows.device.id)
+    assert gone == GoneDevice(rows.ada.id, rows.device.id)
     assert rows.devices.unfinished(before=NOW + timedelta(hours=1), limit=5) == [gone]
     assert replace(rows.device).id == gone.device_id

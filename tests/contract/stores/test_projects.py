@@ -18,7 +18,7 @@ from karma.core.clock import iso, monotonic
 from karma.core.dynamo.access import get
 from karma.core.errors import AlreadyExists
 from karma.core.ids import ProjectId, UserId, new_id
-from karma.core.purge import Purge
+from karma.core.purge import PurgeAttempt
 from karma.core.requests import KEPT, IdempotencyKeyReused
 from karma.identity.items import OwnedItem, owned_key
 from karma.identity.ownership import MOST, OwnedKind, OwnsTooMany
@@ -476,10 +476,10 @@ class TestInDynamo:
         work.create(other, membership(other, ida, OWNER), request=asked("t"))
         work.begin_delete(other, actor=kept.member(other, ida), at=NOW)
         work.finish_delete(other.id, most=100)
-        over = Purge(user_id=ida, requested_at=NOW, ends_at=monotonic() - 1, settled=True)
+        over = PurgeAttempt(user_id=ida, requested_at=NOW, ends_at=monotonic() - 1, settled=True)
         assert not work.purge_account(over)
         assert kept.member(project, ida).role is MEMBER
-        assert work.purge_account(Purge(user_id=ida, requested_at=NOW, ends_at=monotonic() + 60, settled=True))
+        assert work.purge_account(PurgeAttempt(user_id=ida, requested_at=NOW, ends_at=monotonic() + 60, settled=True))
         items = database.items("work")
         assert sorted(item["sk"]["S"] for item in items) == [f"MEMBER#{ada}", "PROJECT"]
 

@@ -14,7 +14,7 @@ import pytest
 from karma.core.clock import monotonic
 from karma.core.errors import AlreadyExists
 from karma.core.ids import UserId, new_id
-from karma.core.purge import Purge
+from karma.core.purge import PurgeAttempt
 from karma.core.requests import KEPT, IdempotencyKeyReused
 from karma.identity.transactional import AccountGone
 from karma.tasks import domain
@@ -254,8 +254,8 @@ class TestADeletion:
 
 
 class TestTheEndOfAnAccount:
-    def purge(self, *, seconds: float = 60) -> Purge:
-        return Purge(user_id=USER, requested_at=NOW, ends_at=monotonic() + seconds, settled=True)
+    def purge(self, *, seconds: float = 60) -> PurgeAttempt:
+        return PurgeAttempt(user_id=USER, requested_at=NOW, ends_at=monotonic() + seconds, settled=True)
 
     def kinds(self, database: Database) -> Counter[str]:
         rows = database.items("work")

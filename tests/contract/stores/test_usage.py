@@ -18,7 +18,7 @@ from karma.core.clock import monotonic
 from karma.core.dynamo.transaction import Transaction
 from karma.core.errors import QuotaExceeded, StorageThrottled
 from karma.core.ids import UserId, new_id
-from karma.core.purge import Purge
+from karma.core.purge import PurgeAttempt
 from tests.fakes.usage import MemoryUsage
 from tests.support.plans import NOW, allowance, limited
 from tests.support.stores import Store
@@ -133,7 +133,7 @@ def test_a_plan_without_limits_counts_and_never_refuses(stores: Stores, ada: Use
 def test_a_deleted_account_leaves_nothing(stores: Stores, ada: UserId) -> None:
     stores.reserve([limited(ada), limited(ada, Metric.RUNS)])
     assert stores.repository.purge(
-        Purge(user_id=ada, requested_at=NOW, ends_at=monotonic() + 60, settled=True), at=DECEMBER
+        PurgeAttempt(user_id=ada, requested_at=NOW, ends_at=monotonic() + 60, settled=True), at=DECEMBER
     )
     assert (stores.used(ada), stores.used(ada, Metric.RUNS)) == (0, 0)
 
@@ -144,7 +144,7 @@ def test_what_a_deleted_account_took_this_month_goes_on_in_another(stores: Store
     for purged in (False, True):
         if purged:
             assert stores.repository.purge(
-                Purge(user_id=ada, requested_at=NOW, ends_at=monotonic() + 60, settled=True), at=NOW
+                PurgeAttempt(user_id=ada, requested_at=NOW, ends_at=monotonic() + 60, settled=True), at=NOW
             )
         again, later = UserId(new_id()), UserId(new_id())
         stores.repository.carry(ada, again, at=NOW)

@@ -3,7 +3,7 @@
 from typing import Any
 
 from karma.core import aws
-from karma.core.migrate import Attributes, Migrator, Step
+from karma.core.migrate import Attributes, MigrationStep, Migrator
 
 
 def split_name(item: Attributes) -> Attributes:
@@ -29,8 +29,8 @@ def read_name(item: Attributes) -> str:
     return str(item["name"]["S"]) if item["schema"]["N"] == "1" else f"{item['first']['S']} {item['last']['S']}"
 
 
-SPLIT = Step(table="devices", type="owner", schema=2, up=split_name, down=join_name)
-INITIALS = Step(table="devices", type="owner", schema=3, up=add_initials, down=drop_initials)
+SPLIT = MigrationStep(table="devices", type="owner", schema=2, up=split_name, down=join_name)
+INITIALS = MigrationStep(table="devices", type="owner", schema=3, up=add_initials, down=drop_initials)
 
 
 def migrate(event: dict[str, Any], context: object) -> dict[str, int]:

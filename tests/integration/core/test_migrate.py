@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from karma.core import aws as core_aws
-from karma.core.migrate import Attributes, Migrator, Step
+from karma.core.migrate import Attributes, MigrationStep, Migrator
 from tests.integration.core.migrate_entry import SPLIT, join_name, read_name, split_name
 from tests.support.crash import CrashTest
 
@@ -36,7 +36,7 @@ def table(account: str, tables: dict[str, str], aws: Callable[[str], Any]) -> st
     return tables["devices"]
 
 
-def migrator(table: str, *steps: Step) -> Migrator:
+def migrator(table: str, *steps: MigrationStep) -> Migrator:
     return Migrator(core_aws.client("dynamodb"), {"devices": table}, steps)
 
 
@@ -61,7 +61,7 @@ def test_a_run_that_died_goes_on_where_it_stopped(table: str) -> None:
         return split_name(item)
 
     with pytest.raises(KeyboardInterrupt):
-        list(migrator(table, Step(table="devices", type="owner", schema=2, up=dying, down=join_name)).up())
+        list(migrator(table, MigrationStep(table="devices", type="owner", schema=2, up=dying, down=join_name)).up())
     assert [report.rewritten for report in migrator(table, SPLIT).up()] == [ITEMS - 149]
     assert migrator(table).status() == {"devices": {("owner", 2): ITEMS}}
 
@@ -78,7 +78,7 @@ def test_an_item_that_changed_meanwhile_is_left_for_the_next_run(table: str, aws
             )
         return split_name(item)
 
-    step = Step(table="devices", type="owner", schema=2, up=racing, down=join_name)
+    step = MigrationStep(table="devices", type="owner", schema=2, up=racing, down=join_name)
     assert [(report.rewritten, report.skipped) for report in migrator(table, step).up()] == [(ITEMS - 1, 1)]
     assert [(report.rewritten, report.skipped) for report in migrator(table, SPLIT).up()] == [(1, 0)]
 
@@ -169,12 +169,12 @@ class TestInterrupted:
                 raise KeyboardInterrupt
             return split_name(item)
 
-        def run(step: Step) -> Migrator:
+        def run(step: MigrationStep) -> Migrator:
             return Migrator(core_aws.client("dynamodb"), {"devices": tables["devices"]}, [step], page=2)
 
         seed()
         with pytest.raises(KeyboardInterrupt):
-            list(run(Step(table="devices", type="owner", schema=2, up=dying, down=join_name)).up())
+            list(run(MigrationStep(table="devices", type="owner", schema=2, up=dying, down=join_name)).up())
         list(run(SPLIT).down())
         list(run(SPLIT).up())
         assert {item["schema"]["N"] for item in owners()} == {"2"}

@@ -39,12 +39,12 @@ from karma.core.dynamo.failures import ConditionFailed
 from karma.core.errors import AppError, NotFound, Unauthenticated
 from karma.core.ids import RunId, ThreadId, UserId, new_id
 from karma.core.ratelimit import LocalBuckets
-from karma.devices.allowance import Allowance
+from karma.devices.allowance import HourlyAllowance
 from karma.devices.commands import CommandService
 from karma.devices.counting import DeviceCounting, RowChange
 from karma.devices.dispatch import Dispatcher
+from karma.devices.ingest import DeviceMessage as Publication
 from karma.devices.ingest import IngestService
-from karma.devices.ingest import Message as Publication
 from karma.devices.lookup import DeviceLookup
 from karma.devices.ports import Registry
 from karma.devices.purge import DevicesPurge
@@ -239,7 +239,7 @@ class World:
             devices=self.rows,
             telemetry=self.telemetry,
             dead_letters=DeadLetterRepository(),
-            allowance=Allowance(HourRepository()),
+            allowance=HourlyAllowance(HourRepository()),
             dispatcher=Dispatcher(self.command_rows, FakePublisher(), FakeWakeUps(CLOCK), CLOCK),
             clock=CLOCK,
         )

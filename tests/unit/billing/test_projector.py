@@ -23,7 +23,7 @@ from karma.billing.projector import EventProjector, SubscriptionBusy
 from karma.billing.purge import BillingPurge, PaymentsOfOtherMode
 from karma.core.errors import Upstream, ValidationFailed
 from karma.core.ids import UserId
-from karma.core.purge import Purge
+from karma.core.purge import PurgeAttempt
 from karma.identity.transactional import AccountGone
 from karma.notices.domain import NoticeType
 from tests.fakes.billing import MemoryBilling, MemoryQueue
@@ -104,7 +104,9 @@ class World:
     def delete(self, user_id: UserId = ALICE, *, requested_at: datetime | None = None) -> bool:
         self.store.gone.add(user_id)
         at = requested_at or self.clock.now()
-        return self.purge.purge_account(Purge(user_id=user_id, requested_at=at, ends_at=float("inf"), settled=True))
+        return self.purge.purge_account(
+            PurgeAttempt(user_id=user_id, requested_at=at, ends_at=float("inf"), settled=True)
+        )
 
 
 @pytest.fixture(autouse=True)

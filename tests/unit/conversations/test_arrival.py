@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from karma.conversations.arrival import MAX_NEW_MEDIA, Admitted, Arrivals
+from karma.conversations.arrival import MAX_NEW_MEDIA, Admitted, MessageAdmission
 from karma.conversations.attachments import INLINE_CHARS, MAX_BYTES, MAX_RESULT_BYTES, TOO_MANY_PIXELS, Library
 from karma.conversations.domain import Message
 from karma.conversations.media import UnreadableMedia, _Checked, of_stored
@@ -46,7 +46,7 @@ class World:
     def send(self, *messages: dict[str, Any], user_id: UserId = USER) -> list[Any]:
         """Admit a request's messages, and store those that are new."""
         asked = parse_run_input(orjson.dumps({"messages": list(messages)}))
-        self.answer = Arrivals(self.library).admit(user_id, self.thread, asked.sent, asked.unread)
+        self.answer = MessageAdmission(self.library).admit(user_id, self.thread, asked.sent, asked.unread)
         self.library.keep(user_id, self.answer.kept)
         admitted = self.answer.sent
         known = [message.id for message in self.thread]
@@ -138,7 +138,7 @@ def test_limits_hold_for_what_is_new_alone() -> None:
     held.append(Message(id="u9", role="user", content=[media(b64(b"<svg/>"))]))
     sent = [Sent(i, message) for i, message in enumerate(held)]
 
-    assert Arrivals(World().library).admit(USER, held, sent).sent == tuple(sent)
+    assert MessageAdmission(World().library).admit(USER, held, sent).sent == tuple(sent)
     refusals = World(thread=held).refusals({"id": "u0", "role": "user", "content": long + "edited"})
     assert list(refusals) == ["messages.0.content"]
     (imported,) = World().send({"id": "a1", "role": "assistant", "content": "y" * 300_000})
@@ -372,7 +372,7 @@ def test_slow_media_of_one_request_have_one_time() -> None:
     web = Slow({url: Fetched(png(), "image/png") for url in urls})
     parts = [{"type": "image", "source": {"type": "url", "value": url}} for url in urls]
     asked = parse_run_input(orjson.dumps({"messages": [user(*parts)]}))
-    arrivals = Arrivals(Library(MemoryAttachments(), MemoryDeviceFiles(), web), now_s=lambda: now)
+    arrivals = MessageAdmission(Library(MemoryAttachments(), MemoryDeviceFiles(), web), now_s=lambda: now)
 
     with pytest.raises(ValidationFailed) as refused:
         arrivals.admit(USER, (), asked.sent)

@@ -7,7 +7,7 @@ from itertools import permutations, product
 
 import pytest
 
-from karma.conversations.arrival import Arrivals, recognise
+from karma.conversations.arrival import MessageAdmission, recognise
 from karma.conversations.attachments import Library
 from karma.conversations.branches import Merged, merge
 from karma.conversations.domain import Message, Thread, ThreadKey, ToolCall
@@ -116,7 +116,7 @@ def test_a_result_is_not_taken_for_the_answer_to_a_later_call_of_the_same_id() -
 @pytest.mark.parametrize("is_changed", [False, True])
 def test_a_long_result_is_compared_as_it_is_kept(kind: str, *, is_changed: bool) -> None:
     user_id, thread = caller().user_id, empty()
-    arrivals = Arrivals(Library(MemoryAttachments(), MemoryDeviceFiles(), ScriptedFetch()))
+    arrivals = MessageAdmission(Library(MemoryAttachments(), MemoryDeviceFiles(), ScriptedFetch()))
     screen = (QUESTION, TURN, result("c1", LONG, "r"))
     first = arrivals.admit(user_id, thread.messages, sent(*screen))
     thread = grown(thread, merge(thread, first.sent, own=()))

@@ -6,7 +6,7 @@ import pytest
 
 from karma.core.answers import finding_view
 from karma.core.errors import NotFound
-from karma.core.health import Component, Finding, Health, Status, overall
+from karma.core.health import Finding, Health, HealthComponent, Status, overall
 
 
 class Probe:
@@ -32,7 +32,7 @@ class Ticker:
 class TestHealth:
     def test_a_probe_runs_at_most_every_five_seconds(self) -> None:
         probe, ticker = Probe(), Ticker()
-        health = Health({"database": Component(probe=probe)}, now=ticker)
+        health = Health({"database": HealthComponent(probe=probe)}, now=ticker)
         for moment in (0.0, 4.9, 5.0, 9.0):
             ticker.at = 100.0 + moment
             assert health.check("database").status is Status.HEALTHY
@@ -41,7 +41,8 @@ class TestHealth:
     def test_components_with_one_probe_share_its_result(self) -> None:
         probe = Probe()
         health = Health(
-            {"database": Component(probe=probe), "redis": Component(probe=probe, replaced="dynamodb")}, now=Ticker()
+            {"database": HealthComponent(probe=probe), "redis": HealthComponent(probe=probe, replaced="dynamodb")},
+            now=Ticker(),
         )
         found = health.check_all()
         assert probe.calls == 1
@@ -50,7 +51,7 @@ class TestHealth:
 
     def test_a_failing_probe_is_an_answer(self) -> None:
         probe, ticker = Probe(), Ticker()
-        health = Health({"database": Component(probe=probe)}, now=ticker)
+        health = Health({"database": HealthComponent(probe=probe)}, now=ticker)
         probe.fails = True
         assert health.check("database").status is Status.UNHEALTHY
         probe.fails = False
@@ -58,7 +59,7 @@ class TestHealth:
         assert health.check("database").status is Status.HEALTHY
 
     def test_what_cannot_be_reached_is_not_called_healthy(self) -> None:
-        health = Health({"llm": Component(probe=None, note="elsewhere")}, now=Ticker())
+        health = Health({"llm": HealthComponent(probe=None, note="elsewhere")}, now=Ticker())
         assert finding_view(health.check("llm")) == {"status": "not_checked", "note": "elsewhere"}
 
     def test_an_unknown_component_is_not_found(self) -> None:

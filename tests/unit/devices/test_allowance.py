@@ -17,7 +17,7 @@ from karma.devices.allowance import (
     PORTION,
     UNITS_AN_HOUR,
     WORDS_AN_HOUR,
-    Allowance,
+    HourlyAllowance,
 )
 from karma.devices.repository.hours import Cost
 
@@ -44,8 +44,8 @@ class Hours:
         return True
 
 
-def processes(hours: Hours, number: int) -> list[Allowance]:
-    return [Allowance(cast("Any", hours)) for _ in range(number)]
+def processes(hours: Hours, number: int) -> list[HourlyAllowance]:
+    return [HourlyAllowance(cast("Any", hours)) for _ in range(number)]
 
 
 @given(

@@ -25,7 +25,7 @@ from karma.devices.domain import (
     PresenceState,
     is_final,
 )
-from karma.devices.payloads import Answer
+from karma.devices.payloads import CommandAnswer
 from karma.devices.repository.commands import CommandRepository
 from karma.devices.sweeps import expire_commands
 from tests.fakes.commands import MemoryCommands
@@ -127,7 +127,7 @@ class Scene:
 
     def answer(self, which: int, status: CommandStatus, result: Any, received_ms: int) -> None:
         command_id = sorted(self.model)[which % len(self.model)]
-        answer = Answer(command_id, status, result, None)
+        answer = CommandAnswer(command_id, status, result, None)
         self.dispatcher.take_answer(DEVICE, answer, received_ms=received_ms)
         self.model[command_id].answer(status, result, received_ms)
         if is_final(status):

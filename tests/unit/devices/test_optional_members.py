@@ -16,10 +16,10 @@ from jsonschema import Draft202012Validator, FormatChecker  # type: ignore[impor
 from karma.core import freeform
 from karma.core.clock import from_epoch_ms
 from karma.core.ids import CommandId, DeviceId, UserId
-from karma.devices.allowance import Allowance
+from karma.devices.allowance import HourlyAllowance
 from karma.devices.dispatch import Dispatcher
 from karma.devices.domain import Command, CommandStatus, DeviceState, Latest
-from karma.devices.ingest import IngestService, Message
+from karma.devices.ingest import DeviceMessage, IngestService
 from karma.devices.payloads import MAX_ANSWER_BYTES
 from karma.devices.repository.device_mapping import SerialClaim
 from tests.fakes.commands import MemoryCommands
@@ -75,7 +75,7 @@ class Scene:
             devices=cast("Any", SimpleNamespace(claim_of=lambda _: CLAIM, merge_latest=self._merge)),
             telemetry=cast("Any", SimpleNamespace(store=lambda *_: True)),
             dead_letters=cast("Any", SimpleNamespace(store=lambda _, **letter: self.letters.append(letter))),
-            allowance=Allowance(cast("Any", SimpleNamespace(take=lambda *_, **__: True))),
+            allowance=HourlyAllowance(cast("Any", SimpleNamespace(take=lambda *_, **__: True))),
             dispatcher=Dispatcher(cast("Any", self.commands), self.publisher, FakeWakeUps(self.clock), self.clock),
             clock=self.clock,
         )
@@ -86,7 +86,7 @@ class Scene:
 
     def hear(self, kind: str, payload: bytes) -> None:
         root = "cmd" if kind in ("ready", "response") else "dt"
-        assert self.ingest.take([Message("m", f"{root}/karma/EOS-1/{kind}", "c1", payload, self.clock.ms)]) == []
+        assert self.ingest.take([DeviceMessage("m", f"{root}/karma/EOS-1/{kind}", "c1", payload, self.clock.ms)]) == []
 
     def effect(self) -> Any:
         """Return the state that the required members can change."""

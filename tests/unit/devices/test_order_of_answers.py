@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 
 from karma.core.clock import from_epoch_ms
 from karma.core.ids import CommandId, DeviceId, UserId
-from karma.devices.allowance import Allowance
+from karma.devices.allowance import HourlyAllowance
 from karma.devices.dispatch import Dispatcher
 from karma.devices.domain import Command, CommandStatus, DeviceState
-from karma.devices.ingest import IngestService, Message
+from karma.devices.ingest import DeviceMessage, IngestService
 from karma.devices.repository.device_mapping import SerialClaim
 from tests.fakes.commands import MemoryCommands
 from tests.fakes.devices import FakeClock, FakePublisher, FakeWakeUps
@@ -58,15 +58,15 @@ class Scene:
             devices=cast("Any", devices),
             telemetry=cast("Any", None),
             dead_letters=cast("Any", None),
-            allowance=Allowance(cast("Any", SimpleNamespace(take=lambda *_, **__: True))),
+            allowance=HourlyAllowance(cast("Any", SimpleNamespace(take=lambda *_, **__: True))),
             dispatcher=Dispatcher(cast("Any", self.commands), FakePublisher(), FakeWakeUps(self.clock), self.clock),
             clock=self.clock,
         )
 
-    def answer(self, number: int, status: CommandStatus, *, at_ms: int, ts: int | None) -> Message:
+    def answer(self, number: int, status: CommandStatus, *, at_ms: int, ts: int | None) -> DeviceMessage:
         body = {"id": COMMAND, "status": status, "result": {"n": number}} | ({} if ts is None else {"ts": ts})
         topic = "cmd/karma/EOS-1/response"
-        return Message(f"m{number}", topic, "c1", orjson.dumps(body), self.clock.ms + at_ms)
+        return DeviceMessage(f"m{number}", topic, "c1", orjson.dumps(body), self.clock.ms + at_ms)
 
     def seen(self) -> tuple[CommandStatus, Any, Any]:
         found = self.commands.commands[COMMAND]

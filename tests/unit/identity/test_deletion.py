@@ -17,7 +17,7 @@ from background import deletion
 from karma.audit.domain import NOWHERE, AuditEntry, AuditEvent
 from karma.core.errors import Forbidden, NotFound, Upstream, ValidationFailed
 from karma.core.ids import UserId, new_id
-from karma.core.purge import Purge, Step, offered
+from karma.core.purge import PurgeAttempt, PurgeStep, offered
 from karma.core.ratelimit import LocalBuckets
 from karma.identity.accounts.deletion import (
     DUE_AFTER,
@@ -102,7 +102,7 @@ class Ordered:
     fails: Exception | None = None
     needs_settled: bool = False
 
-    def purge_account(self, purge: Purge) -> bool:
+    def purge_account(self, purge: PurgeAttempt) -> bool:
         self.log.append(self.name)
         if self.fails is not None:
             raise self.fails
@@ -265,8 +265,8 @@ class TestTheCascade:
         assert requested.deletions.deletions[USER].finished_at is None
 
     def test_goes_on_at_once_when_its_time_was_over(self, requested: World, monkeypatch: pytest.MonkeyPatch) -> None:
-        late: Callable[[Purge], bool] = lambda _: True  # noqa: E731
-        monkeypatch.setattr(Purge, "over", late)
+        late: Callable[[PurgeAttempt], bool] = lambda _: True  # noqa: E731
+        monkeypatch.setattr(PurgeAttempt, "over", late)
         requested.cascade(requested.step("a", goes=1)).advance(USER)
         assert requested.queue.sent == [(USER, 0)]
 
@@ -286,7 +286,7 @@ class TestTheCascade:
 def test_everything_that_removes_what_is_left_of_an_account_is_a_step_once() -> None:
     names = [found.name for found in pkgutil.walk_packages(karma.__path__, "karma.")]
     modules = [importlib.import_module(name) for name in names if not name.endswith("__main__")]
-    classes = {kind for module in modules for _, kind in inspect.getmembers(module, inspect.isclass)} - {Step}
+    classes = {kind for module in modules for _, kind in inspect.getmembers(module, inspect.isclass)} - {PurgeStep}
     removing = {kind for kind in classes if hasattr(kind, "purge_account")}
     written = removing & {kind for _, kind in inspect.getmembers(deletion, inspect.isclass)}
     found = [type(step) for step in offered()]

@@ -5,20 +5,20 @@ from __future__ import annotations
 import pytest
 from cryptography import x509
 
-from karma.devices.topics import Source, read_topic, request_topic, response_topic
+from karma.devices.topics import TopicSource, read_topic, request_topic, response_topic
 from karma.integrations.iot import amazon_root_ca
 
 
 @pytest.mark.parametrize(
     ("topic", "source"),
     [
-        ("dt/karma/EOS-1/telemetry", Source("telemetry", "EOS-1")),
-        ("$aws/rules/karma_dev_data/dt/karma/EOS-1/heartbeat", Source("heartbeat", "EOS-1")),
-        ("dt/karma/EOS-1/event", Source("event", "EOS-1")),
-        ("cmd/karma/EOS-1/ready", Source("ready", "EOS-1")),
-        ("cmd/karma/EOS-1/response", Source("response", "EOS-1")),
-        ("$aws/events/presence/connected/EOS-1", Source("presence", "EOS-1")),
-        ("$aws/events/presence/connect_failed/EOS-1", Source("presence", "EOS-1")),
+        ("dt/karma/EOS-1/telemetry", TopicSource("telemetry", "EOS-1")),
+        ("$aws/rules/karma_dev_data/dt/karma/EOS-1/heartbeat", TopicSource("heartbeat", "EOS-1")),
+        ("dt/karma/EOS-1/event", TopicSource("event", "EOS-1")),
+        ("cmd/karma/EOS-1/ready", TopicSource("ready", "EOS-1")),
+        ("cmd/karma/EOS-1/response", TopicSource("response", "EOS-1")),
+        ("$aws/events/presence/connected/EOS-1", TopicSource("presence", "EOS-1")),
+        ("$aws/events/presence/connect_failed/EOS-1", TopicSource("presence", "EOS-1")),
         ("cmd/karma/EOS-1/request", None),
         ("dt/karma/EOS-1/ready", None),
         ("dt/karma//telemetry", None),
@@ -27,7 +27,7 @@ from karma.integrations.iot import amazon_root_ca
         ("", None),
     ],
 )
-def test_a_topic_tells_the_device_and_the_kind_of_message(topic: str, source: Source | None) -> None:
+def test_a_topic_tells_the_device_and_the_kind_of_message(topic: str, source: TopicSource | None) -> None:
     assert read_topic(topic) == source
 
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from karma.avatars.repository import AvatarRepository
-from karma.core.purge import Step
+from karma.core.purge import PurgeStep
 
 
-def purge() -> Step:
+def purge() -> PurgeStep:
     """Return the step that deletes an account's counter and request records of avatars."""
     return AvatarRepository()

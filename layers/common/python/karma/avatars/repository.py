@@ -24,7 +24,7 @@ from karma.core.dynamo.partitions import empty
 from karma.core.dynamo.requests import RequestAttributes, note_request, noted, request_key
 from karma.core.dynamo.transaction import Transaction
 from karma.core.ids import AvatarId, UserId
-from karma.core.purge import Purge
+from karma.core.purge import PurgeAttempt
 from karma.core.requests import RepeatableRequest
 from karma.identity.ownership import OwnedKind
 from karma.identity.transactional import add_owned, remove_owned
@@ -158,7 +158,7 @@ class AvatarRepository:
         item = get(AvatarCounterItem, counter_key(user_id))
         return int(item.value) if item else 0
 
-    def purge_account(self, purge: Purge) -> bool:
+    def purge_account(self, purge: PurgeAttempt) -> bool:
         """Delete counter and request records, all that a deleted account has here; True when nothing is left."""
         return empty(AvatarsItem, owner_pk(purge.user_id), purge)
 

@@ -98,7 +98,7 @@ class Adjustment:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Usage:
+class MetricUsage:
     """Amount of a metric that an account has taken, with its limit.
 
     `allowed` None: unlimited; `resets_at` None: never.

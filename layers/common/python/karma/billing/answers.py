@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 from typing import TypedDict
 
-from karma.billing.allowances import Metric, Usage
+from karma.billing.allowances import Metric, MetricUsage
 from karma.billing.domain import EventState, InboxEvent, Pause, Subscription, SubscriptionStatus, read_hint
 from karma.billing.plans import Interval, Plan, PlanLimits, PlanName, plan_at
 from karma.billing.ports import CustomerLink
@@ -158,7 +158,7 @@ class UsageView(TypedDict):
     """Moment at which the count begins anew; null: it is not counted by month."""
 
 
-def usage_view(usage: Usage) -> UsageView:
+def usage_view(usage: MetricUsage) -> UsageView:
     """Render the amount taken of a limit."""
     return {
         "metric": usage.metric,

@@ -37,7 +37,7 @@ class PlanLimits:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Price:
+class PlanPrice:
     """Price of a plan."""
 
     lookup_key: str
@@ -54,7 +54,7 @@ class Plan:
     name: PlanName
     title: str
     limits: PlanLimits
-    prices: tuple[Price, ...] = ()
+    prices: tuple[PlanPrice, ...] = ()
     """Empty: not for sale by card (free, or by contract)."""
 
 
@@ -84,8 +84,8 @@ CATALOGS: tuple[Catalog, ...] = (
                     devices=50, seats=3, storage_gb=50, runs_per_month=5_000, model_spend_minor_per_month=2_000
                 ),
                 prices=(
-                    Price(lookup_key="karma_pro_month", amount_minor=2_900, currency="usd", interval="month"),
-                    Price(lookup_key="karma_pro_year", amount_minor=29_000, currency="usd", interval="year"),
+                    PlanPrice(lookup_key="karma_pro_month", amount_minor=2_900, currency="usd", interval="month"),
+                    PlanPrice(lookup_key="karma_pro_year", amount_minor=29_000, currency="usd", interval="year"),
                 ),
             ),
             Plan(
@@ -95,8 +95,8 @@ CATALOGS: tuple[Catalog, ...] = (
                     devices=500, seats=25, storage_gb=500, runs_per_month=50_000, model_spend_minor_per_month=20_000
                 ),
                 prices=(
-                    Price(lookup_key="karma_team_month", amount_minor=9_900, currency="usd", interval="month"),
-                    Price(lookup_key="karma_team_year", amount_minor=99_000, currency="usd", interval="year"),
+                    PlanPrice(lookup_key="karma_team_month", amount_minor=9_900, currency="usd", interval="month"),
+                    PlanPrice(lookup_key="karma_team_year", amount_minor=99_000, currency="usd", interval="year"),
                 ),
             ),
             Plan(

@@ -35,7 +35,7 @@ class Queue(Protocol):
         ...
 
 
-class Due(NamedTuple):
+class DueEvent(NamedTuple):
     """An open event that is due."""
 
     event_id: str
@@ -165,7 +165,7 @@ class Inbox(Protocol):
         """Count a failed attempt of an event that is still open."""
         ...
 
-    def due(self, now: datetime, *, limit: int) -> list[Due]:
+    def due(self, now: datetime, *, limit: int) -> list[DueEvent]:
         """List open events whose due time has passed, oldest first."""
         ...
 

@@ -11,7 +11,7 @@ from karma.billing.ports import CustomerLink, Customers, Payments
 from karma.billing.repository.usage import UsageRepository
 from karma.core.clock import Clock
 from karma.core.errors import Upstream
-from karma.core.purge import Purge
+from karma.core.purge import PurgeAttempt
 
 
 class PaymentsOfOtherMode(Upstream):
@@ -24,7 +24,7 @@ class PaymentsOfOtherMode(Upstream):
 class Forgetting(Protocol):
     """Removal of a user's events and row."""
 
-    def purge(self, purge: Purge) -> bool:
+    def purge(self, purge: PurgeAttempt) -> bool:
         """Remove events and row until the time is over; return True when nothing is left."""
         ...
 
@@ -72,7 +72,7 @@ class BillingPurge:
         self._payments = payments
         self._clock = clock
 
-    def purge_account(self, purge: Purge) -> bool:
+    def purge_account(self, purge: PurgeAttempt) -> bool:
         """Remove an account's customers, subscription and events; return True when none is left.
 
         A customer is first taken from the account, on condition that it is linked to it: from then on it cannot be
@@ -89,7 +89,7 @@ class BillingPurge:
             self._end(link, purge)
         return self._subscriptions.purge(purge)
 
-    def _end(self, link: CustomerLink, purge: Purge) -> None:
+    def _end(self, link: CustomerLink, purge: PurgeAttempt) -> None:
         customer_id, deleted_at = link.customer_id, purge.requested_at
         if self._customers.begin_ending(customer_id, purge.user_id, at=self._clock.now(), deleted_at=deleted_at):
             found = stop_charging(self._payments, link, deleted_at=deleted_at)
@@ -116,6 +116,6 @@ class UsagePurge:
         self._usage = usage
         self._clock = clock
 
-    def purge_account(self, purge: Purge) -> bool:
+    def purge_account(self, purge: PurgeAttempt) -> bool:
         """Remove the account's usage items but this month's; return True when none is left."""
         return self._usage.purge(purge, at=self._clock.now())

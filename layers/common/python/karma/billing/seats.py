@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from karma.billing.allowances import Allowance, Allowances, Metric, Reservation, Usage
+from karma.billing.allowances import Allowance, Allowances, Metric, MetricUsage, Reservation
 from karma.core.ids import UserId
 
 
 class SeatReader(Protocol):
     """Reads of usage; implemented by karma.billing.repository.usage.UsageRepository."""
 
-    def read(self, allowance: Allowance) -> list[Usage]:
+    def read(self, allowance: Allowance) -> list[MetricUsage]:
         """Read the amount that an account has taken of each metric."""
         ...
 

@@ -62,7 +62,7 @@ class Admitted(NamedTuple):
     """Attachments that these messages refer to, by id; to be stored once the messages are."""
 
 
-class Arrivals:
+class MessageAdmission:
     """Checks the messages of requests."""
 
     def __init__(self, library: Library, *, now_s: Callable[[], float] = monotonic) -> None:

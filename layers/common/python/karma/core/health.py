@@ -40,7 +40,7 @@ Probe = Callable[[], None]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Component:
+class HealthComponent:
     """A component whose health can be asked for. Without a probe it is listed as `not_checked`."""
 
     probe: Probe | None
@@ -51,7 +51,7 @@ class Component:
 class Health:
     """Runs probes and caches their results."""
 
-    def __init__(self, components: Mapping[str, Component], *, now: Callable[[], float] = monotonic) -> None:
+    def __init__(self, components: Mapping[str, HealthComponent], *, now: Callable[[], float] = monotonic) -> None:
         self._components = components
         self._now = now
         self._kept: dict[Probe, tuple[float, Finding]] = {}

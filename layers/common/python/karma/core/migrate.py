@@ -4,7 +4,7 @@ Repositories read old layouts at any time, so a migration is never urgent and ma
 exists so that the code for an old layout can be deleted. It scans, which only an operator's role may do; no function
 may.
 
-    STEPS = (Step(table="devices", type="device", schema=2, up=split_location, down=join_location),)
+    STEPS = (MigrationStep(table="devices", type="device", schema=2, up=split_location, down=join_location),)
 
 Progress is an item of the table itself, `MIGRATION#<type>#<direction>#<schema>` / `STATE`, written after each page: a
 run that was killed goes on where it stopped. Each item is written on the version that was read, so that a concurrent
@@ -30,7 +30,7 @@ _PAGE = 100
 
 
 @dataclass(frozen=True, kw_only=True)
-class Step:
+class MigrationStep:
     """Brings items of one type from schema `schema - 1` to `schema` and back."""
 
     table: str
@@ -45,13 +45,13 @@ class Step:
 class Report:
     """Result of one step."""
 
-    step: Step
+    step: MigrationStep
     rewritten: int
     skipped: int
     """Items that somebody else changed meanwhile; the next run rewrites them."""
 
 
-STEPS: Sequence[Step] = ()
+STEPS: Sequence[MigrationStep] = ()
 """All steps ever released, oldest first. Empty: every stored layout is the first one."""
 
 
@@ -59,7 +59,12 @@ class Migrator:
     """Runs steps against deployed tables."""
 
     def __init__(
-        self, client: DynamoDBClient, tables: Mapping[str, str], steps: Sequence[Step] = STEPS, *, page: int = _PAGE
+        self,
+        client: DynamoDBClient,
+        tables: Mapping[str, str],
+        steps: Sequence[MigrationStep] = STEPS,
+        *,
+        page: int = _PAGE,
     ) -> None:
         """Make a migrator; `tables` maps logical names to deployed tables, progress is stored every `page` items."""
         self._client = client
@@ -88,7 +93,13 @@ class Migrator:
             yield self._run(step, "down", source=step.schema, change=step.down, result=step.schema - 1)
 
     def _run(
-        self, step: Step, direction: Direction, *, source: int, change: Callable[[Attributes], Attributes], result: int
+        self,
+        step: MigrationStep,
+        direction: Direction,
+        *,
+        source: int,
+        change: Callable[[Attributes], Attributes],
+        result: int,
     ) -> Report:
         table = self._tables[step.table]
         state_key, opposite_key = (

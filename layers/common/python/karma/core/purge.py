@@ -12,7 +12,7 @@ from karma.core.ids import UserId
 
 
 @dataclass(frozen=True, kw_only=True)
-class Purge:
+class PurgeAttempt:
     """One attempt to delete an account's data; it may end at any point, the next one continues."""
 
     user_id: UserId
@@ -28,12 +28,12 @@ class Purge:
         return monotonic() >= self.ends_at
 
 
-class Step(Protocol):
+class PurgeStep(Protocol):
     """A context's part of an account's deletion."""
 
     name: str
 
-    def purge_account(self, purge: Purge) -> bool:
+    def purge_account(self, purge: PurgeAttempt) -> bool:
         """Delete the context's data of an account; True when none is left.
 
         May be called again at any time, also concurrently.
@@ -41,6 +41,6 @@ class Step(Protocol):
         ...
 
 
-def offered() -> list[Step]:
+def offered() -> list[PurgeStep]:
     """Return the steps of the contexts whose `purge.py` has a function `purge`; these need only their repository."""
     return [module.purge() for module in contexts.modules("purge") if hasattr(module, "purge")]

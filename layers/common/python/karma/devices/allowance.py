@@ -38,7 +38,7 @@ def units_of(batches: tuple[Batch, ...]) -> int:
     return sum(-(-len(each.samples_json) // _UNIT_BYTES) for each in batches)
 
 
-class Allowance:
+class HourlyAllowance:
     """Counts the cost of devices by the hour in which the broker received a message."""
 
     def __init__(self, hours: HourRepository) -> None:

@@ -23,7 +23,7 @@ from karma.core.errors import NotFound, Upstream
 from karma.core.ids import CommandId, DeviceId, UserId
 from karma.core.observability import count, logger
 from karma.devices.domain import MAX_PENDING_COMMANDS, CommandStatus, LateResult, is_final
-from karma.devices.payloads import Answer
+from karma.devices.payloads import CommandAnswer
 from karma.devices.ports import CommandPublisher, WakeUps
 from karma.devices.repository.commands import CommandRepository, Pending
 
@@ -167,7 +167,7 @@ class Dispatcher:
                 alive.append(entry)
         return alive
 
-    def take_answer(self, device_id: DeviceId, answer: Answer, *, received_ms: int) -> str:
+    def take_answer(self, device_id: DeviceId, answer: CommandAnswer, *, received_ms: int) -> str:
         """Record a device's answer to a command; return `moved`, `late`, `repeated` or `unknown`.
 
         An answer counts when the broker received it before the command's end and that end is not recorded. The first

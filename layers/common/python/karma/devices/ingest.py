@@ -32,7 +32,7 @@ from karma.core.dynamo.failures import ConditionFailed
 from karma.core.errors import Upstream
 from karma.core.ids import DeviceId
 from karma.core.observability import count, logger
-from karma.devices.allowance import Allowance, hour_of, units_of
+from karma.devices.allowance import HourlyAllowance, hour_of, units_of
 from karma.devices.dispatch import AT_ONCE, READY_EVERY_S, SLOW_READY_EVERY_S, Dispatcher
 from karma.devices.domain import DeviceState, Latest, PresenceEvent, is_connected, is_final
 from karma.devices.payloads import (
@@ -61,7 +61,7 @@ _MAX_CLAIMS: Final = 10_000
 
 
 @dataclass(frozen=True)
-class Message:
+class DeviceMessage:
     """A message that a rule forwarded."""
 
     id: str
@@ -93,7 +93,7 @@ class _Heard:
     """Ids of messages with refused parts that have no dead letter of their own, by hour."""
 
 
-def _when(message: Message) -> tuple[int, int]:
+def _when(message: DeviceMessage) -> tuple[int, int]:
     """Return the order of a batch, which the queue shuffles: the broker's time; for answers then the device's."""
     return message.received_ms, said_ms(message.payload) if message.topic.endswith("/response") else 0
 
@@ -116,7 +116,7 @@ class IngestService:
         telemetry: TelemetryRepository,
         dead_letters: DeadLetterRepository,
         dispatcher: Dispatcher,
-        allowance: Allowance,
+        allowance: HourlyAllowance,
         clock: Clock,
     ) -> None:
         self._devices = devices
@@ -127,7 +127,7 @@ class IngestService:
         self._clock = clock
         self._claims: dict[str, tuple[float, SerialClaim | None]] = {}
 
-    def take(self, messages: Sequence[Message], wake_ups: Sequence[WakeUp] = ()) -> list[str]:
+    def take(self, messages: Sequence[DeviceMessage], wake_ups: Sequence[WakeUp] = ()) -> list[str]:
         """Handle messages and wake-ups, each by itself; return the ids of those that must be delivered again."""
         heard: dict[DeviceId, _Heard] = {}
         failed: dict[str, None] = {}
@@ -164,7 +164,7 @@ class IngestService:
         logger.info("ingest.batch", messages=len(messages), rejected=rejected.total(), failed=len(failed))
         return list(failed)
 
-    def _take_one(self, message: Message, heard: dict[DeviceId, _Heard], rejected: Counter[str]) -> None:
+    def _take_one(self, message: DeviceMessage, heard: dict[DeviceId, _Heard], rejected: Counter[str]) -> None:
         source = read_topic(message.topic)
         if source is None:
             raise _Rejected("TOPIC")
@@ -186,7 +186,7 @@ class IngestService:
         device.latest = device.latest.merge(said)
         device.told_by.append(message.id)
 
-    def _keep(self, message: Message, device: _Heard, refused: Sequence[Refused], *, taken: bool) -> None:
+    def _keep(self, message: DeviceMessage, device: _Heard, refused: Sequence[Refused], *, taken: bool) -> None:
         device_id, at_ms = device.claim.device_id, message.received_ms
         if not self._allowance.take_letter(device_id, received_ms=at_ms):
             device.unkept.setdefault(hour_of(at_ms), []).append(message.id)
@@ -199,7 +199,7 @@ class IngestService:
         self._dead_letters.sum_up(device.claim.device_id, hour=hour, more=more)
         count("DeadLetterNotKept", more)
 
-    def _take_body(self, kind: str, message: Message, device: _Heard) -> tuple[Latest, Sequence[Refused]]:
+    def _take_body(self, kind: str, message: DeviceMessage, device: _Heard) -> tuple[Latest, Sequence[Refused]]:
         if kind == "telemetry":
             return self._take_telemetry(message, device)
         device_id, at = device.claim.device_id, message.received_ms
@@ -213,7 +213,7 @@ class IngestService:
                 raise Unreadable("TOO_FAST", "")
         return self._take_word(kind, message, device)
 
-    def _take_telemetry(self, message: Message, device: _Heard) -> tuple[Latest, Sequence[Refused]]:
+    def _take_telemetry(self, message: DeviceMessage, device: _Heard) -> tuple[Latest, Sequence[Refused]]:
         read = read_telemetry(message.payload, received_ms=message.received_ms)
         units = units_of(read.batches)
         if not self._allowance.take_units(device.claim.device_id, units, received_ms=message.received_ms):
@@ -233,7 +233,7 @@ class IngestService:
             raise Unreadable(refused[-1].reason, refused[-1].field, refused)
         return latest, refused
 
-    def _take_word(self, kind: str, message: Message, device: _Heard) -> tuple[Latest, Sequence[Refused]]:
+    def _take_word(self, kind: str, message: DeviceMessage, device: _Heard) -> tuple[Latest, Sequence[Refused]]:
         at = message.received_ms
         match kind:
             case "heartbeat":
@@ -252,7 +252,7 @@ class IngestService:
                 device.ready_ms = max(device.ready_ms, at)
                 return Latest(last_seen_ms=at, ready_ms=at), ()
 
-    def _take_answer(self, message: Message, device: _Heard) -> Sequence[Refused]:
+    def _take_answer(self, message: DeviceMessage, device: _Heard) -> Sequence[Refused]:
         answer = read_response(message.payload)
         outcome = self._dispatcher.take_answer(device.claim.device_id, answer, received_ms=message.received_ms)
         count("CommandAnswered", outcome=answer.status if outcome == "moved" else outcome)
@@ -261,7 +261,7 @@ class IngestService:
             device.nudged_by.append(message.id)
         return answer.refused
 
-    def _take_presence(self, message: Message, thing: str, heard: dict[DeviceId, _Heard]) -> None:
+    def _take_presence(self, message: DeviceMessage, thing: str, heard: dict[DeviceId, _Heard]) -> None:
         try:
             lifecycle = read_presence(message.payload)
         except Unreadable as exc:

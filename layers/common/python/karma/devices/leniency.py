@@ -31,7 +31,7 @@ _PLACE_CHARS: Final = 200
 _NAME_CHARS: Final = 80
 
 
-class NotJson(ValueError):
+class UnreadablePayload(ValueError):
     """The payload is not JSON in UTF-8, or nested more deeply than Python reads."""
 
 
@@ -39,12 +39,12 @@ def loads(payload: bytes) -> Any:
     """Read a payload; several times slower than orjson, for what orjson does not read.
 
     Raises:
-        NotJson: the payload is no JSON, even by the table above.
+        UnreadablePayload: the payload is no JSON, even by the table above.
     """
     try:
         return _DECODER.decode(_STRING_OR_WORD.sub(_as_python_writes_it, payload).decode())
     except (ValueError, RecursionError):
-        raise NotJson("not JSON") from None
+        raise UnreadablePayload("not JSON") from None
 
 
 def mend(value: Any) -> tuple[Any, list[str]]:

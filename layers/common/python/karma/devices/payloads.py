@@ -72,7 +72,7 @@ class Heartbeat:
 
 
 @dataclass(frozen=True)
-class Event:
+class DeviceEvent:
     """An event that a device reports."""
 
     kind: str
@@ -82,7 +82,7 @@ class Event:
 
 
 @dataclass(frozen=True)
-class Answer:
+class CommandAnswer:
     """Answer of a device to a command."""
 
     command_id: CommandId
@@ -130,7 +130,7 @@ def _firmware(said: object) -> str | None:
     return said if isinstance(said, str) and _FIRMWARE.fullmatch(said) else None
 
 
-def read_event(payload: bytes) -> Event:
+def read_event(payload: bytes) -> DeviceEvent:
     """Read an event.
 
     Raises:
@@ -152,7 +152,7 @@ def read_event(payload: bytes) -> Event:
         refused += (Refused("data", "WRONG_SHAPE"),)
     elif freeform.is_deeper(data):
         refused += (Refused("data", "TOO_DEEP"),)
-    return Event(kind, condition, refused)
+    return DeviceEvent(kind, condition, refused)
 
 
 def read_ready(payload: bytes) -> None:
@@ -166,7 +166,7 @@ def read_ready(payload: bytes) -> None:
     read_integer(body, "ts", MAX_TS_MS)
 
 
-def read_response(payload: bytes) -> Answer:
+def read_response(payload: bytes) -> CommandAnswer:
     """Read a device's answer to a command; its status counts even if `result` or `error` cannot be kept.
 
     Raises:
@@ -195,7 +195,7 @@ def read_response(payload: bytes) -> Answer:
             refused.append(Refused(name, "TOO_DEEP"))
     if len(payload) > MAX_ANSWER_BYTES:
         refused += _shorten(said)
-    return Answer(CommandId(command_id), CommandStatus(status), said["result"], said["error"], tuple(refused))
+    return CommandAnswer(CommandId(command_id), CommandStatus(status), said["result"], said["error"], tuple(refused))
 
 
 def _shorten(said: dict[str, dict[str, Any] | None]) -> list[Refused]:
@@ -256,7 +256,7 @@ def read_object(payload: bytes) -> dict[str, Any]:
     except (freeform.NotJson, freeform.TooDeep) as exc:
         try:
             body = leniency.loads(payload)
-        except leniency.NotJson:
+        except leniency.UnreadablePayload:
             if isinstance(exc, freeform.TooDeep):
                 raise Unreadable("TOO_DEEP", exc.member) from None
             raise Unreadable("NOT_JSON") from None

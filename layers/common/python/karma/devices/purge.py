@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from karma.core.clock import Clock
 from karma.core.dynamo.failures import ConditionFailed
 from karma.core.ids import DeviceId
-from karma.core.purge import Purge
+from karma.core.purge import PurgeAttempt
 from karma.devices.domain import Device, DeviceState
 from karma.devices.ports import DataOfDevices, Registry
 from karma.devices.repository.deleted_devices import DeletedDeviceRepository
@@ -43,7 +43,7 @@ class DevicesPurge:
         self._clock = clock
         self._others = others
 
-    def purge_account(self, purge: Purge) -> bool:
+    def purge_account(self, purge: PurgeAttempt) -> bool:
         """Remove an account's devices with their data; return True when none is left.
 
         A tombstone is kept until `SETTLES_AFTER` the deletion: a process of ingest with a cached row may have written
@@ -64,17 +64,17 @@ class DevicesPurge:
                 self._deleted.forget(gone)
         return self._deleted.empty_owner(purge)
 
-    def _empty(self, device_id: DeviceId, purge: Purge) -> bool:
+    def _empty(self, device_id: DeviceId, purge: PurgeAttempt) -> bool:
         return self._deleted.empty(device_id, purge, now=self._clock.now())
 
-    def _remove_others(self, device_id: DeviceId, purge: Purge) -> bool:
+    def _remove_others(self, device_id: DeviceId, purge: PurgeAttempt) -> bool:
         for other in self._others:
             while other.remove(device_id, limit=_THINGS) == _THINGS:
                 if purge.over():
                     return False
         return True
 
-    def _may_go(self, row: Device, purge: Purge) -> bool:
+    def _may_go(self, row: Device, purge: PurgeAttempt) -> bool:
         # Whoever makes it now removes it when it finds no account; a thing must not be made behind our back.
         return purge.settled or row.state is not DeviceState.PROVISIONING
 

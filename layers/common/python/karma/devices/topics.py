@@ -16,25 +16,25 @@ _DATA_KINDS = frozenset({"telemetry", "heartbeat", "event"})
 _COMMAND_KINDS = frozenset({"ready", "response"})
 
 
-class Source(NamedTuple):
+class TopicSource(NamedTuple):
     """Kind of a message and the thing that sent it, as its topic says."""
 
     kind: str
     thing: str
 
 
-def read_topic(topic: str) -> Source | None:
+def read_topic(topic: str) -> TopicSource | None:
     """Read the topic of a message that a rule forwarded; None when it is not one of ours."""
     levels = topic.split("/")
     if levels[:2] == ["$aws", "rules"]:
         levels = levels[3:]
     match levels:
         case ["dt", "karma", thing, kind] if kind in _DATA_KINDS and thing:
-            return Source(kind, thing)
+            return TopicSource(kind, thing)
         case ["cmd", "karma", thing, kind] if kind in _COMMAND_KINDS and thing:
-            return Source(kind, thing)
+            return TopicSource(kind, thing)
         case ["$aws", "events", "presence", _, thing] if thing:
-            return Source("presence", thing)
+            return TopicSource("presence", thing)
     return None
 
 

@@ -16,7 +16,7 @@ from karma.files.entries import TRIES, Entries, directory
 from karma.files.media import BINARY
 from karma.files.ports import Devices, ObjectStore
 from karma.files.removal import finish_removal
-from karma.files.repository.files import FileRepository, Place
+from karma.files.repository.files import FilePosition, FileRepository
 from karma.files.uploads import GRACE
 
 MAX_COUNTED = 1_000
@@ -228,8 +228,8 @@ class FileService:
 
 
 def _position(last: DeviceFile, *, total: int, capped: bool) -> dict[str, object]:
-    return {**Place.of(last)._asdict(), "total": total, "capped": capped}
+    return {**FilePosition.of(last)._asdict(), "total": total, "capped": capped}
 
 
-def _place(position: Mapping[str, object]) -> Place:
-    return Place(FileId(str(position["id"])), str(position["name"]), bool(position["is_directory"]))
+def _place(position: Mapping[str, object]) -> FilePosition:
+    return FilePosition(FileId(str(position["id"])), str(position["name"]), bool(position["is_directory"]))

@@ -41,7 +41,7 @@ def read_message(body: str) -> tuple[DeviceId, FileId]:
     raise NotAMessage("names no file")
 
 
-class Verifier:
+class UploadVerifier:
     """Lists or rejects files whose uploads are complete."""
 
     def __init__(self, files: FileRepository, store: ObjectStore, clock: Clock) -> None:

@@ -43,7 +43,7 @@ class Gateway:
             AnswerTooLarge: the answer exceeds what Lambda accepts.
         """
         request = HttpApiEvent(event, context, _CONFIG)
-        answer: dict[str, Any] = request(Exchange(request.scope, request.body)(self._app))
+        answer: dict[str, Any] = request(GatewayExchange(request.scope, request.body)(self._app))
         return answer
 
 
@@ -91,7 +91,7 @@ class HttpApiEvent(HTTPGateway):
         return answer
 
 
-class Exchange(HTTPCycle):
+class GatewayExchange(HTTPCycle):
     """One request and its answer, run by `complete`."""
 
     def __call__(self, app: ASGI) -> Response:

@@ -46,7 +46,7 @@ def next_cursor(following: Mapping[str, object] | None, scope: str) -> str | Non
     return serving().cursor_signer().encode(following, scope=scope) if following and any(following.values()) else None
 
 
-class Told(TypedDict):
+class PageFields(TypedDict):
     """Fields of a list's answer that say which part of it this is, and how to go on."""
 
     limit: int
@@ -104,7 +104,7 @@ class Place:
         """Return the id in the cursor of a list that goes on after an id; "": at the beginning."""
         return str(self.after.get("id", ""))
 
-    def told(self, following: Mapping[str, object] | None) -> Told:
+    def told(self, following: Mapping[str, object] | None) -> PageFields:
         """Return the fields of an answer that say which part it is, and how to go on."""
-        told: Told = {"limit": self.size, "next_cursor": next_cursor(following, self.scope)}
+        told: PageFields = {"limit": self.size, "next_cursor": next_cursor(following, self.scope)}
         return told if self.page is None else {**told, "page": self.page, "page_size": self.size}

@@ -21,7 +21,7 @@ class MailRefused(Exception):
     """The provider will never accept a mail for this address."""
 
 
-class Due(NamedTuple):
+class DueMail(NamedTuple):
     """A pending mail whose due time has passed."""
 
     mail_id: str
@@ -43,7 +43,7 @@ class Outbox(Protocol):
         """Give a pending mail its final state and delete its address; of one that was not needed, delete the item."""
         ...
 
-    def due(self, now: datetime, *, limit: int) -> list[Due]:
+    def due(self, now: datetime, *, limit: int) -> list[DueMail]:
         """List pending mails whose due time has passed, oldest first."""
         ...
 

@@ -18,7 +18,7 @@ from karma.core.dynamo.failures import ConditionFailed
 from karma.core.dynamo.items import Item, Key, TableMeta
 from karma.core.ids import UserId
 from karma.mail.domain import DUE_AFTER, Mail, MailKind, MailState
-from karma.mail.ports import Due
+from karma.mail.ports import DueMail
 
 _PENDING = "MAIL#PENDING"
 _KEEP = timedelta(days=30)
@@ -83,9 +83,9 @@ class OutboxRepository:
         except ConditionFailed:
             return
 
-    def due(self, now: datetime, *, limit: int) -> list[Due]:
+    def due(self, now: datetime, *, limit: int) -> list[DueMail]:
         """List pending mails whose due time has passed, oldest first."""
-        found: list[Due] = []
+        found: list[DueMail] = []
         start: dict[str, str] | None = None
         while len(found) < limit:
             page = query(
@@ -96,7 +96,7 @@ class OutboxRepository:
                 start=start,
                 index=MailTable.gsi1,
             )
-            found += [Due(item.pk.removeprefix("MAIL#"), int(item.attempts)) for item in page.items]
+            found += [DueMail(item.pk.removeprefix("MAIL#"), int(item.attempts)) for item in page.items]
             start = page.last
             if start is None:
                 break

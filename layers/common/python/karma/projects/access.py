@@ -13,7 +13,7 @@ from karma.projects.ports import Projects
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Entry:
+class AdmittedMember:
     """A caller whose permission was checked, with the project and memberships that were read for it."""
 
     project: Project
@@ -36,7 +36,9 @@ class ProjectAccess:
     def __init__(self, store: Projects) -> None:
         self._store = store
 
-    def require(self, user_id: UserId, project_id: str, permission: ProjectPermission, *others: UserId) -> Entry:
+    def require(
+        self, user_id: UserId, project_id: str, permission: ProjectPermission, *others: UserId
+    ) -> AdmittedMember:
         """Check that somebody is a member with a permission, and read the memberships of `others` with the same call.
 
         Raises:
@@ -48,9 +50,9 @@ class ProjectAccess:
         project, members = self._store.read(ProjectId(project_id), user_id, *others)
         if project is None or project.deleting or user_id not in members:
             raise missing(project_id)
-        entry = Entry(project=project, member=members[user_id], others=members)
-        entry.require(permission)
-        return entry
+        admitted = AdmittedMember(project=project, member=members[user_id], others=members)
+        admitted.require(permission)
+        return admitted
 
 
 def missing(project_id: str) -> NotFound:

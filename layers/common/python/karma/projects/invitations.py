@@ -27,7 +27,7 @@ from karma.identity.limits import INVITATIONS, MAIL_INVITATION, refused
 from karma.identity.transactional import AccountGone
 from karma.mail.domain import Mail, MailKind
 from karma.mail.service import OutboxRelay
-from karma.projects.access import Entry, ProjectAccess, missing
+from karma.projects.access import AdmittedMember, ProjectAccess, missing
 from karma.projects.domain import (
     INVITATION_TTL,
     MAX_INVITATIONS,
@@ -100,11 +100,11 @@ class InvitationService:
         """
 
         def once() -> Invitation:
-            entry = self._enter(user_id, project_id, role)
+            admitted = self._enter(user_id, project_id, role)
             if not is_id(invitee_id):
                 raise AccountGone
             invited = UserId(invitee_id)
-            return self._ask(entry, role, invited=invited, email=None, known=invited, source=source)
+            return self._ask(admitted, role, invited=invited, email=None, known=invited, source=source)
 
         return repeat(once, on=(ProjectChanged,))
 
@@ -127,37 +127,37 @@ class InvitationService:
         address = emails.mailable(email)
 
         def once() -> None:
-            entry = self._enter(caller.user_id, project_id, role)
-            self._require_seat(entry, None)
+            admitted = self._enter(caller.user_id, project_id, role)
+            self._require_seat(admitted, None)
             owner = self._accounts.find_by_email(address)
             proven = owner.id if owner is not None and owner.email_verified else None
             try:
-                self._ask(entry, role, invited=None, email=address, known=proven, source=source)
+                self._ask(admitted, role, invited=None, email=address, known=proven, source=source)
             except InvitationDeclined:
                 logger.info("project.not_asked_again", project_id=project_id)
 
         repeat(once, on=(ProjectChanged,))
 
-    def _enter(self, user_id: UserId, project_id: str, role: ProjectRole) -> Entry:
-        entry = self._access.require(user_id, project_id, ProjectPermission.MANAGE_MEMBERS)
-        entry.require(needed_to_manage(role))
+    def _enter(self, user_id: UserId, project_id: str, role: ProjectRole) -> AdmittedMember:
+        admitted = self._access.require(user_id, project_id, ProjectPermission.MANAGE_MEMBERS)
+        admitted.require(needed_to_manage(role))
         if role is ProjectRole.OWNER:
-            require_room_for_owner(entry.project)
-        return entry
+            require_room_for_owner(admitted.project)
+        return admitted
 
-    def _require_seat(self, entry: Entry, member_id: UserId | None) -> None:
+    def _require_seat(self, admitted: AdmittedMember, member_id: UserId | None) -> None:
         """Check that the plan has a seat for who is invited; the seat is taken only when they accept."""
-        payer = entry.project.owner_id
+        payer = admitted.project.owner_id
         try:
             self._seats.require_free(payer, member_id)
         except QuotaExceeded as exc:
-            if entry.member.user_id == payer:
+            if admitted.member.user_id == payer:
                 raise
             raise _no_seat() from exc
 
     def _ask(
         self,
-        entry: Entry,
+        admitted: AdmittedMember,
         role: ProjectRole,
         *,
         invited: UserId | None,
@@ -166,17 +166,17 @@ class InvitationService:
         source: Source,
     ) -> Invitation:
         """Store an invitation; `known` is the invited account, known by its id or by the address that it has proven."""
-        now, actor = self._clock.now(), entry.member
-        part = self._store.parts(known, [entry.project.id])[entry.project.id] if known else Part()
+        now, actor = self._clock.now(), admitted.member
+        part = self._store.parts(known, [admitted.project.id])[admitted.project.id] if known else Part()
         member = part.member
         if member is not None and not offers_more(member, role):
             raise AlreadyExists("The account is a member already")
         if part.is_refused(now):
             raise _declined()
         if invited is not None and member is None:
-            self._require_seat(entry, invited)
+            self._require_seat(admitted, invited)
         invitation = Invitation(
-            project_id=entry.project.id,
+            project_id=admitted.project.id,
             user_id=invited,
             email=email,
             role=role,
@@ -184,12 +184,12 @@ class InvitationService:
             invited_at=now,
             expires_at=now + INVITATION_TTL,
         )
-        standing = {e.invitee: e for e in self._store.invitations_of(entry.project.id) if now < e.expires_at}
+        standing = {e.invitee: e for e in self._store.invitations_of(admitted.project.id) if now < e.expires_at}
         earlier = standing.get(invitation.invitee)
         if earlier is not None:
             if earlier.declined:
                 raise _declined()
-            entry.require(needed_to_manage(earlier.role))
+            admitted.require(needed_to_manage(earlier.role))
         elif sum(each.is_open(now) for each in standing.values()) >= MAX_INVITATIONS:
             raise TooManyInvitations(f"A project has at most {MAX_INVITATIONS} open invitations")
         decision = self._buckets.take(INVITATIONS, actor.user_id, now=now)
@@ -229,11 +229,11 @@ class InvitationService:
             NotFound: the caller is no member, or there is no such invitation.
             Forbidden: the caller may not add members of its role.
         """
-        entry = self._access.require(user_id, project_id, ProjectPermission.MANAGE_MEMBERS)
-        found = self._store.invitations(entry.project.id, invitee) if _is_invitee(invitee) else []
+        admitted = self._access.require(user_id, project_id, ProjectPermission.MANAGE_MEMBERS)
+        found = self._store.invitations(admitted.project.id, invitee) if _is_invitee(invitee) else []
         if not found:
             raise _no_invitation()
-        entry.require(needed_to_manage(found[0].role))
+        admitted.require(needed_to_manage(found[0].role))
         self._store.withdraw(found[0])
 
     # Answering

@@ -15,7 +15,7 @@ from karma.core.observability import count, logger
 from karma.core.repeat import repeat
 from karma.identity.accounts import emails
 from karma.identity.domain import User
-from karma.projects.access import Entry, ProjectAccess
+from karma.projects.access import AdmittedMember, ProjectAccess
 from karma.projects.domain import ConsentNeeded, Membership, ProjectChanged, ProjectRole, owners_after
 from karma.projects.permissions import ProjectPermission, needed_to_manage
 from karma.projects.ports import Accounts, MemberChange, Projects
@@ -92,8 +92,8 @@ class MemberService:
         """
 
         def once() -> Membership:
-            entry = self._access.require(user_id, project_id, ProjectPermission.CHANGE_ROLES, *_others(member_id))
-            before = _member(entry, member_id)
+            admitted = self._access.require(user_id, project_id, ProjectPermission.CHANGE_ROLES, *_others(member_id))
+            before = _member(admitted, member_id)
             require_version(before.version, version)
             if before.role is role:
                 return before
@@ -101,27 +101,27 @@ class MemberService:
                 raise ConsentNeeded("Ownership takes the member's consent: invite them to be an owner")
             now = self._clock.now()
             after = replace(before, role=role, changed_at=now, version=before.version + 1)
-            owners, seat = owners_after(entry.project, before.user_id, role), None
-            if before.user_id == entry.project.owner_id:
+            owners, seat = owners_after(admitted.project, before.user_id, role), None
+            if before.user_id == admitted.project.owner_id:
                 # Who stops paying needs a seat.
                 after, seat = replace(after, seat_of=owners[0]), granted(owners[0], Metric.SEATS)
             named = {"from": before.role.value, "to": role.value}
             self._store.change_member(
                 MemberChange(
-                    project=entry.project,
-                    actor=entry.member,
+                    project=admitted.project,
+                    actor=admitted.member,
                     before=before,
                     after=after,
                     owners=owners,
                     seat=seat,
                     at=now,
                     entries=entries_of(
-                        AuditEvent.PROJECT_ROLE_CHANGED, entry.member, before, source, now, details=named
+                        AuditEvent.PROJECT_ROLE_CHANGED, admitted.member, before, source, now, details=named
                     ),
                     closed=reached_by(self._accounts, before.user_id),
                 )
             )
-            settle_seats(self._store, entry.project, owners)
+            settle_seats(self._store, admitted.project, owners)
             logger.info("project.role_changed", project_id=before.project_id, member_id=before.user_id, role=role.value)
             return after
 
@@ -141,23 +141,23 @@ class MemberService:
         least = ProjectPermission.READ if member_id == user_id else ProjectPermission.MANAGE_MEMBERS
 
         def once() -> None:
-            entry = self._access.require(user_id, project_id, least, *_others(member_id))
-            before = _member(entry, member_id)
+            admitted = self._access.require(user_id, project_id, least, *_others(member_id))
+            before = _member(admitted, member_id)
             if before.user_id != user_id:
-                entry.require(needed_to_manage(before.role))
+                admitted.require(needed_to_manage(before.role))
             require_version(before.version, version)
-            now, owners = self._clock.now(), owners_after(entry.project, before.user_id, None)
+            now, owners = self._clock.now(), owners_after(admitted.project, before.user_id, None)
             self._store.change_member(
                 MemberChange(
-                    project=entry.project,
-                    actor=entry.member,
+                    project=admitted.project,
+                    actor=admitted.member,
                     before=before,
                     after=None,
                     owners=owners,
                     at=now,
                     entries=entries_of(
                         AuditEvent.PROJECT_MEMBER_REMOVED,
-                        entry.member,
+                        admitted.member,
                         before,
                         source,
                         now,
@@ -166,7 +166,7 @@ class MemberService:
                     closed=reached_by(self._accounts, before.user_id),
                 )
             )
-            settle_seats(self._store, entry.project, owners)
+            settle_seats(self._store, admitted.project, owners)
             logger.info("project.member_removed", project_id=before.project_id, member_id=before.user_id)
 
         repeat(once, on=(ProjectChanged,))
@@ -184,11 +184,11 @@ class MemberService:
         """
 
         def once() -> bool:
-            entry = self._access.require(user_id, project_id, ProjectPermission.READ)
-            alone = entry.project.owners == (user_id,)
-            if not alone or (may_hand_over and entry.member.has_consented(entry.project)):
+            admitted = self._access.require(user_id, project_id, ProjectPermission.READ)
+            alone = admitted.project.owners == (user_id,)
+            if not alone or (may_hand_over and admitted.member.has_consented(admitted.project)):
                 return False
-            self._store.begin_delete(entry.project, actor=entry.member, at=self._clock.now())
+            self._store.begin_delete(admitted.project, actor=admitted.member, at=self._clock.now())
             return True
 
         if repeat(once, on=(ProjectChanged,)):
@@ -203,8 +203,8 @@ def _others(member_id: str) -> tuple[UserId, ...]:
     return (UserId(member_id),) if is_id(member_id) else ()
 
 
-def _member(entry: Entry, member_id: str) -> Membership:
-    found = entry.others.get(UserId(member_id))
+def _member(admitted: AdmittedMember, member_id: str) -> Membership:
+    found = admitted.others.get(UserId(member_id))
     if found is None:
         raise NotFound(f"Member {member_id[:64]} not found")
     return found

@@ -35,7 +35,7 @@ class Read(NamedTuple):
     members: Mapping[UserId, Membership]
 
 
-class Rows(NamedTuple):
+class MemberSlice(NamedTuple):
     """Some memberships of a list, and whether more follow."""
 
     members: Sequence[Membership]
@@ -195,7 +195,7 @@ class Projects(Protocol):
         """List tombstones from before a moment, oldest first."""
         ...
 
-    def of_user(self, user_id: UserId, *, newest_first: bool, limit: int, after: ProjectId | None) -> Rows:
+    def of_user(self, user_id: UserId, *, newest_first: bool, limit: int, after: ProjectId | None) -> MemberSlice:
         """List a person's memberships by the age of the project, eventually consistent."""
         ...
 
@@ -207,7 +207,7 @@ class Projects(Protocol):
         """Read projects, without those that are deleted."""
         ...
 
-    def of_project(self, project_id: ProjectId, *, limit: int, after: UserId | None) -> Rows:
+    def of_project(self, project_id: ProjectId, *, limit: int, after: UserId | None) -> MemberSlice:
         """List a project's memberships by user id, which is the order of the accounts' age."""
         ...
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from karma.core.purge import Step
+from karma.core.purge import PurgeStep
 from karma.projects.repository.projects import ProjectRepository
 
 
-def purge() -> Step:
+def purge() -> PurgeStep:
     """Return the step that ends an account's memberships and invitations."""
     return ProjectRepository()

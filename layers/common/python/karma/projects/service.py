@@ -78,8 +78,8 @@ class ProjectService:
         Raises:
             NotFound: the project does not exist or is deleted, or the person is no member.
         """
-        entry = self._access.require(user_id, project_id, ProjectPermission.READ)
-        return Seen(project=entry.project, role=entry.member.role)
+        admitted = self._access.require(user_id, project_id, ProjectPermission.READ)
+        return Seen(project=admitted.project, role=admitted.member.role)
 
     def list(self, user_id: UserId, query: PageQuery) -> ProjectPage:
         """Return a page of the projects that the person is a member of, by age.
@@ -168,14 +168,14 @@ class ProjectService:
         """
 
         def once() -> Seen:
-            entry = self._access.require(user_id, project_id, ProjectPermission.CHANGE)
-            before = entry.project
+            admitted = self._access.require(user_id, project_id, ProjectPermission.CHANGE)
+            before = admitted.project
             require_version(before.version, version)
             after = replace(before, **changes)
             if after != before:
                 after = replace(after, updated_at=self._clock.now(), version=before.version + 1)
-                self._store.change(before, after, actor=entry.member)
-            return Seen(project=after, role=entry.member.role)
+                self._store.change(before, after, actor=admitted.member)
+            return Seen(project=after, role=admitted.member.role)
 
         return repeat(once, on=(ProjectChanged,))
 
@@ -196,10 +196,10 @@ class ProjectService:
             return
 
         def once() -> ProjectId:
-            entry = self._access.require(user_id, project_id, ProjectPermission.DELETE)
-            require_version(entry.project.version, version)
-            self._store.begin_delete(entry.project, actor=entry.member, at=self._clock.now())
-            return entry.project.id
+            admitted = self._access.require(user_id, project_id, ProjectPermission.DELETE)
+            require_version(admitted.project.version, version)
+            self._store.begin_delete(admitted.project, actor=admitted.member, at=self._clock.now())
+            return admitted.project.id
 
         deleted = repeat(once, on=(ProjectChanged,))
         count("ProjectDeleted")

@@ -34,7 +34,7 @@ class Action(StrEnum):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Request:
+class SocketRequest:
     """A request as parsed."""
 
     action: Action
@@ -42,7 +42,7 @@ class Request:
     id: str | None
 
 
-def parse(text: str) -> Request:
+def parse(text: str) -> SocketRequest:
     """Parse a message.
 
     Raises:
@@ -68,10 +68,10 @@ def parse(text: str) -> Request:
         raise _invalid(f"{action} knows only {', '.join(sorted(expected))}")
     if action != Action.PING and not (isinstance(channel, str) and len(channel) <= _MAX_CHANNEL_CHARS):
         raise _invalid("channel is a string such as device:<id>")
-    return Request(action=Action(action), channel=channel or "", id=request_id)
+    return SocketRequest(action=Action(action), channel=channel or "", id=request_id)
 
 
-def answer(service: ConnectionService, connection_id: str, request: Request) -> dict[str, object]:
+def answer(service: ConnectionService, connection_id: str, request: SocketRequest) -> dict[str, object]:
     """Carry out a request and return its answer.
 
     Raises:
@@ -90,7 +90,7 @@ def answer(service: ConnectionService, connection_id: str, request: Request) -> 
     return _with_id({"type": "ack", "action": request.action.value, "channel": channel.name}, request)
 
 
-def error_message(error: AppError, request: Request | None) -> dict[str, object]:
+def error_message(error: AppError, request: SocketRequest | None) -> dict[str, object]:
     """Make the answer for an error; `retryable` tells whether the same message may succeed later."""
     body: dict[str, object] = {
         "type": "error",
@@ -101,7 +101,7 @@ def error_message(error: AppError, request: Request | None) -> dict[str, object]
     return _with_id(body, request)
 
 
-def _with_id(body: dict[str, object], request: Request | None) -> dict[str, object]:
+def _with_id(body: dict[str, object], request: SocketRequest | None) -> dict[str, object]:
     if request is not None and request.id is not None:
         body["id"] = request.id
     return body

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from karma.core.purge import Step
+from karma.core.purge import PurgeStep
 from karma.realtime.repository import RealtimeRepository
 
 
-def purge() -> Step:
+def purge() -> PurgeStep:
     """Return the step that deletes an account's tickets, connections and subscriptions."""
     return RealtimeRepository()

@@ -25,7 +25,7 @@ from karma.core.dynamo.partitions import delete_keys, pages
 from karma.core.dynamo.transaction import Transaction
 from karma.core.errors import NotFound, Unauthenticated
 from karma.core.ids import ApiKeyId, UserId
-from karma.core.purge import Purge
+from karma.core.purge import PurgeAttempt
 from karma.identity.domain import Credential
 from karma.identity.transactional import AccountGone, require_account, require_credential
 from karma.realtime.domain import CONNECTION_TTL, MAX_CHANNELS, Channel, Connection, Ticket
@@ -63,7 +63,7 @@ class ConnectionItem(RealtimeItem, discriminator="connection"):
     session_began_at = UnicodeAttribute(null=True)
 
 
-class SubscriptionItem(RealtimeItem, discriminator="channel_subscription"):
+class ChannelSubscriptionItem(RealtimeItem, discriminator="channel_subscription"):
     """A subscription of a connection to a channel."""
 
     user_id = UnicodeAttribute()
@@ -199,7 +199,7 @@ class RealtimeRepository:
         found = [
             Channel.parse(item.channel, owner=UserId(item.user_id))
             for item in page.items
-            if isinstance(item, SubscriptionItem)
+            if isinstance(item, ChannelSubscriptionItem)
         ]
         return [channel for channel in found if channel]
 
@@ -217,7 +217,7 @@ class RealtimeRepository:
         tx.check(ConnectionItem, connection_key(connection.id), ConnectionItem.pk.exists(), on_fail=over)
         for key in _subscription_keys(connection.id, channel):
             tx.put(
-                SubscriptionItem(
+                ChannelSubscriptionItem(
                     *key,
                     user_id=connection.user_id,
                     connection_id=connection.id,
@@ -237,7 +237,7 @@ class RealtimeRepository:
         # Both items at once: with one of them left, a new subscription would have no effect.
         tx = Transaction()
         for key in _subscription_keys(connection_id, channel):
-            tx.delete(SubscriptionItem(*key))
+            tx.delete(ChannelSubscriptionItem(*key))
         tx.commit()
 
     def disconnect(self, connection_id: str) -> None:
@@ -246,7 +246,7 @@ class RealtimeRepository:
             self.unsubscribe(connection_id, channel)
         delete(ConnectionItem(*connection_key(connection_id)))
 
-    def purge_account(self, purge: Purge) -> bool:
+    def purge_account(self, purge: PurgeAttempt) -> bool:
         """Delete a deleted account's tickets and connections; True when none is left."""
         for page in pages(RealtimeItem, _user_pk(purge.user_id), index=RealtimeItem.gsi1):
             for key in page:
@@ -258,7 +258,7 @@ class RealtimeRepository:
                     delete_keys(RealtimeItem, [key])
         return True
 
-    def _purge_connection(self, connection: Key, purge: Purge) -> None:
+    def _purge_connection(self, connection: Key, purge: PurgeAttempt) -> None:
         for page in pages(RealtimeItem, connection.pk, prefix=_SUBSCRIPTION):
             channels = [f"CHANNEL#{purge.user_id}#{key.sk.removeprefix(_SUBSCRIPTION)}" for key in page]
             delete_keys(RealtimeItem, [*(Key(channel, connection.pk) for channel in channels), *page])

@@ -13,7 +13,7 @@ from karma.core.dynamo.items import Key
 from karma.core.dynamo.partitions import delete_keys, empty
 from karma.core.ids import UserId, new_id
 from karma.core.observability import logger
-from karma.core.purge import Purge
+from karma.core.purge import PurgeAttempt
 from karma.runs import events
 from karma.runs.domain import ERROR_MESSAGES, OwnershipLost, Run, RunEnd, RunErrorCode, RunStatus, Segment
 from karma.runs.items import HEAD, RunsItem, run_id_pk, run_pk, segment_sk, user_pk
@@ -47,7 +47,7 @@ class RunsPurge:
         self._attachments = attachments
         self._clock = clock
 
-    def purge_account(self, purge: Purge) -> bool:
+    def purge_account(self, purge: PurgeAttempt) -> bool:
         """Delete an account's runs; True when nothing is left except items that refuse late writes."""
         # All are ended before the first is deleted: their tools use objects that other steps delete.
         return (
@@ -57,7 +57,7 @@ class RunsPurge:
             and self._remove_counters(purge)
         )
 
-    def _each(self, purge: Purge, step: Callable[[Run, Purge], bool]) -> bool:
+    def _each(self, purge: PurgeAttempt, step: Callable[[Run, PurgeAttempt], bool]) -> bool:
         start: dict[str, str] | None = None
         done = True
         while True:
@@ -70,7 +70,7 @@ class RunsPurge:
             if start is None:
                 return done
 
-    def _end(self, listed: Run, _: Purge) -> bool:
+    def _end(self, listed: Run, _: PurgeAttempt) -> bool:
         """End a run that is running; False when its writer was first each time, and still executes it."""
         if listed.status is not RunStatus.RUNNING:
             return True
@@ -101,7 +101,7 @@ class RunsPurge:
         how = RunEnd(status=RunStatus.FAILED, at=now, error_code=code.value)
         self._store.finish(last, how, thread=ThreadKey(run.key.user_id, run.thread_id))
 
-    def _remove(self, run: Run, purge: Purge) -> bool:
+    def _remove(self, run: Run, purge: PurgeAttempt) -> bool:
         now = self._clock.now()
         over_for_long = run.finished_at is not None and now - run.finished_at >= WRITER_LIFE
         tail = None if purge.settled or over_for_long else self._store.tail(run.key)
@@ -118,12 +118,12 @@ class RunsPurge:
         delete_keys(RunsItem, keys)
         return True
 
-    def _remove_attachments(self, purge: Purge) -> bool:
+    def _remove_attachments(self, purge: PurgeAttempt) -> bool:
         """Delete the attachments of the conversations; all runs have ended, and store no more."""
         while not purge.over():
             if self._attachments.remove_all(purge.user_id, limit=_PAGE) < _PAGE:
                 return True
         return False
 
-    def _remove_counters(self, purge: Purge) -> bool:
+    def _remove_counters(self, purge: PurgeAttempt) -> bool:
         return empty(RunsItem, user_pk(purge.user_id), purge)

@@ -12,7 +12,7 @@ from karma.agents.domain import Agent
 from karma.agents.service import Catalogue
 from karma.billing.allowances import Allowance, Allowances, Metric, Reservation
 from karma.configuration.current import RunChoice
-from karma.conversations.arrival import Admitted, Arrivals, recognise
+from karma.conversations.arrival import Admitted, MessageAdmission, recognise
 from karma.conversations.attachments import Library
 from karma.conversations.branches import Merged, merge
 from karma.conversations.domain import MAX_ADDED_BYTES, Thread, ThreadKey
@@ -158,7 +158,7 @@ class RunService:
         self._executor = executor
         self.own_tools = executor.own_tools
         self._library = library
-        self._arrivals = Arrivals(library)
+        self._arrivals = MessageAdmission(library)
         self._allowances = allowances
         self._clock = clock
 

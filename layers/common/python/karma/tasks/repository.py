@@ -30,7 +30,7 @@ from karma.core.dynamo.requests import RequestAttributes, note_request, noted, r
 from karma.core.dynamo.transaction import Transaction
 from karma.core.dynamo.work import query_work
 from karma.core.ids import SubtaskId, TaskId, UserId
-from karma.core.purge import Purge
+from karma.core.purge import PurgeAttempt
 from karma.core.requests import RepeatableRequest
 from karma.identity.transactional import require_account
 from karma.tasks import domain
@@ -296,7 +296,7 @@ class TaskRepository:
         old_enough = TasksItem.gsi1sk < iso(before)
         return query_work(GoneTaskItem, SWEEP_PARTITION, old_enough, _gone, limit=limit).items
 
-    def purge_account(self, purge: Purge) -> bool:
+    def purge_account(self, purge: PurgeAttempt) -> bool:
         """Delete an account's tasks; True when none is left.
 
         Nothing is created meanwhile: a new task requires the account, and subtasks are created only with their task.

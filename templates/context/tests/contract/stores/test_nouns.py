@@ -11,7 +11,7 @@ from karma.core.requests import KEPT, IdempotencyKeyReused
 from karma.core.clock import monotonic
 from karma.core.errors import AlreadyExists
 from karma.core.ids import UserId, new_id
-from karma.core.purge import Purge
+from karma.core.purge import PurgeAttempt
 from karma.identity.transactional import AccountGone
 from karma.nouns.domain import Noun, NounChanged, NounId
 from karma.nouns.ports import Nouns
@@ -112,7 +112,7 @@ def test_nothing_is_made_for_an_account_that_is_gone(noun_store: Nouns) -> None:
 def test_an_account_s_go_with_it(dynamo: NounRepository, database: Database) -> None:
     for each in (noun(1), noun(2), noun(3, user=OTHER)):
         dynamo.create(each, request=asked("t") if each.id == noun(1).id else None)
-    assert not dynamo.purge_account(Purge(user_id=USER, requested_at=NOW, ends_at=monotonic() - 1, settled=True))
-    assert dynamo.purge_account(Purge(user_id=USER, requested_at=NOW, ends_at=monotonic() + 60, settled=True))
+    assert not dynamo.purge_account(PurgeAttempt(user_id=USER, requested_at=NOW, ends_at=monotonic() - 1, settled=True))
+    assert dynamo.purge_account(PurgeAttempt(user_id=USER, requested_at=NOW, ends_at=monotonic() + 60, settled=True))
     [left] = database.items("work")
     assert left["user_id"] == {"S": OTHER}

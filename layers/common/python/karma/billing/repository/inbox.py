@@ -12,7 +12,7 @@ from pynamodb.expressions.update import Action
 from karma.audit.domain import AuditEntry
 from karma.audit.transactional import add_audit_entry
 from karma.billing.domain import EventState, InboxEvent
-from karma.billing.ports import Due, InboxPage
+from karma.billing.ports import DueEvent, InboxPage
 from karma.billing.repository.items import (
     BillingItem,
     CustomerItem,
@@ -191,16 +191,16 @@ class InboxRepository:
         except ConditionFailed:
             return
 
-    def due(self, now: datetime, *, limit: int) -> list[Due]:
+    def due(self, now: datetime, *, limit: int) -> list[DueEvent]:
         """List open events whose due time has passed, oldest first."""
-        found: list[Due] = []
+        found: list[DueEvent] = []
         start: dict[str, str] | None = None
         while len(found) < limit:
             page = query_work(
                 EventItem,
                 UNHANDLED,
                 EventItem.gsi1sk < iso(now),
-                lambda item: Due(event_id_of(item.pk), int(item.attempts)),
+                lambda item: DueEvent(event_id_of(item.pk), int(item.attempts)),
                 limit=min(_PAGE, limit - len(found)),
                 start=start,
             )

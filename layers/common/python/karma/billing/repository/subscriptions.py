@@ -30,7 +30,7 @@ from karma.core.dynamo.partitions import delete_keys, empty, pages
 from karma.core.dynamo.transaction import Transaction
 from karma.core.dynamo.work import query_work
 from karma.core.ids import UserId
-from karma.core.purge import Purge
+from karma.core.purge import PurgeAttempt
 from karma.identity.transactional import require_account
 from karma.notices.domain import Notice
 from karma.notices.transactional import add_notice
@@ -160,7 +160,7 @@ class SubscriptionRepository:
             return False
         return True
 
-    def purge(self, purge: Purge) -> bool:
+    def purge(self, purge: PurgeAttempt) -> bool:
         """Remove the events and the row of a deleted user; return True when none is left. Links are not touched.
 
         Nor is usage, which other contexts still give back to (UsageRepository.purge).

@@ -17,8 +17,8 @@ from karma.billing.allowances import (
     Adjustment,
     Allowance,
     Metric,
+    MetricUsage,
     Reservation,
-    Usage,
     allowed_by,
     given_back,
     period_of,
@@ -32,7 +32,7 @@ from karma.core.dynamo.partitions import empty
 from karma.core.dynamo.transaction import Transaction
 from karma.core.errors import AppError
 from karma.core.ids import UserId
-from karma.core.purge import Purge
+from karma.core.purge import PurgeAttempt
 
 _KEPT = timedelta(days=400)
 """Time for which a month's usage is kept, from the month's first day."""
@@ -115,7 +115,7 @@ class UsageRepository:
         )
         tx.commit()
 
-    def purge(self, purge: Purge, *, at: datetime) -> bool:
+    def purge(self, purge: PurgeAttempt, *, at: datetime) -> bool:
         """Remove seats and usage of a deleted account but that of the month of `at`; return True when none is left.
 
         The month's stays for whoever registers the account's address again, until it expires. Seats are removed first:
@@ -129,7 +129,7 @@ class UsageRepository:
         """Tell whether a person has a seat in the plan of an account: one consistent read."""
         return shared(user_id, [member_id])[member_id] > 0
 
-    def read(self, allowance: Allowance) -> list[Usage]:
+    def read(self, allowance: Allowance) -> list[MetricUsage]:
         """Read the amount that an account has taken of each metric now: one batch of five reads, consistent."""
         keys = {
             metric: Key(*usage_key(allowance.user_id, metric, period_of(metric, allowance.at))) for metric in Metric
@@ -137,7 +137,7 @@ class UsageRepository:
         found = batch_get(UsageItem, list(keys.values()), consistent=True)
         limits = allowance.plan.limits
         return [
-            Usage(
+            MetricUsage(
                 metric=metric,
                 used=max(0, int(found[key].value)) if key in found else 0,
                 allowed=allowed_by(limits, metric),

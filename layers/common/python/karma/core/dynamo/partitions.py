@@ -8,7 +8,7 @@ from typing import Any
 from karma.core.dynamo.failures import storage_errors
 from karma.core.dynamo.items import Gsi1, Item, Key, connection_of
 from karma.core.errors import StorageThrottled
-from karma.core.purge import Purge
+from karma.core.purge import PurgeAttempt
 
 _BATCH = 25
 """DynamoDB's limit on one BatchWriteItem."""
@@ -59,7 +59,7 @@ def delete_keys(table: type[Item], keys: Sequence[Key]) -> None:
 def empty(
     table: type[Item],
     pk: str,
-    purge: Purge,
+    purge: PurgeAttempt,
     *,
     prefix: str = "",
     index: Gsi1 | None = None,

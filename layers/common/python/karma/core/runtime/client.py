@@ -16,7 +16,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from karma.core.runtime.faults import ERROR_BODY_TRAILER, ERROR_TYPE_HEADER, Fault
-from karma.core.runtime.wire import Connection, Reply, chunk, last_chunk, request_head
+from karma.core.runtime.wire import Reply, RuntimeConnection, chunk, last_chunk, request_head
 
 HTTP_INTEGRATION = "application/vnd.awslambda.http-integration-response"
 _OCTET_STREAM = "application/octet-stream"
@@ -52,7 +52,7 @@ class RuntimeApi:
 
     def __init__(self, address: str) -> None:
         """`address` is `host:port`; nothing is opened before the first call."""
-        self._connection = Connection(address)
+        self._connection = RuntimeConnection(address)
 
     def next(self) -> Invocation:
         """Wait for the next invocation; Lambda freezes the process meanwhile.
@@ -118,7 +118,7 @@ class RuntimeApi:
 class ResponseStream:
     """The response of one invocation, sent as it is made."""
 
-    def __init__(self, connection: Connection, invocation: Invocation) -> None:
+    def __init__(self, connection: RuntimeConnection, invocation: Invocation) -> None:
         self._connection = connection
         self._invocation = invocation
         self.begun = False

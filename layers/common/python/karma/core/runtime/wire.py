@@ -124,7 +124,7 @@ def last_chunk(trailers: Mapping[str, str]) -> bytes:
     return _LAST_CHUNK + lines.encode("latin-1") + b"\r\n"
 
 
-class Connection:
+class RuntimeConnection:
     """The one connection of this process to the Runtime API, opened when first needed."""
 
     def __init__(self, address: str) -> None:

@@ -10,9 +10,9 @@ from karma.core.dynamo.access import delete, query
 from karma.core.dynamo.items import Item
 from karma.core.dynamo.partitions import delete_keys, empty, pages
 from karma.core.ids import DeviceId, UserId
-from karma.core.purge import Purge
+from karma.core.purge import PurgeAttempt
 from karma.devices.domain import RAW_RETENTION_S
-from karma.devices.repository.device_mapping import Gone
+from karma.devices.repository.device_mapping import GoneDevice
 from karma.devices.repository.items import (
     DEVICE_PREFIX,
     GONE_PREFIX,
@@ -39,7 +39,7 @@ class DeletedDeviceRepository:
         """
         self._retention = timedelta(seconds=retention_s)
 
-    def remove(self, gone: Gone, *, now: datetime, limit: int) -> int:
+    def remove(self, gone: GoneDevice, *, now: datetime, limit: int) -> int:
         """Remove up to `limit` items of a deleted device; the tombstone goes last, when nothing else is left.
 
         Returns:
@@ -55,18 +55,18 @@ class DeletedDeviceRepository:
             delete(TombstoneItem(*tombstone_key(*gone)))
         return removed
 
-    def empty(self, device_id: DeviceId, purge: Purge, *, now: datetime) -> bool:
+    def empty(self, device_id: DeviceId, purge: PurgeAttempt, *, now: datetime) -> bool:
         """Remove all data but the tombstone, 25 items a call; return False when the time was over before the end."""
         return empty(DevicesItem, children_pk(device_id), purge) and all(
             empty(TelemetryItem, telemetry_pk(device_id, day), purge) for day in self._days(now)
         )
 
-    def gone(self, user_id: UserId) -> list[Gone]:
+    def gone(self, user_id: UserId) -> list[GoneDevice]:
         """Read an owner's first hundred deleted devices whose data is not removed, strongly consistent."""
         found = next(pages(DevicesItem, owner_pk(user_id), prefix=GONE_PREFIX))
-        return [Gone(user_id, DeviceId(key.sk.removeprefix(GONE_PREFIX))) for key in found]
+        return [GoneDevice(user_id, DeviceId(key.sk.removeprefix(GONE_PREFIX))) for key in found]
 
-    def empty_owner(self, purge: Purge) -> bool:
+    def empty_owner(self, purge: PurgeAttempt) -> bool:
         """Remove an owner's counter and records of requests; return True when no device is left either."""
         own = owner_pk(purge.user_id)
         kept = (DEVICE_PREFIX, GONE_PREFIX)
@@ -78,7 +78,7 @@ class DeletedDeviceRepository:
             left = left or any(key.sk.startswith(kept) for key in page)
         return not left
 
-    def forget(self, gone: Gone) -> None:
+    def forget(self, gone: GoneDevice) -> None:
         """Remove the tombstone, once nothing of the device can be written any more."""
         delete(TombstoneItem(*tombstone_key(*gone)))
 

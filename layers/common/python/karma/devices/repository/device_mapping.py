@@ -42,7 +42,7 @@ class SerialClaim:
     certificate_ids: frozenset[str]
 
 
-class Gone(NamedTuple):
+class GoneDevice(NamedTuple):
     """A deleted device whose data is not removed yet."""
 
     user_id: UserId
@@ -107,12 +107,12 @@ def current_devices_of(items: Sequence[DevicesItem]) -> list[CurrentDevice]:
     ]
 
 
-def unfinished_of(item: DevicesItem) -> SerialClaim | Gone | None:
+def unfinished_of(item: DevicesItem) -> SerialClaim | GoneDevice | None:
     """Return what an item of the work list stands for: a device half made or half deleted, or data that is left."""
     if isinstance(item, UniqueSerial):
         return claim_of(item)
     if isinstance(item, TombstoneItem) and item.device_id and item.user_id:
-        return Gone(UserId(item.user_id), DeviceId(item.device_id))
+        return GoneDevice(UserId(item.user_id), DeviceId(item.device_id))
     return None
 
 

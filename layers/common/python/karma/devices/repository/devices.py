@@ -32,7 +32,7 @@ from karma.devices.domain import (
     PresenceState,
 )
 from karma.devices.repository.device_mapping import (
-    Gone,
+    GoneDevice,
     SerialClaim,
     claim_of,
     current_devices_of,
@@ -69,7 +69,7 @@ _ITEMS_A_DEVICE = 3
 _NAME_KEY_CHARS = 200
 
 
-class Rows(NamedTuple):
+class DeviceSlice(NamedTuple):
     """Devices in list order; `more`: others follow the last one."""
 
     devices: list[CurrentDevice]
@@ -104,7 +104,7 @@ class DeviceRepository:
         devices = [each for each in current_devices_of(page.items) if each.device.state is DeviceState.ACTIVE]
         return devices[0] if devices else None
 
-    def by_age(self, user_id: UserId, *, newest_first: bool, limit: int, after: DeviceId | None = None) -> Rows:
+    def by_age(self, user_id: UserId, *, newest_first: bool, limit: int, after: DeviceId | None = None) -> DeviceSlice:
         """Read active devices by creation: one query of 3N + 1 items, another only when some are being deleted."""
         pk = owner_pk(user_id)
         start = _start_after(user_id, after, newest_first=newest_first) if after is not None else None
@@ -128,12 +128,12 @@ class DeviceRepository:
             devices += active[:wanted]
             more = more or len(active) > wanted
             if not more or len(devices) == limit or not found:
-                return Rows(devices, more)
+                return DeviceSlice(devices, more)
             start = _start_after(user_id, found[-1].device.id, newest_first=newest_first)
 
     def by_name(
         self, user_id: UserId, *, descending: bool, limit: int, after: tuple[str, DeviceId] | None = None
-    ) -> Rows:
+    ) -> DeviceSlice:
         """Read active devices by name, regardless of case: one index query, then one batch read of their facts."""
         pk = _names_partition(user_id)
         start = None
@@ -142,7 +142,7 @@ class DeviceRepository:
             start = {"pk": key.pk, "sk": key.sk, "gsi1pk": pk, "gsi1sk": _name_key(after[0], after[1])}
         page = query(DeviceItem, pk, limit=limit + 1, forward=not descending, start=start, index=DeviceItem.gsi1)
         devices = [device_of(item) for item in page.items[:limit]]
-        return Rows(self._with_facts(user_id, devices), len(page.items) > limit)
+        return DeviceSlice(self._with_facts(user_id, devices), len(page.items) > limit)
 
     def _with_facts(self, user_id: UserId, devices: Sequence[Device]) -> list[CurrentDevice]:
         keys = [key(user_id, device.id) for device in devices for key in (latest_key, presence_key)]
@@ -385,7 +385,7 @@ class DeviceRepository:
         )
         tx.commit()
 
-    def unfinished(self, *, before: datetime, limit: int) -> list[SerialClaim | Gone]:
+    def unfinished(self, *, before: datetime, limit: int) -> list[SerialClaim | GoneDevice]:
         """Read the creations and deletions that a sweep must finish, oldest first.
 
         Returns:
@@ -393,7 +393,7 @@ class DeviceRepository:
             removed.
         """
         old_enough = DevicesItem.gsi1sk < iso(before)
-        work: Work[SerialClaim | Gone] = query_work(
+        work: Work[SerialClaim | GoneDevice] = query_work(
             DevicesItem, SWEEP_PARTITION, old_enough, unfinished_of, limit=limit
         )
         return work.items

@@ -33,9 +33,9 @@ from karma.files.repository.items import (
     NAME_KEY_CHARS,
     SWEEP_PARTITION,
     FileItem,
+    FileNameItem,
     FileRequestItem,
     FilesItem,
-    NameItem,
     directory_pk,
     directory_sk,
     files_pk,
@@ -48,14 +48,14 @@ from karma.files.repository.mapping import due_key, file_of, listed_item, unlist
 from karma.files.repository.names import NameChanges, require_name
 
 
-class Rows(NamedTuple):
+class FileSlice(NamedTuple):
     """Entries in list order; `more`: others follow the last one."""
 
     files: list[DeviceFile]
     more: bool
 
 
-class Place(NamedTuple):
+class FilePosition(NamedTuple):
     """Position of an entry in a list."""
 
     id: FileId
@@ -64,7 +64,7 @@ class Place(NamedTuple):
     is_directory: bool
 
     @classmethod
-    def of(cls, entry: DeviceFile) -> Place:
+    def of(cls, entry: DeviceFile) -> FilePosition:
         """Return an entry's position."""
         return cls(entry.id, entry.name[:NAME_KEY_CHARS], entry.is_directory)
 
@@ -90,13 +90,13 @@ class FileRepository:
 
     def holder(self, device_id: DeviceId, path: str, name: str) -> FileId | None:
         """Return the id of the entry that has a name in a directory; None: the name is free."""
-        item = get(NameItem, name_key(device_id, path, name), consistent=True)
+        item = get(FileNameItem, name_key(device_id, path, name), consistent=True)
         return FileId(item.file_id) if item is not None else None
 
     def inside(self, device_id: DeviceId, path: str) -> FileId | None:
         """Return the id of one entry of a directory, in any state: one strongly consistent query. None: it is empty."""
         pk = files_pk(device_id)
-        page = query(NameItem, pk, NameItem.sk.startswith(names_prefix(path)), limit=1, consistent=True)
+        page = query(FileNameItem, pk, FileNameItem.sk.startswith(names_prefix(path)), limit=1, consistent=True)
         return FileId(page.items[0].file_id) if page.items else None
 
     def missing(self, device_id: DeviceId, directories: Sequence[tuple[str, str]]) -> list[tuple[str, str]]:
@@ -108,20 +108,22 @@ class FileRepository:
         if not directories:
             return []
         keys = {name_key(device_id, path, name): (path, name) for path, name in directories}
-        found = batch_get(NameItem, list(keys), consistent=True)
+        found = batch_get(FileNameItem, list(keys), consistent=True)
         for key, item in found.items():
             if not item.is_directory:
                 raise AlreadyExists(f"{keys[key][1]} is a file, not a directory", code="NOT_A_DIRECTORY")
         return [entry for key, entry in keys.items() if key not in found]
 
-    def newest(self, device_id: DeviceId, *, limit: int, after: FileId | None = None) -> Rows:
+    def newest(self, device_id: DeviceId, *, limit: int, after: FileId | None = None) -> FileSlice:
         """Read a device's listed entries, newest first: one query."""
         pk = files_pk(device_id)
         start = dict(listed_key(device_id, after)._asdict()) if after is not None else None
         page = query(FileItem, pk, FileItem.sk.startswith(LISTED_PREFIX), limit=limit + 1, forward=False, start=start)
-        return Rows([file_of(item) for item in page.items[:limit]], len(page.items) > limit)
+        return FileSlice([file_of(item) for item in page.items[:limit]], len(page.items) > limit)
 
-    def in_directory(self, device_id: DeviceId, path: str, *, limit: int, after: Place | None = None) -> Rows:
+    def in_directory(
+        self, device_id: DeviceId, path: str, *, limit: int, after: FilePosition | None = None
+    ) -> FileSlice:
         """Read a directory's entries, directories first, then by name: one index query."""
         pk = directory_pk(device_id, path)
         start = None
@@ -129,7 +131,7 @@ class FileRepository:
             sk = directory_sk(after.name, after.id, is_directory=after.is_directory)
             start = {**listed_key(device_id, after.id)._asdict(), "gsi1pk": pk, "gsi1sk": sk}
         page = query(FileItem, pk, limit=limit + 1, start=start, index=FileItem.gsi1)
-        return Rows([file_of(item) for item in page.items[:limit]], len(page.items) > limit)
+        return FileSlice([file_of(item) for item in page.items[:limit]], len(page.items) > limit)
 
     def count(self, device_id: DeviceId, path: str | None, *, most: int) -> int:
         """Count the listed entries of a device, or of one directory, up to `most`: one query."""

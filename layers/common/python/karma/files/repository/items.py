@@ -114,7 +114,7 @@ class FileRequestItem(RequestAttributes, FilesItem, discriminator="device_file_r
     """Record of the file that a request with an Idempotency-Key created."""
 
 
-class NameItem(FilesItem, discriminator="device_file_name"):
+class FileNameItem(FilesItem, discriminator="device_file_name"):
     """A unique name in a directory, with the id of the entry that has it."""
 
     file_id = UnicodeAttribute()

@@ -13,7 +13,7 @@ from karma.files.domain import DeviceFile, FileStatus, Rejection
 from karma.files.repository.items import (
     SWEEP_PARTITION,
     FileItem,
-    NameItem,
+    FileNameItem,
     directory_pk,
     directory_sk,
     listed_key,
@@ -27,9 +27,9 @@ def due_key(due: datetime, file_id: FileId) -> str:
     return f"{iso(due)}#{file_id}"
 
 
-def name_item(entry: DeviceFile, *, names_inside: int = 0) -> NameItem:
+def name_item(entry: DeviceFile, *, names_inside: int = 0) -> FileNameItem:
     """Return the item of an entry's unique name; for a directory, with the number of names in it."""
-    return NameItem(
+    return FileNameItem(
         *name_key(entry.device_id, entry.path, entry.name),
         file_id=entry.id,
         is_directory=entry.is_directory,

@@ -1,6 +1,6 @@
 """Names in directories, kept a tree while many requests write to the same device.
 
-Each entry that has a name, in any state, has an item under the hash of its directory and of its name (NameItem), so
+Each entry that has a name, in any state, has an item under the hash of its directory and of its name (FileNameItem), so
 that no two entries share a path. The item of a directory counts the names in it. A transaction that takes or frees a
 name changes that count, on the condition that the directory exists; a directory is removed only while its count is 0.
 So no name is ever in a directory that does not exist, and since a directory's own name counts in the one above it, all
@@ -17,7 +17,7 @@ from karma.core.dynamo.transaction import Transaction
 from karma.core.errors import AppError
 from karma.core.ids import DeviceId
 from karma.files.domain import ROOT, DeviceFile, DirectoryNotEmpty, child_of, split_path
-from karma.files.repository.items import NameItem, name_key
+from karma.files.repository.items import FileNameItem, name_key
 from karma.files.repository.mapping import listed_item, name_item
 
 
@@ -43,14 +43,14 @@ class NameChanges:
 
     def free(self, entry: DeviceFile, *, on_fail: AppError | None = None) -> None:
         """Free an entry's name; the transaction fails unless the entry has it."""
-        unique = NameItem(*name_key(self.device_id, entry.path, entry.name))
-        self.tx.delete(unique, NameItem.file_id == entry.id, on_fail=on_fail)
+        unique = FileNameItem(*name_key(self.device_id, entry.path, entry.name))
+        self.tx.delete(unique, FileNameItem.file_id == entry.id, on_fail=on_fail)
         self._counts[entry.path] -= 1
 
     def free_empty(self, directory: DeviceFile) -> None:
         """Free a directory's name; the transaction fails with DirectoryNotEmpty while names are taken in it."""
-        unique = NameItem(*name_key(self.device_id, directory.path, directory.name))
-        empty = (NameItem.file_id == directory.id) & (NameItem.names_inside == 0)
+        unique = FileNameItem(*name_key(self.device_id, directory.path, directory.name))
+        empty = (FileNameItem.file_id == directory.id) & (FileNameItem.names_inside == 0)
         self.tx.delete(unique, empty, on_fail=DirectoryNotEmpty(f"Directory {directory.name} is not empty"))
         self._counts[directory.path] -= 1
 
@@ -62,13 +62,13 @@ class NameChanges:
         for path, change in self._counts.items():
             # Freed and taken in one directory: the name that is freed has kept the directory until now.
             if change and path != ROOT:
-                unique = NameItem(*name_key(self.device_id, *split_path(path)))
-                self.tx.update(unique, [NameItem.names_inside.add(change)], NameItem.is_directory == True)  # noqa: E712
+                unique = FileNameItem(*name_key(self.device_id, *split_path(path)))
+                self.tx.update(unique, [FileNameItem.names_inside.add(change)], FileNameItem.is_directory == True)  # noqa: E712
 
 
 def require_name(tx: Transaction, entry: DeviceFile) -> None:
     """Add the condition that the entry has its name, in a directory that exists."""
-    tx.check(NameItem, name_key(entry.device_id, entry.path, entry.name), NameItem.file_id == entry.id)
+    tx.check(FileNameItem, name_key(entry.device_id, entry.path, entry.name), FileNameItem.file_id == entry.id)
     if entry.path != ROOT:
         above = name_key(entry.device_id, *split_path(entry.path))
-        tx.check(NameItem, above, NameItem.is_directory == True)  # noqa: E712
+        tx.check(FileNameItem, above, FileNameItem.is_directory == True)  # noqa: E712

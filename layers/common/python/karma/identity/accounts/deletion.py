@@ -23,7 +23,7 @@ from karma.core.clock import Clock, monotonic
 from karma.core.errors import Conflict, NotFound, Upstream
 from karma.core.ids import UserId
 from karma.core.observability import count, logger
-from karma.core.purge import Purge, Step
+from karma.core.purge import PurgeAttempt, PurgeStep
 from karma.core.ratelimit import Buckets
 from karma.identity.confirmation import confirm_presence
 from karma.identity.domain import Caller, Credential, Role
@@ -173,7 +173,7 @@ class AccountDeletion:
 class Cascade:
     """Deletes the data of a deleted account, context by context, until nothing can write to it again."""
 
-    def __init__(self, steps: Sequence[Step], *, deletions: Deletions, queue: Queue, clock: Clock) -> None:
+    def __init__(self, steps: Sequence[PurgeStep], *, deletions: Deletions, queue: Queue, clock: Clock) -> None:
         """Build the worker.
 
         `steps` run in their order; the one that removes the account's own data comes last.
@@ -197,7 +197,9 @@ class Cascade:
             return True
         settles_at = deletion.requested_at + SETTLES_AFTER
         settled = self._clock.now() >= settles_at
-        purge = Purge(user_id=user_id, requested_at=deletion.requested_at, ends_at=monotonic() + _GO_S, settled=settled)
+        purge = PurgeAttempt(
+            user_id=user_id, requested_at=deletion.requested_at, ends_at=monotonic() + _GO_S, settled=settled
+        )
         left: list[str] = []
         bugs: list[Exception] = []
         held_up = False
@@ -225,7 +227,7 @@ class Cascade:
         return False
 
     def _again(
-        self, deletion: Deletion, purge: Purge, left: Sequence[str], *, held_up: bool, settles_at: datetime
+        self, deletion: Deletion, purge: PurgeAttempt, left: Sequence[str], *, held_up: bool, settles_at: datetime
     ) -> None:
         now = self._clock.now()
         delay = timedelta()

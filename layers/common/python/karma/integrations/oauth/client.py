@@ -49,7 +49,7 @@ class ProviderTimeout(UpstreamTimeout):
     code = "PROVIDER_TIMEOUT"
 
 
-class Vendor(BaseModel):
+class ProviderAnswer(BaseModel):
     """Base of a provider's answers, which may have more fields."""
 
     model_config = ConfigDict(extra="ignore", frozen=True, strict=True)

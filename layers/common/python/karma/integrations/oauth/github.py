@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pydantic import Field
 
 from karma.identity.oauth.domain import Flow, Profile, ProviderName, display_name
-from karma.integrations.oauth.client import Credentials, Http, Limits, Vendor, authorization_url, redeem
+from karma.integrations.oauth.client import Credentials, Http, Limits, ProviderAnswer, authorization_url, redeem
 
 URL = "https://github.com"
 API_URL = "https://api.github.com"
@@ -15,13 +15,13 @@ API_VERSION = "2022-11-28"
 _SCOPE = "read:user user:email"
 
 
-class _User(Vendor):
+class _User(ProviderAnswer):
     id: int = Field(gt=0)
     login: str
     name: str | None = None
 
 
-class _Email(Vendor):
+class _Email(ProviderAnswer):
     email: str
     primary: bool
     verified: bool

@@ -20,8 +20,8 @@ from karma.integrations.oauth.client import (
     Credentials,
     Http,
     Limits,
+    ProviderAnswer,
     ProviderUnavailable,
-    Vendor,
     authorization_url,
     redeem,
 )
@@ -43,14 +43,14 @@ class IdTokenRefused(Unauthenticated):
     code = "INVALID_ID_TOKEN"
 
 
-class _Description(Vendor):
+class _Description(ProviderAnswer):
     issuer: str
     authorization_endpoint: str
     token_endpoint: str
     jwks_uri: str
 
 
-class _Claims(Vendor):
+class _Claims(ProviderAnswer):
     sub: str
     email: str | None = None
     email_verified: bool = False

@@ -22,7 +22,7 @@ from karma.core.dynamo.transaction import Transaction
 from karma.core.dynamo.work import query_work
 from karma.core.errors import AlreadyExists
 from karma.core.ids import ProjectId, UserId
-from karma.core.purge import Purge
+from karma.core.purge import PurgeAttempt
 from karma.core.requests import RepeatableRequest
 from karma.identity.ownership import OwnedKind
 from karma.identity.transactional import add_owned, remove_owned, require_account
@@ -33,7 +33,7 @@ from karma.projects.domain import (
     ProjectChanged,
     ProjectRole,
 )
-from karma.projects.ports import MemberChange, Read, Rows
+from karma.projects.ports import MemberChange, MemberSlice, Read
 from karma.projects.repository.conditions import changed, require_actor, same_owners, there, unchanged
 from karma.projects.repository.invitations import (
     InvitationRepository,
@@ -102,7 +102,7 @@ class ProjectRepository(InvitationRepository):
             found |= {ProjectId(item.project_id): project_of(item) for item in items.values() if not item.deleting_at}
         return found
 
-    def of_user(self, user_id: UserId, *, newest_first: bool, limit: int, after: ProjectId | None) -> Rows:
+    def of_user(self, user_id: UserId, *, newest_first: bool, limit: int, after: ProjectId | None) -> MemberSlice:
         """See Projects; one Query of the index."""
         start = None
         if after is not None:
@@ -127,7 +127,7 @@ class ProjectRepository(InvitationRepository):
         mine = ProjectsItem.gsi1sk.startswith(PROJECT_PREFIX)
         return count(ProjectsItem, user_pk(user_id), mine, most=most, index=ProjectsItem.gsi1)
 
-    def of_project(self, project_id: ProjectId, *, limit: int, after: UserId | None) -> Rows:
+    def of_project(self, project_id: ProjectId, *, limit: int, after: UserId | None) -> MemberSlice:
         """See Projects; one Query, strongly consistent."""
         page = query(
             ProjectsItem,
@@ -322,7 +322,7 @@ class ProjectRepository(InvitationRepository):
         old_enough = ProjectsItem.gsi1sk < iso(before)
         return query_work(ProjectItem, DELETING, old_enough, tombstone_of, limit=limit).items
 
-    def purge_account(self, purge: Purge) -> bool:
+    def purge_account(self, purge: PurgeAttempt) -> bool:
         """Remove a deleted account's memberships, invitations and requests; return True when none is left.
 
         The account owns no project: it could not have been deleted. Invitations that it made are removed before the
@@ -346,7 +346,7 @@ class ProjectRepository(InvitationRepository):
             and empty(ProjectsItem, mine, purge)
         )
 
-    def _end_memberships(self, purge: Purge) -> bool:
+    def _end_memberships(self, purge: PurgeAttempt) -> bool:
         """End a deleted account's memberships, each with its seat; return False if the time was over before the end."""
         for keys in pages(ProjectsItem, user_pk(purge.user_id), prefix=PROJECT_PREFIX, index=ProjectsItem.gsi1):
             for key in keys:
@@ -370,6 +370,6 @@ def _keep_accounts(tx: Transaction, change: MemberChange, user_id: UserId) -> No
         require_account(tx, user_id)
 
 
-def _rows(items: Sequence[ProjectsItem], limit: int) -> Rows:
+def _rows(items: Sequence[ProjectsItem], limit: int) -> MemberSlice:
     members = [member_of(item) for item in items if isinstance(item, MemberItem)]
-    return Rows(members[:limit], len(members) > limit)
+    return MemberSlice(members[:limit], len(members) > limit)

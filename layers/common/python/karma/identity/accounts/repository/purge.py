@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from karma.core.dynamo.access import query
 from karma.core.dynamo.partitions import delete_keys, empty
-from karma.core.purge import Purge
+from karma.core.purge import PurgeAttempt
 from karma.identity.items import TOMBSTONE, ApiKeyItem, IdentityItem, api_key_lookup, owned_pk
 
 _PAGE = 100
@@ -15,7 +15,7 @@ class AccountPurge:
 
     name = "account"
 
-    def purge_account(self, purge: Purge) -> bool:
+    def purge_account(self, purge: PurgeAttempt) -> bool:
         """Remove sessions, tokens, API keys, audit entries and records of requests; return True if nothing is left."""
         mine = owned_pk(purge.user_id)
         # What is found by an item of the partition goes before it.
@@ -26,7 +26,7 @@ class AccountPurge:
             and empty(IdentityItem, f"USER#{purge.user_id}", purge, keep={TOMBSTONE})
         )
 
-    def _remove_lookups(self, purge: Purge) -> bool:
+    def _remove_lookups(self, purge: PurgeAttempt) -> bool:
         start: dict[str, str] | None = None
         while not purge.over():
             page = query(

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from karma.core.purge import Step
+from karma.core.purge import PurgeStep
 from karma.nouns.repository import NounRepository
 
 
-def purge() -> Step:
+def purge() -> PurgeStep:
     """Return the step that deletes an account's nouns, and the records of the requests that created them."""
     return NounRepository()

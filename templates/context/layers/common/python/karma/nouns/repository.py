@@ -21,7 +21,7 @@ from karma.core.dynamo.partitions import empty
 from karma.core.dynamo.requests import RequestAttributes, note_request, noted, request_key
 from karma.core.dynamo.transaction import Transaction
 from karma.core.ids import UserId
-from karma.core.purge import Purge
+from karma.core.purge import PurgeAttempt
 from karma.core.requests import RepeatableRequest
 from karma.identity.transactional import require_account
 from karma.nouns.domain import Noun, NounChanged, NounId
@@ -121,7 +121,7 @@ class NounRepository:
                 break
         return found
 
-    def purge_account(self, purge: Purge) -> bool:
+    def purge_account(self, purge: PurgeAttempt) -> bool:
         """Remove an account's nouns; True when it is done.
 
         None is made behind it: a new one checks for the account.
