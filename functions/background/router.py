@@ -1,5 +1,7 @@
 """Consumer of the DynamoDB stream of the devices table: counts devices, in order within a partition.
 
+The function, its queue of failures and its alarm are deployed as `router`; renamed, they would be replaced.
+
 Reports the first record that failed: DynamoDB delivers again from there (ReportBatchItemFailures, bisect, on-failure
 queue: infra).
 """

@@ -11,7 +11,7 @@ from typing import Any
 from karma.agents.domain import Agent, AgentSpec
 from karma.agents.repository import AgentRepository
 from karma.core.ids import AgentId, new_id
-from karma.core.requests import KEPT
+from karma.core.requests import RETENTION
 from tests.fakes.agents import MemoryAgents
 from tests.integration.permissions.world import Bodies, Objects, World
 from tests.support.contexts import Call, Checks, Fakes, Scenarios, made
@@ -82,10 +82,10 @@ BODIES: Bodies = {
 
 def _made_agent_over(rows: AgentRows) -> None:
     agent = rows.agent
-    assert rows.agents.made_by(asked(agent.id, at=NOW + KEPT - timedelta(seconds=1)))
-    assert not rows.agents.made_by(asked(agent.id, at=NOW + KEPT))
+    assert rows.agents.made_by(asked(agent.id, at=NOW + RETENTION - timedelta(seconds=1)))
+    assert not rows.agents.made_by(asked(agent.id, at=NOW + RETENTION))
     another = replace(rows.new_agent(name="another"), id=AgentId(new_id()))
-    rows.agents.create(another, request=asked(agent.id, at=NOW + KEPT))
+    rows.agents.create(another, request=asked(agent.id, at=NOW + RETENTION))
 
 
 EXPIRES = Checks[AgentRows](AgentRows, {"agent_request": _made_agent_over})

@@ -8,7 +8,7 @@ import pytest
 
 from karma.core.errors import AlreadyCreated
 from karma.core.ids import ApiKeyId, new_id
-from karma.core.requests import KEPT
+from karma.core.requests import RETENTION
 from karma.identity.api_keys.repository import ApiKeyRepository
 from karma.identity.domain import ApiKey
 from tests.contexts.sessions import SessionRows
@@ -83,7 +83,7 @@ def _request_over(rows: ApiKeyRows) -> None:
     rows.keys.create_api_key(first, request=asked("r"), entry=rows.entry)
     with pytest.raises(AlreadyCreated):
         rows.keys.create_api_key(second, request=asked("r"), entry=rows.entry)
-    rows.keys.create_api_key(third, request=asked("r", at=NOW + KEPT), entry=rows.entry)
+    rows.keys.create_api_key(third, request=asked("r", at=NOW + RETENTION), entry=rows.entry)
 
 
 EXPIRES = Checks[ApiKeyRows](ApiKeyRows, {"request_guard": _request_over})

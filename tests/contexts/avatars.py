@@ -14,7 +14,7 @@ from karma.avatars.domain import Avatar, NewAvatar
 from karma.avatars.repository import AvatarRepository
 from karma.core.errors import AlreadyExists
 from karma.core.ids import AvatarId, UserId, new_id
-from karma.core.requests import KEPT
+from karma.core.requests import RETENTION
 from tests.fakes.avatars import MemoryAvatars
 from tests.integration.permissions.world import Bodies, Objects, World
 from tests.support.contexts import Checks, Fakes, Scenarios, made
@@ -85,7 +85,7 @@ def _made_avatar_over(rows: AvatarRows) -> None:
     again = rows.new_avatar()
     with pytest.raises(AlreadyExists):
         rows.avatars.create(again, request=asked("t"))
-    rows.avatars.create(again, request=asked("t", at=NOW + KEPT))
+    rows.avatars.create(again, request=asked("t", at=NOW + RETENTION))
 
 
 EXPIRES = Checks[AvatarRows](AvatarRows, {"avatar_request": _made_avatar_over})

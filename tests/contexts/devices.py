@@ -14,7 +14,7 @@ from karma.core.clock import epoch_ms, from_epoch_ms, iso
 from karma.core.dynamo.transaction import Transaction
 from karma.core.errors import NotFound
 from karma.core.ids import CommandId, DeviceId, new_id
-from karma.core.requests import KEPT, RepeatableRequest
+from karma.core.requests import RETENTION, RepeatableRequest
 from karma.devices.commands import CommandService
 from karma.devices.domain import (
     COMMAND_RETENTION_S,
@@ -306,16 +306,16 @@ BODIES: Bodies = {
 
 def _made_device_over(rows: DeviceRows) -> None:
     rows.active(request=asked())
-    assert rows.devices.made_by(rows.ada.id, asked(at=NOW + KEPT - timedelta(seconds=1)))
-    assert not rows.devices.made_by(rows.ada.id, asked(at=NOW + KEPT))
-    rows.active(request=asked(at=NOW + KEPT))
+    assert rows.devices.made_by(rows.ada.id, asked(at=NOW + RETENTION - timedelta(seconds=1)))
+    assert not rows.devices.made_by(rows.ada.id, asked(at=NOW + RETENTION))
+    rows.active(request=asked(at=NOW + RETENTION))
 
 
 def _sent_command_over(rows: DeviceRows) -> None:
     rows.commands.add(rows.command(), rows.device, now=NOW, request=asked())
-    assert rows.commands.made_by(rows.device, asked(at=NOW + KEPT - timedelta(seconds=1)))
-    assert not rows.commands.made_by(rows.device, asked(at=NOW + KEPT))
-    rows.commands.add(rows.command(), rows.device, now=NOW, request=asked(at=NOW + KEPT))
+    assert rows.commands.made_by(rows.device, asked(at=NOW + RETENTION - timedelta(seconds=1)))
+    assert not rows.commands.made_by(rows.device, asked(at=NOW + RETENTION))
+    rows.commands.add(rows.command(), rows.device, now=NOW, request=asked(at=NOW + RETENTION))
 
 
 def _command_over(rows: DeviceRows) -> None:

@@ -16,7 +16,7 @@ from karma.billing.repository.usage import UsageRepository
 from karma.core.clock import iso
 from karma.core.errors import NotFound
 from karma.core.ids import DeviceId, FileId, UserId, new_id
-from karma.core.requests import KEPT, RepeatableRequest
+from karma.core.requests import RETENTION, RepeatableRequest
 from karma.devices.lookup import DeviceLookup
 from karma.files.domain import REJECTED_TIME, DeviceFile, Digests, FileStatus, Rejection
 from karma.files.ports import ObjectStore
@@ -260,9 +260,9 @@ BODIES: Bodies = {
 
 def _made_file_over(rows: StoredFileRows) -> None:
     rows.add(rows.new_file(), rows.new_directory(), request=asked())
-    assert rows.files.made_by(rows.device.id, asked(at=NOW + KEPT - timedelta(seconds=1)))
-    assert not rows.files.made_by(rows.device.id, asked(at=NOW + KEPT))
-    rows.add(rows.new_file(name="other.txt"), request=asked(at=NOW + KEPT))
+    assert rows.files.made_by(rows.device.id, asked(at=NOW + RETENTION - timedelta(seconds=1)))
+    assert not rows.files.made_by(rows.device.id, asked(at=NOW + RETENTION))
+    rows.add(rows.new_file(name="other.txt"), request=asked(at=NOW + RETENTION))
 
 
 def _file_over(rows: StoredFileRows) -> None:

@@ -12,7 +12,7 @@ from karma.audit.domain import NOWHERE
 from karma.core.clock import SystemClock
 from karma.core.errors import AlreadyExists
 from karma.core.ids import ProjectId, UserId, new_id
-from karma.core.requests import KEPT
+from karma.core.requests import RETENTION
 from karma.projects.domain import INVITATION_TTL, Invitation, Membership, Project, ProjectRole, ProjectStatus
 from karma.projects.ports import MemberChange
 from karma.projects.repository.invitations import InvitationRepository
@@ -227,7 +227,7 @@ def _made_project_over(rows: ProjectRows) -> None:
     again, owner = rows.new_project()
     with pytest.raises(AlreadyExists):
         rows.projects.create(again, owner, request=asked("t"))
-    rows.projects.create(again, owner, request=asked("t", at=NOW + KEPT))
+    rows.projects.create(again, owner, request=asked("t", at=NOW + RETENTION))
 
 
 EXPIRES = Checks[ProjectRows](ProjectRows, {"project_request": _made_project_over})

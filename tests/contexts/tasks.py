@@ -11,7 +11,7 @@ import pytest
 
 from karma.core.errors import AlreadyExists
 from karma.core.ids import SubtaskId, TaskId, UserId, new_id
-from karma.core.requests import KEPT
+from karma.core.requests import RETENTION
 from karma.tasks.domain import Subtask, Task, TaskStatus
 from karma.tasks.ports import GoneTask
 from karma.tasks.repository import TaskRepository
@@ -147,7 +147,7 @@ def _made_task_over(rows: TaskRows) -> None:
     again, subtasks = rows.new_task()
     with pytest.raises(AlreadyExists):
         rows.tasks.create(again, subtasks, request=asked("t"))
-    rows.tasks.create(again, subtasks, request=asked("t", at=NOW + KEPT))
+    rows.tasks.create(again, subtasks, request=asked("t", at=NOW + RETENTION))
 
 
 EXPIRES = Checks[TaskRows](TaskRows, {"task_request": _made_task_over})

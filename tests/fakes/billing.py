@@ -22,7 +22,7 @@ from karma.billing.domain import (
 )
 from karma.billing.naming import NOTHING, Paid, look_at
 from karma.billing.ports import CustomerLink, DueEvent, InboxPage, Look, Payers, Row
-from karma.billing.repository.inbox import KEEP, KEEP_UNLINKED
+from karma.billing.repository.inbox import RETENTION, RETENTION_UNLINKED
 from karma.core.clock import iso
 from karma.core.errors import Upstream
 from karma.core.ids import UserId
@@ -138,11 +138,11 @@ class MemoryBilling:
         keys = [(object_id, customer_id) for object_id in object_ids]
         replaced = self.events.get(self.ignored.get(customer_id, event_id))
         if replaced is not None and replaced.state is EventState.IGNORED:
-            self.events[replaced.id] = replace(replaced, expires_at=(at + KEEP).replace(microsecond=0))
+            self.events[replaced.id] = replace(replaced, expires_at=(at + RETENTION).replace(microsecond=0))
         self.ignored[customer_id] = event_id
         self.payers |= dict.fromkeys(keys, event_id)
         self._close(event, at=at, note=note, state=EventState.IGNORED)
-        kept = (at + KEEP_UNLINKED).replace(microsecond=0)
+        kept = (at + RETENTION_UNLINKED).replace(microsecond=0)
         self.events[event_id] = replace(self.events[event_id], expires_at=kept)
         return True
 
@@ -167,7 +167,7 @@ class MemoryBilling:
         return True
 
     def _close(self, event: InboxEvent, *, at: datetime, note: str, state: EventState) -> None:
-        keep = KEEP_UNLINKED if state in {EventState.UNLINKED, EventState.UNNAMED} else KEEP
+        keep = RETENTION_UNLINKED if state in {EventState.UNLINKED, EventState.UNNAMED} else RETENTION
         self.events[event.id] = replace(
             event, handled_at=at, note=note, last_error="", state=state, expires_at=(at + keep).replace(microsecond=0)
         )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Hashable
 
 from karma.core.errors import AlreadyExists, AppError
-from karma.core.requests import KEPT, IdempotencyKeyReused, RepeatableRequest
+from karma.core.requests import RETENTION, IdempotencyKeyReused, RepeatableRequest
 
 
 class MemoryRequests:
@@ -38,4 +38,4 @@ class MemoryRequests:
 
     def _current(self, owner: Hashable, request: RepeatableRequest) -> tuple[RepeatableRequest, str] | None:
         found = self._records.get((owner, request.key.token))
-        return found if found is not None and request.asked_at < found[0].asked_at + KEPT else None
+        return found if found is not None and request.asked_at < found[0].asked_at + RETENTION else None

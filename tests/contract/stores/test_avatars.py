@@ -16,7 +16,7 @@ from karma.core.clock import monotonic
 from karma.core.errors import AlreadyExists
 from karma.core.ids import UserId, new_id
 from karma.core.purge import PurgeAttempt
-from karma.core.requests import KEPT, IdempotencyKeyReused
+from karma.core.requests import RETENTION, IdempotencyKeyReused
 from karma.identity.accounts.repository.deletions import DeletionRepository
 from karma.identity.ownership import MOST, AccountHolds, OwnedKind, OwnsTooMany
 from karma.identity.transactional import AccountGone
@@ -97,7 +97,7 @@ def test_a_request_makes_one_avatar(avatar_store: Avatars) -> None:
     assert (avatar_store.get(USER, avatar(2).id), avatar_store.count(USER)) == (None, 1)
     with pytest.raises(IdempotencyKeyReused):
         avatar_store.made_by(USER, asked("t", "another avatar"))
-    day_after = asked("t", "another avatar", at=NOW + KEPT)
+    day_after = asked("t", "another avatar", at=NOW + RETENTION)
     assert avatar_store.made_by(USER, day_after) is None
     avatar_store.create(avatar(3), request=day_after)
     assert avatar_store.made_by(USER, day_after) == avatar(3).id

@@ -19,7 +19,7 @@ from karma.billing.ports import Arrivals, CustomerLink, Customers, Inbox, Row, S
 from karma.billing.purge import Forgetting
 from karma.billing.repository.arrivals import ArrivalRepository
 from karma.billing.repository.customers import CustomerRepository
-from karma.billing.repository.inbox import KEEP, KEEP_UNLINKED, InboxRepository
+from karma.billing.repository.inbox import RETENTION, RETENTION_UNLINKED, InboxRepository
 from karma.billing.repository.items import SubscriptionItem
 from karma.billing.repository.keys import subscription_key
 from karma.billing.repository.subscriptions import SubscriptionRepository
@@ -159,7 +159,7 @@ class TestInbox:
         stores.arrive()
         assert stores.inbox.close("evt_1", at=NOW, note="done", state=state, user_id=ALICE)
         [event] = stores.inbox.page(state, limit=5, start=None).events
-        assert (event.id, event.state, event.note, event.expires_at) == ("evt_1", state, "done", NOW + KEEP)
+        assert (event.id, event.state, event.note, event.expires_at) == ("evt_1", state, "done", NOW + RETENTION)
 
     @pytest.mark.fault("F-16a", "F-18a")
     def test_an_unlinked_event_waits_for_its_customer(self, stores: Stores) -> None:
@@ -175,9 +175,9 @@ class TestInbox:
             == []
         )
         [waiting] = stores.inbox.page(EventState.UNLINKED, limit=5, start=None).events
-        assert (waiting.note, waiting.expires_at) == ("who", NOW + KEEP_UNLINKED)
+        assert (waiting.note, waiting.expires_at) == ("who", NOW + RETENTION_UNLINKED)
         [replaced] = stores.inbox.page(EventState.IGNORED, limit=5, start=None).events
-        assert (replaced.id, replaced.expires_at) == ("evt_1", NOW + KEEP)
+        assert (replaced.id, replaced.expires_at) == ("evt_1", NOW + RETENTION)
         assert stores.inbox.reopen("evt_2", at=NOW, due_at=NOW)
         assert stores.inbox.waiting_of("cus_1", EventState.UNLINKED) == []
 
@@ -213,7 +213,7 @@ class TestInbox:
         kept = {
             event.id: event.expires_at for event in stores.inbox.page(EventState.IGNORED, limit=5, start=None).events
         }
-        assert kept == {"evt_1": NOW + KEEP, "evt_2": NOW + KEEP_UNLINKED, "evt_3": NOW + KEEP_UNLINKED}
+        assert kept == {"evt_1": NOW + RETENTION, "evt_2": NOW + RETENTION_UNLINKED, "evt_3": NOW + RETENTION_UNLINKED}
         assert stores.inbox.reopen_payers_of("price", at=NOW + MINUTE) == 0
         assert stores.inbox.reopen_payers_of("price_1", at=NOW + MINUTE) == 2
         states = [stores.state(f"evt_{number}") for number in range(1, 4)]
@@ -334,7 +334,7 @@ class TestSubscriptions:
         assert stores.inbox.waiting_of("cus_1", EventState.UNNAMED) == ["evt_1"]
         assert stores.inbox.waiting_of("cus_1", EventState.UNLINKED) == []
         [event] = stores.inbox.page(EventState.UNNAMED, limit=5, start=None).events
-        assert (event.note, event.handled_at, event.expires_at) == ("name", NOW, NOW + KEEP_UNLINKED)
+        assert (event.note, event.handled_at, event.expires_at) == ("name", NOW, NOW + RETENTION_UNLINKED)
         [look] = stores.subscriptions.due_looks(NOW + 6 * MINUTE, limit=5)
         assert look.user_id == ALICE
         link = stores.customers.link_of("cus_1")

@@ -11,7 +11,7 @@ from karma.agents.ports import Agents
 from karma.agents.repository import AgentRepository
 from karma.core.errors import AlreadyExists
 from karma.core.ids import AgentId
-from karma.core.requests import KEPT, IdempotencyKeyReused
+from karma.core.requests import RETENTION, IdempotencyKeyReused
 from tests.fakes.agents import MemoryAgents
 from tests.support.requests import asked
 from tests.support.stores import Database, Store
@@ -131,7 +131,7 @@ def test_a_request_makes_one_agent_whatever_it_is_named_by_then(agents: Agents) 
     assert agents.get(agent(2).id) is None
     with pytest.raises(IdempotencyKeyReused):
         agents.made_by(asked("k", "another agent"))
-    day_after = asked("k", "another agent", at=NOW + KEPT)
+    day_after = asked("k", "another agent", at=NOW + RETENTION)
     assert agents.made_by(day_after) is None
     agents.create(agent(3), request=day_after)
     assert agents.made_by(day_after) == agent(3).id

@@ -16,7 +16,7 @@ from karma.core.clock import epoch_ms, from_epoch_ms
 from karma.core.dynamo.items import connection_of
 from karma.core.errors import AlreadyExists, NotFound
 from karma.core.ids import CommandId, UserId, new_id
-from karma.core.requests import KEPT, IdempotencyKeyReused
+from karma.core.requests import RETENTION, IdempotencyKeyReused
 from karma.devices.domain import (
     TRANSITIONS,
     Command,
@@ -140,9 +140,9 @@ class TestACommand:
         assert queue.commands.made_by(queue.device, asked(at=LATER)) == first.id
         with pytest.raises(IdempotencyKeyReused):
             queue.commands.made_by(queue.device, asked("k", "another command"))
-        day_after = asked(at=NOW + KEPT)
+        day_after = asked(at=NOW + RETENTION)
         assert queue.commands.made_by(queue.device, day_after) is None
-        queue.commands.add(second, queue.device, now=NOW + KEPT, request=day_after)
+        queue.commands.add(second, queue.device, now=NOW + RETENTION, request=day_after)
         assert queue.commands.made_by(queue.device, day_after) == second.id
 
     def test_is_not_given_to_a_device_that_is_gone(self, queue: Queue) -> None:

@@ -14,7 +14,7 @@ from karma.core.dynamo.failures import ConditionFailed
 from karma.core.dynamo.transaction import Transaction
 from karma.core.errors import AlreadyExists, NotFound, StaleVersion
 from karma.core.ids import DeviceId, UserId, new_id
-from karma.core.requests import KEPT, IdempotencyKeyReused
+from karma.core.requests import RETENTION, IdempotencyKeyReused
 from karma.devices.domain import CurrentDevice, Device, DeviceModel, DeviceState, Latest, PresenceEvent, Reading
 from karma.devices.repository.device_mapping import GoneDevice
 from karma.devices.repository.devices import DeviceSlice as Page
@@ -85,7 +85,7 @@ class TestACreation:
         with pytest.raises(IdempotencyKeyReused):
             rows.devices.made_by(first.user_id, asked("k", "another device"))
         # The record is over, whether it was deleted or not.
-        other = asked("k", "another device", at=NOW + KEPT)
+        other = asked("k", "another device", at=NOW + RETENTION)
         assert rows.devices.made_by(first.user_id, other) is None
         rows.activate(second, request=other)
         assert rows.devices.made_by(first.user_id, other) == second.id

@@ -19,7 +19,7 @@ from karma.core.dynamo.access import get
 from karma.core.errors import AlreadyExists
 from karma.core.ids import ProjectId, UserId, new_id
 from karma.core.purge import PurgeAttempt
-from karma.core.requests import KEPT, IdempotencyKeyReused
+from karma.core.requests import RETENTION, IdempotencyKeyReused
 from karma.identity.items import OwnedItem, owned_key
 from karma.identity.ownership import MOST, OwnedKind, OwnsTooMany
 from karma.identity.transactional import AccountGone
@@ -201,7 +201,7 @@ class TestAProject:
         assert kept.store.made_by(kept.person(), asked("t")) is None
         with pytest.raises(IdempotencyKeyReused):
             kept.store.made_by(ada, asked("t", "another project"))
-        another, day_after = replace(project, id=ProjectId(new_id())), asked("t", "another project", at=NOW + KEPT)
+        another, day_after = replace(project, id=ProjectId(new_id())), asked("t", "another project", at=NOW + RETENTION)
         assert kept.store.made_by(ada, day_after) is None
         kept.store.create(another, membership(another, ada, OWNER), request=day_after)
         assert kept.store.made_by(ada, day_after) == another.id

@@ -15,7 +15,7 @@ from karma.core.clock import monotonic
 from karma.core.errors import AlreadyExists
 from karma.core.ids import UserId, new_id
 from karma.core.purge import PurgeAttempt
-from karma.core.requests import KEPT, IdempotencyKeyReused
+from karma.core.requests import RETENTION, IdempotencyKeyReused
 from karma.identity.transactional import AccountGone
 from karma.tasks import domain
 from karma.tasks.domain import Subtask, Task, TaskChanged, TaskStatus, TooManyTasks
@@ -95,7 +95,7 @@ def test_a_request_of_another_day_makes_another_task(task_store: Tasks) -> None:
     task_store.create(task(1), [], request=asked("t"))
     with pytest.raises(IdempotencyKeyReused):
         task_store.made_by(USER, asked("t", "another task"))
-    day_after = asked("t", "another task", at=NOW + KEPT)
+    day_after = asked("t", "another task", at=NOW + RETENTION)
     assert task_store.made_by(USER, day_after) is None
     task_store.create(task(2), [], request=day_after)
     assert task_store.made_by(USER, day_after) == task(2).id

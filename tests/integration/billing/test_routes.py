@@ -14,7 +14,7 @@ from karma.billing.domain import EventState, projection
 from karma.billing.plans import PlanName
 from karma.billing.ports import Row
 from karma.billing.repository.arrivals import ArrivalRepository
-from karma.billing.repository.inbox import KEEP, InboxRepository
+from karma.billing.repository.inbox import RETENTION, InboxRepository
 from karma.billing.repository.subscriptions import SubscriptionRepository
 from karma.core.ids import UserId, new_id
 from tests.integration.billing.conftest import Billing
@@ -174,7 +174,7 @@ def test_an_event_is_shown_with_its_ids_dismissed_and_forgotten(api: Api, billin
     inbox = InboxRepository()
     inbox.record_failure("evt_1", error="PAYMENTS_UNAVAILABLE", at=now)
     inbox.close("evt_2", at=now, note="team active")
-    inbox.close("evt_old", at=now - 2 * KEEP, note="")
+    inbox.close("evt_old", at=now - 2 * RETENTION, note="")
 
     status, answer = api("GET", "/billing/inbox/evt_1", token=token)
     assert status == 200

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from karma.billing.domain import EventState, read_hint
 from karma.billing.plans import NOT_OURS, PlanName, decision_of
-from karma.billing.repository.inbox import KEEP
+from karma.billing.repository.inbox import RETENTION
 from karma.core.ids import UserId
 from tests.unit.billing.test_naming import ALICE, Died, World, customer
 
@@ -182,7 +182,7 @@ def test_one_event_of_a_customer_waits_however_many_come(
     world.sweep()
     for user in (ALICE, DORA, EMIL):
         events = [event for event in world.store.events.values() if read_hint(event).customer_id == customer(user)]
-        kept = [event for event in events if event.expires_at and event.expires_at > world.moment + 2 * KEEP]
+        kept = [event for event in events if event.expires_at and event.expires_at > world.moment + 2 * RETENTION]
         waiting = [event for event in events if event.state in {EventState.UNLINKED, EventState.UNNAMED}]
         assert len(kept) <= 2, "one that waits, and the latest that was ignored"
         assert len(waiting) <= 1

@@ -8,7 +8,7 @@ from karma.core.clock import epoch_ms
 from karma.core.errors import NotFound
 from karma.core.ids import UserId, first_id, is_id, new_id
 from karma.notices.answers import notice_view
-from karma.notices.domain import KEEP, MAX_COUNTED, Notice, NoticeType
+from karma.notices.domain import MAX_COUNTED, RETENTION, Notice, NoticeType
 from karma.notices.service import NoticeService
 from tests.fakes.notices import MemoryNotices
 from tests.fakes.runs import SetClock
@@ -84,7 +84,7 @@ def test_reading_is_noted_once(world: World) -> None:
 
 def test_a_notice_is_shown_until_its_time_is_over(world: World) -> None:
     (made,) = world.add(1)
-    world.clock.pass_by(KEEP)
+    world.clock.pass_by(RETENTION)
     assert world.service.page(ADA, unread=False, below="", limit=5).notices == [made]
 
     world.clock.pass_by(timedelta(milliseconds=1))

@@ -11,7 +11,7 @@ import pytest
 
 from karma.core.errors import AlreadyExists
 from karma.core.ids import new_id
-from karma.core.requests import KEPT
+from karma.core.requests import RETENTION
 from karma.nouns.domain import MAX_NAME_CHARS, MAX_NOTE_CHARS, Noun, NounId
 from karma.nouns.repository import NounRepository
 from tests.contract.stores.test_nouns import noun as a_noun
@@ -60,7 +60,7 @@ def _made_noun_over(rows: NounRows) -> None:
     again = rows.another()
     with pytest.raises(AlreadyExists):
         rows.store.create(again, request=asked("t"))
-    rows.store.create(again, request=asked("t", at=NOW + KEPT))
+    rows.store.create(again, request=asked("t", at=NOW + RETENTION))
 
 
 EXPIRES = Checks[NounRows](NounRows, {"noun_request": _made_noun_over})

@@ -18,7 +18,7 @@ import orjson
 
 from karma.core.errors import Conflict
 
-KEPT: Final = timedelta(hours=25)
+RETENTION: Final = timedelta(hours=25)
 """Life of a record. An answer is kept for 24 hours from its end (karma.http.idempotency), and what it says of a large
 object is read by this record, so the record must outlive the answer by more than a request may run.
 """

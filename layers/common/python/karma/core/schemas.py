@@ -99,7 +99,10 @@ def _nothing() -> None:
 
 
 class Body(BaseModel):
-    """A request body; its validator is built when the first such body arrives, not at import."""
+    """A request body; its validator is built when the first such body arrives, not at import.
+
+    One is called `<Verb><Noun>Body`. Those called `...Request` stay so: generated clients have types of these names.
+    """
 
     model_config = ConfigDict(extra="forbid", defer_build=True, frozen=True)
 

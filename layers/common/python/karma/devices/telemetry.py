@@ -22,11 +22,11 @@ MAX_SAMPLES_READ: Final = 200_000
 _HOUR_MS = 3_600_000
 _DAY_MS = 24 * _HOUR_MS
 
-KEPT_MS: Final = (RAW_RETENTION_S + 24 * 3600) * 1000
+RETENTION_MS: Final = (RAW_RETENTION_S + 24 * 3600) * 1000
 
 MAX_RANGE_MS: Final[Mapping[Resolution, int]] = {
-    Resolution.RAW: KEPT_MS,
-    Resolution.AUTO: KEPT_MS,
+    Resolution.RAW: RETENTION_MS,
+    Resolution.AUTO: RETENTION_MS,
     Resolution.HOUR: 7 * _DAY_MS,
     Resolution.DAY: 31 * _DAY_MS,
 }
@@ -89,7 +89,7 @@ class TelemetryReader:
             raise InvalidRequest(f"from, to: at most {days} days at this resolution", code="INVALID_RANGE")
         resolution = Resolution.RAW if query.resolution is Resolution.AUTO else query.resolution
         # What is older is kept no longer, though the database may not have deleted it yet.
-        start_ms = max(from_ms, now_ms - KEPT_MS)
+        start_ms = max(from_ms, now_ms - RETENTION_MS)
         points: Sequence[TelemetryPoint]
         if resolution is Resolution.RAW:
             points, position = self._raw(row.id, query, start_ms, to_ms)

@@ -21,7 +21,7 @@ from karma.mail.domain import DUE_AFTER, Mail, MailKind, MailState
 from karma.mail.ports import DueMail
 
 _PENDING = "MAIL#PENDING"
-_KEEP = timedelta(days=30)
+_RETENTION = timedelta(days=30)
 _PAGE = 100
 
 
@@ -71,7 +71,7 @@ class OutboxRepository:
         closing = [
             MailItem.state.set(state.value),
             MailItem.updated_at.set(iso(now)),
-            MailItem.expires_at.set(epoch_ms(now + _KEEP) // 1000),
+            MailItem.expires_at.set(epoch_ms(now + _RETENTION) // 1000),
             MailItem.to.remove(),
             *listed,
         ]

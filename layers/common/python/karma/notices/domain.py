@@ -10,7 +10,7 @@ from typing import Final
 
 from karma.core.ids import UserId, new_id
 
-KEEP: Final = timedelta(days=90)
+RETENTION: Final = timedelta(days=90)
 """Time after which a notice is not shown any more, read or not."""
 MAX_COUNTED: Final = 100
 """Unread notices are counted up to this number."""
@@ -77,4 +77,4 @@ class Notice:
     @property
     def expires_at(self) -> datetime:
         """Return the moment after which it is not shown any more."""
-        return self.created_at + KEEP
+        return self.created_at + RETENTION

@@ -5,7 +5,7 @@
 | notice, unread | USER#<user id> | NOTICE#<id> | UNREAD#<user id> | NOTICE#<id> |
 | notice, read | USER#<user id> | NOTICE#<id> | | |
 
-Ids sort by time, so a list read backwards begins with the newest, and ends where ids are older than `KEEP`. The
+Ids sort by time, so a list read backwards begins with the newest, and ends where ids are older than `RETENTION`. The
 partition is deleted with its account.
 """
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from karma.core.clock import Clock
 from karma.core.errors import NotFound
 from karma.core.ids import UserId, is_id
-from karma.notices.domain import KEEP, MAX_COUNTED, Notice
+from karma.notices.domain import MAX_COUNTED, RETENTION, Notice
 from karma.notices.ports import Notices
 
 
@@ -32,7 +32,7 @@ class NoticeService:
 
     def page(self, user_id: UserId, *, unread: bool, below: str, limit: int) -> NoticePage:
         """Return a page of all notices, or of unread ones, with ids below `below`, "" for the first page."""
-        since = self._clock.now() - KEEP
+        since = self._clock.now() - RETENTION
         found = self._store.page(user_id, unread=unread, since=since, below=below, limit=limit + 1)
         shown = found[:limit]
         return NoticePage(

@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from karma.core.requests import KEPT, IdempotencyKeyReused
+from karma.core.requests import RETENTION, IdempotencyKeyReused
 from karma.core.clock import monotonic
 from karma.core.errors import AlreadyExists
 from karma.core.ids import UserId, new_id
@@ -75,7 +75,7 @@ def test_a_request_makes_one(noun_store: Nouns) -> None:
     assert noun_store.get(USER, noun(2).id) is None
     with pytest.raises(IdempotencyKeyReused):
         noun_store.made_by(USER, asked("t", "another noun"))
-    day_after = asked("t", "another noun", at=NOW + KEPT)
+    day_after = asked("t", "another noun", at=NOW + RETENTION)
     assert noun_store.made_by(USER, day_after) is None
     noun_store.create(noun(3), request=day_after)
     assert noun_store.made_by(USER, day_after) == noun(3).id

@@ -11,7 +11,7 @@ from karma.audit.domain import AuditEntry
 from karma.audit.transactional import add_audit_entry
 from karma.billing.domain import together
 from karma.billing.ports import CustomerLink
-from karma.billing.repository.inbox import KEEP
+from karma.billing.repository.inbox import RETENTION
 from karma.billing.repository.items import BillingItem, CustomerItem, OwnCustomerItem, SubscriptionItem
 from karma.billing.repository.keys import (
     CUSTOMER_PREFIX,
@@ -125,7 +125,7 @@ class CustomerRepository:
         """Remove a link of a deleted account; that there was one is stored while the customer's events may come."""
         key, own = customer_key(customer_id), own_customer_key(user_id, customer_id)
         tx = Transaction()
-        actions = [CustomerItem.ending_of.remove(), CustomerItem.expires_at.set(int((at + KEEP).timestamp()))]
+        actions = [CustomerItem.ending_of.remove(), CustomerItem.expires_at.set(int((at + RETENTION).timestamp()))]
         tx.update(CustomerItem(key.pk, key.sk), actions, CustomerItem.ending_of == user_id)
         tx.delete(OwnCustomerItem(own.pk, own.sk))
         try:

@@ -45,13 +45,13 @@ from karma.core.dynamo.work import query_work
 from karma.core.ids import UserId
 from karma.identity.transactional import require_account
 
-KEEP = timedelta(days=60)
+RETENTION = timedelta(days=60)
 """Time for which a closed event is kept; Stripe repeats for three days and lists its own for thirty."""
-KEEP_UNLINKED = timedelta(days=400)
+RETENTION_UNLINKED = timedelta(days=400)
 """Time for which an unlinked or unnamed event is kept: a customer that nobody linked renews within it, with a new
 event."""
 _PAGE = 100
-_KEEP_NAMING = timedelta(days=1)
+_RETENTION_NAMING = timedelta(days=1)
 """Time for which the moment of naming a price is stored: far longer than an event is handled."""
 _WAITING = (EventState.UNLINKED.value, EventState.UNNAMED.value)
 """States of closed events that wait for an operator."""
@@ -92,7 +92,7 @@ class InboxRepository:
         """
         tx = Transaction()
         _require_unlinked(tx, customer_id)
-        actions = _closing(at=at, note=note, state=EventState.UNLINKED, keep=KEEP_UNLINKED)
+        actions = _closing(at=at, note=note, state=EventState.UNLINKED, keep=RETENTION_UNLINKED)
         actions.append(EventItem.gsi1sk.set(unlinked_sort_key(customer_id, at, event_id)))
         tx.update(blank_event(event_id), actions, open_condition())
         if not _committed(tx):
@@ -112,7 +112,7 @@ class InboxRepository:
         before = get(PayerItem, Key(*own), consistent=True)
         tx = Transaction()
         _require_unlinked(tx, customer_id)
-        expires_at = int((at + KEEP_UNLINKED).timestamp())
+        expires_at = int((at + RETENTION_UNLINKED).timestamp())
         noted = [PayerItem.event_id.set(event_id), PayerItem.expires_at.set(expires_at)]
         for object_id in object_ids:
             unchanged: Condition = NamingItem.pk.does_not_exist() | (NamingItem.named_at < iso(asked_at))
@@ -121,14 +121,14 @@ class InboxRepository:
             tx.upsert(PayerItem(key.pk, key.sk), noted)
         seen: Condition = PayerItem.event_id == before.event_id if before else PayerItem.pk.does_not_exist()
         tx.upsert(PayerItem(own.pk, own.sk), noted, seen)
-        actions = _closing(at=at, note=note, state=EventState.IGNORED, keep=KEEP_UNLINKED)
+        actions = _closing(at=at, note=note, state=EventState.IGNORED, keep=RETENTION_UNLINKED)
         actions.append(EventItem.gsi1sk.set(inbox_sort_key(at, event_id)))
         tx.update(blank_event(event_id), actions, open_condition())
         if not _committed(tx):
             return False
         if before is not None and before.event_id != event_id:
             shorter: list[Action] = [
-                EventItem.expires_at.set(int((at + KEEP).timestamp())),
+                EventItem.expires_at.set(int((at + RETENTION).timestamp())),
                 EventItem.note.set(_replaced_by(event_id)),
             ]
             _update_if(before.event_id, shorter, EventItem.state == EventState.IGNORED.value)
@@ -140,7 +140,7 @@ class InboxRepository:
         After a crash a repeat goes on from there.
         """
         key = naming_key(object_id)
-        expires_at = int((at + _KEEP_NAMING).timestamp())
+        expires_at = int((at + _RETENTION_NAMING).timestamp())
         named = [NamingItem.named_at.set(iso(at)), NamingItem.expires_at.set(expires_at)]
         tx = Transaction()
         tx.upsert(NamingItem(key.pk, key.sk), named)
@@ -171,7 +171,7 @@ class InboxRepository:
     def dismiss(self, event_id: str, *, at: datetime, note: str, entry: AuditEntry | None) -> bool:
         """Close an event that is open, or waits for an operator, as dismissed; return False if it does neither."""
         tx = Transaction()
-        actions = _closing(at=at, note=note, state=EventState.DISMISSED, keep=KEEP)
+        actions = _closing(at=at, note=note, state=EventState.DISMISSED, keep=RETENTION)
         actions.append(EventItem.gsi1sk.set(inbox_sort_key(at, event_id)))
         undecided: Condition = open_condition() | EventItem.state.is_in(*_WAITING)
         tx.update(blank_event(event_id), actions, undecided)
@@ -276,7 +276,7 @@ def close_in(
 
     `waits_of` is the customer for whose price's name it waits from now on; "": it has the state `state`.
     """
-    keep = KEEP_UNLINKED if waits_of else KEEP
+    keep = RETENTION_UNLINKED if waits_of else RETENTION
     actions = _closing(at=at, note=note, state=EventState.UNNAMED if waits_of else state, keep=keep)
     sort_key = unlinked_sort_key(waits_of, at, event_id) if waits_of else inbox_sort_key(at, event_id)
     actions.append(EventItem.gsi1sk.set(sort_key))
@@ -296,7 +296,7 @@ def close_earlier(event_id: str, customer_id: str, state: EventState, *, closed_
     earlier = BillingItem.gsi1sk.between(f"{customer_id}#", own)
     page = query(EventItem, inbox_partition(state), earlier, limit=_PAGE, index=BillingItem.gsi1)
     for replaced in (event_id_of(item.pk) for item in page.items if item.gsi1sk != own):
-        actions = _closing(at=closed_at, note=_replaced_by(event_id), state=EventState.IGNORED, keep=KEEP)
+        actions = _closing(at=closed_at, note=_replaced_by(event_id), state=EventState.IGNORED, keep=RETENTION)
         actions.append(EventItem.gsi1sk.set(inbox_sort_key(closed_at, replaced)))
         before: Condition = (EventItem.gsi1pk == inbox_partition(state)) & (EventItem.gsi1sk < own)
         _update_if(replaced, actions, before)

@@ -34,7 +34,7 @@ from karma.core.errors import AppError
 from karma.core.ids import UserId
 from karma.core.purge import PurgeAttempt
 
-_KEPT = timedelta(days=400)
+_RETENTION = timedelta(days=400)
 """Time for which a month's usage is kept, from the month's first day."""
 
 
@@ -160,7 +160,7 @@ def _item(change: Reservation | Adjustment) -> UsageItem:
 def _added(change: Reservation | Adjustment, amount: int) -> list[Action]:
     actions: list[Action] = [UsageItem.value.add(amount)]
     if change.period:
-        ends = datetime.fromisoformat(f"{change.period}-01T00:00:00+00:00") + _KEPT
+        ends = datetime.fromisoformat(f"{change.period}-01T00:00:00+00:00") + _RETENTION
         actions.append(UsageItem.expires_at.set(int(ends.timestamp())))
     return actions
 

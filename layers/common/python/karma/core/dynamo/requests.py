@@ -14,7 +14,7 @@ from karma.core.dynamo.access import get
 from karma.core.dynamo.items import Item, Key
 from karma.core.dynamo.transaction import Transaction
 from karma.core.errors import AlreadyExists, AppError
-from karma.core.requests import KEPT, IdempotencyKeyReused, RepeatableRequest
+from karma.core.requests import RETENTION, IdempotencyKeyReused, RepeatableRequest
 
 
 class RequestAttributes:
@@ -47,7 +47,7 @@ def note_request(
             kind.request_hash.set(request.request_hash),
             kind.created_at.set(asked_at),
             kind.updated_at.set(asked_at),
-            kind.expires_at.set(now + int(KEPT.total_seconds())),
+            kind.expires_at.set(now + int(RETENTION.total_seconds())),
         ],
         # An expired record may still exist: TTL deletes late.
         kind.pk.does_not_exist() | (kind.expires_at <= now),

@@ -11,7 +11,7 @@ from karma.core.ids import DeviceId
 from karma.devices.repository.items import HourItem, hour_key
 
 HOUR_S: Final = 3_600
-_KEPT_S: Final = 24 * 3_600
+_RETENTION_S: Final = 24 * 3_600
 """Seconds after the end of the hour for which the item is kept: the queue may deliver a message hours later."""
 
 
@@ -35,7 +35,7 @@ class HourRepository:
         """Add an amount to an hour's count; return False and add nothing when that would exceed `most`."""
         counted = getattr(HourItem, cost.value)
         item = HourItem(*hour_key(device_id, hour))
-        actions = [counted.add(amount), HourItem.expires_at.set((hour + 1) * HOUR_S + _KEPT_S)]
+        actions = [counted.add(amount), HourItem.expires_at.set((hour + 1) * HOUR_S + _RETENTION_S)]
         try:
             upsert(item, actions, counted.does_not_exist() | (counted <= most - amount))
         except ConditionFailed:

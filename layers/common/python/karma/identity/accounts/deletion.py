@@ -3,8 +3,7 @@
 request    one transaction replaces the account's item, its address and its count of owned objects by a tombstone.
            From here on nothing can be written for the account (transactional.require_account), and nobody can log in.
 cascade    each context removes its data of the account, in rounds of bounded time, until nothing is left. No progress
-is
-           stored: a round that dies is followed by another that finds less.
+           is stored: a round that dies is followed by another that finds less.
 settling   the last round comes `SETTLES_AFTER` the request, when nothing that ran at that moment runs any more.
 
 docs/adr/0014-account-deletion.md has the order of the steps, and why.

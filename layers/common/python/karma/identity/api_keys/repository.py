@@ -38,7 +38,7 @@ from karma.mail.transactional import add_mail
 
 _PAGE = 200
 """Keys read at once; more than an account has, except keys from before there was a limit."""
-_KEEP = timedelta(days=30)
+_RETENTION = timedelta(days=30)
 """Time for which an ended key stays in the list."""
 
 
@@ -155,7 +155,7 @@ class ApiKeyRepository:
             [
                 ApiKeyItem.revoked_at.set(iso(now)),
                 ApiKeyItem.updated_at.set(iso(now)),
-                ApiKeyItem.expires_at.set(deletion(now + _KEEP)),
+                ApiKeyItem.expires_at.set(deletion(now + _RETENTION)),
             ],
             ApiKeyItem.pk.exists() & ApiKeyItem.revoked_at.does_not_exist(),
         )
@@ -204,7 +204,7 @@ def _item(where: Key, key: ApiKey) -> ApiKeyItem:
         hash=key.hash,
         scopes=sorted(key.scopes),
         valid_until=iso(key.expires_at) if key.expires_at else None,
-        expires_at=deletion(key.expires_at + _KEEP) if key.expires_at else None,
+        expires_at=deletion(key.expires_at + _RETENTION) if key.expires_at else None,
         created_at=iso(key.created_at),
         updated_at=iso(key.created_at),
     )
