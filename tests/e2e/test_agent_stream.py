@@ -1,7 +1,6 @@
 """AG-UI from the model's tokens to the client: through the bootstrap, the Runtime API and a real HTTP server."""
 
 import asyncio
-import itertools
 import json
 import random
 import shutil
@@ -18,6 +17,7 @@ from karma_agent.client import AgentClient
 from karma_agent.errors import RunRefused
 from local.api_client import agent_events
 from local.deployment import Deployment
+from sdk.clients import generate
 from tests.support.agui import verify
 from tests.support.cutting import cutting
 from tests.support.lost_runs import screen
@@ -76,19 +76,28 @@ class TestStreaming:
         assert (refused.value.status, refused.value.code) == (401, "UNAUTHORIZED")
 
 
-class TestOurClient:
-    @pytest.mark.req("R-K-40")
-    def test_has_the_whole_answer_once_over_five_cuts(self, user: User, deployment: Deployment) -> None:
-        lasting = iter(random.choices(range(450, 800), k=5))
-        cuts: list[int] = []
+class Cuts:
+    """Five cuts, each after some of the answer; then connections last."""
 
-        def lasts() -> int | None:
-            cuts.extend(found := list(itertools.islice(lasting, 1)))
-            return found[0] if found else None
+    def __init__(self) -> None:
+        self._left = random.choices(range(450, 800), k=5)
+        self.made = 0
+
+    def lasts(self) -> int | None:
+        if not self._left:
+            return None
+        self.made += 1
+        return self._left.pop()
+
+
+class TestOurClients:
+    @pytest.mark.req("R-K-40")
+    def test_in_python_has_the_whole_answer_once_over_five_cuts(self, user: User, deployment: Deployment) -> None:
+        cuts = Cuts()
 
         async def ask() -> tuple[str, list[dict[str, Any]]]:
             async with (
-                cutting(deployment.addresses.stream_url, lasts) as url,
+                cutting(deployment.addresses.stream_url, cuts.lasts) as url,
                 AgentClient(url, token=user.token) as client,
             ):
                 stream = client.run(SMALL_TALK)
@@ -96,12 +105,31 @@ class TestOurClient:
 
         run_id, events = asyncio.run(ask())
 
-        assert len(cuts) == 5, cuts
         verify(events)
         stored = user.api.call("GET", f"/runs/{run_id}", messages="true")
         assert stored["run"]["status"] == "finished"
         assert [each["content"] for each in screen(events)] == [stored["messages"][-1]["content"]]
-        assert user.api.call("GET", "/runs")["total"] == 1, "a cut connection began another run"
+        assert (cuts.made, user.api.call("GET", "/runs")["total"]) == (5, 1), "a cut connection began another run"
+
+    @pytest.mark.req("R-K-40")
+    def test_in_node_has_the_whole_answer_once_over_five_cuts(
+        self, user: User, deployment: Deployment, tmp_path: Path
+    ) -> None:
+        cuts, package = Cuts(), generate.make_agent(tmp_path / "agent")
+        (package / "node_modules").symlink_to(generate.ROOT / "node_modules")
+
+        async def ask() -> dict[str, Any]:
+            async with cutting(deployment.addresses.stream_url, cuts.lasts) as url:
+                script = (Path(__file__).with_name("karma_agent.mjs"), package / "dist/index.js")
+                return await asyncio.to_thread(run_node, *script, url, user.token, SMALL_TALK)
+
+        heard = asyncio.run(ask())
+
+        assert (heard["errors"], heard["warnings"], heard["events"][-1]) == ([], [], "RUN_FINISHED")
+        (run,) = user.api.call("GET", "/runs")["runs"]
+        stored = user.api.call("GET", f"/runs/{run['id']}", messages="true")
+        assert heard["messages"][-1]["content"] == stored["messages"][-1]["content"]
+        assert cuts.made == 5
 
 
 class TestTools:
@@ -143,11 +171,15 @@ class TestTools:
 
 def run_stock_client(url: str, token: str, message: str) -> dict[str, Any]:
     """Run `@ag-ui/client` in Node.js; return what it heard and built."""
+    return run_node(CLIENT, url, token, message)
+
+
+def run_node(script: Path, *arguments: str | Path) -> dict[str, Any]:
+    """Run a script of Node.js; return the last line that it printed."""
     node = shutil.which("node")
     assert node is not None
-    done = subprocess.run(
-        [node, str(CLIENT), url, token, message], capture_output=True, text=True, timeout=2 * DEADLINE_S, check=False
-    )
+    command = [node, str(script), *map(str, arguments)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=2 * DEADLINE_S, check=False)
     assert done.returncode == 0, done.stderr
     heard: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     return heard

@@ -13,13 +13,10 @@ from typing import Any
 
 import pytest
 
-from karma.runs.events import frames
-from karma.runs.replay import read
 from karma_agent.continuity import Continuity
 from karma_agent.sse import MAX_FRAME_BYTES, FrameReader, FrameTooLarge
-from tests.fakes.runs import KeptFrames
-from tests.support.agui import verify
-from tests.support.lost_runs import KEY, THREAD, Life, World, begin, go_on, screen
+from tests.support.cut_runs import CutRun
+from tests.support.lost_runs import KEY
 
 HISTORIES = 40
 
@@ -36,11 +33,6 @@ def taken(continuity: Continuity, data: bytes, dice: random.Random) -> list[dict
     return [dict(event) for event in events]
 
 
-def replayed(world: World, after: int) -> bytes:
-    segments = read(world.store, KEY, after=after, limit=10**6, link=list)
-    return b"".join(frames(each.events, n=each.n) for each in segments)
-
-
 @pytest.mark.req("R-K-40")
 @pytest.mark.parametrize("nth", range(HISTORIES))
 def test_connections_that_are_cut_anywhere_are_one_stream(nth: int) -> None:
@@ -48,30 +40,13 @@ def test_connections_that_are_cut_anywhere_are_one_stream(nth: int) -> None:
     seed = int(os.environ.get("SEED") or random.SystemRandom().randrange(10**6))
     print(f"history {nth} of seed {seed}")  # noqa: T201  shown when it fails
     dice = random.Random(seed)
-    world, sink, continuity = World(), KeptFrames(), Continuity()
-    begin(world, Life(dice.randint(5, 60) if nth % 2 else None, after=dice.random() < 0.5), sink)
-    if world.store.run(KEY) is None:
-        return
-    cut = dice.randint(0, len(sink.data)) if nth % 4 else len(sink.data)
-    seen = taken(continuity, sink.data[:cut], dice)
-    if not world.log[-1].terminal:
-        go_on(world, Life(dice.randint(5, 60) if nth % 3 else None))
-    for _ in range(dice.randint(0, 4)):
+    continuity, seen = Continuity(), []
+    history = CutRun(dice)
+    while not continuity.is_over and (data := history.connection(continuity.position)) is not None:
+        seen += taken(continuity, data, dice)
         continuity.reconnect()
-        data = replayed(world, continuity.position)
-        seen += taken(continuity, data[: dice.randint(0, len(data))], dice)
-    while not world.log[-1].terminal:
-        go_on(world, Life(None))
-    if not continuity.is_over:
-        continuity.reconnect()
-        seen += taken(continuity, replayed(world, continuity.position), dice)
-
-    verify(seen)
-    assert continuity.is_over
-    thread = world.store.thread(THREAD)
-    shown = screen(seen)
-    assert [each["id"] for each in shown] == [each.id for each in thread.messages if each.role != "user"]
-    assert shown == screen(world.shown())
+    if history.world.store.run(KEY) is not None:
+        history.check(seen)
 
 
 def test_a_text_that_no_log_has_is_closed_before_anything_follows() -> None:

@@ -1,0 +1,155 @@
+import { Continuity, type Event } from "./continuity.js";
+import { FrameReader } from "./sse.js";
+
+/** Sends a request, as `fetch` does. */
+export type Send = (url: string, init: RequestInit) => Promise<Response>;
+
+export interface ReattachingOptions {
+  /** Sends each request; `fetch` where it is absent. A `Session` of @karma-cloud/client refreshes access tokens here. */
+  send?: Send;
+  /** Connections that may fail one after the other, without progress, before the stream fails; 10 where it is absent. */
+  patience?: number;
+  /** Milliseconds of silence after which a connection counts as cut; the server sends a comment every 10,000. */
+  silenceMs?: number;
+}
+
+const FIRST_PAUSE_MS = 250;
+const LONGEST_PAUSE_MS = 10_000;
+/** Statuses of requests that may be repeated: a run is named by its id, so that none is done twice. */
+const TRY_AGAIN = new Set([429, 502, 503, 504]);
+
+/**
+ * Makes a `fetch` for AG-UI clients whose answer goes on when its connection is cut.
+ *
+ * A POST whose JSON has a `runId` is answered by the events of that run to its end, over as many connections as it takes:
+ * behind the first the run's log is followed. Refusals of the first request are passed on as they are, and so is every
+ * other request.
+ */
+export function reattaching({ send = (url, init) => fetch(url, init), patience = 10, silenceMs = 30_000 }: ReattachingOptions = {}): Send {
+  return async (url, init) => {
+    const runId = runIdOf(init);
+    if (runId === undefined) return send(url, init);
+    const log = new URL(`/api/v1/runs/${encodeURIComponent(runId)}/events`, url);
+    const { "content-type": _, ...headers } = Object.fromEntries(new Headers(init.headers));
+    const follow = { headers: { ...headers, accept: "text/event-stream" }, signal: init.signal ?? null };
+    const run = new Run(patience, silenceMs, init.signal ?? undefined);
+
+    const first = await run.connect(() => send(url, init));
+    if (!first.ok) return first;
+    const events = run.events(first, (position) => {
+      log.searchParams.set("after", String(position));
+      return send(log.href, follow);
+    });
+    const encoder = new TextEncoder();
+    const body = new ReadableStream<Uint8Array>({
+      async pull(controller) {
+        const { value, done } = await events.next();
+        if (done) controller.close();
+        else controller.enqueue(encoder.encode(value.map((event) => `data: ${JSON.stringify(event)}\n\n`).join("")));
+      },
+      cancel: () => run.leave(),
+    });
+    return new Response(body, { status: 200, headers: { "content-type": "text/event-stream" } });
+  };
+}
+
+/** One run over its connections. */
+class Run {
+  readonly #continuity = new Continuity();
+  #failures = 0;
+  #reader: ReadableStreamDefaultReader<Uint8Array> | undefined;
+  #left = false;
+
+  constructor(
+    readonly patience: number,
+    readonly silenceMs: number,
+    readonly signal: AbortSignal | undefined,
+  ) {}
+
+  /** Yields the events to hand on, as they arrive: those of the first connection, and of the log behind a position. */
+  async *events(first: Response, open: (position: number) => Promise<Response>): AsyncGenerator<Event[], void> {
+    let connection = first;
+    for (;;) {
+      const before = this.#continuity.position;
+      yield* this.#read(connection);
+      if (this.#continuity.isOver) return;
+      await this.#pause(this.#continuity.position > before);
+      this.#continuity.reconnect();
+      connection = await this.connect(() => open(this.#continuity.position));
+      if (!connection.ok) throw new Error(`HTTP ${connection.status}: ${await connection.text()}`);
+    }
+  }
+
+  /** Opens a connection, again where it fails and may be repeated. */
+  async connect(open: () => Promise<Response>): Promise<Response> {
+    for (;;) {
+      let waitMs: number | undefined;
+      try {
+        const response = await open();
+        if (!TRY_AGAIN.has(response.status) || this.#failures >= this.patience) return response;
+        await response.body?.cancel();
+        const after = response.headers.get("retry-after") ?? "";
+        if (/^\d{1,4}$/.test(after)) waitMs = Number(after) * 1000;
+      } catch (error) {
+        if (this.signal?.aborted || this.#failures >= this.patience) throw error;
+      }
+      await this.#pause(false, waitMs);
+    }
+  }
+
+  /** Yields what one connection brings, until it ends or is cut. */
+  async *#read(response: Response): AsyncGenerator<Event[], void> {
+    if (response.body === null) return;
+    const frames = new FrameReader();
+    const reader = (this.#reader = response.body.getReader());
+    for (;;) {
+      const timer = setTimeout(() => void reader.cancel().catch(() => undefined), this.silenceMs);
+      let read;
+      try {
+        read = await reader.read();
+      } catch (error) {
+        if (this.signal?.aborted) throw error;
+        return;
+      } finally {
+        clearTimeout(timer);
+      }
+      if (read.done) return;
+      const events = frames.feed(read.value).flatMap(({ data, id }) =>
+        this.#continuity.take(
+          data === "" ? undefined : (JSON.parse(data) as Event),
+          id === undefined ? undefined : Number(id),
+        ),
+      );
+      if (events.length > 0) yield events;
+    }
+  }
+
+  /** Waits before the next connection: not at all after progress, else longer each time. */
+  async #pause(progressed: boolean, waitMs?: number): Promise<void> {
+    if (this.#left) throw new DOMException("The stream was cancelled", "AbortError");
+    this.signal?.throwIfAborted();
+    this.#failures = progressed ? 0 : this.#failures + 1;
+    if (this.#failures > this.patience) throw new TypeError("The run cannot be followed any more; it goes on");
+    // Random, so that clients that lost one server do not come back together.
+    const longest = Math.min(LONGEST_PAUSE_MS, FIRST_PAUSE_MS * 2 ** this.#failures);
+    const pause = progressed ? 0 : (waitMs ?? Math.random() * longest);
+    await new Promise((resolve) => setTimeout(resolve, pause));
+    this.signal?.throwIfAborted();
+  }
+
+  /** Ends the present connection, since nobody reads the stream any more. */
+  leave(): void {
+    this.#left = true;
+    void this.#reader?.cancel().catch(() => undefined);
+  }
+}
+
+function runIdOf(init: RequestInit): string | undefined {
+  if (init.method?.toUpperCase() !== "POST" || typeof init.body !== "string") return undefined;
+  try {
+    const { runId } = JSON.parse(init.body) as { runId?: unknown };
+    return typeof runId === "string" ? runId : undefined;
+  } catch {
+    return undefined;
+  }
+}
