@@ -36,6 +36,8 @@ _MAX_MAGNITUDE = 1e300
 _MAX_SAFE_INTEGER = 2**53
 _STAND_IN_BYTES = 32
 """Bytes of the boot name that stands in for the own one while no numbers can be reserved."""
+_MAX_SETTINGS = 16
+"""Settings of the clock whose confirmed samples are remembered apart."""
 _ENVELOPE_BYTES = len(b'{"boot":"","seq":18446744073709551615,"samples":[]}')
 
 
@@ -75,7 +77,8 @@ class Sample:
 
 def _set_by(ts: int, by: int, *, own: bool, now_ms: int) -> int:
     """Correct one time. One that the program gave stays unless it is impossible: it may come from a better clock."""
-    return max(0, ts + by) if own or not is_possible(ts, now_ms=now_ms) else ts
+    # Perhaps negative, by a clock that is set wrong: so that it is exact again when the clock is set back.
+    return ts + by if own or not is_possible(ts, now_ms=now_ms) else ts
 
 
 def encode_sample(
@@ -265,11 +268,15 @@ class TelemetryBuffer:
         self._max_bytes = max_bytes
         self._batches: OrderedDict[int, Batch] = OrderedDict()
         self._waiting: OrderedDict[int, None] = OrderedDict()
-        self._sent: set[int] = set()
+        self._sent: dict[int, int] = {}
+        """What was sent, and by how many ms the clock had been set then."""
         self._bytes = 0
-        self._published = 0
+        self._set_by = 0
+        """Ms by which the clock has been set since the start."""
+        self._published: dict[int, int] = {}
+        """Samples that the broker confirmed, by `_set_by` when they were sent."""
+        self._dropped_samples = 0
         self.dropped_batches = 0
-        self.dropped_samples = 0
 
     def __len__(self) -> int:
         return len(self._batches)
@@ -278,6 +285,19 @@ class TelemetryBuffer:
     def samples(self) -> int:
         """Return the number of samples in the buffer."""
         return sum(batch.samples for batch in self._batches.values())
+
+    @property
+    def dropped_samples(self) -> int:
+        """Return the samples that were dropped, and those that went out with times that the present clock rules out.
+
+        The service refuses the latter, but which of two clocks is right only the next setting shows: a clock that is
+        set wrong and back takes nothing from what was sent before.
+        """
+        return self._dropped_samples + sum(map(self._refused, self._published))
+
+    def _refused(self, set_by: int) -> int:
+        """Return the confirmed samples of one setting of the clock, if the present one rules their times out."""
+        return 0 if is_possible(set_by - self._set_by, now_ms=0) else self._published[set_by]
 
     @property
     def size_bytes(self) -> int:
@@ -297,19 +317,20 @@ class TelemetryBuffer:
         if not self._waiting:
             return None
         seq, _ = self._waiting.popitem(last=False)
-        self._sent.add(seq)
+        self._sent.setdefault(seq, self._set_by)
         return self._batches[seq]
 
     def confirm(self, seq: int) -> None:
         """Remove a message that the broker has confirmed."""
+        set_by = self._sent.get(seq, self._set_by)
         batch = self._remove(seq)
         if batch is not None:
-            self._published += batch.samples
+            self._published[set_by] = self._published.get(set_by, 0) + batch.samples
 
     def _remove(self, seq: int) -> Batch | None:
         batch = self._batches.pop(seq, None)
         self._waiting.pop(seq, None)
-        self._sent.discard(seq)
+        self._sent.pop(seq, None)
         if batch is not None:
             self._bytes -= len(batch.payload)
         return batch
@@ -326,17 +347,17 @@ class TelemetryBuffer:
     def set_by(self, by: int, *, now_ms: int) -> tuple[int, int]:
         """Correct times for a clock that was set by `by` ms; return the samples that have other times, and those lost.
 
-        What was never sent is written anew. What was sent keeps its bytes, since the service may have them: if the old
-        clock's times are impossible, the service has refused them or will, and they are dropped.
+        What was never sent is written anew. What was sent keeps its bytes, since the service may have them; it refuses
+        impossible times. The number lost is negative when a clock that was set wrong is set back.
         """
         lost = self.dropped_samples
-        if not is_possible(now_ms - by, now_ms=now_ms):
-            self.dropped_samples += self._published
-            for seq in sorted(self._sent):
-                self._drop(seq)
-        self._published = 0
+        self._set_by += by
+        while len(self._published) > _MAX_SETTINGS:
+            oldest = next(iter(self._published))
+            self._dropped_samples += self._refused(oldest)
+            del self._published[oldest]
         changed = 0
-        for seq in self._batches.keys() - self._sent:
+        for seq in self._batches.keys() - self._sent.keys():
             old = self._batches[seq]
             new = old.set_by(by, now_ms=now_ms)
             changed += new.samples if new.payload != old.payload else 0
@@ -350,4 +371,4 @@ class TelemetryBuffer:
         batch = self._batches[seq]
         self._remove(seq)
         self.dropped_batches += 1
-        self.dropped_samples += batch.samples
+        self._dropped_samples += batch.samples

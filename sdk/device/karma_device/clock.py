@@ -4,8 +4,9 @@ A device without a battery for its clock begins in 1970, or where it was switche
 recorded before is as wrong as its clock was; a clock that nobody sets tells by how much.
 """
 
+import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 MAX_AGE_MS = 29 * 24 * 3_600_000
 MAX_AHEAD_MS = 5 * 60_000
@@ -13,11 +14,30 @@ _STEP_MS = 60_000
 """Smallest difference that is a step: less is drift, or a clock that is being slewed."""
 
 
+def steady_clock(platform: str, clocks: Mapping[str, object]) -> int | None:
+    """Choose the system's clock that nobody sets and that goes on while the machine sleeps.
+
+    Waking would otherwise look as if the clock had been set by the length of the sleep. macOS has no CLOCK_BOOTTIME,
+    and Python's monotonic clock stops there in sleep; CLOCK_MONOTONIC_RAW does not, which on Linux stops.
+
+    Args:
+        platform: `sys.platform`.
+        clocks: the names of module `time`.
+
+    Returns:
+        The clock's id; None: the system has none, and Python's monotonic clock is the best.
+    """
+    wanted = "CLOCK_MONOTONIC_RAW" if platform in ("darwin", "ios") else "CLOCK_BOOTTIME"
+    found = clocks.get(wanted)
+    return found if isinstance(found, int) else None
+
+
+_CLOCK = steady_clock(sys.platform, vars(time))
+
+
 def steady_ms() -> int:
     """Return ms since the start of the machine, its sleep included where the system tells that."""
-    if hasattr(time, "CLOCK_BOOTTIME"):
-        return time.clock_gettime_ns(time.CLOCK_BOOTTIME) // 1_000_000
-    return time.monotonic_ns() // 1_000_000
+    return (time.monotonic_ns() if _CLOCK is None else time.clock_gettime_ns(_CLOCK)) // 1_000_000
 
 
 def is_possible(ts: int, *, now_ms: int) -> bool:

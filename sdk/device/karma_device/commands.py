@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from typing import TypeAlias
 
 from karma_device.errors import CommandFailed, InvalidParams
@@ -92,7 +93,8 @@ class CommandRunner:
     def start(self) -> None:
         """Answer or queue again the commands that the last process did not finish, then start the workers.
 
-        Those of another device, as whose the state file was written, are left out, and forgotten.
+        Those of another device, as whose the state file was written, are left out, and forgotten. One whose end cannot
+        be stored (a full disk, say) stays as it is, and is not answered: a later start settles it.
         """
         if self._device_id and (foreign := self._store.forget_others(self._device_id)):
             log.warning("command.foreign: %d unfinished of another device with this serial number are dropped", foreign)
@@ -106,8 +108,8 @@ class CommandRunner:
             if left.state is CommandState.STARTED:
                 log.warning("command.outcome_unknown: %s was running when the process ended", left.command.id)
                 unknown = "the device stopped while the command ran"
-                answer = Answer.refused(CommandStatus.FAILED, "OUTCOME_UNKNOWN", unknown)
-                self._finish(left.command, left.correlation, answer)
+                refused = partial(Answer.refused, CommandStatus.FAILED, "OUTCOME_UNKNOWN", unknown)
+                self._try_to_finish(left.command, left.correlation, refused)
             else:
                 self._waiting.put((left.command, left.correlation))
         for number in range(self._workers):
@@ -195,19 +197,21 @@ class CommandRunner:
         log.info("command.finished: %s, %s is %s", command.name, command.id, answer.status)
         self._send(Reply(command.id, payload, correlation, final=True))
 
+    def _try_to_finish(self, command: Command, correlation: bytes, run: Callable[[], Answer]) -> None:
+        try:
+            self._finish(command, correlation, run())
+        except Exception:
+            # Edge of a thread (a full disk, say). The row stays as it is; the next start settles it.
+            log.exception("command.not_recorded: the state file does not take the answer of %s", command.id)
+
     def _work(self) -> None:
         while (item := self._waiting.get()) is not None:
             command, correlation = item
             with self._lock:
                 self._running.add(command.id)
-            try:
-                self._finish(command, correlation, self._run(command))
-            except Exception:
-                # Edge of the worker thread (a full disk, say). The row stays as it is; the next start settles it.
-                log.exception("command.not_recorded: the state file does not take the answer of %s", command.id)
-            finally:
-                with self._lock:
-                    self._running.discard(command.id)
+            self._try_to_finish(command, correlation, partial(self._run, command))
+            with self._lock:
+                self._running.discard(command.id)
 
     def _run(self, command: Command) -> Answer:
         if (expired := self._expired(command)) is not None:

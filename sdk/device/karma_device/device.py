@@ -283,12 +283,12 @@ class Device:
             changed = self._batcher.set_by(by, now_ms=now_ms)
             written, lost = self._buffer.set_by(by, now_ms=now_ms)
             log.log(
-                logging.WARNING if lost else logging.INFO,
+                logging.WARNING if lost > 0 else logging.INFO,
                 "clock.set: by %+.1f s: %d samples have their times by the new one, %d were sent with impossible times"
                 " and are lost",
                 by / 1000,
                 changed + written,
-                lost,
+                max(0, lost),
             )
         return now_ms
 

@@ -1,6 +1,7 @@
 """Samples that are recorded while the device's clock is wrong get their true times once it is set."""
 
 import json
+import time
 from pathlib import Path
 
 import pytest
@@ -8,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from karma_device.batching import Batch, TelemetryBuffer
-from karma_device.clock import MAX_AGE_MS, MAX_AHEAD_MS
+from karma_device.clock import MAX_AGE_MS, MAX_AHEAD_MS, steady_clock, steady_ms
 from karma_device.config import DeviceConfig
 from karma_device.device import Device
 
@@ -42,6 +43,27 @@ def written(device: Device) -> list[int]:
     return [sample["ts"] for body in found for sample in body["samples"]]
 
 
+@pytest.mark.fault("F-12n")
+class TestSteadyClock:
+    @pytest.mark.parametrize(
+        ("platform", "clocks", "chosen"),
+        [
+            ("linux", {"CLOCK_BOOTTIME": 7, "CLOCK_MONOTONIC_RAW": 4, "CLOCK_MONOTONIC": 1}, 7),
+            ("android", {"CLOCK_BOOTTIME": 7, "CLOCK_MONOTONIC_RAW": 4, "CLOCK_MONOTONIC": 1}, 7),
+            ("darwin", {"CLOCK_MONOTONIC_RAW": 4, "CLOCK_MONOTONIC": 6, "CLOCK_UPTIME_RAW": 8}, 4),
+            ("freebsd14", {"CLOCK_MONOTONIC": 4, "CLOCK_UPTIME": 5}, None),
+            ("win32", {}, None),
+        ],
+    )
+    def test_goes_on_in_sleep(self, platform: str, clocks: dict[str, int], chosen: int | None) -> None:
+        assert steady_clock(platform, clocks) == chosen
+
+    def test_counts_milliseconds_of_this_machine(self) -> None:
+        before = time.monotonic_ns()
+        first, second = steady_ms(), steady_ms()
+        assert 0 <= second - first <= (time.monotonic_ns() - before) // 1_000_000 + 1
+
+
 @pytest.mark.fault("F-12l")
 class TestSetClock:
     @given(steps=st.lists(st.tuples(st.integers(0, 600_000), st.integers(0, 6), WRONG_BY), min_size=1, max_size=6))
@@ -65,6 +87,45 @@ class TestSetClock:
         assert written(device) == [*true, clocks.true]
         device.close()
 
+    @given(
+        steps=st.lists(
+            st.tuples(
+                st.sampled_from([0, 0, NOW, 40 * 86_400_000, -86_400_000, 61_000]), st.integers(0, 5), st.booleans()
+            ),
+            max_size=8,
+        )
+    )
+    @settings(max_examples=40)
+    def test_a_clock_that_is_set_wrong_and_back_costs_nothing_that_was_sent_before(
+        self, tmp_path_factory: pytest.TempPathFactory, steps: list[tuple[int, int, bool]]
+    ) -> None:
+        """Nothing is sent while the clock is wrong; what was is neither dropped nor counted, confirmed or not."""
+        clocks, true, sent = Clocks(), [], []
+        device = clocks.device(tmp_path_factory.mktemp("state"))
+        for wrong_by, samples, confirms in steps:
+            clocks.wrong_by = wrong_by
+            for _ in range(samples):
+                clocks.true += 1
+                device.record({"n": 1})
+                true.append(clocks.true)
+            if wrong_by == 0:
+                device.flush()
+                device._time()  # as before each message that is sent
+                while (batch := device._buffer.take()) is not None:
+                    sent.append(batch)
+                    if confirms:
+                        device._buffer.confirm(batch.seq)
+        clocks.wrong_by = 0
+        device.record({"n": 1})
+        true.append(clocks.true)
+        assert device.stats.dropped_samples == 0
+        kept = [json.loads(batch.payload) for batch in sent]
+        assert [sample["ts"] for body in kept for sample in body["samples"]] + written(device) == true
+        device._buffer.release_all()
+        again = {batch.seq: batch for batch in iter(device._buffer.take, None)}
+        assert all(again.get(batch.seq, batch) == batch for batch in sent), "sent again with the same bytes"
+        device.close()
+
     @pytest.mark.parametrize(
         ("wrong_by", "lost"), [(NOW, 5), (MAX_AGE_MS + 1, 5), (MAX_AGE_MS - 10, 0), (-MAX_AHEAD_MS - 1, 5), (0, 0)]
     )
@@ -84,10 +145,11 @@ class TestSetClock:
         device._buffer.release_all()
         clocks.wrong_by = 0
         device.record({"n": 2})
+        assert device.stats.dropped_samples == (4 if lost else 0)
+        assert ("4 were sent with impossible times" in caplog.text) == (lost > 0)
+        assert device._buffer.take() == waiting, "what was sent is sent again with the same bytes"
+        device._buffer.confirm(waiting.seq)
         assert device.stats.dropped_samples == lost
-        assert (f"{lost} were sent with impossible times" in caplog.text) == (lost > 0)
-        again = device._buffer.take()
-        assert again == (None if lost else waiting), "what was sent is sent again with the same bytes"
         device.close()
 
     def test_a_possible_time_that_the_program_gave_stays(self, tmp_path: Path) -> None:

@@ -225,6 +225,21 @@ class TestFullDisk:
         assert device.stats.state_failure is not None
         device.close()
 
+    def test_a_start_goes_on_and_settles_later_what_it_cannot_record(self, store: StateStore) -> None:
+        for name in ("a", "b"):
+            store.accept(command(name), b"")
+        store.start("a")
+        for full, told in ((True, []), (False, [("a", True)])):
+            sent: list[Reply] = []
+            runner = CommandRunner(
+                topics=Topics("T"), store=store, send=sent.append, clock_ms=lambda: 1, workers=0, max_waiting=1
+            )
+            with disk(full=full):
+                runner.start()
+            assert runner.stop(timeout_s=5)
+            assert [(reply.command_id, reply.final) for reply in sent] == told
+        assert [each.command.id for each in store.unfinished()] == ["b"]
+
     def test_a_delivery_that_cannot_be_kept_ends_no_connection(self, store: StateStore) -> None:
         store.accept(command("a"), b"")
         store.finish("a", b"{}")
