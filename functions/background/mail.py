@@ -8,12 +8,14 @@ from typing import TYPE_CHECKING, Any
 
 from karma.core.batch import Ids, each_message
 from karma.core.clock import SystemClock
+from karma.core.dynamo.buckets import DynamoBuckets
 from karma.core.dynamo.tables import bind_tables
 from karma.core.ids import is_id
 from karma.core.settings import FunctionSettings, load
 from karma.identity.accounts.correspondence import Correspondence
 from karma.identity.accounts.repository.one_time import OneTimeRepository
 from karma.identity.accounts.repository.users import UserRepository
+from karma.identity.limits import UnprovenMails
 from karma.integrations.ses import SesSender
 from karma.mail.repository import OutboxRepository
 from karma.mail.service import MailWorker
@@ -43,6 +45,7 @@ def services() -> MailWorker:
         outbox=OutboxRepository(),
         recipients=Correspondence(people=UserRepository(), tokens=OneTimeRepository()),
         sender=SesSender(sender=settings.mail_sender, configuration_set=settings.mail_configuration_set),
+        unproven=UnprovenMails(DynamoBuckets()),
         clock=SystemClock(),
         public_url=settings.public_url,
     )

@@ -15,6 +15,7 @@ from karma.identity.accounts.correspondence import Correspondence
 from karma.identity.accounts.one_time import OneTimeToken
 from karma.identity.accounts.service import AccountService
 from karma.identity.domain import Caller, Credential, User
+from karma.identity.limits import UnprovenMails
 from karma.identity.passwords.changes import PasswordService
 from karma.mail.domain import Letter, Mail
 from karma.mail.service import MailWorker, OutboxRelay
@@ -174,6 +175,7 @@ class AccountWorld:
             outbox=self.outbox,
             recipients=Correspondence(people=self.identities, tokens=self.identities),
             sender=self.sender,
+            unproven=UnprovenMails(self.buckets),
             clock=self.clock,
             public_url=PUBLIC_URL,
         )

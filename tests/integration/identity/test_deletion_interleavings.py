@@ -67,6 +67,7 @@ from karma.identity.accounts.repository.users import UserRepository
 from karma.identity.api_keys.repository import ApiKeyRepository
 from karma.identity.api_keys.service import ApiKeyService, NewApiKey
 from karma.identity.domain import Caller, Role
+from karma.identity.limits import UnprovenMails
 from karma.identity.sessions.authentication import Authenticator
 from karma.identity.sessions.logins import LoginThrottle
 from karma.identity.sessions.repository import SessionRepository
@@ -168,6 +169,7 @@ class World:
             outbox=OutboxRepository(),
             recipients=Correspondence(people=UserRepository(), tokens=OneTimeRepository()),
             sender=MemorySender(),
+            unproven=UnprovenMails(LocalBuckets()),
             clock=CLOCK,
             public_url="https://app.example.com",
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -13,6 +14,7 @@ from karma.core.ids import UserId, new_id
 from karma.identity.domain import Locale, ProfileChange, Role, User
 from karma.identity.limits import MAIL_UNPROVEN, REGISTRATIONS
 from karma.mail.domain import MailState
+from karma.mail.ports import MailUnavailable
 from tests.fakes.accounts import PASSWORD, AccountWorld, caller_of, token_in
 
 SOURCE = Source(address="203.0.113.7", request_id="r1")
@@ -332,10 +334,9 @@ class TestSignUp:
 
     @pytest.mark.fault("F-19b")
     def test_leaves_mails_out_when_all_networks_together_have_caused_a_day_s(self, world: AccountWorld) -> None:
-        for _ in range(MAIL_UNPROVEN.amount):
-            world.buckets.take(MAIL_UNPROVEN, "", now=world.clock.now())
         ada = world.verified()
         world.deliver()
+        self.empty(world)
         self.sign_up(world, "new@example.com")
         world.accounts.change_profile(
             caller_of(ada), ProfileChange(email="b@example.com", current_password=PASSWORD), source=SOURCE
@@ -344,6 +345,43 @@ class TestSignUp:
         world.clock.pass_(minutes=10)
         self.sign_up(world, "new2@example.com")
         assert [to for to, _ in world.deliver()] == ["new2@example.com"]
+
+    @pytest.mark.fault("F-19c")
+    def test_counts_each_mail_to_an_address_that_nobody_has_proven(self, world: AccountWorld) -> None:
+        """Whatever causes it: a registration, a second link, a reset, another registration of the address, a move."""
+        ada = world.verified()
+        eve = self.sign_up(world, "eve@example.com")
+        world.deliver()
+        self.empty(world)
+        causes: dict[str, Callable[[], object]] = {
+            "a registration": lambda: self.sign_up(world, "ida@example.com"),
+            "a second link": lambda: world.accounts.resend_verification(caller_of(eve)),
+            "a reset": lambda: world.password_changes.forgot(email="eve@example.com"),
+            "the same address": lambda: self.sign_up(world, "eve@example.com"),
+            "a move": lambda: world.accounts.change_profile(
+                caller_of(ada), ProfileChange(email="b@example.com", current_password=PASSWORD), source=SOURCE
+            ),
+        }
+        for cause, ask in causes.items():
+            ask()
+            assert {to for to, _ in world.deliver()} <= {"ada@example.com"}, cause
+        assert MailState.TOO_MANY in {mail.state for mail in world.outbox.mails.values()}
+        world.password_changes.forgot(email="ada@example.com")
+        assert [to for to, _ in world.deliver()] == ["ada@example.com"], "hers is proven"
+
+    def test_counts_no_mail_that_the_provider_did_not_take(self, world: AccountWorld) -> None:
+        self.empty(world, but=1)
+        self.sign_up(world, "new@example.com")
+        world.sender.broken = True
+        for _ in range(3):
+            with pytest.raises(MailUnavailable):
+                world.courier.deliver(world.queue.bodies[-1])
+        world.sender.broken = False
+        assert [to for to, _ in world.deliver()] == ["new@example.com"]
+
+    def empty(self, world: AccountWorld, *, but: int = 0) -> None:
+        for _ in range(MAIL_UNPROVEN.amount - but):
+            world.buckets.take(MAIL_UNPROVEN, "", now=world.clock.now())
 
     def test_mails_nothing_for_an_account_that_was_not_made_in_the_end(self, world: AccountWorld) -> None:
         user = self.sign_up(world)

@@ -21,7 +21,7 @@ WITH_LINK = {
 
 def addressed(kind: MailKind, locale: Locale = Locale.EN, name: str = "Ada") -> Addressed:
     token = "secret-token" if kind in WITH_LINK else None
-    return Addressed(kind=kind, to="ada@example.com", name=name, locale=locale.value, token=token)
+    return Addressed(kind=kind, to="ada@example.com", proven=True, name=name, locale=locale.value, token=token)
 
 
 @pytest.mark.parametrize("locale", list(Locale))

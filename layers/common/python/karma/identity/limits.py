@@ -91,8 +91,9 @@ MAIL_CHANGE_FIRST = Limit("mail_change_first", 1, timedelta(days=1))
 REGISTRATIONS = Limit("registrations", 50, timedelta(days=1))
 """Registrations from one network; each is a mail to an address that nobody has proven, and a free plan. Stored."""
 MAIL_UNPROVEN = Limit("mail_unproven", 10_000, timedelta(days=1))
-"""Mails to addresses that nobody has proven, of the whole deployment: beyond, they are left out, so that SES goes on
-sending the others, and an alarm says so. Stored."""
+"""Mails to addresses that nobody has proven, of the whole deployment and whatever their kind: beyond, they are left
+out, so that SES goes on sending the others, and an alarm says so. Counted as a mail is sent, when it is known whose
+address it goes to (karma.mail.service). Stored."""
 
 MAIL_PASSWORD = Limit("mail_password", 3, _HOUR)
 MAIL_API_KEY = Limit("mail_api_key", 10, _HOUR)
@@ -120,8 +121,6 @@ MAIL_LIMITS: Mapping[MailKind, Limit] = {
     MailKind.PROJECT_INVITATION: INVITATIONS,
 }
 """Limits of each kind of mail, by account or address: all accounts share the number that SES sends in a day."""
-
-_TO_UNPROVEN = frozenset({MailKind.VERIFY_EMAIL, MailKind.CONFIRM_NEW_EMAIL})
 
 OPEN_STREAMS = Pool("open_streams", 10, timedelta(minutes=15))
 """Limit of open streams of one account: each takes a process of the streaming function, whose number is limited for all
@@ -194,15 +193,25 @@ def unless_too_many(mail: Mail, key: str, *, buckets: Buckets, now: datetime) ->
     if not buckets.take(limit, key, now=now).allowed:
         count("MailDropped", limit=limit.name)
         return []
-    return unless_flooded(mail, buckets=buckets, now=now) if mail.kind in _TO_UNPROVEN else [mail]
+    return [mail]
 
 
-def unless_flooded(mail: Mail, *, buckets: Buckets, now: datetime) -> list[Mail]:
-    """Return a mail to an address that nobody has proven in a list; an empty one when the day's are sent."""
-    if buckets.take(MAIL_UNPROVEN, "", now=now).allowed:
-        return [mail]
-    count("UnprovenMailDropped")
-    return []
+class UnprovenMails:
+    """Counts mails to addresses that nobody has proven, of the whole deployment (`MAIL_UNPROVEN`)."""
+
+    def __init__(self, buckets: Buckets) -> None:
+        self._buckets = buckets
+
+    def take(self, *, now: datetime) -> bool:
+        """Count one mail that is about to be sent; False: the day's are sent."""
+        if self._buckets.take(MAIL_UNPROVEN, "", now=now).allowed:
+            return True
+        count("UnprovenMailDropped")
+        return False
+
+    def give_back(self, *, now: datetime) -> None:
+        """Count one mail less: the provider did not take it."""
+        self._buckets.give_back(MAIL_UNPROVEN, "", now=now)
 
 
 def refused(decision: Decision) -> RateLimited:

@@ -47,6 +47,8 @@ class MailState(StrEnum):
     REFUSED = "refused"
     """The provider accepts no mail for this address."""
     TOO_LATE = "too_late"
+    TOO_MANY = "too_many"
+    """As many mails as a day may have were sent to addresses that nobody has proven, as this one's is."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,6 +73,8 @@ class Addressed:
 
     kind: MailKind
     to: str
+    proven: bool
+    """True: the account has shown that it reads mail to this address."""
     name: str | None
     """Name for the greeting; None: the address is not verified, and the name may be somebody else's choice."""
     locale: str

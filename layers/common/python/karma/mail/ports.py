@@ -72,6 +72,18 @@ class Recipients(Protocol):
         ...
 
 
+class Unproven(Protocol):
+    """The number of mails that may go to addresses which nobody has proven."""
+
+    def take(self, *, now: datetime) -> bool:
+        """Count one mail; False: there may be no more now."""
+        ...
+
+    def give_back(self, *, now: datetime) -> None:
+        """Count one mail less."""
+        ...
+
+
 class Sender(Protocol):
     """A mail provider."""
 

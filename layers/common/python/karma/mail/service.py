@@ -10,7 +10,7 @@ from karma.core.errors import Upstream
 from karma.core.ids import is_id
 from karma.core.observability import count, logger
 from karma.mail.domain import DUE_AFTER, SEND_WITHIN, Mail, MailState
-from karma.mail.ports import MailRefused, Outbox, Queue, Recipients, Sender
+from karma.mail.ports import MailRefused, MailUnavailable, Outbox, Queue, Recipients, Sender, Unproven
 from karma.mail.texts import compose
 
 _SWEEP_LIMIT = 500
@@ -64,12 +64,24 @@ class MailWorker:
     """The mail worker: sends one mail at a time, at least once; a crash after sending sends it again."""
 
     def __init__(
-        self, *, outbox: Outbox, recipients: Recipients, sender: Sender, clock: Clock, public_url: str
+        self,
+        *,
+        outbox: Outbox,
+        recipients: Recipients,
+        sender: Sender,
+        unproven: Unproven,
+        clock: Clock,
+        public_url: str,
     ) -> None:
-        """Make a worker; `public_url` is the web application to which links lead, without a slash at its end."""
+        """Make a worker.
+
+        `unproven` limits mails to addresses that nobody has proven, of all kinds together; `public_url` is the web
+        application to which links lead, without a slash at its end.
+        """
         self._outbox = outbox
         self._recipients = recipients
         self._sender = sender
+        self._unproven = unproven
         self._clock = clock
         self._public_url = public_url
 
@@ -94,8 +106,14 @@ class MailWorker:
         addressed = self._recipients.address(mail, now=now)
         if addressed is None:
             return MailState.NOT_NEEDED
+        if not addressed.proven and not self._unproven.take(now=now):
+            return MailState.TOO_MANY
         try:
             self._sender.send(compose(addressed, public_url=self._public_url), to=addressed.to)
         except MailRefused:
             return MailState.REFUSED
+        except MailUnavailable:
+            if not addressed.proven:
+                self._unproven.give_back(now=now)
+            raise
         return MailState.SENT

@@ -62,7 +62,7 @@ class Correspondence:
     def _to_an_address(self, mail: Mail, to: str) -> Addressed:
         owner = self._people.find_by_email(to)
         if owner is None:
-            return Addressed(kind=mail.kind, to=to, name=None, locale=Locale.EN.value)
+            return Addressed(kind=mail.kind, to=to, proven=False, name=None, locale=Locale.EN.value)
         return _addressed(mail.kind, owner, to=to)
 
     def _to_the_owner(self, mail: Mail, address_hash: str, *, now: datetime) -> Addressed | None:
@@ -89,4 +89,5 @@ class Correspondence:
 
 def _addressed(kind: MailKind, user: User, *, to: str, token: str | None = None) -> Addressed:
     proven = user.email_verified and to == user.email
-    return Addressed(kind=kind, to=to, name=user.name if proven else None, locale=user.locale.value, token=token)
+    name = user.name if proven else None
+    return Addressed(kind=kind, to=to, proven=proven, name=name, locale=user.locale.value, token=token)

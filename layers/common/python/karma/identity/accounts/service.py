@@ -23,7 +23,6 @@ from karma.identity.limits import (
     MAIL_VERIFY,
     REGISTRATIONS,
     refused,
-    unless_flooded,
     unless_too_many,
 )
 from karma.identity.passwords.hashes import Passwords
@@ -290,7 +289,7 @@ class AccountService:
         mail = Mail(kind=MailKind.CONFIRM_NEW_EMAIL, user_id=user_id, to=email, created_at=now)
         address_hash = emails.digest(email)
         if self._buckets.take(MAIL_CHANGE_FIRST, f"{user_id} {address_hash}", now=now).allowed:
-            return unless_flooded(mail, buckets=self._buckets, now=now)
+            return [mail]
         return unless_too_many(mail, address_hash, buckets=self._buckets, now=now)
 
     def _count_registration(self, source: Source, now: datetime) -> None:
