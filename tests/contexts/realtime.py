@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import timedelta
 from functools import cached_property
 
 import pytest
 
+from karma.core.clock import epoch_ms
+from karma.core.dynamo.access import update
 from karma.core.errors import NotFound, Unauthenticated
-from karma.realtime.domain import CONNECTION_TTL, Channel, Connection, Ticket
-from karma.realtime.repository import RealtimeRepository
+from karma.realtime.domain import CONNECTION_TTL, MAX_OPEN, Channel, Connection, Ticket, TooManyConnections
+from karma.realtime.repository import OpenConnections, RealtimeRepository, open_key
 from karma.realtime.service import ConnectionService
 from tests.fakes.devices import FakeClock
 from tests.fakes.realtime import MemoryRealtime
@@ -66,7 +69,7 @@ SCENARIOS = Scenarios[RealtimeRows](
         ),
         "RealtimeRepository.get_connection": made(lambda r: r.connection, lambda r, c: r.realtime.get_connection(c.id)),
         "RealtimeRepository.connections_of": made(
-            lambda r: r.connection, lambda r, c: r.realtime.connections_of(c.user_id, limit=10)
+            lambda r: r.connection, lambda r, c: r.realtime.connections_of(c.user_id)
         ),
         "RealtimeRepository.is_open": made(lambda r: r.connection, lambda r, c: r.realtime.is_open(c, now=NOW)),
         "RealtimeRepository.channels": made(lambda r: r.connection, lambda r, c: r.realtime.channels(c.id)),
@@ -104,6 +107,25 @@ def _connection_over(rows: RealtimeRows) -> None:
         ConnectionService(store=rows.realtime, clock=FakeClock(end)).subscribe(rows.connection.id, channel.name)
 
 
+def _entries_over(rows: RealtimeRows) -> None:
+    """Whose `$disconnect` never came counts for as long as a connection lives."""
+    first = rows.connection
+    entries = {f"{epoch_ms(NOW):013d}#c{number}" for number in range(MAX_OPEN - 1)}
+    update(OpenConnections(*open_key(first.user_id)), [OpenConnections.open_ids.add(entries)])
+    again = replace(rows.ticket, hash=f"again-{rows.id}")
+    rows.realtime.put_ticket(again, now=NOW)
+    end = NOW + CONNECTION_TTL
+    with pytest.raises(TooManyConnections):
+        rows.realtime.connect(again, replace(first, id="late", connected_at=end))
+    assert rows.realtime.connect(again, replace(first, id="late", connected_at=end + timedelta(milliseconds=1)))
+
+
 EXPIRES = Checks[RealtimeRows](
-    RealtimeRows, {"ticket": _ticket_over, "connection": _connection_over, "channel_subscription": _connection_over}
+    RealtimeRows,
+    {
+        "ticket": _ticket_over,
+        "connection": _connection_over,
+        "channel_subscription": _connection_over,
+        "open_connections": _entries_over,
+    },
 )

@@ -8,7 +8,7 @@ from datetime import datetime
 from karma.core.errors import NotFound, Unauthenticated
 from karma.core.ids import UserId
 from karma.identity.transactional import AccountGone
-from karma.realtime.domain import Channel, Connection, Ticket
+from karma.realtime.domain import CONNECTION_TTL, MAX_OPEN, Channel, Connection, Ticket, TooManyConnections
 
 
 @dataclass
@@ -22,6 +22,7 @@ class MemoryRealtime:
     gone: set[UserId] = field(default_factory=set)
     """Accounts that are deleted."""
 
+    most_open: int = MAX_OPEN
     over: set[str | None] = field(default_factory=set)
     """Sessions and API keys that have ended, by their ids."""
 
@@ -41,16 +42,23 @@ class MemoryRealtime:
 
     def connect(self, ticket: Ticket, connection: Connection) -> bool:
         self._require(connection)
-        if self.used_by.setdefault(ticket.hash, connection.id) != connection.id:
+        if self.used_by.get(ticket.hash, connection.id) != connection.id:
             return False
+        if connection.id not in self.connections and self._open(connection) >= self.most_open:
+            raise TooManyConnections
+        self.used_by[ticket.hash] = connection.id
         self.connections[connection.id] = connection
         return True
+
+    def _open(self, new: Connection) -> int:
+        others = self.connections_of(new.user_id)
+        return sum(new.connected_at - each.connected_at <= CONNECTION_TTL for each in others)
 
     def get_connection(self, connection_id: str) -> Connection | None:
         return self.connections.get(connection_id)
 
-    def connections_of(self, user_id: UserId, *, limit: int) -> list[Connection]:
-        return [each for each in self.connections.values() if each.user_id == user_id][:limit]
+    def connections_of(self, user_id: UserId, *, page: int = 100) -> list[Connection]:
+        return [each for each in self.connections.values() if each.user_id == user_id]
 
     def is_open(self, connection: Connection, *, now: datetime) -> bool:
         try:

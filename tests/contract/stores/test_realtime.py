@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from karma.core.ids import UserId, new_id
-from karma.realtime.domain import Channel, Connection, Ticket
+from karma.realtime.domain import CONNECTION_TTL, Channel, Connection, Ticket, TooManyConnections
 from karma.realtime.repository import RealtimeRepository
 from karma.realtime.service import Tickets
 from tests.fakes.realtime import MemoryRealtime
@@ -18,14 +18,15 @@ from tests.support.stores import Store
 NOW = datetime(2026, 11, 21, 12, tzinfo=UTC)
 LATER = NOW + timedelta(minutes=5)
 LISTENER = UserId(new_id())
+MOST = 5
 
 
 @pytest.fixture
 def tickets(store: Store) -> Tickets:
     if store.in_memory:
-        return MemoryRealtime()
+        return MemoryRealtime(most_open=MOST)
     open_account(LISTENER)
-    return RealtimeRepository()
+    return RealtimeRepository(most_open=MOST)
 
 
 class TestTheWebSocket:
@@ -43,9 +44,33 @@ class TestTheWebSocket:
     def test_remembers_who_is_connected(self, tickets: Tickets, connection: Connection) -> None:
         assert tickets.get_connection("c1=") == connection
         assert tickets.get_connection("c2=") is None
-        assert tickets.connections_of(LISTENER, limit=10) == [connection]
-        assert tickets.connections_of(UserId(new_id()), limit=10) == []
+        assert tickets.connections_of(LISTENER) == [connection]
+        assert tickets.connections_of(UserId(new_id())) == []
         assert tickets.get_ticket("unknown") is None
+
+    @pytest.mark.fault("F-22c")
+    def test_lists_all_connections_of_an_account(self, tickets: Tickets, connection: Connection) -> None:
+        others = [replace(connection, id=f"d{number}=") for number in range(4)]
+        for each in others:
+            assert _connect(tickets, each)
+        found = tickets.connections_of(LISTENER, page=2)
+        assert sorted(found, key=lambda each: each.id) == [connection, *others]
+
+    @pytest.mark.fault("F-22c")
+    def test_has_a_bound_for_each_account(self, tickets: Tickets, connection: Connection) -> None:
+        for each in [connection, *(replace(connection, id=f"d{number}=") for number in range(MOST - 1))]:
+            assert _connect(tickets, each), "a repeat takes no other place"
+        with pytest.raises(TooManyConnections) as refused:
+            _connect(tickets, replace(connection, id="e="))
+        assert refused.value.status == 429
+        assert tickets.get_connection("e=") is None
+        for _ in range(2):
+            tickets.disconnect("d0=")
+        assert _connect(tickets, replace(connection, id="e=")), "the refused ticket is still good"
+        with pytest.raises(TooManyConnections):
+            _connect(tickets, replace(connection, id="f="))
+        later = replace(connection, id="f=", connected_at=NOW + CONNECTION_TTL + timedelta(milliseconds=1))
+        assert _connect(tickets, later), "connections whose end nobody told count as long as they may live"
 
     def test_is_open_while_its_account_is_there(self, tickets: Tickets, connection: Connection) -> None:
         assert tickets.is_open(connection, now=NOW)
@@ -65,6 +90,13 @@ class TestTheWebSocket:
             tickets.disconnect("c1=")
         assert tickets.get_connection("c1=") is None
         assert _named(tickets) == set()
+
+
+def _connect(tickets: Tickets, connection: Connection) -> bool:
+    ticket = Ticket(hash=connection.id * 20, user_id=connection.user_id, expires_at=LATER)
+    if connection.id != "c1=" and tickets.get_ticket(ticket.hash) is None:
+        tickets.put_ticket(ticket, now=NOW)
+    return tickets.connect(replace(ticket, hash="t" * 64) if connection.id == "c1=" else ticket, connection)
 
 
 def _named(tickets: Tickets) -> set[str]:

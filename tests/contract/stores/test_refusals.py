@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 
 from karma.core.errors import AppError
+from karma.realtime.domain import MAX_OPEN
 from tests.support import contexts
 from tests.support.stores import Database, Engine
 from tests.support.wire import Params, Wire, Write, error, on
@@ -38,6 +39,7 @@ FOREIGN: dict[str, Any] = (
         for name in ("version", "revision", "expires_at", "project", "avatar", "full_at_ms", "entries", "made")
     }
     | {"type": {"S": "email_guard"}}
+    | {"open_ids": {"SS": [f"9999999999999#{each}" for each in range(MAX_OPEN)]}}
     | {f"place_{each}": {"S": "9999999999999#somebody else's"} for each in range(2)}
 )
 """Attribute values that satisfy no condition on an own item."""

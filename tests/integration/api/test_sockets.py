@@ -36,7 +36,10 @@ class Gateway:
             def log_message(self, *_: object) -> None:
                 return
 
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        class Server(ThreadingHTTPServer):
+            request_queue_size = 64
+
+        self.server = Server(("127.0.0.1", 0), Handler)
 
 
 @pytest.fixture
@@ -103,6 +106,26 @@ def test_each_end_closes_what_it_ended_and_nothing_else(api: Api, gateway: Gatew
     answer = fourth.call("POST", "/api/v1/auth/change-password", body)
     assert answer.status == 200, answer.text
     assert closed() == ["fourth"]
+
+
+@pytest.mark.fault("F-22c")
+def test_logging_out_everywhere_closes_every_socket(api: Api, gateway: Gateway, stack: Stack) -> None:
+    email = api.register(verified=True)["email"]
+    caller = api.as_(authorization="Bearer " + api.log_in(email)["access_token"])
+    open_socket(caller, "c000")
+    dynamodb, table = stack.aws("dynamodb"), stack.environment("api")["REALTIME_TABLE"]
+    [item] = dynamodb.query(
+        TableName=table,
+        KeyConditionExpression="pk = :pk",
+        ExpressionAttributeValues={":pk": {"S": "CONN#c000"}},
+    )["Items"]
+    names = [f"c{number:03}" for number in range(120)]
+    copies = [{**item, "pk": {"S": f"CONN#{name}"}, "gsi1sk": {"S": f"CONN#{name}"}} for name in names]
+    for at in range(0, len(copies), 20):
+        puts = [{"PutRequest": {"Item": copy}} for copy in copies[at : at + 20]]
+        assert not dynamodb.batch_write_item(RequestItems={table: puts})["UnprocessedItems"]
+    assert caller.call("POST", "/api/v1/auth/logout-all").status == 204
+    assert sorted(gateway.asked) == [f"/live/@connections/{name}" for name in names]
 
 
 @pytest.mark.parametrize("status", [410, 403, 500])

@@ -2,14 +2,18 @@ from __future__ import annotations
 
 import copy
 import json
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from karma.core.dynamo.access import upsert
 from karma.core.ids import UserId, new_id
 from karma.identity.domain import Caller, Role
+from karma.realtime.domain import MAX_OPEN
+from karma.realtime.repository import OpenConnections, open_key
 from tests.support.accounts import open_account
 from tests.support.crash import CrashTest
 from tests.support.stack import Context, Stack
@@ -93,6 +97,20 @@ class TestConnecting:
         assert socket.send(socket.event("$connect"))["statusCode"] == 401
         assert socket.items() == []
 
+    @pytest.mark.fault("F-22c")
+    def test_is_refused_to_an_account_that_has_enough(self, socket: Socket) -> None:
+        ticket = socket.ticket()
+        now_ms = int(time.time() * 1000)
+        entries = {f"{now_ms:013d}#c{number}" for number in range(MAX_OPEN)}
+        upsert(OpenConnections(*open_key(CALLER.user_id)), [OpenConnections.open_ids.add(entries)])
+        assert socket.connect(ticket) == 429
+        upsert(OpenConnections(*open_key(CALLER.user_id)), [OpenConnections.open_ids.delete({f"{now_ms:013d}#c0"})])
+        assert [socket.connect(ticket), socket.connect(ticket), socket.connect(socket.ticket(), "c2=")] == [
+            200,
+            200,
+            429,
+        ]
+
     def test_stores_no_ticket(self, socket: Socket) -> None:
         ticket = socket.ticket()
         socket.connect(ticket)
@@ -141,7 +159,8 @@ class TestMessages:
         name = f"device:{new_id()}"
         socket.ask({"action": "subscribe", "channel": name})
         assert socket.send(socket.event("$disconnect"))["statusCode"] == 200
-        assert {item["type"]["S"] for item in socket.items()} == {"ticket"}
+        assert {item["type"]["S"] for item in socket.items()} == {"ticket", "open_connections"}
+        assert not any("open_ids" in item for item in socket.items())
         assert socket.ask({"action": "subscribe", "channel": name})["code"] == "NOT_FOUND"
         assert socket.send(socket.event("$disconnect"))["statusCode"] == 200
 
@@ -184,8 +203,10 @@ class TestACrash:
 
 
 def _steady(item: dict[str, Any]) -> dict[str, Any]:
-    """Return an item without the parts of tickets, which are random in each run."""
+    """Return an item without what differs in each run: the random parts of tickets, and moments."""
     kept = {name: value for name, value in item.items() if name not in {"expires_at", "valid_until"}}
     if kept["type"] == "ticket":
         kept["pk"] = kept["gsi1sk"] = "TICKET"
+    if kept.get("open_ids"):
+        kept["open_ids"] = {entry.partition("#")[2] for entry in kept["open_ids"]}
     return kept

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from dataclasses import replace
 
 import pytest
@@ -197,10 +198,17 @@ class FakeSockets:
     def __init__(self) -> None:
         self.closed: list[str] = []
         self.failure: Exception | None = None
+        self.broken: set[str] = set()
+        self.together: threading.Barrier | None = None
+        """Meets each ten closings that come at once; those that come alone fail."""
 
     def close(self, connection_id: str) -> None:
         if self.failure is not None:
             raise self.failure
+        if connection_id in self.broken:
+            raise SocketsUnavailable("down")
+        if self.together is not None:
+            self.together.wait(timeout=5)
         self.closed.append(connection_id)
 
 
@@ -232,14 +240,14 @@ class TestSocketsOfSessionsThatAreOver:
     ) -> None:
         world.store.over.update(over)
         closer.close_ended(world.caller.user_id)
-        assert sockets.closed == closed
+        assert sorted(sockets.closed) == closed
 
     def test_all_are_closed_when_the_account_is_gone(
         self, world: World, closer: SocketCloser, sockets: FakeSockets
     ) -> None:
         world.store.gone.add(world.caller.user_id)
         closer.close_ended(world.caller.user_id)
-        assert sockets.closed == ["laptop", "phone", "script"]
+        assert sorted(sockets.closed) == ["laptop", "phone", "script"]
 
     def test_another_account_is_left_alone(self, world: World, closer: SocketCloser, sockets: FakeSockets) -> None:
         world.store.over.add("s1")
@@ -255,11 +263,21 @@ class TestSocketsOfSessionsThatAreOver:
         closer.close_ended(world.caller.user_id)
         assert sockets.closed == []
 
-    def test_no_more_are_looked_at_than_a_log_out_may_wait_for(
+    @pytest.mark.fault("F-22c")
+    def test_all_are_closed_however_many_and_whatever_fails(
         self, world: World, closer: SocketCloser, sockets: FakeSockets
     ) -> None:
-        connection = world.store.connections["laptop"]
-        world.store.connections = {f"c{n}": replace(connection, id=f"c{n}") for n in range(60)}
-        world.store.over.add("s1")
+        """Several at once, and each that fails alone, the first one too."""
+        laptop, phone = world.store.connections["laptop"], world.store.connections["phone"]
+        world.store.connections = {f"c{n}": replace(laptop if n % 3 else phone, id=f"c{n}") for n in range(1, 121)}
+        sockets.together = threading.Barrier(10)
+        sockets.broken = {"c1", *(f"c{n}" for n in range(10, 100, 10))}
+        world.store.over.update({"s1", "s2"})
         closer.close_ended(world.caller.user_id)
-        assert len(sockets.closed) == 50
+        assert sorted(sockets.closed) == sorted({*world.store.connections} - sockets.broken)
+
+    def test_no_log_out_waits_for_long(self, world: World, sockets: FakeSockets, closer: SocketCloser) -> None:
+        world.store.over.add("s1")
+        closer = SocketCloser(store=world.store, sockets=sockets, clock=world.clock, closing_s=-1)
+        closer.close_ended(world.caller.user_id)
+        assert sockets.closed == []

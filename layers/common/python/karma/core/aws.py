@@ -37,7 +37,12 @@ _S3 = _CONFIG.merge(
 )
 # Called after the work is done, while the caller waits: one try; a closed socket that this misses is found at the next
 # message.
-_SOCKETS = Config(connect_timeout=1, read_timeout=2, retries={"total_max_attempts": 1, "mode": "standard"})
+_SOCKETS = Config(
+    connect_timeout=1,
+    read_timeout=2,
+    retries={"total_max_attempts": 1, "mode": "standard"},
+    max_pool_connections=16,  # as many as karma.realtime closes at once
+)
 _CONFIGS = {"dynamodb": _DYNAMODB, "s3": _S3, "apigatewaymanagementapi": _SOCKETS}
 
 _session: botocore.session.Session | None = None

@@ -6,14 +6,32 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Literal, get_args
 
+from karma.core.errors import RateLimited
 from karma.core.ids import UserId, is_id
 from karma.identity.domain import Credential
 
 TICKET_TTL = timedelta(seconds=60)
 CONNECTION_TTL = timedelta(hours=3)
 """Life of a connection's item: API Gateway ends a connection after two hours; the rest is a reserve."""
+MAX_OPEN = 200
+"""Connections that an account has open at the most, whatever its plan: each is kept by the gateway for up to two hours,
+and closed one by one when their sessions end."""
 MAX_CHANNELS = 50
 """Channels of one connection at the most."""
+
+
+_RETRY_S = 60
+
+
+class TooManyConnections(RateLimited):
+    """The account has as many connections open as it may."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            f"An account has at most {MAX_OPEN} connections open; close one, or wait until one ends",
+            retry_after_s=_RETRY_S,
+            limit="open_connections",
+        )
 
 
 @dataclass(frozen=True, kw_only=True)

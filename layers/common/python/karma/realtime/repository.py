@@ -6,8 +6,12 @@
 | connection | CONN#<connection id> | META |
 | subscription, by connection | CONN#<connection id> | SUB#<channel> |
 | subscription, by channel | CHANNEL#<owner>#<channel> | CONN#<connection id> |
+| open connections of an account | USER#<user id> | OPEN |
 
-Tickets and connections are in gsi1 under USER#<user id>.
+Tickets, connections and the item of open ones are in gsi1 under USER#<user id>. The latter has a set of
+`<moment of the connection, 13 digits of ms>#<connection id>`: an entry is put in by the transaction that stores the
+connection, and bounds their number; a repeat of either end changes nothing. An entry whose `$disconnect` never came is
+taken out when the set is full and the connection's time is over.
 """
 
 from __future__ import annotations
@@ -15,10 +19,11 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Any
 
-from pynamodb.attributes import UnicodeAttribute
+from pynamodb.attributes import UnicodeAttribute, UnicodeSetAttribute
+from pynamodb.expressions.condition import size
 
 from karma.core.clock import epoch_ms, iso, parse_iso
-from karma.core.dynamo.access import delete, get, query
+from karma.core.dynamo.access import delete, get, query, update
 from karma.core.dynamo.failures import ConditionFailed
 from karma.core.dynamo.items import Item, Key, TableMeta
 from karma.core.dynamo.partitions import delete_keys, pages
@@ -28,10 +33,19 @@ from karma.core.ids import ApiKeyId, UserId
 from karma.core.purge import PurgeAttempt
 from karma.identity.domain import Credential
 from karma.identity.transactional import AccountGone, require_account, require_credential
-from karma.realtime.domain import CONNECTION_TTL, MAX_CHANNELS, Channel, Connection, Ticket
+from karma.realtime.domain import (
+    CONNECTION_TTL,
+    MAX_CHANNELS,
+    MAX_OPEN,
+    Channel,
+    Connection,
+    Ticket,
+    TooManyConnections,
+)
 
 _CONNECTION = "CONN#"
 _SUBSCRIPTION = "SUB#"
+_PAGE = 100
 
 
 class RealtimeItem(Item):
@@ -71,6 +85,17 @@ class ChannelSubscriptionItem(RealtimeItem, discriminator="channel_subscription"
     channel = UnicodeAttribute()
 
 
+class OpenConnections(RealtimeItem, discriminator="open_connections"):
+    """The connections of an account that may be open."""
+
+    open_ids = UnicodeSetAttribute(null=True)
+
+
+def open_key(user_id: UserId) -> Key:
+    """Return the key of an account's open connections."""
+    return Key(_user_pk(user_id), "OPEN")
+
+
 def ticket_key(ticket_hash: str) -> Key:
     """Return the key of a ticket."""
     return Key(f"TICKET#{ticket_hash}", "TICKET")
@@ -86,6 +111,10 @@ class RealtimeRepository:
 
     name = "realtime"
     """Name of its step in the deletion of an account."""
+
+    def __init__(self, *, most_open: int = MAX_OPEN) -> None:
+        """Make a store that keeps up to `most_open` connections of an account."""
+        self._most_open = most_open
 
     def put_ticket(self, ticket: Ticket, *, now: datetime) -> None:
         """Store a ticket.
@@ -131,7 +160,25 @@ class RealtimeRepository:
         Raises:
             Unauthenticated: the session or API key that asked for the ticket has ended.
             AccountGone: the user's account is deleted.
+            TooManyConnections: the account has `MAX_OPEN` connections; the ticket is not used.
         """
+        try:
+            return self._connect(ticket, connection)
+        except TooManyConnections:
+            if not self._forget_over(connection.user_id, now=connection.connected_at):
+                raise
+        return self._connect(ticket, connection)
+
+    def _forget_over(self, user_id: UserId, *, now: datetime) -> bool:
+        """Take out the entries of connections whose time is over; False: there are none."""
+        found = get(OpenConnections, open_key(user_id), consistent=True)
+        before = f"{epoch_ms(now - CONNECTION_TTL):013d}"
+        over = {entry for entry in (found.open_ids or () if found else ()) if entry < before}
+        if over:
+            update(OpenConnections(*open_key(user_id)), [OpenConnections.open_ids.delete(over)])
+        return bool(over)
+
+    def _connect(self, ticket: Ticket, connection: Connection) -> bool:
         now = iso(connection.connected_at)
         tx = Transaction()
         _require_open(tx, connection.user_id, connection.credential, connection.connected_at)
@@ -151,6 +198,19 @@ class RealtimeRepository:
             gsi1sk=f"CONN#{connection.id}",
         )
         tx.put(item)
+        entries = OpenConnections.open_ids
+        tx.upsert(
+            OpenConnections(*open_key(connection.user_id)),
+            [
+                entries.add({_entry(connection)}),
+                OpenConnections.updated_at.set(now),
+                OpenConnections.expires_at.set(_deletion(connection.connected_at)),
+                OpenConnections.gsi1pk.set(_user_pk(connection.user_id)),
+                OpenConnections.gsi1sk.set("OPEN"),
+            ],
+            entries.does_not_exist() | (size(entries) < self._most_open),
+            on_fail=TooManyConnections(),
+        )
         try:
             tx.commit()
         except ConditionFailed:
@@ -166,16 +226,23 @@ class RealtimeRepository:
             return None
         return _connection(item)
 
-    def connections_of(self, user_id: UserId, *, limit: int) -> list[Connection]:
-        """List a user's connections; one that was opened within the last second may be missing."""
-        page = query(
-            RealtimeItem,
-            _user_pk(user_id),
-            RealtimeItem.gsi1sk.startswith(_CONNECTION),
-            limit=limit,
-            index=RealtimeItem.gsi1,
-        )
-        return [_connection(item) for item in page.items if isinstance(item, ConnectionItem)]
+    def connections_of(self, user_id: UserId, *, page: int = _PAGE) -> list[Connection]:
+        """List all of a user's connections, `page` a call; one of the last second may be missing."""
+        found: list[Connection] = []
+        start: dict[str, str] | None = None
+        while True:
+            part = query(
+                RealtimeItem,
+                _user_pk(user_id),
+                RealtimeItem.gsi1sk.startswith(_CONNECTION),
+                limit=page,
+                start=start,
+                index=RealtimeItem.gsi1,
+            )
+            found += [_connection(item) for item in part.items if isinstance(item, ConnectionItem)]
+            start = part.last
+            if start is None:
+                return found
 
     def is_open(self, connection: Connection, *, now: datetime) -> bool:
         """Tell whether a connection's session or API key has not ended, strongly consistent; nothing is written."""
@@ -242,9 +309,20 @@ class RealtimeRepository:
 
     def disconnect(self, connection_id: str) -> None:
         """Delete a connection after its subscriptions, so that an interrupted attempt can be repeated."""
+        found = self.get_connection(connection_id)
         for channel in self.channels(connection_id):
             self.unsubscribe(connection_id, channel)
+        if found is not None:
+            self._take_out(found)
         delete(ConnectionItem(*connection_key(connection_id)))
+
+    def _take_out(self, connection: Connection) -> None:
+        try:
+            update(
+                OpenConnections(*open_key(connection.user_id)), [OpenConnections.open_ids.delete({_entry(connection)})]
+            )
+        except ConditionFailed:
+            return  # the account is deleted, or the connection is older than the item
 
     def purge_account(self, purge: PurgeAttempt) -> bool:
         """Delete a deleted account's tickets and connections; True when none is left."""
@@ -300,6 +378,10 @@ def _connection(item: ConnectionItem) -> Connection:
         credential=_credential(item),
         connected_at=parse_iso(item.created_at or ""),
     )
+
+
+def _entry(connection: Connection) -> str:
+    return f"{epoch_ms(connection.connected_at):013d}#{connection.id}"
 
 
 def _user_pk(user_id: UserId) -> str:

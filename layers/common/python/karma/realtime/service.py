@@ -4,21 +4,26 @@ from __future__ import annotations
 
 import hashlib
 import secrets
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Protocol
+from functools import partial
+from typing import Protocol, TypeVar
 
 from karma.core.clock import Clock, monotonic
 from karma.core.errors import Forbidden, NotFound, QuotaExceeded, Unauthenticated, Upstream
 from karma.core.ids import UserId
 from karma.core.observability import count, logger
-from karma.identity.domain import Caller
+from karma.identity.domain import Caller, Credential
 from karma.realtime.domain import CONNECTION_TTL, MAX_CHANNELS, TICKET_TTL, Channel, Connection, Ticket
 
+_T = TypeVar("_T")
+_Result = TypeVar("_Result")
 _MAX_TICKET_CHARS = 128
-_MAX_CLOSED = 50
-"""Connections of one account that are checked when one of its sessions ends, at the most."""
-_CLOSING_S = 3.0
+_AT_ONCE = 16
+"""Connections that are checked and closed at the same moment: one after the other they would take seconds."""
+_CLOSING_S = 5.0
 """Seconds that a logout waits for closing connections at the most."""
 
 
@@ -29,7 +34,7 @@ class Tickets(Protocol):
     def get_ticket(self, ticket_hash: str) -> Ticket | None: ...  # noqa: D102
     def connect(self, ticket: Ticket, connection: Connection) -> bool: ...  # noqa: D102
     def get_connection(self, connection_id: str) -> Connection | None: ...  # noqa: D102
-    def connections_of(self, user_id: UserId, *, limit: int) -> list[Connection]: ...  # noqa: D102
+    def connections_of(self, user_id: UserId, *, page: int = 100) -> list[Connection]: ...  # noqa: D102
     def is_open(self, connection: Connection, *, now: datetime) -> bool: ...  # noqa: D102
     def channels(self, connection_id: str) -> list[Channel]: ...  # noqa: D102
     def subscribe(self, connection: Connection, channel: Channel, *, now: datetime) -> None: ...  # noqa: D102
@@ -108,6 +113,7 @@ class ConnectionService:
 
         Raises:
             Unauthenticated: the ticket is missing, unknown, used or expired, or its session or API key has ended.
+            TooManyConnections: the account has `MAX_OPEN` connections open; the ticket stays good for its minute.
         """
         refused = Unauthenticated("A ticket that was not used before is required")
         if not 0 < len(ticket) <= _MAX_TICKET_CHARS:
@@ -178,13 +184,15 @@ class ConnectionService:
 class SocketCloser:
     """Closes connections whose session or API key has ended."""
 
-    def __init__(self, *, store: Tickets, sockets: Sockets, clock: Clock) -> None:
+    def __init__(self, *, store: Tickets, sockets: Sockets, clock: Clock, closing_s: float = _CLOSING_S) -> None:
+        """Make the closer; `closing_s` is how long it goes on closing at the most."""
+        self._closing_s = closing_s
         self._store = store
         self._sockets = sockets
         self._clock = clock
 
     def close_ended(self, user_id: UserId) -> None:
-        """Close a user's connections whose session or API key has ended; called when one of them has.
+        """Close all of a user's connections whose session or API key has ended; called when one of them has.
 
         Never fails, since the session has ended already: a connection that stays open is refused at its next message.
         """
@@ -198,13 +206,54 @@ class SocketCloser:
             count("UnhandledError")
 
     def _close_ended(self, user_id: UserId) -> None:
-        until = monotonic() + _CLOSING_S
-        for connection in self._store.connections_of(user_id, limit=_MAX_CLOSED):
+        until = monotonic() + self._closing_s
+        by_credential: dict[Credential | None, list[Connection]] = {}
+        for connection in self._store.connections_of(user_id):
+            by_credential.setdefault(connection.credential, []).append(connection)
+
+        def is_over(of_one: list[Connection]) -> list[Connection]:
+            return [] if self._store.is_open(of_one[0], now=self._clock.now()) else of_one
+
+        def close(connection: Connection) -> None:
             if monotonic() > until:
                 raise RealtimeUnavailable("Closing connections takes too long")
-            if not self._store.is_open(connection, now=self._clock.now()):
-                # API Gateway then sends `$disconnect`, which removes what is stored of it.
-                self._sockets.close(connection.id)
+            # API Gateway then sends `$disconnect`, which removes what is stored of it.
+            self._sockets.close(connection.id)
+
+        ended = [each for of_one in _each_of(list(by_credential.values()), is_over) for each in of_one]
+        _each_of(ended, close)
+
+
+def _each_of(things: Sequence[_T], work: Callable[[_T], _Result]) -> list[_Result]:
+    """Do the work for each thing, several at once, and return the results; one that fails stops no other.
+
+    Raises:
+        Exception: the first of those that the work raised, when all are done.
+    """
+    if not things:
+        return []
+    # The first alone: it makes the clients that the others share.
+    first, *rest = things
+    outcomes = [_outcome(work, first)]
+    if rest:
+        with ThreadPoolExecutor(max_workers=min(_AT_ONCE, len(rest))) as threads:
+            outcomes += threads.map(partial(_outcome, work), rest)
+    for each in outcomes:
+        if isinstance(each, _Failed):
+            raise each.error
+    return [each for each in outcomes if not isinstance(each, _Failed)]
+
+
+@dataclass(frozen=True)
+class _Failed:
+    error: Exception
+
+
+def _outcome(work: Callable[[_T], _Result], thing: _T) -> _Result | _Failed:
+    try:
+        return work(thing)
+    except Exception as exc:  # noqa: BLE001  raised again when all others are done
+        return _Failed(exc)
 
 
 def _channel(connection: Connection, name: str) -> Channel:
