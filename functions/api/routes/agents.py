@@ -74,9 +74,9 @@ async def create_agent(request: Request, body: AgentBody, caller: Writer) -> Ans
 
     def create() -> Outcome[AgentData]:
         made = _create(request, body, caller)
-        return Outcome(status=201, data={"agent": agent_view(made)})
+        return Outcome(status=201, data={"agent": agent_view(made)}, made_id=made.id)
 
-    return await once(request, caller, create)
+    return await once(request, caller, create, find=agents.catalogue().get)
 
 
 @agio.post("/agents", idempotent=True, status_code=201, responses=answers(status=201, errors=(409,)))
@@ -85,9 +85,9 @@ async def agio_create_agent(request: Request, body: AgentBody, caller: Writer) -
 
     def create() -> Outcome[AgentView]:
         made = _create(request, body, caller)
-        return Outcome(status=201, data=agent_view(made))
+        return Outcome(status=201, data=agent_view(made), made_id=made.id)
 
-    return await once(request, caller, create)
+    return await once(request, caller, create, find=agents.catalogue().get)
 
 
 @router.get("/agents/{agent_id}", responses=answers(errors=(404,)))

@@ -39,9 +39,9 @@ async def create_api_key(
             idempotency_key=idempotency_key(request, caller),
         )
         data: ApiKeyData = {"api_key": api_key_view(made.key), "key": made.secret}
-        return Outcome(status=201, data=data, secret_id=made.key.id)
+        return Outcome(status=201, data=data, made_id=made.key.id, is_secret=True)
 
-    return await once(request, caller, create)
+    return await once(request, caller, create, find=lambda made: identity.api_keys().require_made(caller, made))
 
 
 @router.get("/api-keys", responses=answers())

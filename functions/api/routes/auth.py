@@ -5,6 +5,7 @@ from starlette.responses import Response
 
 from api.services import identity, process
 from karma.core.answers import AcceptedData
+from karma.core.ids import UserId
 from karma.http.access import CurrentCaller, LeavingCaller, RequestSource
 from karma.http.idempotency import Outcome, once
 from karma.http.openapi import answers
@@ -32,9 +33,13 @@ async def register(request: Request, body: Register, source: RequestSource) -> A
         user = identity.accounts().sign_up(
             email=body.email, password=body.password, name=body.name, locale=body.locale, source=source
         )
-        return Outcome(status=201, data={"user": user_view(user)})
+        return Outcome(status=201, data={"user": user_view(user)}, made_id=user.id)
 
-    return await once(request, None, create)
+    return await once(request, None, create, find=_not_deleted)
+
+
+def _not_deleted(user_id: str) -> None:
+    identity.account_deletion().require_none(UserId(user_id))
 
 
 @router.post("/auth/login", limit="auth", responses=answers(errors=(401,)))

@@ -25,16 +25,16 @@ Reader = Annotated[Caller, permit("avatar:read")]
 Writer = Annotated[Caller, permit("avatar:write")]
 
 
-@router.post("/avatars", idempotent=True, status_code=201, responses=answers(status=201, errors=(409, 410)))
+@router.post("/avatars", idempotent=True, status_code=201, responses=answers(status=201, errors=(409,)))
 async def create_avatar(request: Request, body: CreateAvatarBody, caller: Writer) -> Answer[AvatarData]:
     """Create an avatar; only `name` and `role` are required."""
 
     def create() -> Outcome[AvatarData]:
         key = idempotency_key(request, caller)
         made = avatars.service().create(caller.user_id, body.new(), idempotency_key=key)
-        return Outcome(status=201, data={"avatar": avatar_view(made)})
+        return Outcome(status=201, data={"avatar": avatar_view(made)}, made_id=made.id)
 
-    return await once(request, caller, create)
+    return await once(request, caller, create, find=lambda made: avatars.service().get(caller.user_id, made))
 
 
 @router.get("/avatars", responses=answers(errors=(400,)))

@@ -98,9 +98,9 @@ async def create_device(request: Request, body: CreateDeviceRequest, caller: Wri
             "device": device_view(made.current),
             "credentials": credentials_view(device, made.certificate, made.endpoint),
         }
-        return Outcome(status=201, data=data, secret_id=device.id)
+        return Outcome(status=201, data=data, made_id=device.id, is_secret=True)
 
-    return await once(request, caller, create)
+    return await once(request, caller, create, find=lambda made: devices.service().get(caller.user_id, made))
 
 
 @router.get("/devices", responses=answers(errors=(400,)))
@@ -271,9 +271,12 @@ async def send_command(
         )
         if body.wait_s:
             sent = service.wait(caller.user_id, sent, timeout_s=body.wait_s)
-        return Outcome(status=201, data={"command": command_view(sent)})
+        return Outcome(status=201, data={"command": command_view(sent)}, made_id=sent.id)
 
-    return await once(request, caller, create)
+    def find(made: str) -> object:
+        return devices.commands().get(caller.user_id, device_id, made)
+
+    return await once(request, caller, create, find=find)
 
 
 @router.get("/devices/{device_id}/commands", responses=answers(errors=(404,)))

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Annotated
 
 from fastapi import Query, Request
@@ -39,6 +40,10 @@ Writer = Annotated[Caller, permit("file:write")]
 _FILE = "/devices/{device_id}/files/{file_id}"
 
 
+def _finder(caller: Caller, device_id: str) -> Callable[[str], object]:
+    return lambda made: files.service().get(caller.user_id, device_id, made)
+
+
 @router.post(
     "/devices/{device_id}/files",
     idempotent=True,
@@ -59,9 +64,9 @@ async def create_file(
             idempotency_key=idempotency_key(request, caller),
         )
         data: UploadIntentData = {"file_id": file.id, "file": file_view(file), "upload": upload_view(file)}
-        return Outcome(status=201, data=data)
+        return Outcome(status=201, data=data, made_id=file.id)
 
-    return await once(request, caller, create)
+    return await once(request, caller, create, find=_finder(caller, device_id))
 
 
 @router.post(f"{_FILE}/parts", responses=answers(errors=(404, 409, 503)))
@@ -125,9 +130,9 @@ async def create_directory(
     def create() -> Outcome[DirectoryData]:
         path, name = body.place()
         made = files.service().make_directory(caller.user_id, device_id, path=path, name=name)
-        return Outcome(status=201, data={"directory": file_view(made)})
+        return Outcome(status=201, data={"directory": file_view(made)}, made_id=made.id)
 
-    return await once(request, caller, create)
+    return await once(request, caller, create, find=_finder(caller, device_id))
 
 
 @router.get(_FILE, responses=answers(errors=(404,)))

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Annotated, Literal
 
 from fastapi import Request
@@ -41,6 +42,10 @@ Answerer = Annotated[Caller, permit("membership:write")]
 """A caller who decides about their own membership in a project, whatever the role of the account."""
 
 
+def _finder(caller: Caller) -> Callable[[str], object]:
+    return lambda made: projects.service().get(caller.user_id, made)
+
+
 @router.post("/projects", idempotent=True, status_code=201, responses=answers(status=201, errors=(404, 409)))
 async def create_project(request: Request, body: CreateProjectRequest, caller: Writer) -> Answer[ProjectData]:
     """Create a project; the caller becomes its owner, and cannot delete the account while they are."""
@@ -48,9 +53,10 @@ async def create_project(request: Request, body: CreateProjectRequest, caller: W
     def create() -> Outcome[ProjectData]:
         key = idempotency_key(request, caller)
         new = NewProject(**body.model_dump())
-        return Outcome(status=201, data=_data(projects.service().create(caller.user_id, new, idempotency_key=key)))
+        seen = projects.service().create(caller.user_id, new, idempotency_key=key)
+        return Outcome(status=201, data=_data(seen), made_id=seen.project.id)
 
-    return await once(request, caller, create)
+    return await once(request, caller, create, find=_finder(caller))
 
 
 @router.get("/projects", responses=answers(errors=(400,)))
@@ -159,13 +165,16 @@ async def _invite(
 ) -> Answer[InvitationData] | Answer[AcceptedData]:
     def ask_account() -> Outcome[InvitationData]:
         made = projects.invitations().invite(caller.user_id, project_id, body.user_id or "", body.role, source=source)
-        return Outcome(status=201, data={"invitation": invitation_view(made)})
+        return Outcome(status=201, data={"invitation": invitation_view(made)}, made_id=project_id)
 
     def ask_address() -> Outcome[AcceptedData]:
         projects.invitations().invite_by_email(caller, project_id, body.email or "", body.role, source=source)
-        return Outcome(status=202, data={"accepted": True})
+        return Outcome(status=202, data={"accepted": True}, made_id=project_id)
 
-    return await (once(request, caller, ask_account) if body.email is None else once(request, caller, ask_address))
+    # An invitation ends by being answered; what was asked stays asked as long as there is the project.
+    if body.email is None:
+        return await once(request, caller, ask_account, find=_finder(caller))
+    return await once(request, caller, ask_address, find=_finder(caller))
 
 
 @router.get("/projects/{project_id}/invitations", responses=answers(errors=(403, 404)))

@@ -32,7 +32,7 @@ Reader = Annotated[Caller, permit("task:read")]
 Writer = Annotated[Caller, permit("task:write")]
 
 
-@router.post("/tasks", idempotent=True, status_code=201, responses=answers(status=201, errors=(409, 410)))
+@router.post("/tasks", idempotent=True, status_code=201, responses=answers(status=201, errors=(409,)))
 async def create_task(request: Request, body: CreateTaskBody, caller: Writer) -> Answer[CreatedTaskData]:
     """Create a task, and with it its subtasks: those that depend on others name them by `ref`."""
 
@@ -40,9 +40,9 @@ async def create_task(request: Request, body: CreateTaskBody, caller: Writer) ->
         key = idempotency_key(request, caller)
         made = tasks.service().create(caller.user_id, body.new(), idempotency_key=key)
         subtasks = [subtask_view(each) for each in made.subtasks]
-        return Outcome(status=201, data={"task": task_view(made.task), "subtasks": subtasks})
+        return Outcome(status=201, data={"task": task_view(made.task), "subtasks": subtasks}, made_id=made.task.id)
 
-    return await once(request, caller, create)
+    return await once(request, caller, create, find=lambda made: tasks.service().get(caller.user_id, made))
 
 
 @router.get("/tasks", responses=answers(errors=(400,)))

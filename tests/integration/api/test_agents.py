@@ -476,4 +476,4 @@ def test_a_repeat_whose_answer_is_too_large_to_keep_makes_no_second_agent(admin:
     assert admin.call("GET", V1).data["total"] == 2, "the built-in one, and this"
     admin.call("DELETE", f"{V1}/{agent_id}")
     again = admin.call("POST", V1, large, idempotency_key="a")
-    assert (again.status, again.code, again.json["error"]["details"]) == (409, "ALREADY_CREATED", {"id": agent_id})
+    assert (again.status, again.code, again.json["error"]["details"]) == (410, "GONE", {"id": agent_id})

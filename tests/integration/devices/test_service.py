@@ -7,6 +7,7 @@ import pytest
 from karma.core.errors import (
     AlreadyCreated,
     AlreadyExists,
+    Gone,
     InvalidRequest,
     NotFound,
     StaleVersion,
@@ -107,6 +108,10 @@ def test_an_idempotency_key_makes_one_device(world: World) -> None:
     with pytest.raises(IdempotencyKeyReused):
         world.devices.create(world.user, new_device(), allowance=allowance(world.user), idempotency_key=key("k"))
     assert len(world.registry.things) == 1
+    world.devices.delete(world.user, made.current.device.id)
+    with pytest.raises(Gone) as gone:
+        world.devices.create(world.user, new, allowance=allowance(world.user), idempotency_key=key("k"))
+    assert gone.value.details == {"id": made.current.device.id}
 
 
 @pytest.mark.parametrize("step", ["attach_certificate", "remove_thing"])

@@ -9,7 +9,7 @@ from datetime import timedelta
 import pytest
 
 from karma.audit.domain import AuditEvent, Source
-from karma.core.errors import AlreadyCreated, Forbidden, NotFound, Unauthenticated, ValidationFailed
+from karma.core.errors import AlreadyCreated, Forbidden, Gone, NotFound, Unauthenticated, ValidationFailed
 from karma.core.ids import UserId, new_id
 from karma.core.ratelimit import LocalBuckets
 from karma.identity.api_keys.service import MAX_API_KEYS, ApiKeyService
@@ -168,6 +168,21 @@ class TestApiKeys:
             caller, name="ci", scopes=frozenset({"*"}), expires_at=None, source=SOURCE, idempotency_key=key("t")
         )
         with pytest.raises(AlreadyCreated) as caught:
+            world.api_keys.create_api_key(
+                caller, name="ci", scopes=frozenset({"*"}), expires_at=None, source=SOURCE, idempotency_key=key("t")
+            )
+        assert caught.value.details == {"id": made.key.id}
+
+    def test_are_not_made_again_once_revoked(self, world: World) -> None:
+        caller = world.caller(world.ada)
+        made = world.api_keys.create_api_key(
+            caller, name="ci", scopes=frozenset({"*"}), expires_at=None, source=SOURCE, idempotency_key=key("t")
+        )
+        world.api_keys.require_made(caller, made.key.id)
+        world.api_keys.revoke_api_key(caller, made.key.id, source=SOURCE)
+        with pytest.raises(NotFound):
+            world.api_keys.require_made(caller, made.key.id)
+        with pytest.raises(Gone) as caught:
             world.api_keys.create_api_key(
                 caller, name="ci", scopes=frozenset({"*"}), expires_at=None, source=SOURCE, idempotency_key=key("t")
             )

@@ -16,10 +16,10 @@ from karma.billing.allowances import Allowances
 from karma.billing.plans import Plan, PlanName, plan_at
 from karma.billing.seats import Seats
 from karma.core.errors import (
-    AlreadyCreated,
     AlreadyExists,
     AppError,
     Forbidden,
+    Gone,
     InvalidRequest,
     NotFound,
     StaleVersion,
@@ -158,7 +158,7 @@ class TestCreate:
     def test_does_not_make_again_what_was_deleted_before_the_repeat(self, world: World) -> None:
         first = world.projects.create(world.ada, NewProject(name="Two"), idempotency_key=key("t")).project
         world.projects.delete(world.ada, first.id)
-        with pytest.raises(AlreadyCreated) as refused:
+        with pytest.raises(Gone) as refused:
             world.projects.create(world.ada, NewProject(name="Two"), idempotency_key=key("t"))
         assert refused.value.details == {"id": first.id}
 

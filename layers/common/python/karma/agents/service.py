@@ -20,7 +20,6 @@ from karma.agents.domain import (
 from karma.agents.ports import Agents
 from karma.core.clock import Clock
 from karma.core.errors import (
-    AlreadyCreated,
     AlreadyExists,
     Forbidden,
     InvalidRequest,
@@ -32,7 +31,7 @@ from karma.core.errors import (
 from karma.core.ids import AgentId, is_id, new_id
 from karma.core.observability import count, logger
 from karma.core.repeat import repeat
-from karma.core.requests import IdempotencyKey, repeatable
+from karma.core.requests import IdempotencyKey, no_longer, repeatable
 
 MAX_OFFSET_ROWS = 1_000
 """Rows that pages by number reach at the most, and up to which the agents of a tag are counted."""
@@ -164,7 +163,7 @@ class Catalogue:
         Raises:
             ValidationFailed: a model or tool does not exist, or the name looks like an id.
             AlreadyExists: another agent has the name.
-            AlreadyCreated: the first request's agent was deleted meanwhile.
+            Gone: the first request's agent was deleted meanwhile.
             IdempotencyKeyReused: the first request asked for another agent.
         """
         self._check(spec)
@@ -179,7 +178,7 @@ class Catalogue:
                 raise
             earlier = self._store.get(made)
             if earlier is None:
-                raise AlreadyCreated("The agent that this request made was deleted", details={"id": made}) from None
+                raise no_longer(made) from None
             return earlier
         count("AgentCreated")
         logger.info("agent.created", agent_id=agent.id)

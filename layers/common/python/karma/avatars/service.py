@@ -9,11 +9,11 @@ from typing import Any
 from karma.avatars.domain import Avatar, AvatarChanged, NewAvatar, made
 from karma.avatars.ports import Avatars
 from karma.core.clock import Clock
-from karma.core.errors import AlreadyExists, Gone, InvalidRequest, NotFound, StaleVersion, StorageThrottled
+from karma.core.errors import AlreadyExists, InvalidRequest, NotFound, StaleVersion, StorageThrottled
 from karma.core.ids import AvatarId, UserId, is_id, new_id
 from karma.core.observability import count, logger
 from karma.core.repeat import repeat
-from karma.core.requests import IdempotencyKey, repeatable
+from karma.core.requests import IdempotencyKey, no_longer, repeatable
 
 MAX_OFFSET_ROWS = 1_000
 """Rows that pages by number reach at the most."""
@@ -86,7 +86,7 @@ class AvatarService:
             earlier = self._store.made_by(user_id, request) if request else None
             stored = self._store.get(user_id, earlier) if earlier else None
             if stored is None:
-                raise Gone("The avatar that this request made was deleted") from None
+                raise no_longer(earlier) from None
             return stored
         count("AvatarCreated")
         logger.info("avatar.created", avatar_id=avatar.id)

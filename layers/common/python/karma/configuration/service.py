@@ -27,6 +27,7 @@ from karma.configuration.validation import validated
 from karma.core.clock import Clock
 from karma.core.errors import NotFound, StaleVersion, StorageThrottled
 from karma.core.ids import UserId
+from karma.core.lines import is_line
 from karma.core.observability import count, logger
 from karma.core.repeat import repeat
 
@@ -149,7 +150,7 @@ class ConfigurationService:
             InvalidConfiguration: the configuration breaks the rules of its type, or `MAX_STORED` components are stored.
             StaleVersion: `version` is not the stored one.
         """
-        if not is_name(name):
+        if not (is_name(name) and is_line(name)):
             raise InvalidConfiguration([("name", f"must be 1 to {MAX_NAME_CHARS} printable characters without '/'")])
 
         def once() -> Standing:

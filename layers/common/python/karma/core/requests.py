@@ -5,6 +5,7 @@
 3. The repository writes a record of the request in the transaction that creates the object
    (`karma.core.dynamo.requests.note_request`).
 4. A repeat fails in that transaction; the service then asks `made_by` for the object's id, and returns that object.
+5. What was deleted since is not made again, and is not shown as if it were there: each service raises `no_longer(id)`.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from typing import Final
 
 import orjson
 
-from karma.core.errors import Conflict
+from karma.core.errors import Conflict, Gone
 
 RETENTION: Final = timedelta(hours=25)
 """Life of a record. An answer is kept for 24 hours from its end (karma.http.idempotency), and what it says of a large
@@ -31,6 +32,14 @@ class IdempotencyKeyReused(Conflict):
 
     def __init__(self) -> None:
         super().__init__("This Idempotency-Key was used for another request")
+
+
+def no_longer(made_id: str | None) -> Gone:
+    """Return the error for a repeat of a request that made something which is deleted; None: its id is not known."""
+    return Gone(
+        "What this request made was deleted; send another Idempotency-Key to make a new one",
+        details={"id": made_id} if made_id else None,
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,7 +12,7 @@ from karma.core.dynamo.failures import ConditionFailed
 from karma.core.errors import AlreadyCreated, AlreadyExists, Conflict, NotFound, Upstream
 from karma.core.ids import DeviceId, UserId, is_id, new_id
 from karma.core.observability import count, logger
-from karma.core.requests import IdempotencyKey, RepeatableRequest, repeatable
+from karma.core.requests import IdempotencyKey, RepeatableRequest, no_longer, repeatable
 from karma.devices.credentials import Certificate, Endpoint
 from karma.devices.domain import (
     CurrentDevice,
@@ -80,6 +80,7 @@ class DeviceService(DeviceReader):
             AlreadyExists: the serial number is taken.
             QuotaExceeded: the owner's plan has no room for another device.
             AlreadyCreated: this request created a device before, whose private key is shown only once.
+            Gone: that device was deleted meanwhile.
             IdempotencyKeyReused: the first request with this key asked for another device.
             Conflict: another request took this creation over.
             ValidationFailed: the signing request cannot be signed.
@@ -102,11 +103,15 @@ class DeviceService(DeviceReader):
 
     def _refuse_repeat(self, user_id: UserId, request: RepeatableRequest) -> None:
         made = self._devices.made_by(user_id, request)
-        if made is not None:
-            raise AlreadyCreated(
-                f"Device {made} was created by this request before; its private key is shown once",
-                details={"id": made},
-            )
+        if made is None:
+            return
+        try:
+            self.get(user_id, made)
+        except NotFound:
+            raise no_longer(made) from None
+        raise AlreadyCreated(
+            f"Device {made} was created by this request before; its private key is shown once", details={"id": made}
+        )
 
     def _provision(
         self, device: Device, *, attempt: str, csr: str, resumed: bool, request: RepeatableRequest | None

@@ -12,10 +12,10 @@ import orjson
 from karma.billing.allowances import Allowance, Metric
 from karma.core.clock import Clock, epoch_ms, iso
 from karma.core.dynamo.failures import ConditionFailed
-from karma.core.errors import AlreadyCreated, AlreadyExists, Conflict, InvalidTransition, ValidationFailed
+from karma.core.errors import AlreadyExists, Conflict, InvalidTransition, ValidationFailed
 from karma.core.ids import DeviceId, FileId, UserId, new_id
 from karma.core.observability import count, logger
-from karma.core.requests import IdempotencyKey, repeatable
+from karma.core.requests import IdempotencyKey, no_longer, repeatable
 from karma.files.domain import UPLOAD_TIME, URL_TIME, DeviceFile, FileStatus
 from karma.files.entries import Entries
 from karma.files.media import type_of
@@ -125,7 +125,7 @@ class UploadService:
     def _made_before(self, device_id: DeviceId, made: FileId) -> DeviceFile:
         found = self._files.find(device_id, made)
         if found is None or found.status is FileStatus.DELETING:
-            raise AlreadyCreated("The file that this request made was deleted", details={"id": made})
+            raise no_longer(made)
         return found
 
     def parts(

@@ -5,6 +5,10 @@ body and the answer, unless the answer showed a secret: then a repeat gets 409 A
 The same key with another body is 409 IDEMPOTENCY_KEY_REUSED; a repeat while the first runs is 409
 REQUEST_IN_PROGRESS. A request that failed leaves no record.
 
+The answer to a repeat is as old as the first, but it does not claim that something is there which is not: when what the
+request made was deleted, a repeat is 410 GONE with `details.id`, on every route and whatever the first answer showed.
+So a record also holds the id of what was made, and each route gives `once` the lookup that finds it.
+
 An item of DynamoDB has at most 400 KB. For an answer over `MAX_KEPT_BYTES` the record says only that there was one: a
 repeat runs `create` again, which finds the object that the first has created by the record of its transaction
 (`karma.core.requests`), and returns it as it is now.
@@ -27,10 +31,10 @@ from fastapi import Request
 from karma.core import aws
 from karma.core.dynamo.failures import raise_public
 from karma.core.dynamo.tables import deployed
-from karma.core.errors import AlreadyCreated, Conflict, InvalidRequest
+from karma.core.errors import AlreadyCreated, Conflict, InvalidRequest, NotFound
 from karma.core.faults import AWS_FAULTS
 from karma.core.freeform import render
-from karma.core.requests import IdempotencyKey, IdempotencyKeyReused
+from karma.core.requests import IdempotencyKey, IdempotencyKeyReused, no_longer
 from karma.http.presenters import Answer, ok
 from karma.http.serving import serving
 from karma.identity.domain import Caller
@@ -48,22 +52,29 @@ _Data = TypeVar("_Data")
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome(Generic[_Data]):
-    """Answer of a creating request; `secret_id` is the id of the created object if `data` holds a one-time secret."""
+    """Answer of a creating request."""
 
     status: int
     data: _Data
-    secret_id: str = ""
+    made_id: str
+    """Id by which the route's lookup finds what was made, or what it is a part of."""
+    is_secret: bool = False
+    """True: `data` holds a secret that is shown once."""
 
 
-async def once(request: Request, caller: Caller | None, create: Callable[[], Outcome[_Data]]) -> Answer[_Data]:
+async def once(
+    request: Request, caller: Caller | None, create: Callable[[], Outcome[_Data]], *, find: Callable[[str], object]
+) -> Answer[_Data]:
     """Run `create` at most once for the request's Idempotency-Key, and return its answer.
 
-    Without the header it simply runs. `caller` None is for routes that need no account.
+    Without the header it simply runs. `caller` None is for routes that need no account. `find` is asked before a repeat
+    is answered, with the id of what was made, and raises NotFound when that is deleted.
 
     Raises:
         InvalidRequest: INVALID_IDEMPOTENCY_KEY, the key is empty, over 255 characters, or not printable ASCII.
         Conflict: the key was used for another body, or its first request still runs.
         AlreadyCreated: the first answer showed a secret, which is not stored.
+        Gone: what the first request made was deleted.
     """
     assert request.scope["route"].idempotent  # noqa: S101  its description would not have the header
     key = _key(request)
@@ -76,12 +87,23 @@ async def once(request: Request, caller: Caller | None, create: Callable[[], Out
     stored, fresh = _run(path, caller, key, body, create)
     if fresh is not None:
         return ok(fresh.data, fresh.status)
+    _require_made(stored, find)
     if stored["secret_id"]:
         raise AlreadyCreated(
             "This request was carried out; its answer was shown once", details={"id": stored["secret_id"]}
         )
     data = create().data if stored.get("again") else stored["data"]
     return ok(data, stored["status"], headers={"Idempotent-Replayed": "true"})
+
+
+def _require_made(stored: dict[str, Any], find: Callable[[str], object]) -> None:
+    made_id = stored.get("made_id") or stored["secret_id"]  # records of before hold no other id
+    if not made_id or stored.get("again"):
+        return  # `create` finds it, or finds that it was deleted
+    try:
+        find(made_id)
+    except NotFound:
+        raise no_longer(made_id) from None
 
 
 def idempotency_key(request: Request, caller: Caller) -> IdempotencyKey | None:
@@ -124,9 +146,14 @@ def _run(
         outcome = create()
         fresh.append(outcome)
         is_large = len(render(outcome.data)) > MAX_KEPT_BYTES
-        secret_id = outcome.secret_id
-        data: object = {} if secret_id or is_large else outcome.data
-        return {"status": outcome.status, "secret_id": secret_id, "data": data, "again": is_large and not secret_id}
+        secret_id = outcome.made_id if outcome.is_secret else ""
+        return {
+            "status": outcome.status,
+            "made_id": outcome.made_id,
+            "secret_id": secret_id,
+            "data": {} if secret_id or is_large else outcome.data,
+            "again": is_large and not secret_id,
+        }
 
     records = _Records(caller, carry_out)
     claims = [{"path": path, "key": key, "fingerprint": fingerprint} for fingerprint in _fingerprints(body)]

@@ -172,7 +172,7 @@ def _complete(operation: dict[str, Any], route: APIRoute) -> None:
     if _PAGING & parameters:
         wanted.append(400)
     if "Idempotency-Key" in parameters:
-        wanted += [400, 409]
+        wanted += [400, 409, 410]
     guarded = list(permissions(route.dependant))
     if guarded:
         operation["security"] = [{"bearer": []}, {"api_key": []}]

@@ -7,11 +7,11 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from karma.core.clock import Clock
-from karma.core.errors import AlreadyCreated, AlreadyExists, InvalidRequest, StaleVersion, Upstream
+from karma.core.errors import AlreadyExists, InvalidRequest, StaleVersion, Upstream
 from karma.core.ids import ProjectId, UserId, is_id, new_id
 from karma.core.observability import count, logger
 from karma.core.repeat import repeat
-from karma.core.requests import IdempotencyKey, RepeatableRequest, repeatable
+from karma.core.requests import IdempotencyKey, RepeatableRequest, no_longer, repeatable
 from karma.projects.access import ProjectAccess, missing
 from karma.projects.domain import Membership, Project, ProjectChanged, ProjectRole, ProjectStatus
 from karma.projects.permissions import ProjectPermission
@@ -152,7 +152,7 @@ class ProjectService:
         made = self._store.made_by(user_id, request)
         project, members = self._store.read(made, user_id) if made else (None, {})
         if project is None or project.deleting or user_id not in members:
-            raise AlreadyCreated("This request was carried out before", details={"id": made})
+            raise no_longer(made)
         return Seen(project=project, role=members[user_id].role)
 
     def change(

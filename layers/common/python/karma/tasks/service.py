@@ -9,7 +9,6 @@ from typing import Any
 from karma.core.clock import Clock
 from karma.core.errors import (
     AlreadyExists,
-    Gone,
     InvalidRequest,
     NotFound,
     StaleVersion,
@@ -20,7 +19,7 @@ from karma.core.errors import (
 from karma.core.ids import SubtaskId, TaskId, UserId, is_id, new_id
 from karma.core.observability import count, logger
 from karma.core.repeat import repeat
-from karma.core.requests import IdempotencyKey, repeatable
+from karma.core.requests import IdempotencyKey, no_longer, repeatable
 from karma.tasks.domain import (
     NewSubtask,
     NewTask,
@@ -157,7 +156,7 @@ class TaskService:
             earlier = self._store.made_by(user_id, request) if request else None
             task = self._store.get(user_id, earlier) if earlier else None
             if task is None:
-                raise Gone("The task that this request made was deleted") from None
+                raise no_longer(earlier) from None
             return TaskWithSubtasks(task=task, subtasks=tuple(self._store.subtasks(task.id)))
         count("TaskCreated")
         logger.info("task.created", task_id=made.task.id, subtasks=len(made.subtasks))

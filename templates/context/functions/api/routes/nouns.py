@@ -24,16 +24,16 @@ Reader = Annotated[Caller, permit("noun:read")]
 Writer = Annotated[Caller, permit("noun:write")]
 
 
-@router.post("/nouns", idempotent=True, status_code=201, responses=answers(status=201, errors=(409, 410)))
+@router.post("/nouns", idempotent=True, status_code=201, responses=answers(status=201, errors=(409,)))
 async def create_noun(request: Request, body: CreateNounBody, caller: Writer) -> Answer[NounData]:
     """Create a noun; only `name` is required."""
 
     def create() -> Outcome[NounData]:
         key = idempotency_key(request, caller)
         made = nouns.service().create(caller.user_id, name=body.name, note=body.note, idempotency_key=key)
-        return Outcome(status=201, data={"noun": noun_view(made)})
+        return Outcome(status=201, data={"noun": noun_view(made)}, made_id=made.id)
 
-    return await once(request, caller, create)
+    return await once(request, caller, create, find=lambda made: nouns.service().get(caller.user_id, made))
 
 
 @router.get("/nouns", responses=answers(errors=(400,)))

@@ -119,6 +119,15 @@ class AccountDeletion:
         self._clock = clock
         self._on_change = on_change
 
+    def require_none(self, user_id: UserId) -> None:
+        """Require that no account of this id was deleted within 90 days; there need not be one.
+
+        Raises:
+            NotFound: it was deleted.
+        """
+        if self._deletions.get(user_id) is not None:
+            raise NotFound("User not found")
+
     def request(self, caller: Caller, *, current_password: str | None, source: Source) -> Deletion:
         """Delete the caller's account; its data is removed in the background.
 

@@ -10,10 +10,10 @@ from typing import Protocol
 
 from karma.audit.domain import AuditEntry, AuditEvent, Source
 from karma.core.clock import Clock
-from karma.core.errors import Forbidden, NotFound, StaleVersion, ValidationFailed
+from karma.core.errors import AlreadyCreated, Forbidden, NotFound, StaleVersion, ValidationFailed
 from karma.core.ids import ApiKeyId, UserId, is_id, new_id
 from karma.core.ratelimit import Buckets
-from karma.core.requests import IdempotencyKey, RepeatableRequest, repeatable
+from karma.core.requests import IdempotencyKey, RepeatableRequest, no_longer, repeatable
 from karma.identity import permissions
 from karma.identity.confirmation import confirm_presence
 from karma.identity.domain import API_KEY_TTL, MAX_API_KEY_TTL, ApiKey, Caller, Credential, User
@@ -191,6 +191,11 @@ class ApiKeyService:
             except StaleVersion:
                 if attempt == _ATTEMPTS:
                     raise
+            except AlreadyCreated as exc:
+                made = str(exc.details.get("id") or "") if isinstance(exc.details, Mapping) else ""
+                if made and not self._is_listed(self._api_keys.get_api_key(key.user_id, ApiKeyId(made)), keys_from):
+                    raise no_longer(made) from None
+                raise
         self._outbox_relay.dispatch(mails or [])
 
     def _make_room(self, key: ApiKey, keys_from: datetime | None) -> Sequence[ApiKey]:
@@ -220,9 +225,24 @@ class ApiKeyService:
         """
         keys_from = self._owner(caller.user_id).api_keys_from
         found = self._api_keys.list_api_keys(caller.user_id)
-        listed = [key for key in found if key.usable(key.created_at, keys_from=keys_from)]
+        listed = [key for key in found if self._is_listed(key, keys_from)]
         uses = self._api_keys.last_uses(listed) if listed else {}
         return [replace(key, last_used_at=uses.get(key.id)) for key in listed]
+
+    def require_made(self, caller: Caller, key_id: str) -> None:
+        """Require that a key was not revoked; it may have expired.
+
+        Raises:
+            NotFound: the caller has no such key, or no account any more.
+        """
+        keys_from = self._owner(caller.user_id).api_keys_from
+        key = self._api_keys.get_api_key(caller.user_id, ApiKeyId(key_id)) if is_id(key_id) else None
+        if not self._is_listed(key, keys_from):
+            raise NotFound(f"API key {key_id} not found")
+
+    @staticmethod
+    def _is_listed(key: ApiKey | None, keys_from: datetime | None) -> bool:
+        return key is not None and key.usable(key.created_at, keys_from=keys_from)
 
     def revoke_api_key(self, caller: Caller, key_id: str, *, source: Source) -> None:
         """Revoke a key; requests that only read may use it for another minute in other processes.

@@ -7,11 +7,11 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from karma.core.clock import Clock
-from karma.core.errors import AlreadyExists, Gone, NotFound, StaleVersion, StorageThrottled
+from karma.core.errors import AlreadyExists, NotFound, StaleVersion, StorageThrottled
 from karma.core.ids import UserId, is_id, new_id
 from karma.core.observability import count, logger
 from karma.core.repeat import repeat
-from karma.core.requests import IdempotencyKey, repeatable
+from karma.core.requests import IdempotencyKey, no_longer, repeatable
 from karma.nouns.domain import Noun, NounChanged, NounId
 from karma.nouns.ports import Nouns
 
@@ -74,7 +74,7 @@ class NounService:
             earlier = self._store.made_by(user_id, request) if request else None
             stored = self._store.get(user_id, earlier) if earlier else None
             if stored is None:
-                raise Gone("The noun that this request made was deleted") from None
+                raise no_longer(earlier) from None
             return stored
         count("NounCreated")
         logger.info("noun.created", noun_id=noun.id)
