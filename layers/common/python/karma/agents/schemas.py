@@ -18,10 +18,9 @@ from karma.agents.domain import (
     MAX_TOOLS,
     AgentSpec,
 )
-from karma.core.schemas import Body, Number, Version, Whole
+from karma.core.schemas import Body, Number, Version, Whole, line
 from karma.core.wording import form
 
-_LINE = r"^[^\x00-\x1f\x7f]*$"
 _NOT_BLANK = form(r"\S", "must not be blank")
 
 
@@ -29,8 +28,8 @@ def _distinct(texts: list[str]) -> list[str]:
     return list(dict.fromkeys(texts))
 
 
-Name = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=MAX_NAME_CHARS, pattern=_LINE)]
-Tag = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=MAX_TAG_CHARS, pattern=_LINE)]
+Name = Annotated[str, line(MAX_NAME_CHARS)]
+Tag = Annotated[str, line(MAX_TAG_CHARS)]
 
 
 class AgentConfigBody(Body):

@@ -22,9 +22,7 @@ from karma.avatars.domain import (
     AvatarStatus,
     NewAvatar,
 )
-from karma.core.schemas import HTTPS_URL, Body, FreeForm, Number, Version, json_of_at_most, left_out
-
-_LINE = r"^[^\x00-\x1f\x7f]*$"
+from karma.core.schemas import HTTPS_URL, Body, FreeForm, Number, Version, json_of_at_most, left_out, line
 
 
 def _distinct(texts: list[str]) -> list[str]:
@@ -42,20 +40,14 @@ def _minor(price: float) -> Decimal:
     return Decimal(repr(price)) * 100
 
 
-Name = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=MAX_NAME_CHARS, pattern=_LINE)]
-JobRole = Annotated[
-    str, StringConstraints(strip_whitespace=True, min_length=1, max_length=MAX_ROLE_CHARS, pattern=_LINE)
-]
+Name = Annotated[str, line(MAX_NAME_CHARS)]
+JobRole = Annotated[str, line(MAX_ROLE_CHARS)]
 Description = Annotated[str, StringConstraints(max_length=MAX_DESCRIPTION_CHARS)]
 ImageUrl = Annotated[str, StringConstraints(max_length=MAX_URL_CHARS, pattern=rf"^{HTTPS_URL}$")]
-ModelName = Annotated[
-    str, StringConstraints(strip_whitespace=True, min_length=1, max_length=MAX_MODEL_CHARS, pattern=_LINE)
-]
+ModelName = Annotated[str, line(MAX_MODEL_CHARS)]
 Prompt = Annotated[str, StringConstraints(max_length=MAX_PROMPT_CHARS)]
 Words = Annotated[
-    list[
-        Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=MAX_WORD_CHARS, pattern=_LINE)]
-    ],
+    list[Annotated[str, line(MAX_WORD_CHARS)]],
     Field(max_length=MAX_WORDS),
     AfterValidator(_distinct),
 ]

@@ -20,21 +20,20 @@ from karma.configuration.domain import (
     ModelSettings,
     component_config,
 )
-from karma.core.schemas import Body, Number, Whole
+from karma.core.schemas import Body, Number, Whole, line
 from karma.core.wording import worded
 
 _MAX_TOLD = 5
 """Errors in one answer at the most."""
 _MAX_FIELD_CHARS = 64
 _TEXT = r"^[^\x00-\x08\x0b\x0c\x0e-\x1f\x7f]*$"
-_LINE = r"^[^\x00-\x1f\x7f]*$"
 
 
 def _distinct(texts: list[str]) -> list[str]:
     return list(dict.fromkeys(texts))
 
 
-_Tag = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=MAX_TAG_CHARS, pattern=_LINE)]
+_Tag = Annotated[str, line(MAX_TAG_CHARS)]
 
 
 class ComponentSchema(Body):

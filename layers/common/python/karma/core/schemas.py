@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import date
 from typing import Annotated, Any
 
 import orjson
-from pydantic import AfterValidator, AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import AfterValidator, AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints
 
 from karma.core.clock import in_utc
 from karma.core.errors import ValidationFailed
 from karma.core.freeform import TOO_DEEP, is_deeper
+from karma.core.lines import LINE, WORDS, shows
+from karma.core.wording import form
 
 _DATE = re.compile(r"\d{4}-\d\d-\d\d")
 
@@ -70,6 +72,33 @@ def json_of_at_most(limit: int) -> Any:
         return value
 
     return AfterValidator(check)
+
+
+_LINE = form(LINE, WORDS)
+
+
+class _Line(StringConstraints):
+    """Constraints of a name, with the part of the rule that no pattern can say."""
+
+    def __iter__(self) -> Iterator[Any]:
+        yield from super().__iter__()
+        yield AfterValidator(_shown)
+
+
+def _shown(value: str) -> str:
+    if not shows(value):
+        raise ValueError(WORDS)
+    return value
+
+
+def line(max_chars: int, *, strips: bool = True) -> Any:
+    """Return the form of a name or title (karma.core.lines); for `Annotated[str, ...]`.
+
+    Args:
+        max_chars: characters at the most.
+        strips: take blanks away from both ends before anything is checked.
+    """
+    return _Line(strip_whitespace=strips, min_length=1, max_length=max_chars, pattern=_LINE)
 
 
 def judged(judge: Callable[[str], object]) -> Any:

@@ -27,6 +27,7 @@ from typing import Any, Final, NamedTuple
 import orjson
 
 from karma.core import freeform
+from karma.core.lines import NEVER
 from karma.devices.domain import MAX_FUTURE_S, RAW_RETENTION_S, Reading
 from karma.devices.payloads import (
     MAX_SEQ,
@@ -47,7 +48,7 @@ MAX_METRIC_CHARS: Final = 64
 _HOUR_MS: Final = 3_600_000
 _NAMED_CHARS: Final = 80
 
-_UNSEEN = r"\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ufeff\ud800-\udfff\ufffe\uffff"
+_UNSEEN = rf"{NEVER}\ufeff\ud800-\udfff\ufffe\uffff"
 METRIC: Final = re.compile(rf"[^ {_UNSEEN}](?:[^{_UNSEEN}]{{0,62}}[^ {_UNSEEN}])?")
 """Pattern of a metric's name: 1 to 64 characters, no blank at either end; no controls, line ends, changes of direction,
 halves of a surrogate.

@@ -7,7 +7,7 @@ from typing import Annotated
 
 from pydantic import AfterValidator, Field, StrictBool, StringConstraints
 
-from karma.core.schemas import Body, FreeForm, Number, Version, Whole, json_of_at_most, left_out
+from karma.core.schemas import Body, FreeForm, Number, Version, Whole, json_of_at_most, left_out, line
 from karma.core.wording import form
 from karma.devices.domain import (
     COMMAND_FORM,
@@ -33,7 +33,6 @@ _CSR = form(
     r"^\s*-----BEGIN (NEW )?CERTIFICATE REQUEST-----[A-Za-z0-9+/=\s]+-----END (NEW )?CERTIFICATE REQUEST-----\s*$",
     "must be a certificate signing request in PEM",
 )
-_TEXT = r"^[^\x00-\x1f\x7f]*$"
 
 
 def _mac(value: str) -> str:
@@ -53,11 +52,9 @@ def _distinct(tags: list[str]) -> list[str]:
     return list(dict.fromkeys(tags))
 
 
-Name = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=MAX_NAME_CHARS, pattern=_TEXT)]
+Name = Annotated[str, line(MAX_NAME_CHARS)]
 Tags = Annotated[
-    list[
-        Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=MAX_TAG_CHARS, pattern=_TEXT)]
-    ],
+    list[Annotated[str, line(MAX_TAG_CHARS)]],
     Field(max_length=MAX_TAGS),
     AfterValidator(_distinct),
 ]
@@ -72,7 +69,7 @@ class CreateDeviceRequest(Body):
     mac: Annotated[str, AfterValidator(_mac), Field(json_schema_extra={"pattern": f"^{MAC.pattern}$"})]
     serial_number: Annotated[str, StringConstraints(pattern=_SERIAL)]
     ip: Annotated[str, StringConstraints(max_length=45), AfterValidator(_ip)] | None = None
-    firmware_version: Annotated[str, StringConstraints(min_length=1, max_length=50, pattern=_TEXT)] | None = None
+    firmware_version: Annotated[str, line(50, strips=False)] | None = None
     capabilities: Object = Field(default_factory=dict)
     hardware: Object = Field(default_factory=dict)
     network: Object = Field(default_factory=dict)

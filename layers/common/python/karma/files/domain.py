@@ -23,6 +23,7 @@ from typing import Any, Final
 
 from karma.core.errors import Conflict
 from karma.core.ids import DeviceId, FileId, UserId
+from karma.core.lines import NEVER, WORDS, is_line
 
 ROOT: Final = "/"
 MAX_PATH_BYTES: Final = 1024
@@ -50,9 +51,9 @@ REJECTED_TIME: Final = timedelta(days=7)
 
 _REDIRECTING = frozenset("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
 """Characters that change the direction of text, so that `exe.txt` shows as something else."""
-NAME_PATTERN: Final = r"^[^/\\\x00-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]+$"
-PATH_PATTERN: Final = r"^[^\\\x00-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]*$"
-"""Pattern of the characters that `clean_name` and `clean_path` accept, for descriptions of bodies."""
+NAME_PATTERN: Final = rf"^[^/\\{NEVER}]+$"
+PATH_PATTERN: Final = rf"^[^\\{NEVER}]*$"
+"""Pattern of the characters that `new_name` and `new_path` accept, for descriptions of bodies."""
 
 
 class FileStatus(StrEnum):
@@ -185,6 +186,32 @@ def clean_name(text: str) -> str:
     if len(name) > MAX_NAME_CHARS:
         raise ValueError(f"at most {MAX_NAME_CHARS} characters")
     return name
+
+
+def new_name(text: str) -> str:
+    """Normalise the name of an entry that is made or renamed: it also has the form of all names (karma.core.lines).
+
+    Entries of before that rule are found and listed by the names that they have.
+
+    Raises:
+        ValueError: as in `clean_name`, or the name separates lines or shows nothing.
+    """
+    name = clean_name(text)
+    if not is_line(name):
+        raise ValueError(WORDS)
+    return name
+
+
+def new_path(text: str) -> str:
+    """Normalise the path of a directory that is made when it is missing, each segment by `new_name`.
+
+    Raises:
+        ValueError: as in `clean_path`, or a segment separates lines or shows nothing.
+    """
+    path = clean_path(text)
+    if path != ROOT and not all(map(is_line, path.removeprefix(ROOT).split(ROOT))):
+        raise ValueError(WORDS)
+    return path
 
 
 def clean_path(text: str) -> str:

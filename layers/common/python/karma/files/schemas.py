@@ -22,6 +22,8 @@ from karma.files.domain import (
     child_of,
     clean_name,
     clean_path,
+    new_name,
+    new_path,
     split_path,
 )
 
@@ -50,13 +52,13 @@ def _distinct(numbers: list[int]) -> list[int]:
 Name = Annotated[
     str,
     StringConstraints(min_length=1, max_length=_MAX_TEXT),
-    AfterValidator(clean_name),
+    AfterValidator(new_name),
     Field(json_schema_extra={"pattern": NAME_PATTERN}),
 ]
 Path = Annotated[
     str,
     StringConstraints(max_length=_MAX_TEXT),
-    AfterValidator(clean_path),
+    AfterValidator(new_path),
     Field(json_schema_extra={"pattern": PATH_PATTERN}),
 ]
 Label = Annotated[str, StringConstraints(max_length=MAX_LABEL_CHARS, pattern=_LABEL)]

@@ -6,14 +6,12 @@ from typing import Annotated
 
 from pydantic import AfterValidator, StringConstraints
 
-from karma.core.schemas import Body, judged
+from karma.core.schemas import Body, judged, line
 from karma.identity.accounts import emails
 from karma.identity.domain import MAX_PASSWORD_CHARS, MIN_PASSWORD_CHARS
 from karma.identity.passwords.spelling import MAX_SPELLED_CHARS, spelled
 
-Name = Annotated[
-    str, StringConstraints(strip_whitespace=True, min_length=1, max_length=255, pattern=r"^[^\x00-\x1f\x7f]*$")
-]
+Name = Annotated[str, line(255)]
 Email = Annotated[str, StringConstraints(min_length=3, max_length=320), judged(emails.normalise)]
 MailableEmail = Annotated[str, StringConstraints(min_length=3, max_length=320), judged(emails.mailable)]
 """One that is sent mail."""

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 from pydantic import Field, StringConstraints
 
-from karma.core.schemas import Body, Version, Whole, judged, left_out
+from karma.core.schemas import Body, Version, Whole, judged, left_out, line
 from karma.identity.accounts import emails
 from karma.projects.domain import (
     MAX_DESCRIPTION_CHARS,
@@ -17,10 +17,7 @@ from karma.projects.domain import (
     ProjectStatus,
 )
 
-Name = Annotated[
-    str,
-    StringConstraints(strip_whitespace=True, min_length=1, max_length=MAX_NAME_CHARS, pattern=r"^[^\x00-\x1f\x7f]*$"),
-]
+Name = Annotated[str, line(MAX_NAME_CHARS)]
 Description = Annotated[str, StringConstraints(max_length=MAX_DESCRIPTION_CHARS)]
 Progress = Annotated[Whole, Field(ge=0, le=MAX_PROGRESS)]
 """Percent, 0 to 100."""

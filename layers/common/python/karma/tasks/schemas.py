@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, Field, StringConstraints
 
-from karma.core.schemas import Body, FreeForm, Version, Whole, json_of_at_most, left_out
+from karma.core.schemas import Body, FreeForm, Version, Whole, json_of_at_most, left_out, line
 from karma.tasks.domain import (
     DEFAULT_PRIORITY,
     MAX_DESCRIPTION_CHARS,
@@ -25,20 +25,16 @@ from karma.tasks.domain import (
     wrong_dependencies,
 )
 
-_LINE = r"^[^\x00-\x1f\x7f]*$"
-
 
 def _distinct(texts: list[str]) -> list[str]:
     return list(dict.fromkeys(texts))
 
 
-Title = Annotated[
-    str, StringConstraints(strip_whitespace=True, min_length=1, max_length=MAX_TITLE_CHARS, pattern=_LINE)
-]
+Title = Annotated[str, line(MAX_TITLE_CHARS)]
 Description = Annotated[str, StringConstraints(max_length=MAX_DESCRIPTION_CHARS)]
 Priority = Annotated[Whole, Field(ge=0, le=MAX_PRIORITY)]
-Ref = Annotated[str, StringConstraints(min_length=1, max_length=MAX_REF_CHARS, pattern=_LINE)]
-Tool = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=MAX_TOOL_CHARS, pattern=_LINE)]
+Ref = Annotated[str, line(MAX_REF_CHARS, strips=False)]
+Tool = Annotated[str, line(MAX_TOOL_CHARS)]
 TaskMetadata = Annotated[FreeForm, json_of_at_most(MAX_TASK_METADATA_BYTES)]
 SubtaskMetadata = Annotated[FreeForm, json_of_at_most(MAX_SUBTASK_METADATA_BYTES)]
 
