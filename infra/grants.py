@@ -60,7 +60,7 @@ GRANTS: dict[FunctionName, tuple[Grant, ...]] = {
         Grant("table/telemetry", (QUERY,)),
         Grant("table/work", (GET, BATCH_GET, QUERY, PUT, UPDATE, DELETE, CHECK)),
         Grant("index/work", (QUERY,)),
-        Grant("table/agents", (GET, BATCH_GET, QUERY, PUT, UPDATE, DELETE)),
+        Grant("table/agents", (GET, BATCH_GET, QUERY, PUT, UPDATE, DELETE, CHECK)),
         Grant("index/agents", (QUERY,)),
         Grant("table/billing", (GET, BATCH_GET, PUT, UPDATE, DELETE)),
         Grant("index/billing", (QUERY,)),
@@ -94,7 +94,7 @@ GRANTS: dict[FunctionName, tuple[Grant, ...]] = {
     FunctionName.AGENT_STREAM: (
         Grant("table/identity", (GET, BATCH_GET, UPDATE, CHECK)),
         Grant("table/devices", (GET, QUERY, PUT, UPDATE, DELETE, CHECK)),
-        Grant("table/agents", (GET, QUERY, PUT, UPDATE)),
+        Grant("table/agents", (GET, QUERY, PUT, UPDATE, CHECK)),
         Grant("table/billing", (GET, UPDATE)),
         Grant("queue/runs", SEND),
         Grant("queue/executions", SEND),

@@ -19,7 +19,8 @@ from tests.support.plans import limited
 from tests.support.rows import LATER, NOW, AccountRows
 
 
-def record(user_id: UserId, run_id: str, *, at: datetime = NOW, agent: str | None = None) -> None:
+def begin(user_id: UserId, run_id: str, *, at: datetime = NOW, agent: str | None = None) -> Run:
+    """Store a run that has begun, with a lease until `at`."""
     store = RunRepository()
     key = RunKey(user_id, RunId(run_id))
     thread = ThreadKey(user_id, ThreadId(f"thread-of-{run_id}"))
@@ -36,6 +37,13 @@ def record(user_id: UserId, run_id: str, *, at: datetime = NOW, agent: str | Non
         key=key, n=1, writer="w", epoch=1, lease_until=at, events=(b'{"type":"RUN_STARTED"}', b'{"type":"CUSTOM"}')
     )
     store.start(run, thread=store.thread(thread), segment=first, messages=())
+    return run
+
+
+def record(user_id: UserId, run_id: str, *, at: datetime = NOW, agent: str | None = None) -> None:
+    """Store a run that has finished."""
+    run = begin(user_id, run_id, at=at, agent=agent)
+    key, thread = run.key, ThreadKey(user_id, run.thread_id)
     last = Segment(
         key=key, n=2, writer="w", epoch=1, lease_until=at, events=(b'{"type":"RUN_FINISHED"}',), terminal=True
     )
@@ -46,7 +54,7 @@ def record(user_id: UserId, run_id: str, *, at: datetime = NOW, agent: str | Non
         usage={"provider": "anthropic", "model": "m", "inputTokens": 3, "totalTokens": 5},
         cost_micros=40,
     )
-    store.finish(last, how, thread=thread)
+    RunRepository().finish(last, how, thread=thread)
 
 
 class RunRows(AccountRows):
@@ -161,7 +169,15 @@ def _run(world: World, owner: str, _: Mapping[str, str]) -> str:
     return run_id
 
 
-OBJECTS: Objects = {"run_id": _run}
+def _lost_run(world: World, owner: str, _: Mapping[str, str]) -> str:
+    return begin(world.person(owner).id, new_id()).key.run_id
+
+
+OBJECTS: Objects = {
+    "run_id": _run,
+    "run_id of POST /api/v1/runs/{run_id}/cancel": _lost_run,
+    "run_id of POST /api/runs/{run_id}/cancel": _lost_run,
+}
 
 BODIES: Bodies = {
     "POST /api/agent": lambda *_: {"messages": [{"role": "user", "content": "Hello"}]},

@@ -43,6 +43,7 @@ from karma.runs.domain import (
     Segment,
     ThreadChanged,
     Wish,
+    Wishes,
     end,
 )
 from karma.runs.ports import RunPage
@@ -74,7 +75,7 @@ class MemoryRuns:
         self.threads: dict[ThreadKey, Thread] = {}
         self.setups: dict[RunKey, bytes] = {}
         self.checkpoints: dict[RunKey, dict[int, Checkpoint]] = defaultdict(dict)
-        self.wished: dict[RunKey, set[Wish]] = defaultdict(set)
+        self.wished: dict[RunKey, dict[Wish, str]] = defaultdict(dict)
         self.gone: set[UserId] = set()
         self.fail = fail
         self.attachments: dict[tuple[UserId, str], int] = {}
@@ -175,13 +176,17 @@ class MemoryRuns:
         forks = stored.forks if history.fork is None else {**stored.forks, history.n: history.fork}
         self.threads[history.thread] = replace(stored, messages=messages, next_message=len(messages), forks=forks)
 
-    def wish(self, key: RunKey, wish: Wish, *, at: datetime) -> None:
+    def wish(self, key: RunKey, wish: Wish, *, at: datetime, reason: str = "") -> bool:
         self._meet("wish")
-        self.wished[key].add(wish)
+        run = self.runs_by_key.get(key)
+        if run is None or run.status is not RunStatus.RUNNING:
+            return False
+        self.wished[key].setdefault(wish, reason)
+        return True
 
-    def wishes(self, key: RunKey) -> frozenset[Wish]:
+    def wishes(self, key: RunKey) -> Wishes:
         self._meet("wishes")
-        return frozenset(self.wished.get(key, ()))
+        return dict(self.wished.get(key, {}))
 
     def tail(self, key: RunKey) -> Segment | None:
         log = self.logs.get(key)

@@ -25,7 +25,8 @@ from karma.models.ports import (
     ToolEnded,
     TurnEnded,
 )
-from karma.runs.domain import LEASE, RunKey, Segment
+from karma.runs.control import RunControl
+from karma.runs.domain import LEASE, Run, RunKey, Segment
 from karma.runs.execution import Executor
 from karma.runs.plan import RunLimits
 from karma.runs.replay import read
@@ -64,10 +65,17 @@ class Life:
     left: int | None
     after: bool = False
     is_dead: bool = False
+    meets: Callable[[], None] | None = None
+    """Work of another process that comes before its `meets_at`-th step."""
+    meets_at: int = 0
+    steps: int = 0
 
     def before(self) -> None:
         if self.is_dead:
             raise Killed
+        self.steps += 1
+        if self.meets is not None and self.steps == self.meets_at:
+            self.meets()
         if self.left is not None:
             self.left -= 1
             if self.left <= 0 and not self.after:
@@ -93,6 +101,8 @@ class Handle:
         found = getattr(self._of, name)
 
         def call(*args: Any, **kwargs: Any) -> Any:
+            if name == "wishes" and not self._life.is_dead:
+                return found(*args, **kwargs)  # by the clock, and so no step that could be counted
             self._life.before()
             result = found(*args, **kwargs)
             self._life.afterwards()
@@ -159,6 +169,9 @@ class World:
             clock=self.clock,
             limits=limits or RunLimits(),
         )
+
+    def control(self, life: Life) -> RunControl:
+        return RunControl(Handle(self.store, life), self.clock)
 
     def service(self, life: Life, *, model: Model | None = None, limits: RunLimits | None = None) -> RunService:
         return run_service(
@@ -241,7 +254,8 @@ class Teller:
 async def until_death(work: Callable[[], Any]) -> None:
     """Do some work; where it dies, so does whatever it has left in the loop."""
     try:
-        await work()
+        async with asyncio.timeout(30):
+            await work()
     except Killed:
         pass
     finally:
@@ -271,6 +285,11 @@ def begin(world: World, life: Life, sink: KeptFrames | None = None, **more: Any)
 def go_on(world: World, life: Life) -> None:
     world.clock.pass_by(LEASE + timedelta(seconds=1))
     live(lambda: world.executor(life).go_on(KEY))
+
+
+def cancel(world: World, life: Life | None = None, *, reason: str = "") -> Run:
+    """Cancel the run as a request does."""
+    return world.control(life or Life(None)).cancel(KEY.user_id, KEY.run_id, reason=reason)
 
 
 def screen(events: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -14,23 +14,31 @@ from karma.http.presenters import Answer, ok
 from karma.http.routing import Router
 from karma.identity.domain import Caller
 from karma.runs.answers import (
+    AgioRunControl,
     AgioRunPage,
     CapabilitiesData,
+    RunControlData,
     RunData,
     RunEventsData,
     RunListData,
+    agio_control,
     agio_run_view,
     events_view,
     run_view,
 )
+from karma.runs.domain import RunStatus
+from karma.runs.schemas import CancelRunBody
 
 router = Router("runs")
 agio = Router("runs", prefix="/api")
 
 Reader = Annotated[Caller, permit("run:read")]
+Controller = Annotated[Caller, permit("run:control")]
 AgentRef = Annotated[str | None, Query(min_length=1, max_length=MAX_NAME_CHARS)]
 
 _MAX_AFTER = 10**8 - 1
+_AGIO_WAIT_S = 3.0
+"""Seconds for which Agio's routes, which know no run that is still being stopped, wait for its end."""
 
 
 @router.get("/agent/capabilities", responses=answers())
@@ -111,6 +119,30 @@ async def run_events(
     reader.get(caller.user_id, RunId(run_id))
     segments = reader.first_segments(caller.user_id, RunId(run_id), after=after, limit=limit)
     return ok(events_view(segments, after=after))
+
+
+@router.post("/runs/{run_id}/cancel", responses=answers(also=(202,), errors=(404, 409)))
+async def cancel_run(run_id: str, caller: Controller, body: CancelRunBody | None = None) -> Answer[RunControlData]:
+    """Cancel a run: its model stops within a second, tools that are at work are given up.
+
+    202 with `ended` false while the process that executes it is stopping it; its events end with `RUN_FINISHED` of
+    outcome `cancelled`. 409 RUN_ENDED when it has ended otherwise.
+    """
+    reason = body.reason if body else ""
+    run = agents.control().cancel(caller.user_id, RunId(run_id), reason=reason)
+    ended = run.status is not RunStatus.RUNNING
+    return ok({"run": run_view(run), "ended": ended}, 200 if ended else 202)
+
+
+@agio.post("/runs/{run_id}/cancel", operation_id="agio_cancel_run", responses=answers(also=(202,), errors=(404, 409)))
+async def cancel_run_and_wait(run_id: str, caller: Controller) -> Answer[AgioRunControl]:
+    """Cancel a run as the Agio API does, and wait for its end for up to 3 s; 202 when it takes longer."""
+    control = agents.control()
+    run = control.cancel(caller.user_id, RunId(run_id))
+    run = control.settled(run, within_s=_AGIO_WAIT_S)
+    if run.status is RunStatus.RUNNING:
+        return ok(agio_control(run, done="Run is being cancelled"), 202)
+    return ok(agio_control(run, done="Run cancelled successfully"))
 
 
 def _agent(ref: str | None) -> AgentId | None:

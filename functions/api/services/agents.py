@@ -10,6 +10,7 @@ from api.services.process import clock, settings
 
 if TYPE_CHECKING:
     from karma.agents.service import Catalogue
+    from karma.runs.control import RunControl
     from karma.runs.reading import RunReader
 
 
@@ -38,3 +39,12 @@ def runs() -> RunReader:
     from karma.runs.repository import RunRepository
 
     return RunReader(RunRepository())
+
+
+@cache
+def control() -> RunControl:
+    """Return the control of runs."""
+    from karma.runs.control import RunControl
+    from karma.runs.repository import RunRepository
+
+    return RunControl(RunRepository(), clock())

@@ -254,15 +254,29 @@ def test_the_end_is_written_whole_and_frees_the_thread(runs: Runs) -> None:
 @pytest.mark.fault("F-06c")
 def test_a_wish_stands_beside_the_log_and_changes_nothing_in_it(runs: Runs) -> None:
     begin(runs)
-    assert runs.wishes(run().key) == frozenset()
+    assert runs.wishes(run().key) == {}
 
-    for wish in (Wish.NEXT, Wish.NEXT, Wish.MOVED_ON):
-        runs.wish(run().key, wish, at=NOW)
+    for reason, wish in (("", Wish.NEXT), ("", Wish.NEXT), ("first", Wish.CANCEL), ("second", Wish.CANCEL)):
+        assert runs.wish(run().key, wish, at=NOW, reason=reason)
 
-    assert runs.wishes(run().key) == {Wish.NEXT, Wish.MOVED_ON}
-    assert runs.wishes(run("r2").key) == frozenset()
+    assert runs.wishes(run().key) == {Wish.NEXT: "", Wish.CANCEL: "first"}
+    assert runs.wishes(run("r2").key) == {}
     assert runs.segments(run().key, after=0, limit=9) == [segment()]
     assert runs.tail(run().key) == segment()
+
+
+def test_a_wish_for_a_run_that_has_ended_or_never_began_is_not_kept(runs: Runs) -> None:
+    begin(runs)
+    end = replace(END, status=RunStatus.CANCELLED, cancel_reason="enough")
+    runs.finish(segment(2, terminal=True), end, thread=THREAD)
+
+    assert not runs.wish(run().key, Wish.CANCEL, at=NOW, reason="late")
+    assert not runs.wish(run("r2").key, Wish.CANCEL, at=NOW)
+
+    assert runs.wishes(run().key) == runs.wishes(run("r2").key) == {}
+    stored = runs.run(run().key)
+    assert stored is not None
+    assert (stored.status, stored.cancel_reason) == (RunStatus.CANCELLED, "enough")
 
 
 @pytest.mark.fault("F-02a")

@@ -164,6 +164,7 @@ def test_one_run_is_shown_with_its_log(owner: tuple[Api, UserId]) -> None:
         "agent_version": None,
         "model": "m",
         "error_code": None,
+        "cancel_reason": None,
         "turns": 1,
         "usage": {"provider": "anthropic", "model": "m", "inputTokens": 3, "totalTokens": 5},
         "cost_micros": 40,

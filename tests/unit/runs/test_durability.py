@@ -185,7 +185,7 @@ class TestLargeAnswers:
         assert len(world.log(request)) <= 3 + (monotonic() - began) / 0.1
 
     def test_an_answer_beyond_what_can_be_kept_stops_the_model(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr("karma.runs.engine.MAX_ADDED_BYTES", 1_000)
+        monkeypatch.setattr("karma.runs.turn.MAX_ADDED_BYTES", 1_000)
         went_on: list[int] = []
         world = World([*text(*["x" * 400] * 3), lambda: went_on.append(1), *ended()])
         request = asked(user("hi"))

@@ -98,7 +98,7 @@ class End:
 
     def wish(self) -> None:
         """Have the client move on, and wait until the run has heard of it."""
-        self.store.wished[KEY].add(Wish.MOVED_ON)
+        self.store.wished[KEY][Wish.MOVED_ON] = ""
         self.heard.wait(1)
 
 
@@ -241,7 +241,7 @@ def test_an_end_while_tools_are_called_keeps_what_came_of_them(way: str, then: s
         if not how.how:
             return {"seen": 1}
         if way == "wish":
-            end.store.wished[KEY].add(Wish.MOVED_ON)
+            end.store.wished[KEY][Wish.MOVED_ON] = ""
         await asyncio.Event().wait()
         raise AssertionError
 

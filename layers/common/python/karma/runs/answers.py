@@ -35,6 +35,9 @@ class RunView(TypedDict):
     agent_version: int | None
     model: str
     error_code: str | None
+    """Code of the RUN_ERROR with which it failed; null in runs that did not, also in cancelled ones."""
+    cancel_reason: str | None
+    """Reason for which it was cancelled, where one was given."""
     turns: int
     usage: RunUsage | None
     cost_micros: int | None
@@ -59,6 +62,7 @@ def run_view(run: Run) -> RunView:
         "agent_version": run.agent_version,
         "model": run.model,
         "error_code": run.error_code or None,
+        "cancel_reason": run.cancel_reason or None,
         "turns": run.turns,
         "usage": _usage(run),
         "cost_micros": run.cost_micros,
@@ -77,6 +81,14 @@ class RunData(TypedDict):
     """With `?messages=true`, the conversation of the run's branch as AG-UI messages; null when not asked for, not known
     yet, or larger than 4 MB.
     """
+
+
+class RunControlData(TypedDict):
+    """`POST /runs/{id}/cancel`."""
+
+    run: RunView
+    ended: bool
+    """Whether the run has ended; false (status 202) while the process that executes it is still stopping it."""
 
 
 class RunListData(TypedDict):
@@ -127,6 +139,11 @@ _AGIO_STATUS: Final[Mapping[RunStatus, AgioStatus]] = {
 }
 
 
+def agio_control(run: Run, *, done: str) -> AgioRunControl:
+    """Shape a run that was controlled; `done` is the message once that has taken effect."""
+    return {"run_id": run.key.run_id, "message": done, "status": _AGIO_STATUS[run.status]}
+
+
 def agio_run_view(run: Run) -> AgioRun:
     """Shape a run for Agio's list.
 
@@ -147,6 +164,14 @@ def agio_run_view(run: Run) -> AgioRun:
         },
         "created_at": iso(run.created_at),
     }
+
+
+class AgioRunControl(TypedDict):
+    """`POST /api/runs/{id}/cancel` as the Agio API answers it."""
+
+    run_id: str
+    message: str
+    status: AgioStatus
 
 
 class AgioRunPage(TypedDict):

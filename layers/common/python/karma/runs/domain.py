@@ -3,7 +3,8 @@
 A run executes on a thread; a thread has at most one active run:
 
     running ──> finished      RUN_FINISHED was logged (also with calls of frontend tools left pending)
-            ├─> cancelled     the run was stopped, since its conversation went on without it
+            ├─> cancelled     RUN_FINISHED with outcome cancelled: it was stopped on purpose, by a request or since its
+            │                 conversation went on without it
             └─> failed        RUN_ERROR was logged, by the run itself or by the watchdog for it
 
 The state of a run is that of its log: segments 1, 2, 3, ... each written once, by the writer with the lease
@@ -37,6 +38,12 @@ BUSY_RETRY_S = 5
 LEASE = timedelta(seconds=30)
 """Time for which a segment gives its writer the lease of the run."""
 
+MAX_REASON_CHARS = 500
+"""Characters of the reason that a request to cancel gives, at the most."""
+
+MOVED_ON_REASON = "The conversation went on without it"
+"""`cancel_reason` of a run whose client asked something else."""
+
 MAX_TAKE_OVERS = 3
 """Processes that may take a run over without reaching its next checkpoint: beyond, the run itself ends processes."""
 
@@ -63,8 +70,24 @@ class Wish(StrEnum):
 
     MOVED_ON = "moved_on"
     """The run's client has asked something else: it does not wait for the answer any more."""
+    CANCEL = "cancel"
+    """A request has cancelled the run."""
     NEXT = "next"
     """Another client wants to continue the thread; the writer ends the run only if its own client has disconnected."""
+
+
+Wishes = Mapping[Wish, str]
+"""The wishes for a run, each with the reason that was given for it; "": none was."""
+
+
+def cancel_reason(wishes: Wishes) -> str | None:
+    """Return the reason for which wishes cancel a run, "" where none was given; None: they do not.
+
+    The request of somebody goes before what a client's next message implies.
+    """
+    if Wish.CANCEL in wishes:
+        return wishes[Wish.CANCEL]
+    return MOVED_ON_REASON if Wish.MOVED_ON in wishes else None
 
 
 class RunErrorCode(StrEnum):
@@ -105,7 +128,7 @@ ERROR_MESSAGES: Mapping[RunErrorCode, str] = {
     RunErrorCode.QUOTA_EXCEEDED: "The plan's model spend of this month does not cover the next model call",
     RunErrorCode.STORAGE_UNAVAILABLE: "The run could not be recorded; try again later",
     RunErrorCode.OWNER_LOST: "The process that executed the run was lost",
-    RunErrorCode.CANCELLED: "The run was stopped, since its conversation went on",
+    RunErrorCode.CANCELLED: "The run was cancelled",
     RunErrorCode.INTERNAL: "An unexpected error occurred",
 }
 
@@ -131,6 +154,16 @@ class ThreadChanged(Conflict):
     def __init__(self) -> None:
         super().__init__("The thread was changed by another run; try again")
         self.headers["Retry-After"] = "1"
+
+
+class RunHasEnded(Conflict):
+    """The run has ended otherwise than was asked for; `details` has its id and its status."""
+
+    code = "RUN_ENDED"
+
+    def __init__(self, run: Run) -> None:
+        told = {"run_id": run.key.run_id, "status": run.status.value}
+        super().__init__(f"The run has ended: it is {run.status}", details=told)
 
 
 class OwnershipLost(Exception):
@@ -220,6 +253,8 @@ class Run:
     parent_run_id: str = ""
     finished_at: datetime | None = None
     error_code: str = ""
+    cancel_reason: str = ""
+    """Reason for which it was cancelled; "": it was not, or none was given."""
     turns: int = 0
     usage: Json | None = None
     cost_micros: int | None = None
@@ -245,6 +280,7 @@ class RunEnd:
     status: RunStatus
     at: datetime
     error_code: str = ""
+    cancel_reason: str = ""
     turns: int = 0
     usage: Json | None = None
     cost_micros: int | None = None
@@ -267,6 +303,7 @@ def end(run: Run, how: RunEnd) -> Run:
         status=how.status,
         finished_at=how.at,
         error_code=how.error_code,
+        cancel_reason=how.cancel_reason,
         turns=how.turns,
         usage=how.usage,
         cost_micros=how.cost_micros,

@@ -7,7 +7,6 @@ thread only when its turn is complete, in the transaction that logs it: a run th
 from __future__ import annotations
 
 import asyncio
-import re
 from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any
@@ -18,18 +17,11 @@ from karma.conversations.repair import repair
 from karma.conversations.stored import dump_messages
 from karma.core.clock import Clock
 from karma.core.errors import Upstream
-from karma.core.ids import short_id
 from karma.core.observability import count, logger
-from karma.models.domain import ModelErrorCode
 from karma.models.ports import (
     Model,
     ModelFailed,
     StopReason,
-    TextDelta,
-    ToolArguments,
-    ToolBegun,
-    ToolEnded,
-    TurnEnded,
 )
 from karma.runs import events
 from karma.runs.calls import MakeCall, outcome_of, result_message, with_call_ids
@@ -39,10 +31,8 @@ from karma.runs.log import RunLog
 from karma.runs.plan import LostTurn, RunLimits, RunPlan, model_request
 from karma.runs.ports import Executions, Sink
 from karma.runs.spending import Budget, lost_usage
-from karma.runs.turn import Turn
+from karma.runs.turn import Speaker, Turn
 from karma.tools.toolbox import Toolbox, ToolOutcome, is_readable
-
-_CALL_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
 _RESULTS_A_COMMIT = 16
 """Results per transaction; each has at most 64 KB (twice that when escaped once more)."""
@@ -77,7 +67,8 @@ class RunEngine:
         self._executions = executions
         self._usage = plan.progress.usage
         self._turns = plan.progress.turns
-        self._is_stopped = False
+        self._cancelled_for: str | None = None
+        """Reason for which it is cancelled, "" where none was given; None: it is not."""
         self._began_at = plan.last
         self._said_at = -1
         """Position of the last message that called tools of the server; -1: none."""
@@ -85,8 +76,9 @@ class RunEngine:
         """Its calls of the server's tools, in order, with their tasks, whose results follow it; None: not begun yet."""
         self._known: dict[str, dict[str, object]] = {}
         """Facts that each tool knows about its effect, by the id of the call."""
-        self._call_ids = {call.id for message in plan.messages for call in message.tool_calls}
-        self._call_ids |= plan.lost.call_ids if plan.lost else frozenset()
+        call_ids = {call.id for message in plan.messages for call in message.tool_calls}
+        call_ids |= plan.lost.call_ids if plan.lost else frozenset()
+        self._speaker = Speaker(model, log, sink, call_ids=call_ids)
 
     async def run(self) -> None:
         """Run to the terminal event, or hand the run over before this process is stopped.
@@ -95,10 +87,10 @@ class RunEngine:
         """
         try:
             async with asyncio.timeout(max(0.0, self._left_s())) as limit:
-                self._log.listen(lambda: self._stop(limit))
+                self._log.listen(lambda reason: self._stop(limit, reason))
                 await self._loop()
         except TimeoutError:
-            if self._is_stopped:
+            if self._cancelled_for is not None:
                 await self._fail(RunErrorCode.CANCELLED)
             elif self._plan.is_handed_over:
                 await self._hand_over()
@@ -112,7 +104,7 @@ class RunEngine:
             logger.warning("run.model_failed", run_id=self._plan.run_id, code=exc.code, exc_info=exc.__cause__)
             await self._fail(RunErrorCode(exc.code))
         except OwnershipLost:
-            self._abandon(RunErrorCode.OWNER_LOST)
+            await self._abandon(RunErrorCode.OWNER_LOST)
         except Upstream as exc:
             logger.error("run.storage_failed", run_id=self._plan.run_id, code=exc.code)
             await self._fail(RunErrorCode.STORAGE_UNAVAILABLE)
@@ -126,10 +118,10 @@ class RunEngine:
     def _left_s(self) -> float:
         return (self._plan.stops_at - self._clock.now()).total_seconds() - self._limits.reserve_s
 
-    def _stop(self, limit: asyncio.Timeout) -> None:
+    def _stop(self, limit: asyncio.Timeout, reason: str) -> None:
         with suppress(RuntimeError):  # it is ending already
             limit.reschedule(0)
-            self._is_stopped = True
+            self._cancelled_for = reason
 
     async def _loop(self) -> None:
         plan = self._plan
@@ -193,69 +185,14 @@ class RunEngine:
 
     async def _ask(self) -> Turn:
         """Call the model once and send what it says while it says it."""
-        message_id = short_id()
-        turn = Turn(message_id=message_id, text=events.text_deltas(message_id))
         left_s = self._left_s()
         request = await asyncio.to_thread(model_request, self._plan, self._toolbox, self._limits, left_s=left_s)
         await self._budget.admit(request)
-        log, write = self._log, self._sink.write
-        async for batch in self._model.stream(request):
-            frames: list[bytes] = []
-            for event in batch:
-                if type(event) is TextDelta:
-                    if not log.has_open_text(message_id):
-                        if turn.held:
-                            await self._release(turn)
-                        frames.append(log.soft(events.text_start(message_id)))
-                    turn.said.add(event.text)
-                    frames.append(log.delta(turn.text, event.text))
-                elif type(event) is ToolArguments:
-                    turn.args_chars += len(event.delta)
-                    frames.append(log.delta(turn.args[event.id], event.delta))
-                else:
-                    if frames:
-                        write(b"".join(frames))
-                        frames = []
-                    await self._structure(turn, event)
-            if frames:
-                write(b"".join(frames))
-            if turn.said.size + turn.args_chars > MAX_ADDED_BYTES:
-                # It could not be stored: the model is stopped rather than paid to go on.
-                raise RunFailed(RunErrorCode.ANSWER_TOO_LARGE)
-        if turn.ended is None:
-            raise ModelFailed(ModelErrorCode.MODEL_STREAM_CUT)
-        self._usage += turn.ended.usage
-        self._budget.ended(turn.ended.usage)
+        turn = await self._speaker.say(request)
+        if turn.ended is not None:
+            self._usage += turn.ended.usage
+            self._budget.ended(turn.ended.usage)
         return turn
-
-    async def _structure(self, turn: Turn, event: object) -> None:
-        if isinstance(event, ToolBegun):
-            call_id = self._own_call_id(event.id)
-            begin = events.tool_start(tool_call_id=call_id, name=event.name, parent_message_id=turn.message_id)
-            turn.args[event.id] = events.args_deltas(call_id)
-            turn.names[event.id] = event.name
-            held, turn.held = turn.held, []
-            await self._log.commit([*self._end_text(turn), *held, begin])
-        elif isinstance(event, ToolEnded):
-            call_id = turn.args[event.call_id].ref
-            turn.held.append(events.tool_end(call_id))
-            turn.calls.append(ToolCall(call_id, turn.names[event.call_id], event.arguments))
-        elif isinstance(event, TurnEnded):
-            turn.ended = event
-
-    def _own_call_id(self, given: str) -> str:
-        """Return the provider's id of a call, or a new one if the conversation has that id already.
-
-        Providers count calls anew in each conversation, some gateways in each answer; clients append to the call with
-        the id.
-        """
-        call_id = given if _CALL_ID.fullmatch(given) and given not in self._call_ids else f"call_{short_id()}"
-        self._call_ids.add(call_id)
-        return call_id
-
-    async def _release(self, turn: Turn) -> None:
-        held, turn.held = turn.held, []
-        await self._log.commit(held)
 
     async def _go_on(self, turn: Turn) -> bool:
         """Process a complete turn; tell whether the model must be asked again."""
@@ -278,7 +215,7 @@ class RunEngine:
             model=self._plan.model,
         )
         kept = (said,) if said.blocks or said.content or said.tool_calls else ()
-        closing = [*self._end_text(turn), *turn.held]
+        closing = [*self._speaker.end_text(turn), *turn.held]
         if stop is StopReason.PAUSED and not turn.calls:
             await self._log.commit(closing, history=self._keep(kept), progress=self._progress)
             return True
@@ -351,9 +288,6 @@ class RunEngine:
     def _is_frontend(self, call: ToolCall) -> bool:
         return not self._toolbox.has(call.name) and any(tool.name == call.name for tool in self._plan.frontend_tools)
 
-    def _end_text(self, turn: Turn) -> list[Event]:
-        return [events.text_end(turn.message_id)] if self._log.has_open_text(turn.message_id) else []
-
     def _keep(self, messages: Sequence[Message]) -> History | None:
         """Add messages to the conversation, and return the write that stores them.
 
@@ -407,18 +341,25 @@ class RunEngine:
         try:
             how = self._end(status, code=code, results=len(results))
             await self._log.finish(terminal, how, before=self._sent(results), history=missing)
-            count("RunFailed", code=code.value)
+            self._tell_end(code)
         except (OwnershipLost, Upstream):
             # The watchdog ends the log; the client gets the error from here.
-            self._abandon(code)
+            await self._abandon(code)
         except Exception:  # noqa: BLE001 - the edge of a run, as in run()
             logger.exception("run.broken", run_id=self._plan.run_id)
-            self._abandon(code)
+            await self._abandon(code)
 
-    def _abandon(self, code: RunErrorCode) -> None:
+    def _tell_end(self, code: RunErrorCode) -> None:
+        if code is RunErrorCode.CANCELLED:
+            logger.info("run.cancelled", run_id=self._plan.run_id, turns=self._turns)
+            count("RunCancelled")
+        else:
+            count("RunFailed", code=code.value)
+
+    async def _abandon(self, code: RunErrorCode) -> None:
         logger.error("run.abandoned", run_id=self._plan.run_id, code=code.value)
         count("RunAbandoned")
-        self._log.give_up(events.run_error(message=ERROR_MESSAGES[code], code=code))
+        await self._log.give_up(events.run_error(message=ERROR_MESSAGES[code], code=code))
 
     def _wire_usage(self) -> dict[str, object] | None:
         return self._usage.wire(provider=self._model.provider, model=self._plan.model)
@@ -433,7 +374,8 @@ class RunEngine:
         return RunEnd(
             status=status,
             at=self._clock.now(),
-            error_code=code.value if code else "",
+            error_code=code.value if code and status is RunStatus.FAILED else "",
+            cancel_reason=self._cancelled_for or "" if status is RunStatus.CANCELLED else "",
             turns=self._turns,
             usage=self._wire_usage(),
             cost_micros=self._budget.spent,

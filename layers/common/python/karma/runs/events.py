@@ -149,6 +149,11 @@ def run_error(
     return _event("RUN_ERROR", "", body, speaks)
 
 
+def spoken_in(started: bytes) -> Version:
+    """Return the version of the protocol that a run speaks, or the next one that differs, from its RUN_STARTED."""
+    return CURRENT if "protocolVersion" in orjson.loads(started) else BEFORE_1_0
+
+
 def messages_snapshot(messages: Sequence[Mapping[str, object]]) -> Event:
     """Make MESSAGES_SNAPSHOT; clients drop messages that are not in it."""
     return _event("MESSAGES_SNAPSHOT", "", {"messages": list(messages)})

@@ -37,19 +37,18 @@ from karma.runs.domain import (
     OwnershipLost,
     Progress,
     Run,
-    RunErrorCode,
     RunKey,
     RunStatus,
     Segment,
-    Wish,
+    cancel_reason,
 )
+from karma.runs.ending import cancel_lost, end_lost, read_log
 from karma.runs.engine import RunEngine
 from karma.runs.log import RunLog
 from karma.runs.plan import LostTurn, RunLimits, RunPlan
 from karma.runs.ports import Executions, Runs, Sink
 from karma.runs.setup import RunSetup, load_setup
 from karma.runs.spending import Budget, reserved_for
-from karma.runs.watchdog import end_lost, read_log
 from karma.tools.toolbox import Tool, Toolbox
 
 
@@ -182,8 +181,9 @@ class Executor:
         until = run.created_at + timedelta(seconds=self.limits.run_timeout_s)
         tried = tail.epoch - (checkpoint.epoch if checkpoint else 1)
         try:
-            if Wish.MOVED_ON in self._store.wishes(key):
-                end_lost(self._store, tail, run, now, code=RunErrorCode.CANCELLED)
+            reason = cancel_reason(self._store.wishes(key))
+            if reason is not None:
+                cancel_lost(self._store, tail, run, now, reason=reason)
                 return None
             if stored is None or tried >= MAX_TAKE_OVERS or now >= until:
                 end_lost(self._store, tail, run, now)

@@ -10,8 +10,8 @@ from karma.core.clock import Clock, iso
 from karma.core.errors import NotFound
 from karma.core.ids import RunId
 from karma.runs.domain import Run, RunKey, RunStatus, Segment
+from karma.runs.ending import read_log
 from karma.runs.ports import Runs
-from karma.runs.watchdog import read_log
 
 _SHOWN_CHARS = 100
 

@@ -114,6 +114,7 @@ class RunItem(RunsItem, discriminator="run"):
     parent_run_id = UnicodeAttribute(default="")
     finished_at = UnicodeAttribute(null=True)
     error_code = UnicodeAttribute(default="")
+    cancel_reason = UnicodeAttribute(default="")
     turns = NumberAttribute(default=0)
     usage = UnicodeAttribute(null=True)
     """JSON of an AG-UI TokenUsage."""
@@ -165,6 +166,8 @@ class CheckpointItem(RunsItem, discriminator="run_checkpoint"):
 
 class ControlItem(RunsItem, discriminator="run_control"):
     """A wish that the run's writer end it, which that reads."""
+
+    reason = UnicodeAttribute(default="")
 
 
 class AttachmentItem(RunsItem, discriminator="attachment"):

@@ -4,20 +4,33 @@
 - Deltas, and the start and end of text, are sent at once and committed at most a second later.
 - `id: n` is sent only when the client has exactly the segments up to n.
 - Each segment renews the lease, an empty one when the run is silent.
-- Once a second the log reads whether another process wants the run to end: others never write to it.
+- Twice a second the log reads whether another process wants the run to end: others never write to it.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Coroutine, Sequence
+from contextlib import suppress
 from datetime import datetime, timedelta
 
 from karma.conversations.domain import History, ThreadKey
 from karma.core.clock import Clock
 from karma.core.errors import Upstream
-from karma.runs.domain import LEASE, Checkpoint, OwnershipLost, Progress, RunEnd, RunKey, Segment, Wish
-from karma.runs.events import DeltaPrefix, Event, OpenItems, encode_delta, frame, frames, position
+from karma.runs.domain import (
+    LEASE,
+    MOVED_ON_REASON,
+    Checkpoint,
+    OwnershipLost,
+    Progress,
+    RunEnd,
+    RunKey,
+    Segment,
+    Wish,
+    Wishes,
+    cancel_reason,
+)
+from karma.runs.events import DeltaPrefix, Event, OpenItems, encode_delta, frame, frames, parse, position
 from karma.runs.ports import Runs, Sink
 
 SEGMENT_BYTES = 16_000
@@ -28,7 +41,8 @@ _FLUSH_BYTES = 12_000
 _DELTA_CHARS = 2_500
 """Characters of a delta at the most: each takes up to six bytes in JSON, so a delta always fits into a segment."""
 _RENEW_AFTER_S = LEASE.total_seconds() / 3
-_LISTEN_EVERY_S = 1.0
+_LISTEN_EVERY_S = 0.5
+"""Seconds between two reads of the wishes for a run: who asks it to end is heard within a second."""
 _RETRY_PAUSES_S = (0.2, 0.5, 1.0, 2.0)
 _FATAL = (OwnershipLost, Upstream)
 """Failures after which nothing may be written any more."""
@@ -80,21 +94,27 @@ class RunLog:
         self._renew_timer = self._loop.call_later(_RENEW_AFTER_S, self._renew)
         self._listen_timer: asyncio.TimerHandle | None = None
 
-    def listen(self, stop: Callable[[], None]) -> None:
-        """Call `stop` once the run's client asks something else, or has disconnected and another wants the thread."""
+    def listen(self, stop: Callable[[str], None]) -> None:
+        """Call `stop` with the reason once the run is to be cancelled.
+
+        That is when a request says so, or the run's client asks something else, or the client has disconnected and
+        another wants the thread.
+        """
         self._listen_timer = self._loop.call_later(_LISTEN_EVERY_S, lambda: self._spawn(self._heed(stop)))
 
-    async def _heed(self, stop: Callable[[], None]) -> None:
-        try:
+    async def _heed(self, stop: Callable[[str], None]) -> None:
+        wishes: Wishes = {}
+        with suppress(Upstream):  # asked again the next time
             wishes = await asyncio.to_thread(self._store.wishes, self._key)
-        except Upstream:
-            wishes = frozenset()  # asked again in a second
         if self._closed:
             return
-        if Wish.MOVED_ON in wishes or (Wish.NEXT in wishes and self._sink.is_lost):
-            stop()
-        else:
+        reason = cancel_reason(wishes)
+        if reason is None and Wish.NEXT in wishes and self._sink.is_lost:
+            reason = MOVED_ON_REASON
+        if reason is None:
             self.listen(stop)
+        else:
+            stop(reason)
 
     def delta(self, prefix: DeltaPrefix, text: str) -> bytes:
         """Add a delta to the log and return its frame, which the caller sends at once.
@@ -164,8 +184,15 @@ class RunLog:
         await self.commit()
         self.close()
 
-    def give_up(self, terminal: Event) -> None:
-        """Send the terminal event to the client without logging it: another process owns the run and ends the log."""
+    async def give_up(self, terminal: Event) -> None:
+        """Send the terminal event to the client without logging it: another process owns the run and ends the log.
+
+        Where the log has ended already, its client is sent the log's last event instead.
+        """
+        with suppress(Upstream):
+            tail = await asyncio.to_thread(self._store.tail, self._key)
+            if tail is not None and tail.terminal:
+                terminal = parse(tail.events[-1])
         self._sink.write(b"".join(frame(event.data) for event in [*self._open.closing(), terminal]))
         self.close()
 

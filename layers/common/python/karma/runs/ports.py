@@ -11,7 +11,7 @@ from karma.billing.allowances import Reservation
 from karma.configuration.current import RunChoice
 from karma.conversations.domain import History, Message, Thread, ThreadKey
 from karma.core.ids import AgentId, RunId, UserId
-from karma.runs.domain import Checkpoint, Run, RunEnd, RunKey, Segment, Wish
+from karma.runs.domain import Checkpoint, Run, RunEnd, RunKey, Segment, Wish, Wishes
 
 
 class Configured(Protocol):
@@ -122,11 +122,15 @@ class Runs(Protocol):
             OwnershipLost: another writer wrote the segment of this number, or has ended the run.
         """
 
-    def wish(self, key: RunKey, wish: Wish, *, at: datetime) -> None:
-        """Ask a run's writer to end it. A repeat changes nothing, nor does a wish for a run that has ended."""
+    def wish(self, key: RunKey, wish: Wish, *, at: datetime, reason: str = "") -> bool:
+        """Ask a run's writer to end it, on condition that it is running; a repeat keeps the first reason.
 
-    def wishes(self, key: RunKey) -> frozenset[Wish]:
-        """Read the wishes for a run, eventually consistently."""
+        Returns:
+            Whether the wish stands: False for a run that has ended or does not exist.
+        """
+
+    def wishes(self, key: RunKey) -> Wishes:
+        """Read the wishes for a run, consistently."""
 
     def tail(self, key: RunKey) -> Segment | None:
         """Read the last segment, consistently; None: the run has no log."""

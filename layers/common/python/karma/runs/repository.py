@@ -18,6 +18,7 @@ from karma.core.dynamo.access import batch_get, count, get, put, query
 from karma.core.dynamo.failures import ConditionFailed
 from karma.core.dynamo.items import Key
 from karma.core.dynamo.transaction import Transaction
+from karma.core.errors import Conflict
 from karma.core.ids import AgentId, RunId, UserId
 from karma.identity.transactional import require_account
 from karma.runs.domain import (
@@ -31,6 +32,7 @@ from karma.runs.domain import (
     Segment,
     ThreadChanged,
     Wish,
+    Wishes,
 )
 from karma.runs.items import (
     ATTACHMENT,
@@ -186,6 +188,7 @@ class RunRepository:
             RunItem.finished_at.set(now),
             RunItem.updated_at.set(now),
             RunItem.error_code.set(how.error_code),
+            RunItem.cancel_reason.set(how.cancel_reason),
             RunItem.turns.set(how.turns),
             RunItem.pending_tool_call_ids.set(as_json(list(how.pending_tool_call_ids))),
         ]
@@ -206,17 +209,28 @@ class RunRepository:
         except ConditionFailed:
             self._require_mine(segment)
 
-    def wish(self, key: RunKey, wish: Wish, *, at: datetime) -> None:
-        """See Runs; one put."""
+    def wish(self, key: RunKey, wish: Wish, *, at: datetime, reason: str = "") -> bool:
+        """See Runs; one transaction."""
+        tx = Transaction()
+        has_ended = Conflict("")
+        tx.check(RunItem, Key(run_pk(key), HEAD), RunItem.status == RunStatus.RUNNING.value, on_fail=has_ended)
+        tx.put(ControlItem(run_pk(key), f"{CONTROL}{wish.value}", reason=reason, created_at=iso(at)))
         try:
-            put(ControlItem(run_pk(key), f"{CONTROL}{wish.value}", created_at=iso(at)))
+            tx.commit()
         except ConditionFailed:
-            return  # it is there
+            return True  # it is there
+        except Conflict as exc:
+            if exc is not has_ended:
+                raise
+            return False
+        return True
 
-    def wishes(self, key: RunKey) -> frozenset[Wish]:
+    def wishes(self, key: RunKey) -> Wishes:
         """See Runs; one Query."""
-        page = query(RunsItem, run_pk(key), RunsItem.sk.startswith(CONTROL), limit=len(Wish))
-        return frozenset(Wish(item.sk.removeprefix(CONTROL)) for item in page.items)
+        page = query(RunsItem, run_pk(key), RunsItem.sk.startswith(CONTROL), limit=len(Wish), consistent=True)
+        return {
+            Wish(item.sk.removeprefix(CONTROL)): item.reason for item in page.items if isinstance(item, ControlItem)
+        }
 
     def tail(self, key: RunKey) -> Segment | None:
         """See Runs; one Query."""

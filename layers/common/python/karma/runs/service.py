@@ -50,7 +50,7 @@ _FOLLOW = timedelta(minutes=10)
 """Time for which a running run is followed for a repeated request, where the platform stops this process no earlier."""
 _END_POLL_S = 0.25
 _END_POLLS = 16
-"""Polls for the end of a run that was asked to end; it reads the wish once a second."""
+"""Polls for the end of a run that was asked to end; it reads the wish twice a second."""
 
 
 @dataclass(frozen=True)

@@ -67,6 +67,7 @@ def run_of(item: RunItem) -> Run:
         parent_run_id=item.parent_run_id,
         finished_at=_when(item.finished_at) if item.finished_at else None,
         error_code=item.error_code,
+        cancel_reason=item.cancel_reason,
         turns=int(item.turns),
         usage=orjson.loads(item.usage) if item.usage else None,
         cost_micros=_whole(item.cost_micros),

@@ -19,24 +19,18 @@ from typing import Protocol
 
 import orjson
 
-from karma.conversations.domain import ThreadKey
 from karma.core.clock import Clock
 from karma.core.errors import ValidationFailed
-from karma.core.ids import RunId, UserId, new_id
-from karma.core.observability import count, logger
-from karma.runs import events
+from karma.core.ids import RunId, UserId
+from karma.core.observability import logger
 from karma.runs.domain import (
     ENGINE_SCHEMA,
-    ERROR_MESSAGES,
     LEASE,
     OwnershipLost,
-    Run,
-    RunEnd,
-    RunErrorCode,
     RunKey,
-    RunStatus,
     Segment,
 )
+from karma.runs.ending import end_lost
 from karma.runs.ports import Executions, Runs, Watchdog
 
 FIRST_LOOK = LEASE + timedelta(seconds=15)
@@ -147,46 +141,8 @@ class Inspector:
         return True
 
 
-def end_lost(
-    store: Runs, tail: Segment, run: Run, now: datetime, *, code: RunErrorCode = RunErrorCode.OWNER_LOST
-) -> None:
-    """End a run whose process is lost and that no other may go on with, or that nobody waits for: CANCELLED.
-
-    Raises:
-        OwnershipLost: another process wrote the next segment, or has ended the run.
-    """
-    # The closing events need the whole log; it is read only here, for a dead run.
-    log = [data for segment in read_log(store, tail.key) for data in segment.events]
-    closing = [event.data for event in events.open_after(log).closing()]
-    terminal = events.run_error(message=ERROR_MESSAGES[code], code=code)
-    last = Segment(
-        key=tail.key,
-        n=tail.n + 1,
-        writer=new_id(),
-        epoch=tail.epoch + 1,
-        lease_until=now,
-        events=(*closing, terminal.data),
-        terminal=True,
-    )
-    status = RunStatus.CANCELLED if code is RunErrorCode.CANCELLED else RunStatus.FAILED
-    how = RunEnd(status=status, at=now, error_code=code.value)
-    store.finish(last, how, thread=ThreadKey(tail.key.user_id, run.thread_id))
-    logger.warning("run.ended_without_owner", run_id=tail.key.run_id, epoch=last.epoch)
-    count("RunOwnerLost")
-
-
 def attend(inspector: Inspector, watchdog: Watchdog, key: RunKey) -> None:
     """Inspect a run, and let it be inspected again if needed."""
     again_in = inspector.look(key)
     if again_in is not None:
         watchdog.arm(key, delay=again_in)
-
-
-def read_log(store: Runs, key: RunKey, *, after: int = 0) -> list[Segment]:
-    """Read all segments above `after`."""
-    segments: list[Segment] = []
-    while True:
-        page = store.segments(key, after=segments[-1].n if segments else after, limit=200)
-        if not page:
-            return segments
-        segments.extend(page)
