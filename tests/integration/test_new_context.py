@@ -22,6 +22,8 @@ from local.context import Refused, Words
 ROOT = Path(__file__).resolve().parents[2]
 LINTED = ROOT / ".mypy_cache"
 INSTALLED = (".venv", ".engine", "node_modules")
+SYNTHESIZED = "build/test-stacks"
+"""Templates of tables and queues, each under the digest of `infra` that it was made of: the copy has the same one."""
 MOST = 4
 """Largest number of files, written by hand, that a context may change outside its own folders."""
 REFUSALS = "tests/contract/stores/golden/refusals.json"
@@ -68,7 +70,9 @@ class Copy:
                 (folder / name).parent.mkdir(parents=True, exist_ok=True)
                 shutil.copy2(ROOT / name, folder / name)
         self.before = self.files()
-        for name in INSTALLED:
+        (ROOT / SYNTHESIZED).mkdir(parents=True, exist_ok=True)
+        (folder / SYNTHESIZED).parent.mkdir()
+        for name in (*INSTALLED, SYNTHESIZED):
             (folder / name).symlink_to(ROOT / name)
 
     def files(self) -> dict[str, str]:
