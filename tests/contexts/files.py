@@ -14,6 +14,7 @@ import pytest
 from karma.billing.allowances import Metric
 from karma.billing.repository.usage import UsageRepository
 from karma.core.clock import iso
+from karma.core.dynamo.access import upsert
 from karma.core.errors import NotFound
 from karma.core.ids import DeviceId, FileId, UserId, new_id
 from karma.core.requests import RETENTION, RepeatableRequest
@@ -21,6 +22,7 @@ from karma.devices.lookup import DeviceLookup
 from karma.files.domain import REJECTED_TIME, DeviceFile, Digests, FileStatus, Rejection
 from karma.files.ports import ObjectStore
 from karma.files.repository.files import FileRepository
+from karma.files.repository.items import CountItem, count_key
 from karma.files.service import FileService
 from tests.contexts.devices import DeviceRows
 from tests.fakes.devices import FakeClock
@@ -84,6 +86,10 @@ class FileRows(ABC):
         room = None if entry.is_directory else reserved(self.owner_id, Metric.STORAGE, entry.size)
         due = None if entry.is_directory else NOW
         self.files.add(entry, reservation=room, directories=directories, due=due, request=request)
+
+    @abstractmethod
+    def fill(self, names: int) -> None:
+        """Have the device counted with so many names."""
 
     @property
     def stored_bytes(self) -> int:
@@ -161,6 +167,9 @@ class MemoryFileRows(FileRows):
     def lose_device(self) -> None:
         self.devices.owners.clear()
 
+    def fill(self, names: int) -> None:
+        self._files.counts[self._device_id] = names
+
 
 class StoredFileRows(DeviceRows, FileRows):
     @cached_property
@@ -174,6 +183,9 @@ class StoredFileRows(DeviceRows, FileRows):
     @property
     def owner_id(self) -> UserId:
         return self.ada.id
+
+    def fill(self, names: int) -> None:
+        upsert(CountItem(*count_key(self.device_id)), [CountItem.names.set(names)])
 
     @property
     def device_id(self) -> DeviceId:

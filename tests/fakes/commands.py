@@ -8,11 +8,20 @@ from datetime import datetime
 from typing import Any
 
 from karma.core.clock import epoch_ms
-from karma.core.errors import NotFound
+from karma.core.errors import NotFound, RateLimited
 from karma.core.ids import CommandId, DeviceId
 from karma.core.requests import RepeatableRequest
-from karma.devices.domain import FINAL_ANSWERS, Command, CommandStatus, Device, LateResult, sources_of
+from karma.devices.domain import (
+    FINAL_ANSWERS,
+    MAX_COMMAND_UNITS,
+    Command,
+    CommandStatus,
+    Device,
+    LateResult,
+    sources_of,
+)
 from karma.devices.repository.commands import Pending
+from karma.devices.repository.hours import HOUR_S
 from karma.devices.repository.items import EXPIRY_SHARDS, expiry_partition
 from tests.fakes.requests import MemoryRequests
 
@@ -29,11 +38,17 @@ class MemoryCommands:
     published: dict[CommandId, list[int]] = field(default_factory=dict)
     """Times of the publishes of a command, in milliseconds."""
     requests: MemoryRequests = field(default_factory=MemoryRequests)
+    units: dict[tuple[DeviceId, int], int] = field(default_factory=dict)
+    """Kilobytes of commands by device and hour."""
 
     def add(self, command: Command, device: Device, *, now: datetime, request: RepeatableRequest | None = None) -> None:
         if device.id in self.gone:
             raise NotFound(f"Device {device.id} not found")
         self.requests.require_new(device.id, request)
+        place = (device.id, int(now.timestamp()) // HOUR_S)
+        if self.units.get(place, 0) > MAX_COMMAND_UNITS - command.units:
+            raise RateLimited("too many this hour", retry_after_s=HOUR_S - int(now.timestamp()) % HOUR_S)
+        self.units[place] = self.units.get(place, 0) + command.units
         self.requests.note(device.id, request, command.id)
         self.commands[command.id] = command
 

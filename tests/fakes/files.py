@@ -16,6 +16,7 @@ from karma.core.errors import AlreadyExists, NotFound, StaleVersion
 from karma.core.ids import DeviceId, FileId, UserId, new_id
 from karma.core.requests import RepeatableRequest
 from karma.files.domain import (
+    MAX_NAMES,
     REJECTED_TIME,
     ROOT,
     DeviceFile,
@@ -26,6 +27,7 @@ from karma.files.domain import (
     child_of,
     sources_of,
     split_path,
+    too_many_names,
 )
 from karma.files.ports import ObjectGone, StoredPart, UploadGone
 from karma.files.repository.files import FilePosition, FileRepository, FileSlice
@@ -148,6 +150,7 @@ class MemoryFiles(FileRepository):
         self.names: dict[tuple[DeviceId, str, str], FileId] = {}
         self.dues: dict[FileId, datetime] = {}
         self.requests = MemoryRequests()
+        self.counts: dict[DeviceId, int] = {}
 
     # Reading
 
@@ -214,6 +217,7 @@ class MemoryFiles(FileRepository):
         self._require_free(entry)
         self._require_places(entry, made)
         self.requests.require_new(entry.device_id, request)
+        self._require_room(entry, 1 + len(made))
         if reservation is not None:
             self.usage.reserve([reservation])
         self.requests.note(entry.device_id, request, entry.id)
@@ -264,6 +268,7 @@ class MemoryFiles(FileRepository):
         stored = self.entries.get(file.id)
         if stored is None or stored.status is not FileStatus.READY or stored.revision != file.revision:
             raise stale
+        self._require_room(file, len(made))
         if moved:
             self._free(file)
             self._take(changed, *made)
@@ -318,12 +323,13 @@ class MemoryFiles(FileRepository):
     def remove_rows(self, device_id: DeviceId, *, limit: int) -> int:
         rows = [file_id for file_id, entry in self.entries.items() if entry.device_id == device_id][:limit]
         names = [key for key in self.names if key[0] == device_id][: limit - len(rows)]
+        is_counted = len(rows) + len(names) < limit and self.counts.pop(device_id, None) is not None
         for file_id in rows:
             self._give_back(self.entries.pop(file_id))
             self.dues.pop(file_id, None)
         for key in names:
             del self.names[key]
-        return len(rows) + len(names)
+        return len(rows) + len(names) + is_counted
 
     def _give_back(self, file: DeviceFile) -> None:
         if file.takes_room:
@@ -367,13 +373,20 @@ class MemoryFiles(FileRepository):
         holder = self.names.get((device_id, *split_path(path)))
         return path == ROOT or (holder is not None and self.entries[holder].is_directory)
 
+    def _require_room(self, entry: DeviceFile, names: int) -> None:
+        if names and self.counts.get(entry.device_id, 0) > MAX_NAMES - names:
+            raise too_many_names()
+
     def _take(self, *entries: DeviceFile) -> None:
+        device_id = entries[0].device_id
+        self.counts[device_id] = self.counts.get(device_id, 0) + len(entries)
         self.names |= {(entry.device_id, entry.path, entry.name): entry.id for entry in entries}
 
     def _free(self, entry: DeviceFile) -> None:
         if self._names_of(entry) != entry.id:
             raise ConditionFailed
         del self.names[entry.device_id, entry.path, entry.name]
+        self.counts[entry.device_id] = self.counts.get(entry.device_id, 0) - 1
 
 
 def _order(entry: DeviceFile) -> str:

@@ -106,7 +106,7 @@ class Files:
         return [entry["Key"] for entry in entries]
 
     def rows(self) -> dict[str, str]:
-        """Return the type of every item in the device's partition of files, by sort key."""
+        """Return the type of every item in the device's partition of files, by sort key; without a count of 0 names."""
         pages = self.stack.aws("dynamodb").get_paginator("scan").paginate(TableName=self.stack.tables["devices"])
-        items = [item for page in pages for item in page["Items"]]
-        return {item["sk"]["S"]: item["type"]["S"] for item in items if item["pk"]["S"] == f"FILES#{self.device_id}"}
+        items = [item for page in pages for item in page["Items"] if item["pk"]["S"] == f"FILES#{self.device_id}"]
+        return {item["sk"]["S"]: item["type"]["S"] for item in items if item.get("names") != {"N": "0"}}

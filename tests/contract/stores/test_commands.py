@@ -13,11 +13,13 @@ import pytest
 
 from karma.core import aws
 from karma.core.clock import epoch_ms, from_epoch_ms
+from karma.core.dynamo.access import upsert
 from karma.core.dynamo.items import connection_of
-from karma.core.errors import AlreadyExists, NotFound
+from karma.core.errors import AlreadyExists, NotFound, RateLimited
 from karma.core.ids import CommandId, UserId, new_id
 from karma.core.requests import RETENTION, IdempotencyKeyReused
 from karma.devices.domain import (
+    MAX_COMMAND_UNITS,
     TRANSITIONS,
     Command,
     CommandStatus,
@@ -27,7 +29,13 @@ from karma.devices.domain import (
     is_final,
 )
 from karma.devices.repository.commands import CommandRepository, Pending
-from karma.devices.repository.items import EXPIRY_SHARDS, CommandRequestItem, command_request_key
+from karma.devices.repository.items import (
+    EXPIRY_SHARDS,
+    CommandRequestItem,
+    HourItem,
+    command_request_key,
+    hour_key,
+)
 from tests.contract.stores.rows import Rows
 from tests.fakes.commands import MemoryCommands
 from tests.support.devices import provisioning_device
@@ -91,6 +99,13 @@ class Queue:
         shards = range(EXPIRY_SHARDS)
         found = [self.commands.overdue(shard, before=from_epoch_ms(before), limit=9) for shard in shards]
         return [pending.id for shard in found for pending in shard]
+
+    def fill(self, units: int) -> None:
+        """Have the device counted with so many kilobytes of commands in the hour of `NOW`."""
+        hour = NOW_MS // HOUR_MS
+        self._memory.units[self.device.id, hour] = units
+        if self.rows is not None:
+            upsert(HourItem(*hour_key(self.device.id, hour)), [HourItem.commands.set(units)])
 
     def delete_device(self) -> None:
         self._memory.gone.add(self.device.id)
@@ -269,3 +284,30 @@ def test_a_command_is_known_by_a_record_of_before_all_records_were_alike() -> No
     assert rows.commands.made_by(rows.device, request) == "c1"
     with pytest.raises(AlreadyExists):
         rows.commands.add(rows.command(), rows.device, now=NOW, request=request)
+
+
+@pytest.mark.fault("F-26d")
+@pytest.mark.parametrize(("size", "units"), [(0, 1), (1_000, 1), (1_100, 2), (16_000, 16)])
+def test_an_hour_of_a_device_takes_so_much_and_the_next_takes_as_much(queue: Queue, size: int, units: int) -> None:
+    params = {"text": "x" * size}
+    queue.fill(MAX_COMMAND_UNITS - units + 1)
+    with pytest.raises(RateLimited) as refused:
+        queue.added(params=params)
+    assert isinstance(refused.value.details, dict)
+    assert refused.value.details["retry_after_s"] == 3_600 - NOW_MS // 1_000 % 3_600
+    assert queue.commands.page(queue.device.id, limit=5) == ([], False)
+    queue.fill(MAX_COMMAND_UNITS - units)
+    queue.added(params=params)
+    with pytest.raises(RateLimited):
+        queue.added()
+    next_hour = from_epoch_ms(NOW_MS + HOUR_MS)
+    queue.commands.add(queue.command(params=params), queue.device, now=next_hour)
+
+
+@pytest.mark.fault("F-26d")
+def test_a_repeat_is_told_of_its_command_before_the_limit(queue: Queue) -> None:
+    request = asked()
+    queue.commands.add(queue.command(), queue.device, now=NOW, request=request)
+    queue.fill(MAX_COMMAND_UNITS)
+    with pytest.raises(AlreadyExists):
+        queue.commands.add(queue.command(), queue.device, now=NOW, request=request)

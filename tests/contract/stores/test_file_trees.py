@@ -60,6 +60,8 @@ def check(database: Database, rows: Rows, tried: Workshop) -> None:
     inside = check_tree(entries, {paths[key]: FileId(item["file_id"]["S"]) for key, item in names.items()})
     counted = {paths[key]: int(item["names_inside"]["N"]) for key, item in names.items()}
     assert counted == {path: inside[path] for path in counted}
+    [total] = [int(item["names"]["N"]) for item in stored(database) if item["sk"]["S"] == "COUNT"]
+    assert total == len(entries)
 
 
 def stored(database: Database) -> Iterator[dict[str, dict[str, str]]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
@@ -10,10 +11,10 @@ import pytest
 
 from karma.billing.allowances import Metric
 from karma.core.dynamo.failures import ConditionFailed
-from karma.core.errors import AlreadyExists, NotFound, QuotaExceeded, StaleVersion, StorageThrottled
+from karma.core.errors import AlreadyExists, Conflict, NotFound, QuotaExceeded, StaleVersion, StorageThrottled
 from karma.core.ids import FileId, new_id
 from karma.core.requests import IdempotencyKeyReused
-from karma.files.domain import DeviceFile, Digests, DirectoryNotEmpty, FileStatus, Rejection
+from karma.files.domain import MAX_NAMES, DeviceFile, Digests, DirectoryNotEmpty, FileStatus, Rejection
 from karma.files.repository.files import FilePosition
 from tests.contexts.files import FileRows, MemoryFileRows, StoredFileRows
 from tests.support.plans import limited
@@ -212,8 +213,8 @@ class TestRemoving:
         assert rows.files.missing(folder.device_id, [("/", "b")]) == [("/", "b")]
 
     def test_everything_of_a_device_goes_by_pieces(self, rows: FileRows) -> None:
-        rows.ready  # noqa: B018  file and directory, each with the item of its unique name
-        assert [rows.files.remove_rows(rows.device_id, limit=3) for _ in range(3)] == [3, 1, 0]
+        rows.ready  # noqa: B018  file and directory, each with the item of its unique name, and their number
+        assert [rows.files.remove_rows(rows.device_id, limit=3) for _ in range(3)] == [3, 2, 0]
 
 
 def test_a_file_that_is_not_there_is_not_found(rows: FileRows) -> None:
@@ -288,6 +289,51 @@ def directory_at(rows: FileRows, path: str, name: str) -> DeviceFile:
     directory = rows.files.find(rows.device_id, holder)
     assert directory is not None
     return directory
+
+
+@pytest.mark.fault("F-26d")
+class TestTheNumberOfNames:
+    """The limit is a device's own, whatever the entries weigh."""
+
+    def test_is_limited_for_each_way_to_make_one(self, rows: FileRows) -> None:
+        ready = rows.ready
+        moved = replace(ready, path="/x/y", revision=2)
+        above = [rows.new_directory("x"), rows.new_directory("y", "/x")]
+        ways: list[tuple[int, Callable[[], None]]] = [
+            (1, lambda: rows.add(rows.new_file(name="f", path="/"))),
+            (1, lambda: rows.add(rows.new_directory("d"))),
+            (3, lambda: rows.add(rows.new_file(path="/p/q"), rows.new_directory("p"), rows.new_directory("q", "/p"))),
+            (2, lambda: rows.files.change(ready, moved, directories=above)),
+        ]
+        for names, make in ways:
+            rows.fill(MAX_NAMES - names + 1)
+            with pytest.raises(Conflict) as refused:
+                make()
+            assert (refused.value.code, refused.value.details) == (
+                "TOO_MANY_OBJECTS",
+                {"kind": "file", "limit": MAX_NAMES},
+            )
+            rows.fill(MAX_NAMES - names)
+            make()
+        renamed = replace(moved, name="other", revision=3)
+        rows.files.change(moved, renamed, directories=[])  # takes as many as it frees
+
+    @pytest.mark.parametrize("state", ["uploading", "verifying", "ready", "rejected"])
+    def test_has_room_again_for_what_is_removed(self, rows: FileRows, state: str) -> None:
+        file = found(rows, getattr(rows, state))
+        rows.fill(MAX_NAMES - (file.status is FileStatus.REJECTED))
+        rows.files.begin_delete(file, now=NOW, due=NOW)
+        rows.add(rows.new_directory("d"))
+        with pytest.raises(Conflict):
+            rows.add(rows.new_directory("e"))
+        rows.files.remove_directory(directory_at(rows, "/", "d"))
+        rows.add(rows.new_directory("e"))
+
+    def test_tells_of_a_name_that_is_taken_first(self, rows: FileRows) -> None:
+        rows.add(rows.new_file(path="/"))
+        rows.fill(MAX_NAMES)
+        with pytest.raises(AlreadyExists):
+            rows.add(rows.new_file(path="/"))
 
 
 GB = 1_000_000_000

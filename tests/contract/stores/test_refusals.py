@@ -36,7 +36,18 @@ FOREIGN: dict[str, Any] = (
     }
     | {
         name: {"N": "9999999999999"}
-        for name in ("version", "revision", "expires_at", "project", "avatar", "full_at_ms", "entries", "made")
+        for name in (
+            "version",
+            "revision",
+            "expires_at",
+            "project",
+            "avatar",
+            "full_at_ms",
+            "entries",
+            "made",
+            "names",
+            "commands",
+        )
     }
     | {"type": {"S": "email_guard"}}
     | {"open_ids": {"SS": [f"9999999999999#{each}" for each in range(MAX_OPEN)]}}

@@ -43,6 +43,7 @@ def workshop() -> tuple[Workshop, MemoryFiles]:
 
 def check(files: MemoryFiles) -> None:
     assert sum(files.usage.taken.values()) == bytes_of(files.entries.values())
+    assert sum(files.counts.values()) == len(files.names)
     check_tree(
         files.entries.values(), {child_of(path, name): holder for (_, path, name), holder in files.names.items()}
     )

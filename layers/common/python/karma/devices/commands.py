@@ -89,7 +89,7 @@ class CommandService:
         Raises:
             NotFound: the device does not exist or has another owner.
             ValidationFailed: name, params or ttl_s is not as above.
-            RateLimited: 100 commands wait for this device already.
+            RateLimited: 100 commands wait for this device already, or it has had too many in this hour.
             IdempotencyKeyReused: the first request asked for another command.
         """
         body = _validated(command, dict(params or {}), ttl_s)

@@ -16,6 +16,8 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Any, Final, NamedTuple
 
+import orjson
+
 from karma.core.ids import CommandId, DeviceId, UserId
 
 SERIAL: Final = re.compile(r"[A-Za-z0-9_-]{1,64}")
@@ -29,6 +31,8 @@ MAX_TAGS: Final = 50
 MAX_TAG_CHARS: Final = 50
 MAX_OBJECT_BYTES: Final = 8 * 1024
 """Largest capabilities, hardware, network and location, each in bytes of JSON."""
+MAX_COMMAND_UNITS: Final = 14_400
+"""Kilobytes of commands of one device an hour, each rounded up: four commands a second, as much as of telemetry."""
 MAX_PARAMS_BYTES: Final = 16 * 1024
 MIN_TTL_S: Final = 1
 MAX_TTL_S: Final = 7 * 24 * 3600
@@ -377,6 +381,11 @@ class Command:
     def finished(self) -> bool:
         """Tell whether its state is final."""
         return is_final(self.status)
+
+    @property
+    def units(self) -> int:
+        """Return the kilobytes of its params, rounded up."""
+        return -(-len(orjson.dumps(self.params)) // 1_024)
 
     def is_forgotten(self, now: datetime) -> bool:
         """Tell whether its retention is over, though the database may not have deleted it yet."""

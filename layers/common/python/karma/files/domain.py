@@ -30,6 +30,8 @@ MAX_PATH_BYTES: Final = 1024
 MAX_NAME_CHARS: Final = 255
 MAX_DEPTH: Final = 32
 """Largest number of directories above an entry: those that are missing are made in one transaction."""
+MAX_NAMES: Final = 100_000
+"""Largest number of files and directories of a device, unfinished uploads included: rows of 1.7 GB at the most."""
 MAX_LABEL_CHARS: Final = 50
 """Longest `type` and `category`, in characters."""
 MAX_OBJECT_BYTES: Final = 8 * 1024
@@ -96,6 +98,15 @@ class DirectoryNotEmpty(Conflict):
     """The directory holds names, perhaps of files that are still being uploaded, and so cannot be deleted."""
 
     code = "DIRECTORY_NOT_EMPTY"
+
+
+def too_many_names() -> Conflict:
+    """Return the refusal of an entry that would be one more than a device may have; `details` names the limit."""
+    return Conflict(
+        f"A device has at most {MAX_NAMES} files and directories; delete one first",
+        code="TOO_MANY_OBJECTS",
+        details={"kind": "file", "limit": MAX_NAMES},
+    )
 
 
 @dataclass(frozen=True)

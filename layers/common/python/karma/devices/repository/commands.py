@@ -16,11 +16,13 @@ from karma.core.dynamo.failures import ConditionFailed
 from karma.core.dynamo.requests import note_request, noted
 from karma.core.dynamo.transaction import Transaction
 from karma.core.dynamo.work import query_work
+from karma.core.errors import RateLimited
 from karma.core.ids import CommandId, DeviceId, UserId
 from karma.core.requests import RepeatableRequest
 from karma.devices.domain import (
     COMMAND_RETENTION_S,
     FINAL_ANSWERS,
+    MAX_COMMAND_UNITS,
     Command,
     CommandStatus,
     Device,
@@ -28,6 +30,7 @@ from karma.devices.domain import (
     is_final,
     sources_of,
 )
+from karma.devices.repository.hours import HOUR_S, Cost, take_in
 from karma.devices.repository.items import (
     COMMAND_PREFIX,
     EXPIRY_SHARDS,
@@ -74,6 +77,7 @@ class CommandRepository:
         Raises:
             NotFound: the device is not active any more.
             AlreadyExists: a request with this key sent a command within the last 25 hours; `made_by` names it.
+            RateLimited: the device has had `MAX_COMMAND_UNITS` of commands in this hour.
         """
         stamp = iso(now)
         tx = Transaction()
@@ -83,6 +87,11 @@ class CommandRepository:
         if request is not None:
             key = command_request_key(device.user_id, device.id, request)
             note_request(tx, CommandRequestItem(*key), request, command.id)
+        hour, into_hour_s = divmod(int(now.timestamp()), HOUR_S)
+        told = f"A device takes {MAX_COMMAND_UNITS} KB of commands an hour, each rounded up"
+        full = RateLimited(told, retry_after_s=HOUR_S - into_hour_s)
+        # Last: who repeats a request hears of the command that it has made.
+        take_in(tx, device.id, Cost.COMMANDS, command.units, hour=hour, most=MAX_COMMAND_UNITS, on_fail=full)
         tx.commit()
 
     def made_by(self, device: Device, request: RepeatableRequest) -> CommandId | None:

@@ -291,6 +291,7 @@ class HourItem(DevicesItem, discriminator="device_hour"):
     units = NumberAttribute(default=0)
     words = NumberAttribute(default=0)
     answers = NumberAttribute(default=0)
+    commands = NumberAttribute(default=0)
 
 
 class TombstoneItem(DevicesItem, discriminator="device_tombstone"):

@@ -4,6 +4,7 @@ FILES#<device>   FILE#<file>      an entry that is listed            gsi1: by di
 FILES#<device>   UPLOAD#<file>    one not listed (yet, or any more) gsi1: by when a sweep must look at it
 FILES#<device>   NAME#<hash of path>#<hash of name>   a unique name, of one entry; see repository/names.py
 FILES#<device>   REQUEST#<token>  file made for an Idempotency-Key
+FILES#<device>   COUNT            number of all names of the device
 
 gsi1   DIR#<device>#<hash of path>   <0 directory, 1 file>#<name, lower case>#<file>
        SWEEP#FILES                   <due>#<file>
@@ -46,6 +47,11 @@ def upload_key(device_id: DeviceId, file_id: FileId) -> Key:
 def name_key(device_id: DeviceId, path: str, name: str) -> Key:
     """Return the key of the item that makes a name unique in its directory."""
     return Key(files_pk(device_id), f"{names_prefix(path)}{_hash(name)}")
+
+
+def count_key(device_id: DeviceId) -> Key:
+    """Return the key of the number of a device's names."""
+    return Key(files_pk(device_id), "COUNT")
 
 
 def names_prefix(path: str) -> str:
@@ -121,3 +127,10 @@ class FileNameItem(FilesItem, discriminator="device_file_name"):
     is_directory = BooleanAttribute(default=False)
     names_inside = NumberAttribute(default=0)
     """Of a directory: number of names in it, of entries in any state; 0 for a file."""
+
+
+class CountItem(FilesItem, discriminator="device_file_count"):
+    """Number of names that a device's entries have; it limits them."""
+
+    names = NumberAttribute(default=0)
+    """Names taken less names freed since this release; so the limit comes on top of what earlier ones stored."""
