@@ -192,6 +192,7 @@ class Rows:
         yield _Step("GET /api/runs", "GET", "/api/runs", {"limit": _LIMIT})
         yield _Step("GET /runs/{id}", "GET", f"{v1}/runs/{first.run_id}")
         yield _Step("GET /runs/{id}/events", "GET", f"{v1}/runs/{first.run_id}/events", {"limit": _LIMIT})
+        yield from self._list("GET /threads", f"{v1}/threads", {})
         yield _Step("GET /config", "GET", f"{v1}/config")
         yield _Step("GET /config/{name}", "GET", f"{v1}/config/{_CONFIGURED}")
         yield from self._list("GET /config/{name}/history", f"{v1}/config/{_CONFIGURED}/history", {})
@@ -380,7 +381,7 @@ class Rows:
 
         now, user_id = datetime.now(UTC), UserId(self._first.user_id)
         run_id, thread_id = RunId(new_id()), ThreadId(new_id())
-        self._first.run_id, key = run_id, RunKey(user_id, run_id)
+        self._first.run_id, self._first.thread_id, key = run_id, thread_id, RunKey(user_id, run_id)
         event = json.dumps({"type": "TEXT_MESSAGE_CONTENT", "messageId": "m", "delta": "x" * 40}).encode()
         RunRepository().start(
             Run(
@@ -440,6 +441,7 @@ class Rows:
                 moment = epoch_ms(datetime.now(UTC))
                 yield from first.family("agents", f"AGENT#{first.agent_id}", {first.agent_id: new_id()})
                 yield from first.family("agents", f"#{first.run_id}", {first.run_id: new_id()}, beside="SEG#")
+                yield from first.family("agents", f"#{first.thread_id}", {first.thread_id: new_id()})
                 yield "devices", first.copy("devices", first.command_id, new_id(), sort="CMD#")
                 yield "devices", self._letter(moment - number)
             if number % 8 == 0:
@@ -518,6 +520,7 @@ class _First:
     command_id: str = ""
     agent_id: str = ""
     run_id: str = ""
+    thread_id: str = ""
     notice_id: str = ""
     task_id: str = ""
     avatar_id: str = ""
@@ -624,6 +627,7 @@ Not in the table, because its cost does grow: a list of devices by filter, by of
 or name reads up to 1,000 devices of its owner, 110 KB a hundred (docs/adr/0005-device-data.md). Lists of agents by tag
 and of runs by agent count up to 1,000 rows for their `total` when it is more than a page, in one Query beside the
 page's own (docs/adr/0010-agent-catalogue.md); so do lists of tasks by status, of projects and of their members.
+A list of threads by words or by agent looks at up to 500 of them.
 
 No route of these groups is measured:
 """
