@@ -33,9 +33,12 @@ from karma.identity.sessions.authentication import Authenticator
 from karma.identity.sessions.signing_keys import NEWER_MAX_AGE_S, KeyRing
 from karma.integrations.anthropic import AnthropicModel
 from karma.integrations.fetch import Fetcher
+from karma.integrations.openai import OpenAIModel
 from karma.integrations.s3 import S3Attachments
 from karma.integrations.sqs import SqsQueue
+from karma.models.domain import ANTHROPIC, OPENAI
 from karma.models.retrying import RetryingModel
+from karma.models.router import RoutedModel
 from karma.runs.execution import Executor
 from karma.runs.plan import RunLimits
 from karma.runs.reading import RunReader
@@ -125,10 +128,14 @@ def run_store() -> RunRepository:
 
 
 @cache
-def model() -> RetryingModel:
-    """Return the model; its client is made at the first call."""
-    return RetryingModel(
-        AnthropicModel(secret_arn=execution_settings().model_secret_arn, base_url=execution_settings().model_base_url)
+def model() -> RoutedModel:
+    """Return the models of all providers; their clients are made at the first call."""
+    secret_arn, base_url = execution_settings().model_secret_arn, execution_settings().model_base_url
+    return RoutedModel(
+        {
+            ANTHROPIC: RetryingModel(AnthropicModel(secret_arn=secret_arn, base_url=base_url)),
+            OPENAI: RetryingModel(OpenAIModel(secret_arn=secret_arn)),
+        }
     )
 
 

@@ -1,7 +1,8 @@
-"""The offline model: refuses requests that the Messages API would refuse, and lets aimock answer the others.
+"""The offline model: refuses requests that the models' APIs would refuse, and lets aimock answer the others.
 
 aimock answers anything that is shaped like a conversation. This program starts it on a port of its own, checks each
-`POST /v1/messages` against `rules.refusal`, and passes on what holds, bytes as they come, so that answers still stream.
+`POST /v1/messages` against `rules.refusal` and each `POST /v1/chat/completions` against `chat_rules.chat_refusal`, and
+passes on what holds, bytes as they come, so that answers still stream.
 Health is passed on as it is, and so is the rest (the journal of requests, faults that tests ask for) for programs that
 say that they mean it (`local.cross_origin.Kind.CONTROL`).
 
@@ -21,18 +22,19 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import FrameType
 
 from local.cross_origin import Kind, refuse
+from local.messages_api.chat_rules import chat_refusal
 from local.messages_api.rules import refusal
 
 _HOST = "127.0.0.1"
 _TIMEOUT_S = 600.0
 _CHUNK_BYTES = 64 * 1024
-_OPEN = frozenset({"/health", "/v1/messages"})
-"""Paths of the Messages API and of the health check; other paths control the model, or show its requests."""
+_OPEN = frozenset({"/health", "/v1/messages", "/v1/chat/completions"})
+"""Paths of the models' APIs and of the health check; other paths control the model, or show its requests."""
 _HOP_BY_HOP = frozenset({"connection", "keep-alive", "transfer-encoding", "content-length", "host"})
 _CREDENTIALS = frozenset({"authorization", "x-api-key", "x-goog-api-key", "api-key", "xi-api-key"})
 """Headers by which aimock would know its caller, which is this program alone."""
@@ -51,6 +53,25 @@ def refused(body: bytes) -> bytes | None:
         return error_body("The request body is not valid JSON")
     message = refusal(value, size=len(body))
     return None if message is None else error_body(message)
+
+
+def chat_refused(body: bytes) -> bytes | None:
+    """Return OpenAI's answer with status 400 to a body that it refuses, None when it takes the body."""
+    try:
+        message = chat_refusal(json.loads(body))
+    except ValueError:
+        message = "We could not parse the JSON body of your request"
+    if message is None:
+        return None
+    error = {"message": message, "type": "invalid_request_error", "param": None, "code": None}
+    return json.dumps({"error": error}).encode()
+
+
+_REFUSALS: Mapping[str, Callable[[bytes], bytes | None]] = {
+    "/v1/messages": refused,
+    "/v1/chat/completions": chat_refused,
+}
+"""Rules by path."""
 
 
 class _Front(ThreadingHTTPServer):
@@ -83,7 +104,8 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:
         body = self.rfile.read(int(self.headers.get("content-length") or 0))
-        wrong = refused(body) if self.path.partition("?")[0] == "/v1/messages" else None
+        rules = _REFUSALS.get(self.path.partition("?")[0])
+        wrong = rules(body) if rules is not None else None
         if wrong is None:
             self._pass_on(body)
             return

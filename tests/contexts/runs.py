@@ -9,7 +9,7 @@ from functools import cached_property
 from karma.billing.allowances import Metric
 from karma.conversations.domain import History, Message, Thread, ThreadKey
 from karma.core.ids import AgentId, RunId, ThreadId, UserId, new_id
-from karma.models.domain import Usage
+from karma.models.domain import Usage, Usages
 from karma.runs.domain import Checkpoint, Progress, Run, RunEnd, RunKey, RunStatus, Segment, Wish
 from karma.runs.repository import RunRepository
 from tests.fakes.runs import MemoryRuns
@@ -51,7 +51,7 @@ def record(user_id: UserId, run_id: str, *, at: datetime = NOW, agent: str | Non
         status=RunStatus.FINISHED,
         at=at + timedelta(seconds=2),
         turns=1,
-        usage={"provider": "anthropic", "model": "m", "inputTokens": 3, "totalTokens": 5},
+        usages=({"provider": "anthropic", "model": "m", "inputTokens": 3, "totalTokens": 5},),
         cost_micros=40,
     )
     RunRepository().finish(last, how, thread=thread)
@@ -101,7 +101,12 @@ class RunRows(AccountRows):
 
     @property
     def checkpoint(self) -> Checkpoint:
-        return Checkpoint(n=2, epoch=1, position=1, progress=Progress(turns=1, usage=Usage(3, 2), spent_micros=40))
+        return Checkpoint(
+            n=2,
+            epoch=1,
+            position=1,
+            progress=Progress(turns=1, usages=Usages({("anthropic", "m"): Usage(3, 2)}), spent_micros=40),
+        )
 
     @cached_property
     def second(self) -> Run:
@@ -126,7 +131,7 @@ def _started(r: RunRows) -> Call:
 
 def _finished(r: RunRows) -> Call:
     gives_back = limited(r.running.key.user_id, Metric.MODEL_SPEND, 2).adjusted(-1)
-    how = RunEnd(status=RunStatus.FINISHED, at=LATER, usage={"inputTokens": 1}, cost_micros=1, correction=gives_back)
+    how = RunEnd(status=RunStatus.FINISHED, at=LATER, usages=[{"inputTokens": 1}], cost_micros=1, correction=gives_back)
     return lambda: r.runs.finish(r.segment(2, terminal=True), how, thread=r.thread_key, history=r.history(1))
 
 

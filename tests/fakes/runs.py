@@ -20,7 +20,7 @@ from karma.core.errors import NotFound, PayloadTooLarge
 from karma.core.ids import AgentId, RunId, UserId
 from karma.identity.domain import Caller, Role
 from karma.identity.transactional import AccountGone
-from karma.models.domain import Usage
+from karma.models.domain import Target, Usage
 from karma.models.ports import (
     ModelEvent,
     ModelFailed,
@@ -261,18 +261,16 @@ Step = Sequence[ModelEvent] | Callable[[], object] | ModelFailed
 class ScriptedModel:
     """Plays one script a call; a step is a batch of events, something to do or await, or a failure to raise."""
 
-    provider = "anthropic"
-
     def __init__(self, *turns: Sequence[Step]) -> None:
         self.turns = list(turns)
         self.requests: list[ModelRequest] = []
         self.failure: Exception | None = None
 
-    def prepare(self) -> None:
+    def prepare(self, target: Target) -> None:
         if self.failure is not None:
             raise self.failure
 
-    def preload(self) -> None:
+    def preload(self, target: Target) -> None:
         pass
 
     async def close(self) -> None:

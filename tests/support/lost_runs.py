@@ -13,7 +13,7 @@ import orjson
 
 from karma.conversations.domain import ThreadKey
 from karma.core.ids import RunId, ThreadId
-from karma.models.domain import Usage
+from karma.models.domain import Target, Usage
 from karma.models.ports import (
     Model,
     ModelEvent,
@@ -213,15 +213,13 @@ class World:
 class Teller:
     """A model whose answer depends on the conversation alone, as a real one's would."""
 
-    provider = "anthropic"
-
     def __init__(self, life: Life) -> None:
         self._life = life
 
-    def prepare(self) -> None:
+    def prepare(self, target: Target) -> None:
         pass
 
-    def preload(self) -> None:
+    def preload(self, target: Target) -> None:
         pass
 
     async def close(self) -> None:

@@ -14,7 +14,7 @@ from karma.core import secrets
 from karma.core.clock import monotonic
 from karma.core.observability import logger
 from karma.integrations.anthropic import AnthropicModel
-from karma.models.domain import ModelErrorCode, Usage
+from karma.models.domain import ModelErrorCode, Target, Usage
 from karma.models.ports import ModelEvent, ModelFailed, ModelRequest, TextDelta
 from karma.models.prices import cost
 from karma.models.retrying import RetryingModel, RetryPolicy
@@ -24,6 +24,7 @@ from tests.support.model_server import message, sse, text
 from tests.support.run_world import World, asked, user
 
 GOOD = stream(*message(text("Hel", "lo")))
+HAIKU = Target(model="claude-haiku-5-5")
 QUICK = RetryPolicy(base_s=0.01)
 FAILED: dict[str, Behaviour] = {
     "429": status(429),
@@ -59,7 +60,7 @@ def model(server: FaultyServer, policy: RetryPolicy = QUICK) -> RetryingModel:
 
 def request(*, patience_s: float = 10.0) -> ModelRequest:
     return ModelRequest(
-        model="claude-haiku-5-5",
+        target=HAIKU,
         system=["Be kind."],
         messages=[Message(id="u", role="user", content="hi")],
         tools=(),
@@ -71,7 +72,7 @@ def request(*, patience_s: float = 10.0) -> ModelRequest:
 
 def ask(model: RetryingModel, *, patience_s: float = 10.0) -> list[ModelEvent]:
     async def collect() -> list[ModelEvent]:
-        model.prepare()
+        model.prepare(HAIKU)
         try:
             return [event async for batch in model.stream(request(patience_s=patience_s)) for event in batch]
         finally:
@@ -187,7 +188,7 @@ def test_a_stop_ends_a_pause_at_once(server: FaultyServer, monkeypatch: pytest.M
             async for _ in waiting.stream(request(patience_s=60)):
                 pass
 
-        waiting.prepare()
+        waiting.prepare(HAIKU)
         task = asyncio.create_task(read())
         await asyncio.wait_for(log.waits.wait(), 10)
         began = monotonic()
@@ -216,7 +217,7 @@ def test_a_run_is_answered_and_charged_once_and_says_in_its_log_what_it_waited_f
 
     assert events[-1]["type"] == "RUN_FINISHED"
     usage = Usage(11, 7)
-    assert world.stored(question).cost_micros == cost(usage, "claude-test", world.clock.now())
+    assert world.stored(question).cost_micros == cost(usage, Target(model="claude-test"), world.clock.now())
     told = [line for line in log.getvalue().splitlines() if "model.retried" in line]
     assert ["MODEL_OVERLOADED" in line for line in told] == [True, False]
     assert ["MODEL_UNAVAILABLE" in line for line in told] == [False, True]

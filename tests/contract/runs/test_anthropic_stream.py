@@ -14,7 +14,7 @@ from karma.integrations import anthropic as anthropic_module
 from karma.integrations.anthropic import AnthropicModel
 from karma.integrations.anthropic_messages import to_messages
 from karma.integrations.anthropic_turn import Turn
-from karma.models.domain import ModelErrorCode, ModelNotConfigured, Usage
+from karma.models.domain import ModelErrorCode, ModelNotConfigured, Target, Usage
 from karma.models.ports import (
     ModelEvent,
     ModelFailed,
@@ -41,7 +41,7 @@ def ask(server: ModelServer, *, name: str = "claude-haiku-5-5", tools: Any = ())
     model = AnthropicModel(secret_arn="", base_url=server.url)
     model._key = "sk-test"
     request = ModelRequest(
-        model=name,
+        target=Target(model=name),
         system=["Be kind.", "Be brief."],
         messages=[Message(id="u", role="user", content="hi")],
         tools=tools,
@@ -69,7 +69,7 @@ def test_the_next_run_finds_the_connection_open_for_as_long_as_we_say(
     model = AnthropicModel(secret_arn="", base_url=server.url)
     model._key = "sk-test"
     request = ModelRequest(
-        model="claude-haiku-5-5",
+        target=Target(model="claude-haiku-5-5"),
         system=[],
         messages=[Message(id="u", role="user", content="hi")],
         tools=(),
@@ -270,7 +270,7 @@ def test_a_server_that_is_not_there_is_unavailable() -> None:
 
 def test_without_a_key_there_is_no_model() -> None:
     with pytest.raises(ModelNotConfigured):
-        AnthropicModel(secret_arn="").prepare()
+        AnthropicModel(secret_arn="").prepare(Target(model="claude-test"))
 
 
 class TestConversations:

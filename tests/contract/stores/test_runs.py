@@ -13,7 +13,7 @@ from karma.conversations.items import messages_sk, thread_pk
 from karma.conversations.stored import dump_messages
 from karma.core.errors import QuotaExceeded
 from karma.core.ids import AgentId, RunId, ThreadId, UserId, new_id
-from karma.models.domain import Usage
+from karma.models.domain import Usage, Usages
 from karma.runs.domain import (
     Checkpoint,
     OwnershipLost,
@@ -87,7 +87,7 @@ def begin(store: Runs, of: Run | None = None, *messages: Message) -> None:
     store.start(of, thread=thread, segment=segment(of=of), messages=messages)
 
 
-END = RunEnd(status=RunStatus.FINISHED, at=NOW + timedelta(seconds=5), turns=2, usage={"inputTokens": 3})
+END = RunEnd(status=RunStatus.FINISHED, at=NOW + timedelta(seconds=5), turns=2, usages=[{"inputTokens": 3}])
 
 
 def test_a_started_run_is_the_active_one_and_reads_back(runs: Runs) -> None:
@@ -178,8 +178,9 @@ def test_a_run_keeps_what_it_was_started_with(runs: Runs) -> None:
 def test_the_newest_checkpoint_is_the_one_to_go_on_from(runs: Runs) -> None:
     begin(runs, None, said("hi"))
     assert runs.last_checkpoint(run().key) is None
+    usages = Usages({("anthropic", "m"): Usage(1, None, 2), ("openai", "n"): Usage(3, 4)})
     made = [
-        Checkpoint(n=n, epoch=n, position=n, progress=Progress(turns=n, usage=Usage(1, None, n), spent_micros=7 * n))
+        Checkpoint(n=n, epoch=n, position=n, progress=Progress(turns=n, usages=usages, spent_micros=7 * n))
         for n in (9, 10, 11)
     ]
     for at, checkpoint in enumerate(made):

@@ -6,11 +6,16 @@ import socket
 import subprocess
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
+from karma.agents.configurable import built_in_components
+from karma.configuration.repository import ConfigurationRepository
+from karma.configuration.service import ConfigurationService
+from karma.core.clock import SystemClock
+from karma.core.ids import UserId
 from local.cross_origin import CONTROL_HEADER
 from local.model_server import front_command
 from local.processes import running
@@ -44,8 +49,30 @@ def aimock() -> Iterator[str]:
         yield f"http://127.0.0.1:{port}"
 
 
-def test_a_conversation_with_a_tool_loop(streams: Streams, aimock: str) -> None:
+def of_anthropic(streams: Streams, aimock: str) -> None:
     streams.stack.use("agent_stream", MODEL_BASE_URL=aimock, MODEL_ID="claude-haiku-5-5")
+
+
+def of_openai(streams: Streams, aimock: str) -> None:
+    """Make the deployment's model another name for one of an OpenAI-compatible server."""
+    from agent_stream import services
+
+    name = "claude-haiku-5-5"
+    configuration = ConfigurationService(
+        ConfigurationRepository(),
+        SystemClock(),
+        built_in=built_in_components(name),
+        models=(name,),
+        has_agent=lambda _: True,
+        on_change=lambda: services.configuration().forget(),
+    )
+    config = {"provider": "openai", "model": "gpt-4o", "base_url": f"{aimock}/v1"}
+    configuration.put(name, config, by=UserId("admin"))
+
+
+@pytest.mark.parametrize("use", [of_anthropic, of_openai])
+def test_a_conversation_with_a_tool_loop(streams: Streams, aimock: str, use: Callable[[Streams, str], None]) -> None:
+    use(streams, aimock)
     body = {"messages": [{"id": "u1", "role": "user", "content": "Which of my devices are online?"}]}
 
     events = events_of(streams.run(streams.agent(body)).data)

@@ -10,7 +10,7 @@ from karma.billing.allowances import Metric
 from karma.billing.repository.usage import UsageRepository
 from karma.conversations.domain import ThreadKey
 from karma.core.ids import RunId, ThreadId
-from karma.models.domain import Usage
+from karma.models.domain import Target, Usage
 from karma.models.prices import cost
 from karma.runs.domain import RunKey, RunStatus
 from karma.runs.explain import explain
@@ -25,7 +25,7 @@ from tests.support.stack import Stack
 ENTRY = f"{Path(__file__).with_name('crash_entry.py')}:run_once"
 KEY = RunKey(caller().user_id, RunId("r1"))
 THREAD = ThreadKey(caller().user_id, ThreadId("t1"))
-COST = 2 * cost(Usage(10, 5), "claude-test", datetime.now(UTC))
+COST = 2 * cost(Usage(10, 5), Target(model="claude-test"), datetime.now(UTC))
 """Cost of both scripted calls, in micro-dollars."""
 
 

@@ -16,10 +16,11 @@ from karma.configuration.domain import (
     ModelSettings,
 )
 from karma.core.ids import UserId
+from karma.models.domain import Target
 from tests.fakes.configuration import MemoryComponents, built_in
 
 BUILT_IN = built_in(searchDatabase="Search", controlDevice="Control")
-AS_BUILT = RunChoice(model="claude-test", max_tokens=None, disabled_tools=frozenset())
+AS_BUILT = RunChoice(target=Target(model="claude-test"), disabled_tools=frozenset())
 
 
 @pytest.fixture
@@ -78,7 +79,7 @@ def test_a_disabled_model_or_agent_refuses_runs(
     assert refused.value.message == f"{kind.capitalize()} '{name}' is disabled"
     assert refused.value.details == {"type": kind, "name": name}
     other = configuration.for_run(agent="scout", model="claude-other")
-    assert other.model == "claude-other"
+    assert other.target.model == "claude-other"
 
 
 def test_another_name_for_a_model_is_resolved(store: MemoryComponents, configuration: CurrentConfiguration) -> None:
@@ -86,7 +87,7 @@ def test_another_name_for_a_model_is_resolved(store: MemoryComponents, configura
 
     found = configuration.for_run(agent="karma", model="fast")
 
-    assert (found.model, found.max_tokens) == ("claude-other", 100)
+    assert (found.target.model, found.target.max_tokens) == ("claude-other", 100)
 
 
 def test_nobody_runs_on_a_disabled_model_by_another_name(
@@ -109,7 +110,7 @@ def test_a_tool_of_an_agent_s_name_disables_no_agent(
     store: MemoryComponents, configuration: CurrentConfiguration
 ) -> None:
     write(store, disabled("searchDatabase"))
-    assert configuration.for_run(agent="searchDatabase", model="claude-test").model == "claude-test"
+    assert configuration.for_run(agent="searchDatabase", model="claude-test").target.model == "claude-test"
 
 
 def test_it_is_read_once_in_its_age_and_when_something_changed_here(

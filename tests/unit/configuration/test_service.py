@@ -24,6 +24,8 @@ from tests.fakes.runs import SetClock
 
 ADMIN = UserId("admin")
 MODEL = {"type": "model", "model": "claude-test"}
+OWN: dict[str, Any] = {"type": "model", "provider": "openai", "model": "llama", "base_url": "http://10.0.0.7:8000/v1"}
+PRICE = {"since": "2026-01-01T00:00:00Z", "input": 2.5, "output": 10}
 
 
 class World:
@@ -275,7 +277,32 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
     "no model": ({"type": "model"}, "model: is required"),
     "unknown model": ({**MODEL, "model": "gpt-4"}, "model: must be one of claude-test, claude-other"),
     "model object": ({**MODEL, "model": {}}, "model: "),
-    "provider": ({**MODEL, "provider": "openai"}, "provider: "),
+    "provider": ({**MODEL, "provider": "somebody"}, "provider: "),
+    "fallback that is none": ({**MODEL, "fallback": "gpt9"}, "fallback: 'gpt9' is no configured model"),
+    "tool as a fallback": ({**MODEL, "fallback": "echo"}, "fallback: 'echo' is no configured model"),
+    "itself as a fallback": ({**MODEL, "fallback": "gpt4"}, "fallback: comes back to 'gpt4'"),
+    "address of the provider's": (
+        {**MODEL, "base_url": "http://x/v1"},
+        "base_url: is for models of the provider openai",
+    ),
+    "key of the provider's": ({**MODEL, "secret": "mine"}, "secret: is for models of the provider openai"),
+    "metadata service": (
+        {**OWN, "base_url": "http://169.254.169.254/v1"},
+        "base_url: must not be a link-local address",
+    ),
+    "metadata service in IPv6": ({**OWN, "base_url": "http://[::ffff:169.254.169.254]/"}, "base_url: must not be"),
+    "another scheme": ({**OWN, "base_url": "file:///etc/passwd"}, "base_url: must be an http: or https: URL"),
+    "address with a user": ({**OWN, "base_url": "https://me:pw@x/v1"}, "base_url: must have no user"),
+    "address with a query": ({**OWN, "base_url": "https://x/v1?key=1"}, "base_url: must have no user, query"),
+    "address with a port that is none": ({**OWN, "base_url": "https://x:99999/v1"}, "base_url: must be a URL"),
+    "long address": ({**OWN, "base_url": "https://x/" + "a" * 300}, "base_url: "),
+    "name of a key": ({**OWN, "secret": "a b"}, "secret: "),
+    "price below nothing": ({**OWN, "prices": [{**PRICE, "input": -1}]}, "prices.0.input: "),
+    "price without its day": ({**OWN, "prices": [{"input": 1, "output": 1}]}, "prices.0.since: "),
+    "price of no time zone": ({**OWN, "prices": [{**PRICE, "since": "2026-01-01T00:00:00"}]}, "prices.0.since: "),
+    "two prices at once": ({**OWN, "prices": [PRICE, PRICE]}, "prices: two begin at the same moment"),
+    "window of nothing": ({**OWN, "context_window": 0}, "context_window"),
+    "model without a name": ({**OWN, "model": ""}, "model: "),
     "cold": ({**MODEL, "temperature": -0.1}, "temperature: "),
     "hot": ({**MODEL, "temperature": 1.1}, "temperature: "),
     "temperature text": ({**MODEL, "temperature": "0.5"}, "temperature: "),
@@ -303,6 +330,45 @@ def test_a_broken_rule_is_named(world: World, case: str) -> None:
     message = world.refused("gpt4", config)
     assert message.startswith("Invalid configuration: ")
     assert told in message
+
+
+def test_a_model_of_another_provider_is_shown_as_it_is_asked_and_what_it_costs(world: World) -> None:
+    later = {"since": "2026-12-01T01:00:00+01:00", "input": 1, "output": 2, "cache_write": 0, "cache_read": 0.1}
+    config = {**OWN, "base_url": "http://10.0.0.7:8000/v1/", "prices": [later, PRICE], "context_window": 8192}
+
+    shown = world.put("llama", {**config, "images": False, "secret": "vllm", "fallback": "claude-test"})
+
+    first = {**PRICE, "since": "2026-01-01T00:00:00.000Z", "cache_write": 2.5, "cache_read": 2.5}
+    assert shown["base_url"] == "http://10.0.0.7:8000/v1"
+    assert shown["prices"] == [first, {**later, "since": "2026-12-01T00:00:00.000Z"}]
+    assert (shown["images"], shown["secret"], shown["context_window"]) == (False, "vllm", 8192)
+    assert shown["fallback"] == "claude-test"
+    assert world.put("llama", {"description": "kept"})["prices"] == shown["prices"]
+    assert "fallback" not in world.put("llama", {"fallback": None, "prices": []})
+
+
+@pytest.mark.req("R-A-25")
+def test_openai_s_own_models_need_neither_address_nor_key_named(world: World) -> None:
+    shown = world.put("gpt4", {"type": "model", "provider": "openai", "model": "gpt-4o", "temperature": 0.7})
+
+    assert (shown["provider"], shown["model"], shown["secret"]) == ("openai", "gpt-4o", "openai")
+    assert "base_url" not in shown
+
+
+def test_no_row_of_fall_backs_comes_back_or_is_long(world: World) -> None:
+    for name, fallback in (("a", None), ("b", "a"), ("c", "b"), ("d", "c")):
+        world.put(name, {**MODEL, "fallback": fallback})
+    changes = world.changes
+
+    for name, fallback, told in (
+        ("a", "d", "fallback: comes back to 'a'"),
+        ("a", "a", "fallback: comes back to 'a'"),
+        ("e", "d", "fallback: leads to more than 3 models"),
+    ):
+        with pytest.raises(InvalidConfiguration, match=told):
+            world.service.put(name, {**MODEL, "fallback": fallback}, by=ADMIN)
+
+    assert world.changes == changes
 
 
 def test_a_type_stays(world: World) -> None:

@@ -16,6 +16,7 @@ from karma.conversations.stored import dump_messages, load_messages
 from karma.core.freeform import MAX_LEVELS
 from karma.integrations.anthropic import AnthropicModel
 from karma.integrations.anthropic_messages import GO_ON, to_messages
+from karma.models.domain import Target
 from karma.models.ports import ModelRequest, ToolSpec
 from local.messages_api.rules import refusal
 from tests.support.histories import random_history
@@ -26,7 +27,7 @@ MODEL = "claude-haiku-5-5"
 
 def body_of(history: list[Message]) -> dict[str, Any]:
     asked = ModelRequest(
-        model=MODEL,
+        target=Target(model=MODEL),
         system=["Be brief.", " "],
         messages=repair(history),
         tools=[ToolSpec("find", "Find", {"type": "object", "properties": {}})],

@@ -16,7 +16,7 @@ import pytest
 
 from karma.integrations.anthropic import AnthropicModel
 from karma.integrations.anthropic_errors import meaning_of
-from karma.models.domain import ModelErrorCode
+from karma.models.domain import ModelErrorCode, Target
 from karma.models.ports import ModelFailed, ModelRequest
 
 pytestmark = pytest.mark.fault("F-09a")
@@ -82,7 +82,7 @@ class Answer:
 
 
 async def code_of(model: AnthropicModel) -> object:
-    request = ModelRequest(model="claude-test", system=[], messages=[], tools=[], max_tokens=1)
+    request = ModelRequest(target=Target(model="claude-test"), system=[], messages=[], tools=[], max_tokens=1)
     try:
         async for _ in model.stream(request):
             pass

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from karma.agents.domain import MODELS
 from karma.conversations.domain import Message, ToolCall
-from karma.models.domain import Usage
+from karma.models.domain import Target, Usage
 from karma.models.ports import ModelRequest, ToolSpec
 from karma.models.prices import DOCUMENT_TOKENS, IMAGE_TOKENS, PRICES, cost, estimate, input_tokens
 
@@ -20,7 +20,8 @@ pytestmark = pytest.mark.fault("F-19a")
 
 
 def request(*messages: Message, model: str = "claude-haiku-5-5", max_tokens: int = 8192) -> ModelRequest:
-    return ModelRequest(model=model, system=("Be brief",), messages=messages, tools=(), max_tokens=max_tokens)
+    target = Target(model=model)
+    return ModelRequest(target=target, system=("Be brief",), messages=messages, tools=(), max_tokens=max_tokens)
 
 
 def user(content: object) -> Message:
@@ -50,13 +51,13 @@ def test_every_model_of_the_catalogue_has_its_price_but_those_that_are_named() -
     ],
 )
 def test_a_call_costs_what_is_published(model: str, usage: Usage, micros: int) -> None:
-    assert cost(usage, model, NOW) == micros
+    assert cost(usage, Target(model=model), NOW) == micros
 
 
 def test_a_price_holds_from_its_day_on() -> None:
     reads = Usage(A_MILLION, 0, A_MILLION)
     days = [datetime(2025, 1, 1, tzinfo=UTC), datetime(2026, 10, 6, 23, tzinfo=UTC), datetime(2026, 10, 7, tzinfo=UTC)]
-    assert [cost(reads, "claude-sonnet-5-5", day) for day in days] == [200_000, 200_000, 100_000]
+    assert [cost(reads, Target(model="claude-sonnet-5-5"), day) for day in days] == [200_000, 200_000, 100_000]
 
 
 @given(
@@ -75,7 +76,7 @@ def test_no_call_costs_more_than_its_estimate(
     tokens = int(share * sum(len(text.encode(errors="replace")) * repeated for text in texts))
     usage = Usage(tokens, output, tokens if cached == "read" else None, tokens if cached == "written" else None)
     if tokens <= A_MILLION:
-        assert cost(usage, model, NOW) <= estimate(asked, NOW)
+        assert cost(usage, Target(model=model), NOW) <= estimate(asked, NOW)
 
 
 def test_everything_that_is_sent_counts() -> None:
@@ -91,7 +92,10 @@ def test_everything_that_is_sent_counts() -> None:
         Message(id="t", role="tool", content="x" * 1_000, tool_call_id="c1"),
     ):
         assert input_tokens(request(message)) >= bare + 1_000
-    assert input_tokens(ModelRequest(model="m", system=(), messages=(), tools=(tool,), max_tokens=1)) > 1_000
+    assert (
+        input_tokens(ModelRequest(target=Target(model="m"), system=(), messages=(), tools=(tool,), max_tokens=1))
+        > 1_000
+    )
 
 
 def test_media_count_as_fixed_amounts_whether_they_are_named_or_shown() -> None:

@@ -15,7 +15,7 @@ from karma.billing.allowances import Metric, period_of
 from karma.billing.plans import PlanName
 from karma.core.errors import Forbidden, QuotaExceeded, StorageUnavailable
 from karma.core.ids import RunId
-from karma.models.domain import ModelErrorCode, Usage
+from karma.models.domain import ModelErrorCode, Target, Usage
 from karma.models.ports import ModelFailed, StopReason
 from karma.models.prices import cost, estimate
 from karma.runs.domain import RunKey
@@ -48,7 +48,7 @@ def used(world: World, metric: Metric = Metric.MODEL_SPEND) -> int:
 
 
 def price(world: World, *usages: Usage) -> int:
-    return sum(cost(usage, MODEL, world.clock.now()) for usage in usages)
+    return sum(cost(usage, Target(model=MODEL), world.clock.now()) for usage in usages)
 
 
 def test_a_run_counts_as_what_its_calls_cost_and_shows_it() -> None:

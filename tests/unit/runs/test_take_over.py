@@ -20,7 +20,7 @@ import pytest
 
 from karma.billing.allowances import Metric
 from karma.core.errors import StorageUnavailable
-from karma.models.domain import ModelNotConfigured
+from karma.models.domain import ModelNotConfigured, Target
 from karma.models.ports import (
     ModelEvent,
     ModelRequest,
@@ -283,7 +283,7 @@ class TestARun:
         before = world.log
 
         class Unconfigured(Teller):
-            def prepare(self) -> None:
+            def prepare(self, target: Target) -> None:
                 raise ModelNotConfigured("")
 
         world.clock.pass_by(LEASE + timedelta(seconds=1))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NotRequired, TypedDict
+from typing import TYPE_CHECKING, Any, NotRequired, TypedDict, cast
 
 from karma.configuration.domain import (
     Change,
@@ -12,6 +12,7 @@ from karma.configuration.domain import (
     Standing,
     component_config,
     missing,
+    model_config,
 )
 from karma.core.clock import iso
 
@@ -50,22 +51,35 @@ def _summary(component: Component, *, version: int, is_built_in: bool) -> Config
     }
 
 
+class PriceView(TypedDict):
+    """The price of a model from a moment on, in dollars for a million tokens."""
+
+    since: str
+    input: float
+    output: float
+    cache_write: float
+    """Tokens that are written into the provider's cache."""
+    cache_read: float
+    """Tokens that are read from it."""
+
+
 class ConfigView(ConfigSummaryView):
     """One component."""
 
     provider: NotRequired[str]
-    """Provider of a model; only models have this and the next three fields."""
+    """Provider of a model; only models have this and the next fields, and of those after `max_tokens` those that are
+    set."""
     model: NotRequired[str]
     temperature: NotRequired[float]
     max_tokens: NotRequired[int | None]
+    base_url: NotRequired[str]
+    secret: NotRequired[str]
+    """Name of the key in the deployment's secret, never the key."""
+    images: NotRequired[bool]
+    context_window: NotRequired[int]
+    prices: NotRequired[list[PriceView]]
+    fallback: NotRequired[str]
     updated_at: str | None
-
-
-class _OfModels(TypedDict, total=False):
-    provider: str
-    model: str
-    temperature: float
-    max_tokens: int | None
 
 
 def config_view(found: Standing) -> ConfigView:
@@ -73,19 +87,13 @@ def config_view(found: Standing) -> ConfigView:
     component = found.component
     if component is None:
         raise missing("")
-    of_models: _OfModels = {}
-    if component.model is not None:
-        of_models = {
-            "provider": component.model.provider,
-            "model": component.model.model,
-            "temperature": component.model.temperature,
-            "max_tokens": component.model.max_tokens,
-        }
-    return {
+    of_models = model_config(component.model) if component.model is not None else {}
+    shown: dict[str, Any] = {
         **_summary(component, version=found.version, is_built_in=found.is_built_in),
         **of_models,
         "updated_at": iso(found.updated_at) if found.updated_at else None,
     }
+    return cast("ConfigView", shown)
 
 
 class ConfigListData(TypedDict):

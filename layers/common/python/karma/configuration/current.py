@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from karma.configuration.domain import Component, ComponentType, ComponentUnavailable
+from karma.configuration.domain import (
+    MAX_FALLBACKS,
+    Component,
+    ComponentType,
+    ComponentUnavailable,
+    target_of,
+)
 from karma.configuration.ports import ComponentReader
 from karma.core.clock import monotonic
+from karma.models.domain import ANTHROPIC, Target
 
 MAX_AGE_S: Final = 30.0
 """Seconds after which a change takes effect in other processes at the latest."""
@@ -18,11 +25,11 @@ MAX_AGE_S: Final = 30.0
 class RunChoice:
     """The configuration's part of one run: model, limit and disabled tools."""
 
-    model: str
-    """The provider's id of the model."""
-    max_tokens: int | None
-    """Output tokens of one call; None: the engine's own limit."""
+    target: Target
+    """The model to ask."""
     disabled_tools: frozenset[str]
+    fallbacks: tuple[Target, ...] = ()
+    """Models that answer in its place, in this order, where it cannot."""
 
 
 class CurrentConfiguration:
@@ -50,13 +57,13 @@ class CurrentConfiguration:
         chosen = components.get(model)
         if chosen is None or chosen.model is None:
             raise ComponentUnavailable(ComponentType.MODEL, model, "is not configured any more")
-        # The model that a component names may be a component as well, which must not be disabled either.
-        called = components.get(chosen.model.model, chosen)
-        for each in (chosen, called):
-            if not each.enabled:
-                raise ComponentUnavailable(ComponentType.MODEL, each.name, "is disabled")
+        disabled = next(_disabled(chosen, components), None)
+        if disabled is not None:
+            raise ComponentUnavailable(ComponentType.MODEL, disabled.name, "is disabled")
         return RunChoice(
-            model=chosen.model.model, max_tokens=chosen.model.max_tokens, disabled_tools=_disabled_tools(components)
+            target=target_of(chosen.model),
+            fallbacks=tuple(_fallbacks(chosen, components)),
+            disabled_tools=_disabled_tools(components),
         )
 
     def disabled_tools(self) -> frozenset[str]:
@@ -70,6 +77,31 @@ class CurrentConfiguration:
             stored = {component.name: component for component, _ in self._store.components()}
             kept = self._kept = now, {**self._built_in, **stored}
         return kept[1]
+
+
+def _disabled(chosen: Component, components: Mapping[str, Component]) -> Iterator[Component]:
+    """Yield a model's component if it is disabled, and that of the model which it names, which may have its own."""
+    if not chosen.enabled:
+        yield chosen
+    called = components.get(chosen.model.model) if chosen.model and chosen.model.provider == ANTHROPIC else None
+    if called is not None and not called.enabled:
+        yield called
+
+
+def _fallbacks(chosen: Component, components: Mapping[str, Component]) -> Iterator[Target]:
+    """Yield the models that answer in a model's place.
+
+    One that was deleted or disabled since it was named ends the row, as does a circle, which two changes at the same
+    moment can make.
+    """
+    seen = {chosen.name}
+    at: Component | None = chosen
+    while at is not None and at.model is not None and at.model.fallback and len(seen) <= MAX_FALLBACKS:
+        at = components.get(at.model.fallback)
+        if at is None or at.model is None or at.name in seen or any(_disabled(at, components)):
+            return
+        seen.add(at.name)
+        yield target_of(at.model)
 
 
 def _disabled_tools(components: Mapping[str, Component]) -> frozenset[str]:

@@ -13,8 +13,10 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Any, Final
 
+from karma.core.clock import iso
 from karma.core.errors import Conflict, InvalidRequest, NotFound, StaleVersion
 from karma.core.ids import UserId
+from karma.models.domain import ANTHROPIC, Price, Target
 
 MAX_NAME_CHARS: Final = 100
 MAX_DESCRIPTION_CHARS: Final = 500
@@ -27,7 +29,14 @@ MAX_STORED: Final = 200
 MAX_VERSION: Final = 10**8 - 1
 """Greatest version for which keys have digits."""
 DEFAULT_TEMPERATURE: Final = 0.7
-PROVIDER: Final = "anthropic"
+MAX_URL_CHARS: Final = 300
+MAX_SECRET_CHARS: Final = 64
+MAX_PRICES: Final = 20
+MAX_PRICE_USD: Final = 10_000
+"""Dollars for a million tokens at the most."""
+MAX_CONTEXT_WINDOW: Final = 100_000_000
+MAX_FALLBACKS: Final = 3
+"""Models that may answer in a model's place, one after the other."""
 BUILT_IN_TAG: Final = "built-in"
 
 _NAME = re.compile(r"[^\x00-\x20\x7f/\ud800-\udfff](?:[^\x00-\x1f\x7f/\ud800-\udfff]*[^\x00-\x20\x7f/\ud800-\udfff])?")
@@ -84,11 +93,37 @@ class ModelSettings:
 
     model: str
     """The provider's id of the model that an agent uses when it names this component."""
-    provider: str = PROVIDER
+    provider: str = ANTHROPIC
     temperature: float = DEFAULT_TEMPERATURE
     """Stored and shown only; the model API accepts no sampling parameters, so runs do not send it."""
     max_tokens: int | None = None
     """Output tokens of one call; None: the engine's own limit."""
+    base_url: str = ""
+    """Address of an OpenAI-compatible API, without a slash at its end; "": the provider's own."""
+    secret: str = ""
+    """Name of the key in the deployment's secret of models; "": the provider's own key, or none where the address is
+    another."""
+    images: bool = True
+    """The model reads images."""
+    context_window: int | None = None
+    """Tokens that the model reads and writes in one call, for whoever chooses one; None: not known."""
+    prices: tuple[Price, ...] = ()
+    """Oldest first; (): the published ones, or the dearest of those."""
+    fallback: str | None = None
+    """Name of the component of the model that answers where this one cannot; None: none does."""
+
+
+def target_of(settings: ModelSettings) -> Target:
+    """Return a configured model as runs ask it."""
+    return Target(
+        model=settings.model,
+        provider=settings.provider,
+        base_url=settings.base_url,
+        secret=settings.secret,
+        images=settings.images,
+        max_tokens=settings.max_tokens,
+        prices=settings.prices,
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -169,13 +204,43 @@ def component_config(component: Component) -> dict[str, Any]:
         "tags": list(component.tags),
     }
     if component.model is not None:
-        config |= {
-            "provider": component.model.provider,
-            "model": component.model.model,
-            "temperature": component.model.temperature,
-            "max_tokens": component.model.max_tokens,
-        }
+        config |= model_config(component.model)
     return config
+
+
+_PLAIN: Final = ModelSettings(model="")
+
+
+def model_config(settings: ModelSettings) -> dict[str, Any]:
+    """Return the fields that only models have, as clients write them; of the later ones those that are set."""
+    config: dict[str, Any] = {
+        "provider": settings.provider,
+        "model": settings.model,
+        "temperature": settings.temperature,
+        "max_tokens": settings.max_tokens,
+    }
+    for name in ("base_url", "secret", "images", "context_window", "fallback"):
+        value = getattr(settings, name)
+        if value != getattr(_PLAIN, name):
+            config[name] = value
+    if settings.prices:
+        config["prices"] = [price_config(price) for price in settings.prices]
+    return config
+
+
+def price_config(price: Price) -> dict[str, Any]:
+    """Return a price as clients write it, in dollars for a million tokens."""
+    rates = price.rates
+    return {
+        "since": iso(price.since),
+        "input": rates.input / _MICRO,
+        "output": rates.output / _MICRO,
+        "cache_write": rates.cache_write / _MICRO,
+        "cache_read": rates.cache_read / _MICRO,
+    }
+
+
+_MICRO: Final = 1_000_000
 
 
 def change_type(old: Component | None, new: Component | None) -> ChangeType:
@@ -195,7 +260,7 @@ def built_in_components(
             Component(
                 name=model,
                 type=ComponentType.MODEL,
-                description=f"{model} of {PROVIDER}",
+                description=f"{model} of {ANTHROPIC}",
                 tags=tags,
                 model=ModelSettings(model=model),
             )

@@ -23,6 +23,7 @@ from karma.configuration.domain import (
     ComponentChanged,
     ComponentType,
     ModelSettings,
+    component_config,
 )
 from karma.configuration.ports import StoredComponent
 from karma.core.clock import iso, parse_iso
@@ -30,6 +31,7 @@ from karma.core.dynamo.access import count, get, query
 from karma.core.dynamo.items import Item, Key, TableMeta
 from karma.core.dynamo.transaction import Transaction
 from karma.core.ids import UserId
+from karma.models.domain import dump_prices, load_prices
 
 COMPONENTS_PK: Final = "CONFIG"
 _COMPONENT: Final = "COMPONENT#"
@@ -159,20 +161,9 @@ class ConfigurationRepository:
 
 
 def _config(component: Component) -> dict[str, Any]:
-    config: dict[str, Any] = {
-        "name": component.name,
-        "type": component.type.value,
-        "description": component.description,
-        "enabled": component.enabled,
-        "tags": list(component.tags),
-    }
-    if component.model is not None:
-        config |= {
-            "provider": component.model.provider,
-            "model": component.model.model,
-            "temperature": component.model.temperature,
-            "max_tokens": component.model.max_tokens,
-        }
+    config = component_config(component)
+    if component.model is not None and component.model.prices:
+        config["prices"] = dump_prices(component.model.prices)
     return config
 
 
@@ -185,6 +176,13 @@ def _component(config: Mapping[str, Any]) -> Component:
             provider=config["provider"],
             temperature=float(config["temperature"]),
             max_tokens=config["max_tokens"],
+            # Left out where they have their defaults, and by releases that did not know them.
+            base_url=config.get("base_url", ""),
+            secret=config.get("secret", ""),
+            images=config.get("images", True),
+            context_window=config.get("context_window"),
+            prices=load_prices(config.get("prices", ())),
+            fallback=config.get("fallback"),
         )
     return Component(
         name=config["name"],

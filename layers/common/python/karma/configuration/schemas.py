@@ -17,7 +17,7 @@ class ConfigBody(Body):
 
     config: FreeForm
     """`type` (of a new component), `description`, `enabled`, `tags`; of a model also `provider`, `model`,
-    `temperature`, `max_tokens`."""
+    `temperature`, `max_tokens`, `base_url`, `secret`, `images`, `context_window`, `prices`, `fallback`."""
     validate_only: StrictBool = False
     """Return the answer of the change without making it."""
     version: SeenVersion | None = None

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from karma.configuration.domain import (
+    MAX_FALLBACKS,
     MAX_NAME_CHARS,
     MAX_STORED,
     Change,
@@ -219,12 +220,31 @@ class ConfigurationService:
         return found
 
     def _check(self, old: Standing, new: Component) -> None:
+        if new.model is not None and new.model.fallback:
+            self._check_fallback(new, new.model.fallback)
         if old.component is not None:
             return
         if new.type is ComponentType.AGENT and not self._has_agent(new.name):
             raise InvalidConfiguration([("name", "no agent has it")])
         if self._store.count(most=MAX_STORED) >= MAX_STORED:
             raise InvalidConfiguration([("name", f"there are {MAX_STORED} components already")])
+
+    def _check_fallback(self, new: Component, fallback: str) -> None:
+        """Refuse a fall-back that is no model, or from which a row of fall-backs comes back or goes on for too long."""
+        stored = {component.name: component for component, _ in self._store.components()}
+        components = {**self._built_in, **stored, new.name: new}
+        row = [new.name]
+        following: str | None = fallback
+        while following:
+            found = components.get(following)
+            if found is None or found.model is None:
+                raise InvalidConfiguration([("fallback", f"'{following}' is no configured model")])
+            if following in row:
+                raise InvalidConfiguration([("fallback", f"comes back to '{following}'")])
+            row.append(following)
+            if len(row) > MAX_FALLBACKS + 1:
+                raise InvalidConfiguration([("fallback", f"leads to more than {MAX_FALLBACKS} models")])
+            following = found.model.fallback
 
     def _write(
         self,

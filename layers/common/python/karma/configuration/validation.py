@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
+from datetime import UTC
 from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, Field, StrictBool, StringConstraints, ValidationError
+from pydantic import AfterValidator, AwareDatetime, Field, StrictBool, StringConstraints, ValidationError
 
 from karma.configuration.domain import (
     DEFAULT_TEMPERATURE,
+    MAX_CONTEXT_WINDOW,
     MAX_DESCRIPTION_CHARS,
     MAX_NAME_CHARS,
+    MAX_PRICE_USD,
+    MAX_PRICES,
+    MAX_SECRET_CHARS,
     MAX_TAG_CHARS,
     MAX_TAGS,
     MAX_TOKENS,
+    MAX_URL_CHARS,
     Component,
     ComponentType,
     InvalidConfiguration,
@@ -22,11 +29,33 @@ from karma.configuration.domain import (
 )
 from karma.core.schemas import Body, Number, Whole, line
 from karma.core.wording import worded
+from karma.models.addresses import may_serve_models
+from karma.models.domain import ANTHROPIC, OPENAI, OPENAI_URL, Price, Rates
 
 _MAX_TOLD = 5
 """Errors in one answer at the most."""
 _MAX_FIELD_CHARS = 64
+_MICRO = 1_000_000
+_KEY_NAME = r"^[A-Za-z0-9_-]*$"
 _TEXT = r"^[^\x00-\x08\x0b\x0c\x0e-\x1f\x7f]*$"
+
+
+def _address(text: str) -> str:
+    """Check an address that administrators give; their own networks are theirs to name, but no metadata service."""
+    try:
+        found = urlsplit(text)
+        host, _ = found.hostname, found.port
+    except ValueError:
+        raise ValueError("must be a URL") from None
+    if not text:
+        return text
+    if found.scheme not in {"http", "https"} or not host or not text.isascii() or " " in text:
+        raise ValueError("must be an http: or https: URL with a host")
+    if "@" in found.netloc or found.query or found.fragment or text.endswith(("?", "#")):
+        raise ValueError("must have no user, query or fragment")
+    if not may_serve_models(host):
+        raise ValueError("must not be a link-local address")
+    return text.rstrip("/")
 
 
 def _distinct(texts: list[str]) -> list[str]:
@@ -59,13 +88,48 @@ class ToolSchema(ComponentSchema):
     type: Literal[ComponentType.TOOL]
 
 
+_Dollars = Annotated[Number, Field(ge=0, le=MAX_PRICE_USD)]
+
+
+class PriceSchema(Body):
+    """The price of a model from a moment on, in dollars for a million tokens."""
+
+    since: AwareDatetime
+    input: _Dollars
+    output: _Dollars
+    cache_write: _Dollars | None = None
+    """Null: as `input`."""
+    cache_read: _Dollars | None = None
+    """Null: as `input`."""
+
+    def price(self) -> Price:
+        """Return the price."""
+        write, read = (self.input if each is None else each for each in (self.cache_write, self.cache_read))
+        figures = (round(each * _MICRO) for each in (self.input, self.output, write, read))
+        names = ("input", "output", "cache_write", "cache_read")
+        return Price(since=self.since.astimezone(UTC), rates=Rates(**dict(zip(names, figures, strict=True))))
+
+
 class ModelSchema(ComponentSchema):
     """A model, or another name for one."""
 
     type: Literal[ComponentType.MODEL]
-    provider: Literal["anthropic"] = "anthropic"
-    model: Annotated[str, StringConstraints(max_length=MAX_NAME_CHARS)]
-    """A model id that the engine can run; for any other the answer lists them."""
+    provider: Literal["anthropic", "openai"] = "anthropic"
+    """`openai`: the Chat Completions API, of whichever server."""
+    model: Annotated[str, StringConstraints(min_length=1, max_length=MAX_NAME_CHARS, pattern=_LINE)]
+    """A model id that the engine can run, for any other the answer lists them; of `openai` any that the server has."""
+    base_url: Annotated[str, StringConstraints(max_length=MAX_URL_CHARS), AfterValidator(_address)] | None = None
+    """Address of an `openai` server, such as `http://vllm.internal:8000/v1`; null: OpenAI's own."""
+    secret: Annotated[str, StringConstraints(max_length=MAX_SECRET_CHARS, pattern=_KEY_NAME)] | None = None
+    """Name of the key of an `openai` server in the deployment's secret of models; null: `openai` for OpenAI's own
+    address, and no key for another."""
+    images: StrictBool = True
+    """False: the model reads no images; they are left out of what it is sent."""
+    context_window: Annotated[Whole, Field(ge=1, le=MAX_CONTEXT_WINDOW)] | None = None
+    prices: Annotated[list[PriceSchema], Field(max_length=MAX_PRICES)] = Field(default_factory=list)
+    """None: the published ones; a model without any counts as the dearest."""
+    fallback: Annotated[str, StringConstraints(min_length=1, max_length=MAX_NAME_CHARS)] | None = None
+    """Name of a model's component, which answers where this model is overloaded or away."""
     temperature: Annotated[Number, Field(ge=0, le=1)] = DEFAULT_TEMPERATURE
     """Stored and shown only; the model API accepts no sampling parameters, so runs do not send it."""
     max_tokens: Annotated[Whole, Field(ge=1, le=MAX_TOKENS)] | None = None
@@ -107,11 +171,7 @@ def validated(
         raise InvalidConfiguration([("name", f"must be one of {', '.join(tools)}")])
     settings = None
     if isinstance(found, ModelSchema):
-        if found.model not in models:
-            raise InvalidConfiguration([("model", f"must be one of {', '.join(models)}")])
-        settings = ModelSettings(
-            model=found.model, provider=found.provider, temperature=found.temperature, max_tokens=found.max_tokens
-        )
+        settings = _settings(found, models)
     return Component(
         name=name,
         type=kind,
@@ -119,6 +179,36 @@ def validated(
         enabled=found.enabled,
         tags=tuple(found.tags),
         model=settings,
+    )
+
+
+def _settings(found: ModelSchema, models: Collection[str]) -> ModelSettings:
+    wrong: list[tuple[str, str]] = []
+    if found.provider == ANTHROPIC:
+        if found.model not in models:
+            wrong.append(("model", f"must be one of {', '.join(models)}"))
+        wrong += [
+            (name, "is for models of the provider openai")
+            for name, value in (("base_url", found.base_url), ("secret", found.secret))
+            if value
+        ]
+    prices = sorted((each.price() for each in found.prices), key=lambda price: price.since)
+    if len({price.since for price in prices}) < len(prices):
+        wrong.append(("prices", "two begin at the same moment"))
+    if wrong:
+        raise InvalidConfiguration(wrong)
+    is_openai_s_own = found.provider == OPENAI and found.base_url in {None, "", OPENAI_URL}
+    return ModelSettings(
+        model=found.model,
+        provider=found.provider,
+        temperature=found.temperature,
+        max_tokens=found.max_tokens,
+        base_url="" if is_openai_s_own else found.base_url or "",
+        secret=OPENAI if is_openai_s_own and found.secret is None else found.secret or "",
+        images=found.images,
+        context_window=found.context_window,
+        prices=tuple(prices),
+        fallback=found.fallback,
     )
 
 

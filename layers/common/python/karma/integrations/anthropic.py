@@ -14,6 +14,7 @@ is logged as an error and counted as `UnhandledError`, and the run ends with MOD
 
 from __future__ import annotations
 
+import asyncio
 import gc
 import threading
 from collections.abc import AsyncGenerator, Mapping, Sequence
@@ -26,7 +27,9 @@ from karma.core.errors import Upstream
 from karma.integrations.anthropic_errors import failure_of
 from karma.integrations.anthropic_messages import text_block, to_messages
 from karma.integrations.anthropic_turn import Turn
-from karma.models.domain import ModelErrorCode, ModelNotConfigured
+from karma.integrations.event_stream import QUIET_S, drain
+from karma.integrations.limited_errors import limit_error
+from karma.models.domain import ModelErrorCode, ModelNotConfigured, Target
 from karma.models.ports import (
     ModelEvent,
     ModelFailed,
@@ -37,7 +40,6 @@ from karma.models.ports import (
 if TYPE_CHECKING:
     from anthropic import AsyncAnthropic
 
-PROVIDER = "anthropic"
 _CONNECT_S = 5.0
 _SILENCE_S = 60.0
 """Longest pause within a stream, in seconds; the API sends pings every few seconds."""
@@ -53,17 +55,16 @@ _THINKING: Mapping[str, Json] = {
 class AnthropicModel:
     """Models of the API. The client is made at the first call and kept."""
 
-    provider = PROVIDER
-
-    def __init__(self, *, secret_arn: str, base_url: str = "") -> None:
+    def __init__(self, *, secret_arn: str, base_url: str = "", quiet_s: float = QUIET_S) -> None:
         self._secret_arn = secret_arn
         self._base_url = base_url
+        self._quiet_s = quiet_s
         self._client: AsyncAnthropic | None = None
         self._key = ""
         self._loading: threading.Thread | None = None
         aws.on_reset(self._forget)
 
-    def prepare(self) -> None:
+    def prepare(self, target: Target) -> None:  # noqa: ARG002 - one key for all of its models
         """Read the API key; blocks.
 
         Raises:
@@ -76,7 +77,7 @@ class AnthropicModel:
             self._key = key
             self._client = None
 
-    def preload(self) -> None:
+    def preload(self, target: Target | None = None) -> None:  # noqa: ARG002
         """Import the SDK and make its client in a thread, once."""
         if self._loading is None:
             self._loading = threading.Thread(target=self._load, name="load-anthropic", daemon=True)
@@ -96,14 +97,21 @@ class AnthropicModel:
 
     async def stream(self, request: ModelRequest) -> AsyncGenerator[Sequence[ModelEvent]]:
         """Call the model, as `karma.models.ports.Model.stream`."""
-        turn = Turn()
+        turn = Turn(quiet_s=self._quiet_s)
         try:
+            if not self._key:  # as after a restore, or where another model answers in this one's place
+                await asyncio.to_thread(self.prepare, request.target)
             client = await self._ready()
             async with client.messages.with_streaming_response.create(**self._arguments(request)) as response:
-                async for chunk in response.iter_bytes():
+                chunks = response.iter_bytes()
+                async for chunk in chunks:
                     events = turn.feed(chunk)
+                    if turn.is_complete:
+                        await drain(chunks)
                     if events:
                         yield events
+                    if turn.is_complete:
+                        return
         except (ModelFailed, Upstream):
             raise
         except Exception as exc:
@@ -111,13 +119,10 @@ class AnthropicModel:
             if failure is None:
                 raise
             raise failure from exc
-        if not turn.is_complete:
-            raise ModelFailed(ModelErrorCode.MODEL_STREAM_CUT, usage=turn.usage, is_transient=True)
+        raise ModelFailed(ModelErrorCode.MODEL_STREAM_CUT, usage=turn.usage, is_transient=True)
 
     async def _ready(self) -> AsyncAnthropic:
         if self._client is None:
-            import asyncio
-
             self.preload()
             loading = self._loading
             if loading is not None and loading.is_alive():
@@ -141,21 +146,22 @@ class AnthropicModel:
             base_url=self._base_url or None,
             timeout=httpx2.Timeout(_SILENCE_S, connect=_CONNECT_S),
             max_retries=0,
-            http_client=DefaultAsyncHttpxClient(limits=limits),
+            default_headers={"accept-encoding": "identity"},
+            http_client=DefaultAsyncHttpxClient(limits=limits, event_hooks={"response": [limit_error]}),
         )
 
     def _arguments(self, request: ModelRequest) -> dict[str, Any]:
         arguments: dict[str, Any] = {
-            "model": request.model,
+            "model": request.target.model,
             "max_tokens": request.max_tokens,
-            "messages": to_messages(request.messages, model=request.model),
+            "messages": to_messages(request.messages, model=request.target.model),
             "system": [text_block(text) for text in request.system if text.strip()],
             "cache_control": {"type": "ephemeral"},
             "stream": True,
         }
         if request.tools:
             arguments["tools"] = [_tool(tool) for tool in request.tools]
-        thinking = next((value for prefix, value in _THINKING.items() if request.model.startswith(prefix)), None)
+        thinking = next((value for prefix, value in _THINKING.items() if request.target.model.startswith(prefix)), None)
         if thinking is not None:
             arguments["thinking"] = thinking
         return arguments

@@ -9,6 +9,7 @@ from karma.conversations.repair import arguments_of
 from karma.core import freeform, surrogates
 from karma.core.texts import GrowingText
 from karma.integrations.anthropic_errors import code_of
+from karma.integrations.event_stream import QUIET_S, EventStream, StreamQuiet, StreamTooLarge
 from karma.models.domain import ModelErrorCode, Usage
 from karma.models.ports import (
     ModelEvent,
@@ -60,9 +61,9 @@ class _Open:
 class Turn:
     """Parses one stream and collects the turn's content blocks."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, quiet_s: float = QUIET_S) -> None:
         self.is_complete = False
-        self._buffer = b""
+        self._stream = EventStream(quiet_s=quiet_s)
         self._blocks: dict[int, dict[str, Any]] = {}
         """Content blocks that have ended, by index."""
         self._open: dict[int, _Open] = {}
@@ -88,23 +89,22 @@ class Turn:
         Raises:
             ModelFailed: the API reports an error, or sends something that is not its protocol.
         """
-        buffer = self._buffer + chunk
-        if b"\r" in buffer:
-            buffer = buffer.replace(b"\r\n", b"\n")
-        *complete, self._buffer = buffer.split(b"\n\n")
         out: list[ModelEvent] = []
-        for block in complete:
-            at = block.find(b"data:")
-            if at < 0:
-                continue
-            try:
-                self._take(freeform.loads(block[at + 5 :], keep_surrogates=True), out)
-            except (ValueError, KeyError, TypeError, AttributeError) as exc:
-                raise ModelFailed(ModelErrorCode.MODEL_STREAM_CUT, usage=self.usage) from exc
+        try:
+            for data in self._stream.feed(chunk):
+                if self.is_complete:
+                    break
+                self._take(freeform.loads(data, keep_surrogates=True), out)
+        except StreamQuiet as exc:
+            raise ModelFailed(ModelErrorCode.MODEL_TIMEOUT, usage=self.usage) from exc
+        except (StreamTooLarge, ValueError, KeyError, TypeError, AttributeError) as exc:
+            raise ModelFailed(ModelErrorCode.MODEL_STREAM_CUT, usage=self.usage) from exc
         return out
 
     def _take(self, event: dict[str, Any], out: list[ModelEvent]) -> None:
         kind = event["type"]
+        if kind != "ping":
+            self._stream.spoke()
         if kind == "content_block_delta":
             self._delta(event["index"], event["delta"], out)
         elif kind == "content_block_start":

@@ -1,4 +1,4 @@
-"""The port of language models: takes a request, yields events. `integrations.anthropic` implements it."""
+"""The port of language models: takes a request, yields events. One implementation a provider in `integrations`."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from enum import StrEnum
 from typing import NamedTuple, Protocol
 
 from karma.conversations.domain import Json, Message
-from karma.models.domain import ModelErrorCode, Usage
+from karma.models.domain import ModelErrorCode, Target, Usage
 
 
 class ToolSpec(NamedTuple):
@@ -24,11 +24,13 @@ class ToolSpec(NamedTuple):
 class ModelRequest:
     """One call of a model."""
 
-    model: str
+    target: Target
     system: Sequence[str]
     messages: Sequence[Message]
     tools: Sequence[ToolSpec]
     max_tokens: int
+    fallbacks: Sequence[Target] = ()
+    """Models that are asked in this order where the one before has not begun to answer."""
     patience_s: float = 0.0
     """Seconds within which a call that failed before its answer began may be repeated; 0: it is not."""
     log_keys: Mapping[str, str] = field(default_factory=dict)
@@ -79,6 +81,8 @@ class TurnEnded(NamedTuple):
     stop: StopReason
     usage: Usage
     blocks: Sequence[Json]
+    by: Target | None = None
+    """Model that answered; None: the one that was asked."""
 
 
 ModelEvent = TextDelta | ToolBegun | ToolArguments | ToolEnded | TurnEnded
@@ -92,6 +96,7 @@ class ModelFailed(Exception):
         usage: what is known to have been spent.
         is_transient: the same call may succeed if it is repeated.
         retry_after_s: seconds that the provider asks to wait before it is; None: it says nothing.
+        by: model that failed; None: the one that was asked.
     """
 
     def __init__(
@@ -107,22 +112,21 @@ class ModelFailed(Exception):
         self.usage = usage or Usage()
         self.is_transient = is_transient
         self.retry_after_s = retry_after_s
+        self.by: Target | None = None
 
 
 class Model(Protocol):
     """Language models behind one API; a request names its model."""
 
-    provider: str
-
-    def prepare(self) -> None:
-        """Check what must work before a run starts; may block.
+    def prepare(self, target: Target) -> None:
+        """Check what must work before a model is asked; may block.
 
         Raises:
-            ModelNotConfigured: the deployment has no key for the model's provider.
+            ModelNotConfigured: the deployment has no key for the model.
         """
 
-    def preload(self) -> None:
-        """Start loading what the first call needs, concurrently with other work."""
+    def preload(self, target: Target) -> None:
+        """Start loading what the first call of a model needs, concurrently with other work."""
 
     async def close(self) -> None:
         """Close the connections; the next call opens new ones."""

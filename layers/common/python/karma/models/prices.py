@@ -3,20 +3,20 @@
 Prices are micro-dollars for a million tokens, as https://platform.claude.com/docs/en/about-claude/pricing lists them;
 writes into the cache are those that last five minutes, the only ones that runs ask for. A model that is not listed
 costs as the dearest one in each column: `claude-fable-5-2` and `claude-mythos-5-2`, whose prices we do not know, and
-whatever else a deployment or an administrator names. So no call is counted at less than it costs.
+whatever else a deployment or an administrator names without a price of its own, of whichever provider. So no call is
+counted at less than it costs.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Final
 
 import orjson
 
 from karma.conversations.domain import Json, Message
-from karma.models.domain import Usage
+from karma.models.domain import ANTHROPIC, Price, Rates, Target, Usage
 from karma.models.ports import ModelRequest
 
 _A_MILLION: Final = 1_000_000
@@ -26,35 +26,9 @@ IMAGE_TOKENS: Final = 5_000
 """Tokens counted for an image, more than any takes: the API shrinks larger ones."""
 DOCUMENT_TOKENS: Final = 50_000
 """Tokens counted for a document before a call, as for a PDF of some twenty pages; a longer one costs more after."""
+_CHARS_A_TOKEN: Final = 4
 _FRAME_TOKENS: Final = 32
 """Tokens added for the structure around a message, a system text or a tool."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Rates:
-    """Micro-dollars for a million tokens of each kind."""
-
-    input: int
-    output: int
-    cache_write: int
-    cache_read: int
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Price:
-    """The price of a model from one moment on."""
-
-    since: datetime
-    rates: Rates
-    long_above: int | None = None
-    """Input tokens, the cached ones included, above which the whole request costs `long`."""
-    long: Rates | None = None
-
-    def rates_of(self, input_tokens: int) -> Rates:
-        """Return the rates for a request of this size."""
-        if self.long is not None and self.long_above is not None and input_tokens > self.long_above:
-            return self.long
-        return self.rates
 
 
 _EVER: Final = datetime(2026, 1, 1, tzinfo=UTC)
@@ -89,24 +63,26 @@ PRICES: Final[Mapping[str, Sequence[Price]]] = {
 }
 
 
-def price_of(model: str, at: datetime) -> Price:
+def price_of(target: Target, at: datetime) -> Price:
     """Return a model's price at a moment; a name with a release's date (`-20251001`) is the model's."""
-    base, _, tail = model.rpartition("-")
-    name = base if len(tail) == len("20251001") and tail.isdigit() else model
-    listed = PRICES.get(name)
+    if target.prices:
+        return _in_force(target.prices, at)
+    base, _, tail = target.model.rpartition("-")
+    name = base if len(tail) == len("20251001") and tail.isdigit() else target.model
+    listed = PRICES.get(name) if target.provider == ANTHROPIC else None
     if listed is None:
         return Price(since=_EVER, rates=_dearest(at))
     return _in_force(listed, at)
 
 
-def cost(usage: Usage, model: str, at: datetime) -> int:
+def cost(usage: Usage, target: Target, at: datetime) -> int:
     """Return the cost of one call in micro-dollars, rounded up; unknown usage counts as none.
 
     Not for the sum of several calls: longer requests may have another price.
     """
     total = usage.input_tokens or 0
     read, written = usage.cached_input_tokens or 0, usage.cache_write_input_tokens or 0
-    rates = price_of(model, at).rates_of(total)
+    rates = price_of(target, at).rates_of(total)
     plain = max(0, total - read - written)
     return _micros(
         plain * rates.input
@@ -119,11 +95,26 @@ def cost(usage: Usage, model: str, at: datetime) -> int:
 def estimate(request: ModelRequest, at: datetime) -> int:
     """Return an upper bound of the cost of a call in micro-dollars: every byte a token, all written into the cache.
 
-    A token has at least one byte. Media count as fixed amounts, so that one PDF of many pages may cost more.
+    A token has at least one byte. Media count as fixed amounts, so that one PDF of many pages may cost more. Where
+    other models may answer in the model's place, the bound is the dearest one's.
     """
     tokens = min(MAX_INPUT_TOKENS, input_tokens(request))
-    rates = price_of(request.model, at).rates_of(tokens)
-    return _micros(tokens * max(rates.input, rates.cache_write) + request.max_tokens * rates.output)
+
+    def bound(target: Target) -> int:
+        rates = price_of(target, at).rates_of(tokens)
+        return _micros(tokens * max(rates.input, rates.cache_write) + request.max_tokens * rates.output)
+
+    return max(map(bound, (request.target, *request.fallbacks)))
+
+
+def estimated_usage(request: ModelRequest, answer_chars: int) -> Usage:
+    """Estimate the tokens of a call whose usage is not to be had, from the characters of its answer.
+
+    Four characters make a token, as in most texts.
+    """
+    return Usage(
+        input_tokens=-(-input_tokens(request) // _CHARS_A_TOKEN), output_tokens=-(-answer_chars // _CHARS_A_TOKEN)
+    )
 
 
 def input_tokens(request: ModelRequest) -> int:

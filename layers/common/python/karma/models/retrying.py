@@ -15,7 +15,7 @@ from typing import Final
 
 from karma.core.clock import monotonic
 from karma.core.observability import count, logger
-from karma.models.domain import Usage
+from karma.models.domain import Target, Usage
 from karma.models.ports import Model, ModelEvent, ModelFailed, ModelRequest
 
 _NOTHING: Final = Usage()
@@ -66,15 +66,14 @@ class RetryingModel:
         self._policy = policy
         # Of the system, since processes that are restored from one snapshot would draw the same numbers.
         self._draw = random.SystemRandom().random
-        self.provider = model.provider
 
-    def prepare(self) -> None:
+    def prepare(self, target: Target) -> None:
         """See `karma.models.ports.Model`."""
-        self._model.prepare()
+        self._model.prepare(target)
 
-    def preload(self) -> None:
+    def preload(self, target: Target) -> None:
         """See `karma.models.ports.Model`."""
-        self._model.preload()
+        self._model.preload(target)
 
     async def close(self) -> None:
         """See `karma.models.ports.Model`."""
@@ -102,8 +101,8 @@ class RetryingModel:
             logger.warning(
                 "model.retried",
                 **request.log_keys,
-                provider=self.provider,
-                model=request.model,
+                provider=request.target.provider,
+                model=request.target.model,
                 code=code,
                 attempt=tried,
                 pause_s=round(pause_s, 3),

@@ -40,6 +40,9 @@ class RunView(TypedDict):
     """Reason for which it was cancelled, where one was given."""
     turns: int
     usage: RunUsage | None
+    """Tokens of all its calls together."""
+    usage_by_model: list[RunUsage]
+    """Tokens by the model that answered: the run's own, or a fall-back of it."""
     cost_micros: int | None
     """Cost of its model calls, counted in the plan, in micro-dollars. Null until the run ended, and when it is not
     known:
@@ -65,6 +68,7 @@ def run_view(run: Run) -> RunView:
         "cancel_reason": run.cancel_reason or None,
         "turns": run.turns,
         "usage": _usage(run),
+        "usage_by_model": [cast("RunUsage", usage) for usage in run.usages],
         "cost_micros": run.cost_micros,
         "pending_tool_call_ids": list(run.pending_tool_call_ids),
         "created_at": iso(run.created_at),

@@ -14,7 +14,7 @@ is over another process takes the run over, by the next segment, and goes on fro
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from enum import StrEnum
@@ -24,7 +24,7 @@ from karma.billing.allowances import Adjustment
 from karma.conversations.domain import Json
 from karma.core.errors import Conflict
 from karma.core.ids import AgentId, RunId, ThreadId, UserId
-from karma.models.domain import Usage
+from karma.models.domain import Usages
 
 ENGINE_SCHEMA = 2
 """Layout of what is stored of a run; a release goes on with runs of its own layout and the one before, not with newer.
@@ -215,8 +215,8 @@ class Progress:
 
     turns: int = 0
     """Calls of the model."""
-    usage: Usage = field(default_factory=Usage)
-    """Tokens of these calls, with the estimate for calls that were lost."""
+    usages: Usages = field(default_factory=Usages)
+    """Tokens of these calls by model, with the estimate for calls that were lost."""
     spent_micros: int = 0
     """Cost of these calls, in micro-dollars."""
 
@@ -256,7 +256,8 @@ class Run:
     cancel_reason: str = ""
     """Reason for which it was cancelled; "": it was not, or none was given."""
     turns: int = 0
-    usage: Json | None = None
+    usages: tuple[Json, ...] = ()
+    """AG-UI TokenUsage of each model that answered."""
     cost_micros: int | None = None
     """Cost of its model calls, counted in its owner's plan, in micro-dollars; None until it ended, or unknown."""
     pending_tool_call_ids: tuple[str, ...] = ()
@@ -272,6 +273,11 @@ class Run:
     """Model spend that was reserved for it, in micro-dollars; its end corrects this to what it spent."""
     engine_schema: int = ENGINE_SCHEMA
 
+    @property
+    def usage(self) -> Json | None:
+        """Return the AG-UI TokenUsage of all its calls together; None when nothing is known."""
+        return usage_of(self.usages)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunEnd:
@@ -282,12 +288,23 @@ class RunEnd:
     error_code: str = ""
     cancel_reason: str = ""
     turns: int = 0
-    usage: Json | None = None
+    usages: Sequence[Json] = ()
+    """AG-UI TokenUsage of each model that answered."""
     cost_micros: int | None = None
     correction: Adjustment | None = None
     """Correction of the model spend that the run reserved; None: all of it stays counted."""
     pending_tool_call_ids: tuple[str, ...] = ()
     last_message: int = -1
+
+
+def usage_of(usages: Sequence[Json]) -> Json | None:
+    """Return the sum of AG-UI TokenUsages, under the first one's model; None: there are none."""
+    total: dict[str, object] = {}
+    for usage in usages:
+        for name, value in usage.items():
+            known = total.get(name)
+            total[name] = known + value if isinstance(known, int) and isinstance(value, int) else known or value
+    return total or None
 
 
 def end(run: Run, how: RunEnd) -> Run:
@@ -305,7 +322,7 @@ def end(run: Run, how: RunEnd) -> Run:
         error_code=how.error_code,
         cancel_reason=how.cancel_reason,
         turns=how.turns,
-        usage=how.usage,
+        usages=tuple(how.usages),
         cost_micros=how.cost_micros,
         pending_tool_call_ids=how.pending_tool_call_ids,
         last_message=how.last_message,

@@ -23,6 +23,7 @@ from karma.models.ports import (
     ModelFailed,
     StopReason,
 )
+from karma.models.prices import estimated_usage
 from karma.runs import events
 from karma.runs.calls import MakeCall, outcome_of, result_message, with_call_ids
 from karma.runs.domain import ERROR_MESSAGES, OwnershipLost, Progress, RunEnd, RunErrorCode, RunFailed, RunStatus
@@ -30,7 +31,7 @@ from karma.runs.events import Event
 from karma.runs.log import RunLog
 from karma.runs.plan import LostTurn, RunLimits, RunPlan, model_request
 from karma.runs.ports import Executions, Sink
-from karma.runs.spending import Budget, lost_usage
+from karma.runs.spending import Budget
 from karma.runs.turn import Speaker, Turn
 from karma.tools.toolbox import Toolbox, ToolOutcome, is_readable
 
@@ -65,7 +66,6 @@ class RunEngine:
         self._limits = limits
         self._clock = clock
         self._executions = executions
-        self._usage = plan.progress.usage
         self._turns = plan.progress.turns
         self._cancelled_for: str | None = None
         """Reason for which it is cancelled, "" where none was given; None: it is not."""
@@ -99,8 +99,7 @@ class RunEngine:
         except RunFailed as exc:
             await self._fail(exc.code)
         except ModelFailed as exc:
-            self._usage += exc.usage
-            self._budget.failed(exc.usage)
+            self._budget.failed(exc.usage, exc.by)
             logger.warning("run.model_failed", run_id=self._plan.run_id, code=exc.code, exc_info=exc.__cause__)
             await self._fail(RunErrorCode(exc.code))
         except OwnershipLost:
@@ -163,9 +162,7 @@ class RunEngine:
         if lost.answer_chars:
             # Its usage was lost with the process.
             request = await asyncio.to_thread(model_request, self._plan, self._toolbox, self._limits)
-            estimated = lost_usage(request, lost.answer_chars)
-            self._usage += estimated
-            self._budget.lost(request, estimated)
+            self._budget.lost(request, estimated_usage(request, lost.answer_chars))
         return True
 
     async def _hand_over(self) -> None:
@@ -190,8 +187,7 @@ class RunEngine:
         await self._budget.admit(request)
         turn = await self._speaker.say(request)
         if turn.ended is not None:
-            self._usage += turn.ended.usage
-            self._budget.ended(turn.ended.usage)
+            self._budget.ended(turn.ended.usage, turn.ended.by)
         return turn
 
     async def _go_on(self, turn: Turn) -> bool:
@@ -212,7 +208,7 @@ class RunEngine:
             content=str(turn.said),
             tool_calls=tuple(turn.calls),
             blocks=with_call_ids(turn.ended.blocks, turn.calls),
-            model=self._plan.model,
+            model=(turn.ended.by or self._plan.target).model,
         )
         kept = (said,) if said.blocks or said.content or said.tool_calls else ()
         closing = [*self._speaker.end_text(turn), *turn.held]
@@ -283,7 +279,7 @@ class RunEngine:
 
     @property
     def _progress(self) -> Progress:
-        return Progress(turns=self._turns, usage=self._usage, spent_micros=self._budget.spent)
+        return Progress(turns=self._turns, usages=self._budget.usages, spent_micros=self._budget.spent)
 
     def _is_frontend(self, call: ToolCall) -> bool:
         return not self._toolbox.has(call.name) and any(tool.name == call.name for tool in self._plan.frontend_tools)
@@ -311,12 +307,11 @@ class RunEngine:
         pending: Sequence[str] = (),
         result: dict[str, object] | None = None,
     ) -> None:
-        usage = self._wire_usage()
         terminal = events.run_finished(
             thread_id=self._plan.thread.thread_id,
             run_id=self._plan.run_id,
             pending_tool_call_ids=pending,
-            usage=[usage] if usage else (),
+            usage=self._budget.usages.wire(),
             result=result,
             speaks=self._plan.speaks,
         )
@@ -330,8 +325,7 @@ class RunEngine:
             return  # the write of its end was under way, and went through
         missing = self._missing_results()
         results = missing.messages if missing else ()
-        usage = self._wire_usage()
-        told: dict[str, Any] = {"message": ERROR_MESSAGES[code], "code": code, "usage": [usage] if usage else ()}
+        told: dict[str, Any] = {"message": ERROR_MESSAGES[code], "code": code, "usage": self._budget.usages.wire()}
         status = RunStatus.CANCELLED if code is RunErrorCode.CANCELLED else RunStatus.FAILED
         if status is RunStatus.CANCELLED:
             thread_id, run_id = self._plan.thread.thread_id, self._plan.run_id
@@ -361,9 +355,6 @@ class RunEngine:
         count("RunAbandoned")
         await self._log.give_up(events.run_error(message=ERROR_MESSAGES[code], code=code))
 
-    def _wire_usage(self) -> dict[str, object] | None:
-        return self._usage.wire(provider=self._model.provider, model=self._plan.model)
-
     def _end(
         self, status: RunStatus, *, code: RunErrorCode | None = None, pending: Sequence[str] = (), results: int = 0
     ) -> RunEnd:
@@ -377,7 +368,7 @@ class RunEngine:
             error_code=code.value if code and status is RunStatus.FAILED else "",
             cancel_reason=self._cancelled_for or "" if status is RunStatus.CANCELLED else "",
             turns=self._turns,
-            usage=self._wire_usage(),
+            usages=self._budget.usages.wire(),
             cost_micros=self._budget.spent,
             correction=self._budget.correction(),
             pending_tool_call_ids=tuple(pending),

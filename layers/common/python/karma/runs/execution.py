@@ -27,6 +27,7 @@ from karma.core.clock import Clock
 from karma.core.ids import new_id
 from karma.core.observability import count, logger
 from karma.identity.domain import Caller
+from karma.models.domain import Target
 from karma.models.ports import Model
 from karma.runs import events
 from karma.runs.domain import (
@@ -99,9 +100,9 @@ class Executor:
         self.own_tools = frozenset(tool.name for tool in tools)
         """Names of the server's tools."""
 
-    def prepare(self) -> None:
+    def prepare(self, target: Target) -> None:
         """Check what must work before a run starts, as `Model.prepare`."""
-        self._model.prepare()
+        self._model.prepare(target)
 
     def toolbox(self, names: Iterable[str], caller: Caller) -> Toolbox:
         """Return the named tools of the server, as far as the caller may use them."""
@@ -130,7 +131,7 @@ class Executor:
         """
         log = self._log(plan, sink, head=1, writer=writer, epoch=1)
         sink.write(first)
-        self._model.preload()
+        self._model.preload(plan.target)
         engine = self._engine(plan, log, sink, toolbox, reserved, max_tokens)
 
         async def run() -> None:
@@ -164,7 +165,7 @@ class Executor:
         sink = NoClient()
         last = plan.last if turns else None
         log = self._log(plan, sink, head=claim.n, writer=claim.writer, epoch=claim.epoch, last_message=last)
-        self._model.preload()
+        self._model.preload(plan.target)
         toolbox = self.toolbox(setup.tools, setup.caller)
         await self._engine(plan, log, sink, toolbox, reserved_for(taken.run), setup.max_tokens).run()
         return True
@@ -176,8 +177,9 @@ class Executor:
             return None
         if run.status is not RunStatus.RUNNING or run.engine_schema > ENGINE_SCHEMA:
             return None
-        self._model.prepare()
         stored, checkpoint = self._store.setup(key), self._store.last_checkpoint(key)
+        setup = load_setup(stored) if stored else None
+        self._model.prepare(_target_of(run, setup))
         until = run.created_at + timedelta(seconds=self.limits.run_timeout_s)
         tried = tail.epoch - (checkpoint.epoch if checkpoint else 1)
         try:
@@ -185,10 +187,10 @@ class Executor:
             if reason is not None:
                 cancel_lost(self._store, tail, run, now, reason=reason)
                 return None
-            if stored is None or tried >= MAX_TAKE_OVERS or now >= until:
+            if setup is None or tried >= MAX_TAKE_OVERS or now >= until:
                 end_lost(self._store, tail, run, now)
                 return None
-            return self._own(run, tail, load_setup(stored), checkpoint, until=until, deadline=deadline)
+            return self._own(run, tail, setup, checkpoint, until=until, deadline=deadline)
         except OwnershipLost:
             return None  # its writer, or another process, wrote first
 
@@ -224,11 +226,13 @@ class Executor:
         self._store.append(claim)
         run = self._store.run(run.key) or run  # with all that the lost process has reserved for it
         asks_anew = bool(messages) and messages[-1].role == "user"
+        target = _target_of(run, setup)
         awaited = () if asks_anew else awaited_calls(messages)
         plan = RunPlan(
             run_id=run.key.run_id,
             thread=thread.key,
-            model=run.model,
+            target=target,
+            fallbacks=setup.fallbacks,
             max_turns=setup.max_turns,
             system=setup.system,
             messages=messages,
@@ -240,7 +244,7 @@ class Executor:
             pending=() if checkpoint else [call for call in awaited if call.name not in self.own_tools],
             until=until,
             deadline=deadline,
-            progress=checkpoint.progress if checkpoint else Progress(),
+            progress=_progress(checkpoint, target),
             lost=LostTurn(calls=awaited if checkpoint else (), answer_chars=answer_chars, call_ids=call_ids),
         )
         return _Taken(plan, setup, run, claim)
@@ -266,7 +270,7 @@ class Executor:
         budget = Budget(
             plan.key,
             reserved,
-            spent=plan.progress.spent_micros,
+            progress=plan.progress,
             allowances=self._allowances,
             store=self._store,
             clock=self._clock,
@@ -283,6 +287,17 @@ class Executor:
             budget=budget,
             executions=self._executions,
         )
+
+
+def _target_of(run: Run, setup: RunSetup | None) -> Target:
+    """Return the model of a stored run; releases before there were targets stored its id alone."""
+    return (setup and setup.target) or Target(model=run.model)
+
+
+def _progress(checkpoint: Checkpoint | None, target: Target) -> Progress:
+    if checkpoint is None:
+        return Progress()
+    return replace(checkpoint.progress, usages=checkpoint.progress.usages.named(target))
 
 
 def _is_delta(event: events.Event) -> bool:

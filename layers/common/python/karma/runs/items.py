@@ -117,7 +117,9 @@ class RunItem(RunsItem, discriminator="run"):
     cancel_reason = UnicodeAttribute(default="")
     turns = NumberAttribute(default=0)
     usage = UnicodeAttribute(null=True)
-    """JSON of an AG-UI TokenUsage."""
+    """JSON of an AG-UI TokenUsage: of all calls together."""
+    usages = UnicodeAttribute(null=True)
+    """JSON list of an AG-UI TokenUsage a model, where several have answered."""
     cost_micros = NumberAttribute(null=True)
     pending_tool_call_ids = UnicodeAttribute(default="[]")
     """JSON list."""
@@ -160,7 +162,9 @@ class CheckpointItem(RunsItem, discriminator="run_checkpoint"):
     position = NumberAttribute()
     turns = NumberAttribute()
     usage = UnicodeAttribute()
-    """JSON list: the fields of a Usage, in order."""
+    """JSON list: the fields of the Usage of all calls together, in order."""
+    usages = UnicodeAttribute(null=True)
+    """JSON of Usages; None in those of releases that knew one model a run."""
     spent_micros = NumberAttribute()
 
 

@@ -9,10 +9,8 @@ from datetime import datetime
 from karma.conversations.domain import Message, ThreadKey, ToolCall
 from karma.conversations.repair import repair
 from karma.core.ids import RunId
-from karma.models.ports import (
-    ModelRequest,
-    ToolSpec,
-)
+from karma.models.domain import Target
+from karma.models.ports import ModelRequest, ToolSpec
 from karma.runs.domain import Progress, RunKey
 from karma.runs.events import CURRENT, Version
 from karma.tools.toolbox import Toolbox
@@ -40,7 +38,8 @@ class RunPlan:
 
     run_id: RunId
     thread: ThreadKey
-    model: str
+    target: Target
+    """The run's model."""
     max_turns: int
     """Calls of the model at the most."""
     system: Sequence[str]
@@ -53,6 +52,8 @@ class RunPlan:
     speaks: Version = CURRENT
     """The client's version of the protocol."""
     frontend_tools: Sequence[ToolSpec]
+    fallbacks: Sequence[Target] = ()
+    """Models that may answer in its place."""
     pending: Sequence[ToolCall] = ()
     """Calls of the client's tools without a result; the run ends at once and names them."""
     is_kept: bool = True
@@ -99,7 +100,8 @@ def model_request(plan: RunPlan, toolbox: Toolbox, limits: RunLimits, *, left_s:
     own = toolbox.specs()
     names = {tool.name for tool in own}
     return ModelRequest(
-        model=plan.model,
+        target=plan.target,
+        fallbacks=plan.fallbacks,
         system=plan.system,
         messages=repair(plan.messages),
         tools=[*own, *(tool for tool in plan.frontend_tools if tool.name not in names)],

@@ -33,6 +33,7 @@ from karma.runs.domain import (
     ThreadChanged,
     Wish,
     Wishes,
+    usage_of,
 )
 from karma.runs.items import (
     ATTACHMENT,
@@ -194,8 +195,10 @@ class RunRepository:
         ]
         if how.last_message >= 0:
             actions.append(RunItem.last_message.set(how.last_message))
-        if how.usage is not None:
-            actions.append(RunItem.usage.set(as_json(how.usage)))
+        if how.usages:
+            actions.append(RunItem.usage.set(as_json(usage_of(how.usages))))
+        if len(how.usages) > 1:
+            actions.append(RunItem.usages.set(as_json(list(how.usages))))
         if how.cost_micros is not None:
             actions.append(RunItem.cost_micros.set(how.cost_micros))
         tx.update(run, actions, RunItem.status == RunStatus.RUNNING.value)

@@ -96,7 +96,7 @@ class _Asking:
             key=self.key,
             thread_id=self.asked.thread_id,
             status=RunStatus.RUNNING,
-            model=self.choice.model,
+            model=self.choice.target.model,
             created_at=at,
             agent_id=self.agent.id,
             agent_version=self.agent.version,
@@ -117,6 +117,8 @@ class _Asking:
             max_turns=plan.max_turns,
             speaks=plan.speaks,
             asides=placed(self.asked.asides, self.asked.sent),
+            target=self.choice.target,
+            fallbacks=tuple(self.choice.fallbacks),
         )
 
 
@@ -237,7 +239,7 @@ class RunService:
         tools = sorted(set(asking.agent.spec.tools) - asking.choice.disabled_tools)
         toolbox = self._executor.toolbox(tools, asking.caller)
         limits = self._executor.limits
-        limits = replace(limits, max_tokens=asking.choice.max_tokens or limits.max_tokens)
+        limits = replace(limits, max_tokens=asking.choice.target.max_tokens or limits.max_tokens)
         request = await asyncio.to_thread(model_request, plan, toolbox, limits)
         reservations = first_reservations(asking.allowance, request)
         now, writer = self._clock.now(), new_id()
@@ -273,7 +275,8 @@ class RunService:
         return RunPlan(
             run_id=asked.run_id,
             thread=thread.key,
-            model=asking.choice.model,
+            target=asking.choice.target,
+            fallbacks=asking.choice.fallbacks,
             max_turns=agent.spec.max_steps,
             system=(agent.spec.system_prompt, application) if application else (agent.spec.system_prompt,),
             messages=messages,
@@ -289,7 +292,7 @@ class RunService:
     def _prepare(self, agent: str, thread: ThreadKey, *, is_new: bool) -> tuple[Agent, RunChoice, Thread]:
         found = self._agents.find(agent)
         choice = self._configuration.for_run(agent=found.spec.name, model=found.spec.model)
-        self._executor.prepare()
+        self._executor.prepare(choice.target)
         return found, choice, Thread(key=thread) if is_new else self._store.thread(thread)
 
     def _merge(self, thread: Thread, asked: RunInput, admitted: Admitted) -> Merged:

@@ -19,6 +19,7 @@ from karma.conversations.messages import Aside, Sent
 from karma.core.errors import PayloadTooLarge
 from karma.core.ids import UserId
 from karma.identity.domain import Caller, Locale, Role
+from karma.models.domain import Target, dump_target, load_target
 from karma.models.ports import ToolSpec
 from karma.runs.events import Version
 
@@ -48,6 +49,9 @@ class RunSetup:
     max_turns: int
     speaks: Version
     asides: tuple[PlacedAside, ...]
+    target: Target | None = None
+    """Its model; None in setups of releases that knew only the model's id, which the run has."""
+    fallbacks: tuple[Target, ...] = ()
 
 
 def placed(asides: Sequence[Aside], sent: Sequence[Sent]) -> tuple[PlacedAside, ...]:
@@ -101,6 +105,8 @@ def dump_setup(setup: RunSetup) -> bytes:
         "max_turns": setup.max_turns,
         "speaks": setup.speaks,
         "asides": [list(aside) for aside in setup.asides],
+        "target": dump_target(setup.target) if setup.target else None,
+        "fallbacks": [dump_target(target) for target in setup.fallbacks],
     }
     data = zlib.compress(orjson.dumps(body))
     if len(data) > MAX_SETUP_BYTES:
@@ -132,4 +138,6 @@ def load_setup(data: bytes) -> RunSetup:
         max_turns=body["max_turns"],
         speaks=(body["speaks"][0], body["speaks"][1]),
         asides=tuple(PlacedAside(*aside) for aside in body["asides"]),
+        target=load_target(body["target"]) if body.get("target") else None,
+        fallbacks=tuple(map(load_target, body.get("fallbacks", ()))),
     )

@@ -9,13 +9,11 @@ from datetime import datetime
 from karma.billing.allowances import Adjustment, Allowance, Allowances, Metric, Reservation, period_of
 from karma.core.clock import Clock
 from karma.core.errors import QuotaExceeded
-from karma.models.domain import Usage
+from karma.models.domain import Target, Usage
 from karma.models.ports import ModelRequest
-from karma.models.prices import cost, estimate, input_tokens
-from karma.runs.domain import Run, RunErrorCode, RunFailed, RunKey
+from karma.models.prices import cost, estimate
+from karma.runs.domain import Progress, Run, RunErrorCode, RunFailed, RunKey
 from karma.runs.ports import Runs
-
-_CHARS_A_TOKEN = 4
 
 
 @dataclass(frozen=True)
@@ -49,18 +47,8 @@ def reserved_for(run: Run) -> Reservation:
     )
 
 
-def lost_usage(request: ModelRequest, answer_chars: int) -> Usage:
-    """Estimate the tokens of a call whose process was lost with its usage, from the characters that arrived.
-
-    Four characters make a token, as in most texts: the provider's own count is not to be had any more.
-    """
-    return Usage(
-        input_tokens=-(-input_tokens(request) // _CHARS_A_TOKEN), output_tokens=-(-answer_chars // _CHARS_A_TOKEN)
-    )
-
-
 class Budget:
-    """Counts what a run has spent against what it has reserved, in micro-dollars."""
+    """Counts what a run has used and spent, in micro-dollars, against what it has reserved."""
 
     def __init__(
         self,
@@ -70,16 +58,17 @@ class Budget:
         allowances: Allowances,
         store: Runs,
         clock: Clock,
-        spent: int = 0,
+        progress: Progress = Progress(),  # noqa: B008 - immutable
     ) -> None:
-        """Begin with the model spend that is reserved for the run and what it has spent, in micro-dollars."""
+        """Begin with the model spend that is reserved for the run, and what it has used and spent before."""
         self._key = key
         self._first = reservation
         self._reserved = reservation.amount
         self._allowances = allowances
         self._store = store
         self._clock = clock
-        self._spent = spent
+        self._spent = progress.spent_micros
+        self.usages = progress.usages
         self._call: _Call | None = None
 
     async def admit(self, request: ModelRequest) -> None:
@@ -110,25 +99,36 @@ class Budget:
         self._store.extend(self._key, allowance.reserve(Metric.MODEL_SPEND, amount))
         self._reserved += amount
 
-    def ended(self, usage: Usage) -> None:
-        """Count the usage of a complete call."""
+    def ended(self, usage: Usage, by: Target | None = None) -> None:
+        """Count the usage of a complete call, by the model that answered it; None: the run's own."""
         call, self._call = self._call, None
         if call is not None:
-            self._spent += cost(usage, call.request.model, call.at)
+            target = by or call.request.target
+            self.usages = self.usages.plus(target, usage)
+            self._spent += cost(usage, target, call.at)
 
-    def failed(self, usage: Usage) -> None:
+    def failed(self, usage: Usage, by: Target | None = None) -> None:
         """Count the known usage of a failed call.
 
-        One that failed before its answer began costs nothing; an answer that broke off counts with all tokens it may
+        One that failed before its answer began costs nothing; an answer that broke off costs as all tokens that it may
         have.
         """
-        if self._call is not None and usage.input_tokens is not None and usage.output_tokens is None:
-            usage = replace(usage, output_tokens=self._call.request.max_tokens)
-        self.ended(usage)
+        call = self._call
+        if call is not None and usage.input_tokens is not None and usage.output_tokens is None:
+            target = by or call.request.target
+            self.usages = self.usages.plus(target, usage)
+            self._spent += cost(replace(usage, output_tokens=call.request.max_tokens), target, call.at)
+            self._call = None
+            return
+        self.ended(usage, by)
 
     def lost(self, request: ModelRequest, estimated: Usage) -> None:
-        """Count the estimated usage of a call whose process was lost, at the price of now."""
-        self._spent += cost(estimated, request.model, self._clock.now())
+        """Count the estimated usage of a call whose process was lost, at the price of now and of the run's own model.
+
+        Nobody knows whether another model had answered in its place.
+        """
+        self.usages = self.usages.plus(request.target, estimated)
+        self._spent += cost(estimated, request.target, self._clock.now())
 
     @property
     def spent(self) -> int:

@@ -9,7 +9,7 @@ import orjson
 
 from karma.core.clock import epoch_ms, from_epoch_ms, iso, parse_iso
 from karma.core.ids import AgentId, RunId, ThreadId, UserId
-from karma.models.domain import Usage
+from karma.models.domain import UNNAMED, Usage, Usages
 from karma.runs.domain import Checkpoint, Progress, Run, RunKey, RunStatus, Segment
 from karma.runs.items import (
     HEAD,
@@ -69,7 +69,7 @@ def run_of(item: RunItem) -> Run:
         error_code=item.error_code,
         cancel_reason=item.cancel_reason,
         turns=int(item.turns),
-        usage=orjson.loads(item.usage) if item.usage else None,
+        usages=_run_usages(item),
         cost_micros=_whole(item.cost_micros),
         pending_tool_call_ids=tuple(orjson.loads(item.pending_tool_call_ids)),
         asked_hash=item.asked_hash,
@@ -117,7 +117,8 @@ def checkpoint_item(key: RunKey, checkpoint: Checkpoint) -> CheckpointItem:
         epoch=checkpoint.epoch,
         position=checkpoint.position,
         turns=checkpoint.progress.turns,
-        usage=as_json(list(astuple(checkpoint.progress.usage))),
+        usage=as_json(list(astuple(checkpoint.progress.usages.total))),
+        usages=as_json(checkpoint.progress.usages.dump()),
         spent_micros=checkpoint.progress.spent_micros,
     )
 
@@ -130,7 +131,7 @@ def checkpoint_of(item: CheckpointItem) -> Checkpoint:
         position=int(item.position),
         progress=Progress(
             turns=int(item.turns),
-            usage=Usage(*orjson.loads(item.usage)),
+            usages=_usages(item),
             spent_micros=int(item.spent_micros),
         ),
     )
@@ -144,6 +145,18 @@ def pieces(body: bytes) -> list[bytes]:
 def as_json(value: object) -> str:
     """Return a value as JSON text."""
     return orjson.dumps(value).decode()
+
+
+def _run_usages(item: RunItem) -> tuple[dict[str, object], ...]:
+    if item.usages:
+        return tuple(orjson.loads(item.usages))
+    return (orjson.loads(item.usage),) if item.usage else ()
+
+
+def _usages(item: CheckpointItem) -> Usages:
+    if item.usages:
+        return Usages.load(orjson.loads(item.usages))
+    return Usages({UNNAMED: Usage(*orjson.loads(item.usage))})
 
 
 def _when(text: str | None) -> datetime:
