@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from functools import cached_property
 from typing import Any
 
-from karma.configuration.domain import Change, ChangeType, Component, ComponentType
+from karma.configuration.domain import MAX_PRICES, Change, ChangeType, Component, ComponentType
 from karma.configuration.repository import ConfigurationRepository
 from karma.core.ids import UserId, new_id
 from tests.fakes.configuration import MemoryComponents
@@ -85,3 +85,6 @@ BODIES: Bodies = {
     "PUT /api/config/{component_name}": lambda *_: {"config": {"enabled": False}},
     "POST /api/config/{component_name}/rollback": lambda *_: {"version": 1},
 }
+
+PAGES = {"config/{component_name}": (MAX_PRICES, 1_000)}
+"""Of one component: the prices of a model."""

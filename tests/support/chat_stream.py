@@ -26,7 +26,7 @@ def chunks(
 ) -> list[bytes]:
     """Return the events of an answer: its texts, pieces of calls, and the usage if there is any."""
     reason = finish or ("tool_calls" if calls else "stop")
-    last = {"id": "chatcmpl-1", "object": "chat.completion.chunk", "choices": [], "usage": usage}
+    last: dict[str, Any] = {"id": "chatcmpl-1", "object": "chat.completion.chunk", "choices": [], "usage": usage}
     return [
         chunk({"role": "assistant", "content": ""}),
         *(chunk({"content": text}) for text in texts),

@@ -20,7 +20,7 @@ from karma.runs.domain import RunKey
 from karma.runs.plan import RunLimits
 from tests.fakes.runs import caller
 from tests.support.chat_stream import chat
-from tests.support.faulty_server import CUT, FaultyServer, hang_up, status, stream
+from tests.support.faulty_server import CUT, Behaviour, FaultyServer, hang_up, status, stream
 from tests.support.model_server import message, text
 from tests.support.run_world import World, asked, user
 
@@ -63,7 +63,7 @@ def world(own: FaultyServer, other: FaultyServer, *, prices: tuple[Price, ...] =
     return made
 
 
-AWAY = {
+AWAY: dict[str, list[Behaviour]] = {
     "overloaded": [status(529), status(529)],
     "limited": [status(429, {"retry-after": "3600"})],
     "closed": [hang_up, hang_up],

@@ -6,7 +6,7 @@ import asyncio
 import itertools
 import resource
 import tracemalloc
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import pytest
@@ -208,7 +208,7 @@ def test_a_whole_answer_is_one_whatever_its_connection_does_then(server: FaultyS
         assert monotonic() - began < 5
 
 
-ENDLESS = {
+ENDLESS: dict[str, Callable[[Provider], Iterable[bytes]]] = {
     "a line": lambda _: [b"data: {" + b"x" * (1 << 20)] * 100,
     "a line of single bytes": lambda _: itertools.repeat(b"x"),
     "text": lambda provider: itertools.chain(provider.whole[:1], _block(provider), itertools.repeat(_big(provider))),

@@ -38,7 +38,7 @@ class TestTheAgent:
         events = world.run(request)
 
         sent = world.model.requests[0]
-        assert (sent.model, sent.system[0], sent.tools) == ("claude-other", "Be brief.", [])
+        assert (sent.target.model, sent.system[0], sent.tools) == ("claude-other", "Be brief.", [])
         assert "Be loud." in sent.system[1]
         assert events[-1]["usage"][0]["model"] == "claude-other"
         assert world.thread().messages[-1].model == "claude-other"
@@ -52,7 +52,7 @@ class TestTheAgent:
         world.run(request)
 
         sent = world.model.requests[0]
-        assert (sent.model, [tool.name for tool in sent.tools]) == ("claude-test", ["echo"])
+        assert (sent.target.model, [tool.name for tool in sent.tools]) == ("claude-test", ["echo"])
         assert sent.system == (SYSTEM_PROMPT,)
         assert (world.stored(request).agent_id, world.stored(request).agent_version) == ("karma", 1)
 

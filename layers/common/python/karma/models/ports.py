@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from karma.conversations.domain import Json, Message
 from karma.models.domain import ModelErrorCode, Target, Usage
@@ -33,7 +33,7 @@ class ModelRequest:
     """Models that are asked in this order where the one before has not begun to answer."""
     patience_s: float = 0.0
     """Seconds within which a call that failed before its answer began may be repeated; 0: it is not."""
-    log_keys: Mapping[str, str] = field(default_factory=dict)
+    log_keys: Mapping[str, Any] = field(default_factory=dict)
     """Keys of each log line about the call, such as the id of the run that makes it."""
 
 
