@@ -19,6 +19,7 @@ from local.messages_api.media import image_problem, pdf_problem
 MAX_BODY_BYTES = 32 * 1024 * 1024
 MAX_MESSAGES = 100_000
 MAX_IMAGES = 100
+MAX_MARKS = 4
 MANY_IMAGES = 20
 MAX_SIDE_PX = 8000
 MAX_SIDE_PX_OF_MANY = 2000
@@ -101,9 +102,22 @@ def _check(body: object) -> None:
         raise _Refused("messages: Input should be a valid list")
     _require(bool(messages), "messages: at least one message is required")
     _require(len(messages) <= MAX_MESSAGES, f"messages: at most {MAX_MESSAGES}")
+    marks = sum(map(_marks, (request.get("cache_control"), request.get("system"), request.get("tools"), messages)))
+    _require(marks <= MAX_MARKS, f"A maximum of {MAX_MARKS} blocks with cache_control may be provided. Found {marks}.")
     turns = _turns(messages)
     _check_pairs(turns)
     _check_images(turns)
+
+
+def _marks(value: object) -> int:
+    """Count marks of the cache; that of the request itself is given as its value."""
+    if isinstance(value, list):
+        return sum(map(_marks, value))
+    if not isinstance(value, Mapping):
+        return 0
+    if value.get("type") == "ephemeral":
+        return 1
+    return _marks(value.get("cache_control")) + _marks(value.get("content"))
 
 
 def _check_system(system: object) -> None:

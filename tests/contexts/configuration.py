@@ -86,5 +86,5 @@ BODIES: Bodies = {
     "POST /api/config/{component_name}/rollback": lambda *_: {"version": 1},
 }
 
-PAGES = {"config/{component_name}": (MAX_PRICES, 1_000)}
+PAGES = {"config/{component_name}": (MAX_PRICES, 1_000), "llm/models": (250, 10_000)}
 """Of one component: the prices of a model."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
@@ -64,6 +64,67 @@ class TestTheList:
     @pytest.mark.parametrize("query", ["type=plugin", "type="])
     def test_knows_no_other_type(self, ada: Api, query: str) -> None:
         assert ada.call("GET", AGIO, query=query).status == 422
+
+
+class TestModels:
+    OWN: ClassVar[dict[str, Any]] = {
+        "type": "model",
+        "provider": "openai",
+        "model": "llama",
+        "base_url": "http://10.0.0.7/v1",
+    }
+
+    @pytest.mark.req("R-C-28")
+    def test_that_are_enabled_are_listed_with_what_they_cost(self, admin: Api, ada: Api) -> None:
+        price = {"since": "2026-01-01T00:00:00Z", "input": 0.5, "output": 1}
+        put(admin, "own", {**self.OWN, "prices": [price], "context_window": 8192, "fallback": MODELS[0]})
+        put(admin, "unknown", {"type": "model", "provider": "openai", "model": "gpt-4o"})
+        put(admin, MODELS[1], {"enabled": False})
+        put(admin, "other name", {**MODEL, "model": MODELS[1]})
+
+        data = ada.call("GET", "/api/v1/llm/models").data
+
+        found = {each["name"]: each for each in data["models"]}
+        assert data["total"] == len(data["models"]) == len(found)
+        assert set(found) == {*MODELS, "own", "unknown"} - {MODELS[1]}
+        assert found["own"]["price"] == {
+            "basis": "configured",
+            "input": 0.5,
+            "output": 1.0,
+            "cache_write": 0.5,
+            "cache_read": 0.5,
+        }
+        assert [found["own"][name] for name in ("provider", "model", "context_window", "fallback")] == [
+            "openai",
+            "llama",
+            8192,
+            MODELS[0],
+        ]
+        assert (found["unknown"]["price"]["basis"], found["unknown"]["price"]["output"]) == ("assumed", 50.0)
+        assert found[MODELS[0]]["price"]["basis"] == "published"
+        assert not {"base_url", "secret"} & found["own"].keys()
+
+    def test_of_another_provider_are_shown_as_they_are_asked(self, admin: Api) -> None:
+        put(admin, "own", {**self.OWN, "secret": "vllm", "images": False})
+
+        for path, of in ((V1, lambda answer: answer.data["config"]), (AGIO, lambda answer: answer.json)):
+            shown = of(admin.call("GET", f"{path}/own"))
+            assert [shown[name] for name in ("provider", "base_url", "secret", "images")] == [
+                "openai",
+                "http://10.0.0.7/v1",
+                "vllm",
+                False,
+            ]
+
+    def test_in_a_circle_are_refused_and_change_nothing(self, admin: Api) -> None:
+        put(admin, "a", MODEL)
+        put(admin, "b", {**MODEL, "fallback": "a"})
+
+        refused = admin.call("PUT", f"{V1}/a", {"config": {"fallback": "b"}})
+
+        assert (refused.status, refused.json["error"]["code"]) == (400, "INVALID_CONFIGURATION")
+        assert refused.json["error"]["details"][0]["field"] == "fallback"
+        assert admin.call("GET", f"{V1}/a").data["config"]["version"] == 1
 
 
 class TestAComponent:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NotRequired, TypedDict, cast
+from typing import TYPE_CHECKING, Any, Literal, NotRequired, TypedDict, cast
 
 from karma.configuration.domain import (
     Change,
@@ -13,10 +13,15 @@ from karma.configuration.domain import (
     component_config,
     missing,
     model_config,
+    rates_config,
+    target_of,
 )
 from karma.core.clock import iso
+from karma.models.prices import is_published, price_of
 
 if TYPE_CHECKING:
+    from datetime import datetime
+
     from karma.configuration.service import Listed
 
 
@@ -94,6 +99,71 @@ def config_view(found: Standing) -> ConfigView:
         "updated_at": iso(found.updated_at) if found.updated_at else None,
     }
     return cast("ConfigView", shown)
+
+
+class RatesView(TypedDict):
+    """What a model costs now, in dollars for a million tokens."""
+
+    basis: Literal["configured", "published", "assumed"]
+    """`assumed`: no price is known, and calls count as those of the dearest model that has one."""
+    input: float
+    output: float
+    cache_write: float
+    cache_read: float
+
+
+class ModelView(TypedDict):
+    """A model that agents may name, and whoever asks a model directly."""
+
+    name: str
+    provider: str
+    model: str
+    """The provider's id."""
+    description: str
+    tags: list[str]
+    is_default: bool
+    """The built-in agent's model."""
+    images: bool
+    """It reads images."""
+    context_window: int | None
+    """Tokens that it reads and writes in one call. Null: not configured."""
+    max_tokens: int | None
+    """Output tokens of one call. Null: the engine's own limit."""
+    fallback: str | None
+    """Name of the model that answers where it cannot."""
+    price: RatesView
+
+
+class ModelListData(TypedDict):
+    """`GET /llm/models`: the models that are configured and enabled."""
+
+    total: int
+    models: list[ModelView]
+
+
+def model_view(component: Component, *, default: str, at: datetime) -> ModelView:
+    """Shape a model with its price at a moment; `default` is the name of the built-in agent's model."""
+    settings = component.model
+    if settings is None:
+        raise missing(component.name)
+    target = target_of(settings)
+    rates = price_of(target, at).rates
+    return {
+        "name": component.name,
+        "provider": settings.provider,
+        "model": settings.model,
+        "description": component.description,
+        "tags": list(component.tags),
+        "is_default": component.name == default,
+        "images": settings.images,
+        "context_window": settings.context_window,
+        "max_tokens": settings.max_tokens,
+        "fallback": settings.fallback,
+        "price": {
+            "basis": "configured" if settings.prices else "published" if is_published(target) else "assumed",
+            **rates_config(rates),
+        },
+    }
 
 
 class ConfigListData(TypedDict):

@@ -66,6 +66,12 @@ class CurrentConfiguration:
             disabled_tools=_disabled_tools(components),
         )
 
+    def models(self) -> list[Component]:
+        """Return the models that new runs may use, by name."""
+        components = self._components()
+        models = (each for each in components.values() if each.model is not None)
+        return sorted((each for each in models if not any(_disabled(each, components))), key=lambda each: each.name)
+
     def disabled_tools(self) -> frozenset[str]:
         """Return the names of the tools that new runs must not use."""
         return _disabled_tools(self._components())

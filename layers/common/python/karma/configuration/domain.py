@@ -11,12 +11,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
-from typing import Any, Final
+from typing import Any, Final, TypedDict
 
 from karma.core.clock import iso
 from karma.core.errors import Conflict, InvalidRequest, NotFound, StaleVersion
 from karma.core.ids import UserId
-from karma.models.domain import ANTHROPIC, Price, Target
+from karma.models.domain import ANTHROPIC, Price, Rates, Target
 
 MAX_NAME_CHARS: Final = 100
 MAX_DESCRIPTION_CHARS: Final = 500
@@ -230,9 +230,21 @@ def model_config(settings: ModelSettings) -> dict[str, Any]:
 
 def price_config(price: Price) -> dict[str, Any]:
     """Return a price as clients write it, in dollars for a million tokens."""
-    rates = price.rates
+    return {"since": iso(price.since), **rates_config(price.rates)}
+
+
+class RatesConfig(TypedDict):
+    """Rates as clients write them, in dollars for a million tokens."""
+
+    input: float
+    output: float
+    cache_write: float
+    cache_read: float
+
+
+def rates_config(rates: Rates) -> RatesConfig:
+    """Return rates as clients write them."""
     return {
-        "since": iso(price.since),
         "input": rates.input / _MICRO,
         "output": rates.output / _MICRO,
         "cache_write": rates.cache_write / _MICRO,

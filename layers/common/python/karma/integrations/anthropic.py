@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any
 from karma.conversations.domain import Json
 from karma.core import aws, secrets
 from karma.core.errors import Upstream
+from karma.integrations.anthropic_cache import CACHED, mark_prefixes
 from karma.integrations.anthropic_errors import failure_of
 from karma.integrations.anthropic_messages import text_block, to_messages
 from karma.integrations.anthropic_turn import Turn
@@ -156,11 +157,12 @@ class AnthropicModel:
             "max_tokens": request.max_tokens,
             "messages": to_messages(request.messages, model=request.target.model),
             "system": [text_block(text) for text in request.system if text.strip()],
-            "cache_control": {"type": "ephemeral"},
+            "cache_control": CACHED,
             "stream": True,
         }
         if request.tools:
             arguments["tools"] = [_tool(tool) for tool in request.tools]
+        mark_prefixes(arguments)
         thinking = next((value for prefix, value in _THINKING.items() if request.target.model.startswith(prefix)), None)
         if thinking is not None:
             arguments["thinking"] = thinking

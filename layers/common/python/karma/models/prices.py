@@ -65,14 +65,21 @@ PRICES: Final[Mapping[str, Sequence[Price]]] = {
 
 def price_of(target: Target, at: datetime) -> Price:
     """Return a model's price at a moment; a name with a release's date (`-20251001`) is the model's."""
-    if target.prices:
-        return _in_force(target.prices, at)
-    base, _, tail = target.model.rpartition("-")
-    name = base if len(tail) == len("20251001") and tail.isdigit() else target.model
-    listed = PRICES.get(name) if target.provider == ANTHROPIC else None
+    listed = target.prices or _published(target)
     if listed is None:
         return Price(since=_EVER, rates=_dearest(at))
     return _in_force(listed, at)
+
+
+def is_published(target: Target) -> bool:
+    """Tell whether the provider has published the model's price."""
+    return _published(target) is not None
+
+
+def _published(target: Target) -> Sequence[Price] | None:
+    base, _, tail = target.model.rpartition("-")
+    name = base if len(tail) == len("20251001") and tail.isdigit() else target.model
+    return PRICES.get(name) if target.provider == ANTHROPIC else None
 
 
 def cost(usage: Usage, target: Target, at: datetime) -> int:

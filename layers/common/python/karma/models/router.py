@@ -79,7 +79,11 @@ class RoutedModel:
             async with aclosing(self._of(target).stream(asked)) as batches:
                 async for batch in batches:
                     last = batch[-1]
-                    yield [*batch[:-1], last._replace(by=target)] if isinstance(last, TurnEnded) else batch
+                    if isinstance(last, TurnEnded):
+                        _measure(target, last.usage)
+                        yield [*batch[:-1], last._replace(by=target)]
+                    else:
+                        yield batch
         except ModelNotConfigured as exc:
             raise ModelFailed(ModelErrorCode.MODEL_UNAVAILABLE) from exc
 
@@ -88,3 +92,10 @@ class RoutedModel:
         if found is None:
             raise ModelNotConfigured("The language model's provider is not known")
         return found
+
+
+def _measure(target: Target, usage: Usage) -> None:
+    """Count the tokens that a model has read, and those of them that its provider had cached."""
+    for name, tokens in (("ModelInputTokens", usage.input_tokens), ("ModelCachedTokens", usage.cached_input_tokens)):
+        if tokens:
+            count(name, tokens, provider=target.provider)
