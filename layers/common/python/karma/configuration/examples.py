@@ -29,6 +29,9 @@ FIELDS: Mapping[str, Any] = {
     "ConfigView.images": False,
     "ConfigView.fallback": "claude-haiku-5-5",
     "context_window": 131072,
+    "prices": [
+        {"since": "2026-01-01T00:00:00.000Z", "input": 2.5, "output": 10.0, "cache_write": 2.5, "cache_read": 1.25}
+    ],
     "is_default": False,
     "images": True,
     "basis": "published",
@@ -40,10 +43,5 @@ FIELDS: Mapping[str, Any] = {
     "ModelView.model": "claude-haiku-5-5",
     "ModelView.description": "Short answers",
     "ModelView.fallback": None,
-    "PriceView.since": "2026-01-01T00:00:00.000Z",
-    "PriceView.input": 2.5,
-    "PriceView.output": 10.0,
-    "PriceView.cache_write": 2.5,
-    "PriceView.cache_read": 1.25,
     "ConfigChangeView.timestamp": BEGAN,
 }
