@@ -12,7 +12,7 @@ from karma.conversations.domain import Message
 from karma.core import secrets
 from karma.core.clock import monotonic
 from karma.integrations.openai import OpenAIModel
-from karma.integrations.openai_turn import Turn
+from karma.integrations.openai_turn import ChatTurn
 from karma.models.domain import OPENAI, ModelErrorCode, ModelNotConfigured, Target, Usage
 from karma.models.ports import (
     ModelEvent,
@@ -104,10 +104,10 @@ def test_text_and_calls_arrive_in_pieces_with_their_usage(server: FaultyServer) 
 def test_a_stream_is_read_the_same_however_it_is_cut_into_chunks() -> None:
     parts = chunks("Hel", "lo\n\nworld", calls=[call(0, '{"a":1}', call_id="c", name="f")], usage=USAGE)
     whole = b": OPENROUTER PROCESSING\n\n" + b"".join(parts)
-    expected = Turn().feed(whole)
+    expected = ChatTurn().feed(whole)
     for form in (whole, whole.replace(b"\n", b"\r\n")):
         for size in (1, 2, 7, 100):
-            turn = Turn()
+            turn = ChatTurn()
             got = [event for at in range(0, len(form), size) for event in turn.feed(form[at : at + size])]
             assert got == expected
             assert turn.is_complete

@@ -116,7 +116,7 @@ class ModelSchema(ComponentSchema):
     type: Literal[ComponentType.MODEL]
     provider: Literal["anthropic", "openai"] = "anthropic"
     """`openai`: the Chat Completions API, of whichever server."""
-    model: Annotated[str, StringConstraints(min_length=1, max_length=MAX_NAME_CHARS, pattern=_LINE)]
+    model: Annotated[str, line(MAX_NAME_CHARS)]
     """A model id that the engine can run, for any other the answer lists them; of `openai` any that the server has."""
     base_url: Annotated[str, StringConstraints(max_length=MAX_URL_CHARS), AfterValidator(_address)] | None = None
     """Address of an `openai` server, such as `http://vllm.internal:8000/v1`; null: OpenAI's own."""

@@ -25,7 +25,7 @@ from karma.integrations.event_stream import QUIET_S, drain
 from karma.integrations.limited_errors import limit_error
 from karma.integrations.openai_errors import failure_of_status, meaning_of, report
 from karma.integrations.openai_messages import MAX_TOOLS, to_chat, to_function
-from karma.integrations.openai_turn import Turn
+from karma.integrations.openai_turn import ChatTurn
 from karma.models.addresses import may_serve_models
 from karma.models.domain import OPENAI_URL, ModelErrorCode, ModelNotConfigured, Target
 from karma.models.ports import ModelEvent, ModelFailed, ModelRequest
@@ -77,7 +77,7 @@ class OpenAIModel:
 
     async def stream(self, request: ModelRequest) -> AsyncGenerator[Sequence[ModelEvent]]:
         """Call the model, as `karma.models.ports.Model.stream`."""
-        turn = Turn(quiet_s=self._quiet_s)
+        turn = ChatTurn(quiet_s=self._quiet_s)
         try:
             key = await asyncio.to_thread(self._key, request.target)
             await self._require_allowed(request.target.base_url or OPENAI_URL)

@@ -50,7 +50,7 @@ class _Call:
     joiner: surrogates.Joiner = field(default_factory=surrogates.Joiner)
 
 
-class Turn:
+class ChatTurn:
     """Parses one stream and collects what the model said and called."""
 
     def __init__(self, *, quiet_s: float = QUIET_S) -> None:
