@@ -56,7 +56,7 @@ def _summary(component: Component, *, version: int, is_built_in: bool) -> Config
     }
 
 
-class PriceView(TypedDict):
+class ModelPriceView(TypedDict):
     """The price of a model from a moment on, in dollars for a million tokens."""
 
     since: str
@@ -82,7 +82,7 @@ class ConfigView(ConfigSummaryView):
     """Name of the key in the deployment's secret, never the key."""
     images: NotRequired[bool]
     context_window: NotRequired[int]
-    prices: NotRequired[list[PriceView]]
+    prices: NotRequired[list[ModelPriceView]]
     fallback: NotRequired[str]
     updated_at: str | None
 

@@ -29,7 +29,7 @@ FIELDS: Mapping[str, Any] = {
     "ConfigView.images": False,
     "ConfigView.fallback": "claude-haiku-5-5",
     "context_window": 131072,
-    "prices": [
+    "ConfigView.prices": [
         {"since": "2026-01-01T00:00:00.000Z", "input": 2.5, "output": 10.0, "cache_write": 2.5, "cache_read": 1.25}
     ],
     "is_default": False,
