@@ -5,10 +5,11 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import replace
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from functools import cached_property
 from typing import Any
 
+import httpx
 import pytest
 
 from karma.billing.allowances import Metric
@@ -28,7 +29,7 @@ from tests.contexts.devices import DeviceRows
 from tests.fakes.devices import FakeClock
 from tests.fakes.files import MemoryDevices, MemoryFiles, MemoryStore
 from tests.fakes.usage import MemoryUsage
-from tests.integration.permissions.world import Bodies, Objects, World
+from tests.integration.permissions.world import Bodies, Objects, World, bearer
 from tests.support.contexts import Call, Checks, Fakes, Scenarios, made
 from tests.support.plans import allowance, reserved
 from tests.support.requests import asked
@@ -256,10 +257,34 @@ def _upload(world: World, owner: str, ids: Mapping[str, str]) -> str:
     return str(made["file"]["id"])
 
 
+def _sent(world: World, owner: str, ids: Mapping[str, str]) -> str:
+    """Begin an upload, and send its one part, which is empty."""
+    file_id = _upload(world, owner, ids)
+    path = f"/api/v1/devices/{ids['device_id']}/files/{file_id}/parts"
+    answer = world.api("POST", path, {"part_numbers": [1]}, headers=bearer(world.person(owner).token))
+    [part] = answer.data["parts"]
+    assert httpx.put(part["url"], content=b"", headers=part["headers"], trust_env=False).status_code == 200
+    return file_id
+
+
+def _listed(world: World, owner: str, ids: Mapping[str, str]) -> str:
+    """Make a file that the verifier has found right."""
+    file_id, files, now = _upload(world, owner, ids), FileRepository(), datetime.now(UTC)
+    device_id = DeviceId(ids["device_id"])
+    uploading = files.find(device_id, FileId(file_id))
+    assert uploading is not None
+    files.completed(uploading, now=now, due=now)
+    verifying = files.find(device_id, FileId(file_id))
+    assert verifying is not None
+    files.publish(verifying, Digests(0, "0" * 64, "0" * 32, "text/plain"), now=now)
+    return file_id
+
+
 OBJECTS: Objects = {
     "file_id": _directory,
+    "file_id of GET /api/v1/devices/{device_id}/files/{file_id}/download": _listed,
     "file_id of POST /api/v1/devices/{device_id}/files/{file_id}/parts": _upload,
-    "file_id of POST /api/v1/devices/{device_id}/files/{file_id}/complete": _upload,
+    "file_id of POST /api/v1/devices/{device_id}/files/{file_id}/complete": _sent,
 }
 
 BODIES: Bodies = {

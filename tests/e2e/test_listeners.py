@@ -13,6 +13,8 @@ import pytest
 from local import ports
 from local.deployment import Deployment
 
+from .conftest import DEADLINE_S, User
+
 pytestmark = [pytest.mark.needs("local-stage"), pytest.mark.fault("F-26b", "F-26c")]
 CREDENTIAL = "X-Amz-Credential=test/20260101/us-east-1/sqs/aws4_request"
 PATHS = [
@@ -138,17 +140,21 @@ def test_programs_and_pages_of_this_machine_are_heard(deployment: Deployment, he
 def test_a_login_elsewhere_leads_back_to_the_api_and_a_link_to_nothing_else(deployment: Deployment) -> None:
     back = "/api/v1/auth/oauth/github/callback?code=1&state=2"
     assert "this environment" not in answer(deployment.ports["front"], "GET", back, OPENED)[1]
-    assert answer(deployment.ports["engine"], "GET", PATHS[0], OPENED)[0] == 403
+    status, said = answer(deployment.ports["engine"], "GET", PATHS[0], OPENED)
+    assert (status, "this environment" in said) == (403, True)
 
 
-def test_a_websocket_of_another_site_does_not_open(deployment: Deployment) -> None:
+def test_a_websocket_of_another_site_does_not_open(user: User, deployment: Deployment) -> None:
+    """The ticket is good: it opens a connection for a page of this machine, after all others were refused."""
     address = urlsplit(deployment.addresses.websocket_url)
     assert address.port is not None
+    ticket = user.api.call("POST", "/realtime/ticket")["ticket"]
     upgrade = {"connection": "Upgrade", "upgrade": "websocket", "sec-websocket-version": "13"}
     upgrade["sec-websocket-key"] = "dGhlIHNhbXBsZSBub25jZQ=="
-    for headers in ({"host": REBOUND}, {"origin": "https://elsewhere.example"}, {"origin": "null"}):
-        with socket.create_connection(("127.0.0.1", address.port), timeout=5) as plain:
+    foreign = ({"host": REBOUND}, {"origin": "https://elsewhere.example"}, {"origin": "null"})
+    for headers, status in (*((each, b" 403 ") for each in foreign), ({"origin": "http://localhost:5173"}, b" 101 ")):
+        with socket.create_connection(("127.0.0.1", address.port), timeout=DEADLINE_S) as plain:
             lines = {"host": f"127.0.0.1:{address.port}", **upgrade, **headers}
             head = "".join(f"{name}: {value}\r\n" for name, value in lines.items())
-            plain.sendall(f"GET {address.path}?ticket=x HTTP/1.1\r\n{head}\r\n".encode())
-            assert b" 403 " in plain.recv(200).split(b"\r\n")[0]
+            plain.sendall(f"GET {address.path}?ticket={ticket} HTTP/1.1\r\n{head}\r\n".encode())
+            assert status in plain.recv(200).split(b"\r\n")[0], headers

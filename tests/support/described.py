@@ -20,7 +20,7 @@ class Described:
     """Answers that were compared, and their differences from the documents."""
 
     succeeded: set[str] = field(default_factory=set)
-    """Operations of which an answer of success was seen, as `function METHOD path`."""
+    """Operations of which an answer of success, or a redirection, was seen, as `function METHOD path`."""
     wrong: dict[str, str] = field(default_factory=dict)
     """The first difference of each operation and status."""
 
@@ -28,7 +28,7 @@ class Described:
         """Compare one answer."""
         name = f"{function} {method} {path}"
         operation = documented(function)["paths"][path][method.lower()]
-        if status < 300:
+        if status < 400:
             self.succeeded.add(name)
         for problem in _problems(operation, function, status, content_type, text):
             self.wrong.setdefault(f"{name}: {status}", problem)
