@@ -1,12 +1,16 @@
 """AG-UI from the model's tokens to the client: through the bootstrap, the Runtime API and a real HTTP server."""
 
 import asyncio
+import functools
 import json
 import random
 import shutil
 import subprocess
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +22,7 @@ from karma_agent.errors import RunRefused
 from local.api_client import agent_events
 from local.deployment import Deployment
 from sdk.clients import generate
+from tests.support import chromium
 from tests.support.agui import verify
 from tests.support.cutting import cutting
 from tests.support.lost_runs import screen
@@ -90,6 +95,35 @@ class Cuts:
         return self._left.pop()
 
 
+def write_page(folder: Path, agent: Path) -> None:
+    """Bundle the page with the compiled package as a front end would."""
+    (agent / "node_modules").symlink_to(generate.ROOT / "node_modules")
+    source = Path(__file__).with_name("karma_page.mjs")
+    options = ["--bundle", "--format=iife", f"--alias:@karma-cloud/agent={agent}/dist/index.js"]
+    command = [str(generate.NODE_TOOLS / "esbuild"), str(source), *options, f"--outfile={folder}/page.js"]
+    subprocess.run(command, check=True, capture_output=True, timeout=60)
+    (folder / "index.html").write_text('<!doctype html><body></body><script src="page.js"></script>')
+
+
+@contextmanager
+def serving(folder: Path) -> Iterator[str]:
+    """Serve a folder; yield its address."""
+    handler = functools.partial(Quiet, directory=str(folder))
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{server.server_address[1]}/"
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+class Quiet(SimpleHTTPRequestHandler):
+    def log_message(self, *_: object) -> None:
+        pass
+
+
 class TestOurClients:
     @pytest.mark.req("R-K-40")
     def test_in_python_has_the_whole_answer_once_over_five_cuts(self, user: User, deployment: Deployment) -> None:
@@ -129,6 +163,33 @@ class TestOurClients:
         (run,) = user.api.call("GET", "/runs")["runs"]
         stored = user.api.call("GET", f"/runs/{run['id']}", messages="true")
         assert heard["messages"][-1]["content"] == stored["messages"][-1]["content"]
+        assert cuts.made == 5
+
+    @pytest.mark.req("R-K-40")
+    @pytest.mark.skipif(chromium.found() is None, reason="no Chromium was found: KARMA_CHROMIUM may name one")
+    def test_in_a_browser_shows_the_whole_answer_once_over_five_cuts(
+        self, user: User, deployment: Deployment, tmp_path: Path
+    ) -> None:
+        cuts, program = Cuts(), str(chromium.found())
+        write_page(tmp_path / "site", generate.make_agent(tmp_path / "agent"))
+
+        async def ask() -> dict[str, Any]:
+            async with (
+                cutting(deployment.addresses.stream_url, cuts.lasts) as url,
+                chromium.page(browser) as page,
+            ):
+                await page.open(site)
+                asked = ", ".join(map(json.dumps, (url, user.token, SMALL_TALK)))
+                heard: dict[str, Any] = await page.evaluate(f"ask({asked})")
+                return heard
+
+        with serving(tmp_path / "site") as site, chromium.started(program, tmp_path / "profile") as browser:
+            heard = asyncio.run(ask())
+
+        (run,) = user.api.call("GET", "/runs")["runs"]
+        stored = user.api.call("GET", f"/runs/{run['id']}", messages="true")
+        assert heard["events"][-1] == "RUN_FINISHED"
+        assert heard["shown"] == stored["messages"][-1]["content"]
         assert cuts.made == 5
 
 
