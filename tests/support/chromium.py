@@ -6,7 +6,6 @@ import itertools
 import json
 import os
 import shutil
-import signal
 import subprocess
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
@@ -15,6 +14,7 @@ from typing import Any
 
 import websockets
 
+from local.processes import running
 from local.waiting import until
 
 _NAMES = ("chromium-headless-shell", "chromium", "chromium-browser", "google-chrome")
@@ -74,16 +74,10 @@ def started(program: str, profile: Path) -> Iterator[str]:
     options = ["--headless", "--remote-debugging-port=0", "--disable-gpu", f"--user-data-dir={profile}"]
     if os.geteuid() == 0:
         options.append("--no-sandbox")  # as root it has none; it opens our own page alone
-    output = subprocess.DEVNULL
-    # In a group of its own: it is a script that starts a program that starts others.
-    process = subprocess.Popen([program, *options], stdout=output, stderr=output, start_new_session=True)
     listening = profile / "DevToolsActivePort"
-    try:
+    with running([program, *options], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL):
         port, path = until(lambda: _lines(listening), deadline_s=_START_S, what="the browser")
         yield f"ws://127.0.0.1:{port}{path}"
-    finally:
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
 
 
 def _lines(file: Path) -> tuple[str, str] | None:

@@ -196,6 +196,7 @@ UNSUPERVISED = {
     "benchmarks/world.py": "ends with its standard input",
     "local/messages_api/front.py": "a supervised program's own",
     "tests/engines/localstack/host/karma_localstack/process.py": "a supervised program's own",
+    "tests/contract/clients/test_agent.py": "ends with its standard input",
     "tests/support/crash_processes.py": "ends with its standard input",
     "tests/support/oauth/providers.py": "ends with its standard input",
     "tests/unit/local/test_processes.py": "what is tried here",

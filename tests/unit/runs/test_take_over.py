@@ -104,7 +104,11 @@ def test_wherever_its_processes_die_a_run_ends_as_without_a_death(nth: int) -> N
         ]
         assert screen([*before, *world.shown(after=cut)]) == whole
     thread = world.store.thread(THREAD)
-    assert [each["id"] for each in whole] == [m.id for m in thread.messages if m.role != "user"]
+    kept = [message.id for message in thread.messages if message.role != "user"]
+    # One that was ended shows what it had begun to say, as every run that fails.
+    begun = [each["id"] for each in whole][len(kept) :]
+    assert [each["id"] for each in whole] == [*kept, *begun]
+    assert len(begun) <= (run.status is RunStatus.FAILED)
     # Effects: none twice; `ask` was not made again, so that it may have none that is known of.
     assert set(world.effects.values()) <= {1}
     assert run.status is (RunStatus.FAILED if run.error_code == "OWNER_LOST" else RunStatus.FINISHED)
