@@ -168,3 +168,9 @@ class TestSetClock:
         buffer.push(Batch(0, b'{"boot":"b","seq":0,"samples":[' + b",".join(samples) + b"]}", 5_900, own_times=True))
         assert buffer.set_by(NOW, now_ms=NOW) == (5_900, 5_900)
         assert (len(buffer), buffer.size_bytes) == (0, 0)
+
+    @given(by=st.integers(-2 * NOW, 2 * NOW))
+    def test_a_message_is_the_same_again_when_a_clock_is_set_back(self, by: int) -> None:
+        """Also where the wrong clock's times are before 1970."""
+        batch = Batch(0, b'{"boot":"b","seq":0,"samples":[{"ts":%d,"m":{"n":1}}]}' % NOW, 1, own_times=True)
+        assert batch.set_by(by, now_ms=NOW).set_by(-by, now_ms=NOW) == batch
