@@ -266,6 +266,7 @@ FUNCTIONS: dict[FunctionName, FunctionSpec] = {
                 "IDENTITY_TABLE",
                 "BILLING_TABLE",
                 "DEVICES_TABLE",
+                "AGENTS_TABLE",
                 "INBOX_QUEUE_URL",
                 "MAIL_QUEUE_URL",
                 "DELETIONS_QUEUE_URL",

@@ -1,4 +1,4 @@
-"""Consumer of the queue of deletions: one message an account. docs/adr/0014 has the steps and their order."""
+"""Consumer of the queue of deletions: a message names an account (docs/adr/0014) or a thread (docs/adr/0045)."""
 
 from __future__ import annotations
 
@@ -10,9 +10,12 @@ from karma.billing.purge import BillingPurge, UsagePurge
 from karma.billing.repository.customers import CustomerRepository
 from karma.billing.repository.subscriptions import SubscriptionRepository
 from karma.billing.repository.usage import UsageRepository
+from karma.conversations.deletion_repository import ThreadDeletionRepository
+from karma.conversations.domain import ThreadKey
+from karma.conversations.purge import empty_messages
 from karma.core import purge, secrets
 from karma.core.batch import Ids, each_message
-from karma.core.clock import SystemClock
+from karma.core.clock import Clock, SystemClock
 from karma.core.dynamo.tables import bind_tables
 from karma.core.ids import UserId, is_id
 from karma.core.settings import FunctionSettings, load
@@ -29,7 +32,10 @@ from karma.integrations.s3 import S3Attachments, S3Files
 from karma.integrations.sqs import SqsQueue
 from karma.integrations.stripe import StripeGateway
 from karma.runs.purge import RunsPurge
+from karma.runs.removal import RunsRemoval
+from karma.runs.removal_repository import RunRemovalRepository
 from karma.runs.repository import RunRepository
+from karma.threads.deletion import ThreadCascade, read_message
 
 if TYPE_CHECKING:
     from aws_lambda_powertools.utilities.typing import LambdaContext
@@ -54,12 +60,29 @@ class Settings(FunctionSettings):
     """Address of a Stripe-compatible peer; absent means Stripe itself."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class Services:
+    """Services that handle a message."""
+
+    accounts: Cascade
+    threads: ThreadCascade
+
+
 @cache
-def services() -> Cascade:
-    """Build the deletion with its steps in order, once a process."""
+def services() -> Services:
+    """Build the deletions of accounts and threads, once a process."""
     settings = load(Settings)
     bind_tables(settings)
-    clock = SystemClock()
+    clock, queue = SystemClock(), SqsQueue(settings.deletions_queue_url)
+    removal = RunsRemoval(store=RunRepository(), removals=RunRemovalRepository(), clock=clock)
+    threads = ThreadCascade(
+        deletions=ThreadDeletionRepository(), runs=removal, messages=empty_messages, queue=queue, clock=clock
+    )
+    return Services(accounts=_accounts(settings, queue, clock), threads=threads)
+
+
+def _accounts(settings: Settings, queue: SqsQueue, clock: Clock) -> Cascade:
+    """Build the deletion of accounts with its steps in order."""
     devices = DeviceRepository()
     files = FileRepository()
     payments = StripeGateway(
@@ -90,7 +113,7 @@ def services() -> Cascade:
             AccountPurge(),
         ],
         deletions=DeletionRepository(),
-        queue=SqsQueue(settings.deletions_queue_url),
+        queue=queue,
         clock=clock,
     )
 
@@ -100,12 +123,18 @@ def lambda_handler(event: dict[str, Any], context: LambdaContext) -> dict[str, A
     return each_message(event, context.aws_request_id, name="deletion", read=_read, handle=_advance)
 
 
-def _read(body: str) -> tuple[UserId, Ids]:
-    if not is_id(body):
+def _read(body: str) -> tuple[UserId | ThreadKey, Ids]:
+    if is_id(body):
+        return UserId(body), {"user_id": body}
+    if not body.startswith("{"):
         raise ValueError("is not the id of an account")
-    return UserId(body), {"user_id": body}
+    key = read_message(body)
+    return key, {"user_id": key.user_id}
 
 
-def _advance(user_id: UserId) -> str:
-    services().advance(user_id)
+def _advance(what: UserId | ThreadKey) -> str:
+    if isinstance(what, ThreadKey):
+        services().threads.advance(what)
+    else:
+        services().accounts.advance(what)
     return "advanced"

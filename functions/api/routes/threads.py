@@ -2,23 +2,30 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from fastapi import Query
+from fastapi import Query, Request
+from starlette.responses import Response
 
 from api.services import agents, threads
 from karma.agents.domain import MAX_NAME_CHARS
 from karma.conversations.domain import ThreadPlace
-from karma.core.ids import AgentId
+from karma.core.ids import AgentId, ThreadId
+from karma.core.paging import shown
 from karma.http.access import permit
+from karma.http.idempotency import Outcome, idempotency_key, once
+from karma.http.locking import IfMatch, etag, expected_version
 from karma.http.openapi import answers
 from karma.http.pages import DEFAULT_SIZE, Cursor, Limit, next_cursor, position
-from karma.http.presenters import Answer, ok
+from karma.http.presenters import Answer, no_content, ok
 from karma.http.routing import Router
 from karma.identity.domain import Caller
-from karma.threads.answers import ThreadListData, thread_view
-from karma.threads.domain import MAX_QUERY_CHARS, Search
+from karma.threads.answers import BranchData, ThreadData, ThreadListData, thread_view
+from karma.threads.domain import MAX_QUERY_CHARS, Search, name_in_urls
+from karma.threads.schemas import ChangeThreadBody, CreateThreadBody
+from karma.threads.service import key_of
 
 router = Router("threads")
 
+Writer = Annotated[Caller, permit("thread:write")]
 Reader = Annotated[Caller, permit("thread:read")]
 AgentRef = Annotated[str | None, Query(min_length=1, max_length=MAX_NAME_CHARS)]
 Words = Annotated[str, Query(max_length=MAX_QUERY_CHARS)]
@@ -51,3 +58,64 @@ async def list_threads(
         "next_cursor": next_cursor(following, scope),
     }
     return ok(data)
+
+
+@router.post("/threads", idempotent=True, status_code=201, responses=answers(status=201, errors=(409,)))
+async def create_thread(request: Request, body: CreateThreadBody, caller: Writer) -> Answer[ThreadData]:
+    """Make a thread without messages, for runs to name as `threadId`; unless one begins in it, it ends in 30 days."""
+
+    def create() -> Outcome[ThreadData]:
+        key = idempotency_key(request, caller)
+        head = threads.service().create(caller.user_id, title=body.title, thread_id=body.id, idempotency_key=key)
+        return Outcome(status=201, data={"thread": thread_view(head)}, made_id=head.key.thread_id)
+
+    def find(made: str) -> object:
+        return threads.service().get(caller.user_id, name_in_urls(ThreadId(made)))
+
+    return await once(request, caller, create, find=find)
+
+
+@router.get("/threads/{thread_name}", responses=answers(errors=(400, 404, 409)))
+async def get_thread(
+    thread_name: str, caller: Reader, limit: Limit = DEFAULT_SIZE, cursor: Cursor | None = None
+) -> Answer[BranchData]:
+    """Show a thread with the last messages of its newest branch; `next_cursor` leads to those before them.
+
+    The ETag is the thread's version, which runs count up, too.
+    """
+    from karma.runs.events import CURRENT  # local: both load what runs need
+    from karma.runs.opening import shown as as_agui
+
+    scope = f"thread:{caller.user_id}:{thread_name}"
+    before = position(cursor, scope, of=int).get("before")
+    branch = threads.service().branch(caller.user_id, thread_name, before=before)
+    kept, views = shown(branch.messages[:limit], lambda each: as_agui(each[1], CURRENT))
+    following = {"before": kept[-1][0]} if len(kept) < len(branch.messages) else None
+    data: BranchData = {
+        "thread": thread_view(branch.head),
+        "messages": views[::-1],
+        "limit": limit,
+        "next_cursor": next_cursor(following, scope),
+    }
+    return ok(data, headers=etag(branch.head.version))
+
+
+@router.patch("/threads/{thread_name}", responses=answers(errors=(404, 409)))
+async def change_thread(
+    thread_name: str, body: ChangeThreadBody, caller: Writer, if_match: IfMatch = None
+) -> Answer[ThreadData]:
+    """Give a thread a title; nothing but its owner replaces it."""
+    version = expected_version(if_match, body.version)
+    head = threads.service().rename(caller.user_id, thread_name, body.title, version=version)
+    return ok({"thread": thread_view(head)}, headers=etag(head.version))
+
+
+@router.delete("/threads/{thread_name}", status_code=204, responses=answers(status=204, errors=(404, 409)))
+async def delete_thread(thread_name: str, caller: Writer, if_match: IfMatch = None) -> Response:
+    """Delete a thread with its messages and runs; an active run is cancelled.
+
+    The thread is gone at once and its runs within seconds; its id is refused for 90 days.
+    """
+    key = key_of(caller.user_id, thread_name)
+    threads.remover().delete(key, version=expected_version(if_match))
+    return no_content()

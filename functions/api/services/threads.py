@@ -5,7 +5,10 @@ from __future__ import annotations
 from functools import cache
 from typing import TYPE_CHECKING
 
+from api.services.process import clock, settings
+
 if TYPE_CHECKING:
+    from karma.threads.deletion import ThreadRemover
     from karma.threads.service import ThreadService
 
 
@@ -15,4 +18,22 @@ def service() -> ThreadService:
     from karma.conversations.repository import ThreadRepository
     from karma.threads.service import ThreadService
 
-    return ThreadService(ThreadRepository())
+    return ThreadService(ThreadRepository(), clock())
+
+
+@cache
+def remover() -> ThreadRemover:
+    """Return the use case of deleting a thread."""
+    from karma.conversations.deletion_repository import ThreadDeletionRepository
+    from karma.conversations.repository import ThreadRepository
+    from karma.integrations.sqs import SqsQueue
+    from karma.runs.repository import RunRepository
+    from karma.threads.deletion import ThreadRemover
+
+    return ThreadRemover(
+        threads=ThreadRepository(),
+        deletions=ThreadDeletionRepository(),
+        wishes=RunRepository(),
+        queue=SqsQueue(settings().deletions_queue_url),
+        clock=clock(),
+    )

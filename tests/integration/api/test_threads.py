@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from datetime import timedelta
 from typing import Any
 from urllib.parse import quote
@@ -10,10 +11,11 @@ import pytest
 
 from karma.conversations.domain import Message, ThreadKey
 from karma.core.ids import AgentId, RunId, ThreadId, UserId, new_id
-from karma.runs.domain import Run, RunKey, RunStatus, Segment
+from karma.runs.domain import Run, RunEnd, RunKey, RunStatus, Segment, ThreadChanged, Wish
 from karma.runs.repository import RunRepository
-from tests.integration.api.conftest import Api
+from tests.integration.api.conftest import Api, reopen
 from tests.support.rows import NOW
+from tests.support.stack import Drain, Stack
 
 THREADS = "/api/v1/threads"
 
@@ -25,7 +27,9 @@ def owner(api: Api) -> tuple[Api, UserId]:
     return api.as_(authorization=f"Bearer {token}"), UserId(user["id"])
 
 
-def ask(user_id: UserId, thread_id: str, *words: str, after_s: int = 0, agent: str | None = None) -> Run:
+def ask(
+    user_id: UserId, thread_id: str, *words: str, after_s: int = 0, agent: str | None = None, follows: int | None = None
+) -> Run:
     """Begin a run that says these words in a thread."""
     store, key = RunRepository(), ThreadKey(user_id, ThreadId(thread_id))
     run = Run(
@@ -38,7 +42,7 @@ def ask(user_id: UserId, thread_id: str, *words: str, after_s: int = 0, agent: s
     )
     first = Segment(key=run.key, n=1, writer="w", epoch=1, lease_until=run.created_at, events=(b'{"type":"A"}',))
     said = tuple(Message(id=f"m{i}", role="user", content=each) for i, each in enumerate(words))
-    store.start(run, thread=store.thread(key), segment=first, messages=said)
+    store.start(run, thread=store.thread(key), segment=first, messages=said, after=follows)
     return run
 
 
@@ -142,3 +146,177 @@ class TestTheSearch:
     def test_is_refused_when_it_is_too_long(self, owner: tuple[Api, UserId]) -> None:
         answer = owner[0].call("GET", THREADS, query="query=" + "x" * 201)
         assert (answer.status, answer.json["error"]["details"][0]["field"]) == (422, "query")
+
+
+def create(api: Api, title: str = "Greenhouse", **more: Any) -> Any:
+    answer = api.call("POST", THREADS, {"title": title, **more})
+    assert answer.status == 201, answer.text
+    return answer.data["thread"]
+
+
+class TestAThreadWithoutARun:
+    def test_is_listed_under_its_title_and_taken_by_the_first_run(self, owner: tuple[Api, UserId]) -> None:
+        api, user_id = owner
+        made = create(api, " Greenhouse ", id="mine")
+        assert (made["id"], made["title"], made["title_from"], made["message_count"]) == (
+            "mine",
+            "Greenhouse",
+            "user",
+            0,
+        )
+        assert api.call("GET", THREADS).data["threads"] == [made]
+        assert api.call("GET", f"{THREADS}/mine").data["messages"] == []
+
+        ask(user_id, "mine", "Which are online?")
+
+        (shown,) = api.call("GET", THREADS).data["threads"]
+        assert (shown["title"], shown["title_from"], shown["message_count"]) == ("Greenhouse", "user", 1)
+
+    def test_is_made_once_for_an_idempotency_key_and_once_under_an_id(self, ada: Api, stack: Stack) -> None:
+        body = {"title": "Greenhouse"}
+        first = ada.call("POST", THREADS, body, idempotency_key="once")
+        reopen(stack, expired=True)
+        again = ada.call("POST", THREADS, body, idempotency_key="once")
+        assert (first.status, again.status, first.data) == (201, 201, again.data)
+        assert len(ada.call("GET", THREADS).data["threads"]) == 1
+
+        create(ada, id="mine")
+        taken = ada.call("POST", THREADS, {"title": "Other", "id": "mine"})
+        assert (taken.status, taken.code) == (409, "ALREADY_EXISTS")
+
+    def test_is_gone_after_thirty_days(self, ada: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+        from api.services import threads
+        from karma.threads.service import EMPTY_FOR
+
+        made = create(ada)
+        clock = threads.service()._clock
+        later = clock.now() + EMPTY_FOR
+
+        class Later:
+            def now(self) -> Any:
+                return later
+
+        monkeypatch.setattr(threads.service(), "_clock", Later())
+        assert ada.call("GET", THREADS).data["threads"] == []
+        for method, body in (("GET", None), ("PATCH", {"title": "New"})):
+            assert ada.call(method, f"{THREADS}/{made['name']}", body).status == 404
+
+
+WRONG: list[tuple[dict[str, Any], str]] = [
+    ({"title": " "}, "title"),
+    ({"title": "x" * 201}, "title"),
+    ({"title": "a\nb"}, "title"),
+    ({"title": None}, "title"),
+    ({"title": "t", "user_id": "me"}, "user_id"),
+]
+
+
+class TestATitle:
+    def test_that_its_owner_gives_stays(self, owner: tuple[Api, UserId]) -> None:
+        api, user_id = owner
+        ask(user_id, "t1", "hi", after_s=1)
+        ask(user_id, "t2", "hi", after_s=2)
+
+        answer = api.call("PATCH", f"{THREADS}/t1", {"title": "Données", "version": 1})
+
+        assert (answer.status, answer.headers["etag"]) == (200, '"2"')
+        assert (answer.data["thread"]["title"], answer.data["thread"]["title_from"]) == ("Données", "user")
+        assert listed(api) == (["t2", "t1"], None)
+        assert listed(api, "query=donnees") == (["t1"], None)
+
+    def test_that_somebody_else_has_changed_is_not_overwritten(self, owner: tuple[Api, UserId]) -> None:
+        api, user_id = owner
+        ask(user_id, "t1", "hi")
+        assert api.call("PATCH", f"{THREADS}/t1", {"title": "One"}).status == 200
+        for stale in ({"if_match": '"1"'}, {}):
+            answer = api.call("PATCH", f"{THREADS}/t1", {"title": "Two", **({} if stale else {"version": 1})}, **stale)
+            assert (answer.status, answer.code) == (409, "STALE_VERSION")
+        assert api.call("GET", f"{THREADS}/t1").data["thread"]["title"] == "One"
+
+    def test_that_is_wrong_is_refused_by_its_field_and_changes_nothing(self, owner: tuple[Api, UserId]) -> None:
+        api, user_id = owner
+        ask(user_id, "t1", "hi")
+        before = api.call("GET", THREADS).data
+        for body, field in [*WRONG, ({"title": "t", "version": 0}, "version")]:
+            answer = api.call("PATCH", f"{THREADS}/t1", body)
+            assert (answer.status, [each["field"] for each in answer.json["error"]["details"]]) == (422, [field])
+        for body, field in [*WRONG, ({"title": "t", "id": "a b"}, "id"), ({"title": "t", "id": "a#b"}, "id")]:
+            answer = api.call("POST", THREADS, body)
+            assert (answer.status, [each["field"] for each in answer.json["error"]["details"]]) == (422, [field])
+        assert api.call("GET", THREADS).data == before
+
+
+class TestAThread:
+    def test_shows_the_last_messages_of_its_newest_branch_and_leads_to_those_before(
+        self, owner: tuple[Api, UserId]
+    ) -> None:
+        api, user_id = owner
+        ask(user_id, "t1", *(f"no. {i}" for i in range(5)))
+
+        first = api.call("GET", f"{THREADS}/t1", query="limit=2")
+        pages = [first.data["messages"]]
+        cursor = first.data["next_cursor"]
+        while cursor:
+            page = api.call("GET", f"{THREADS}/t1", query=f"limit=2&cursor={cursor}").data
+            pages.append(page["messages"])
+            cursor = page["next_cursor"]
+
+        assert [[each["content"] for each in page] for page in pages] == [
+            ["no. 3", "no. 4"],
+            ["no. 1", "no. 2"],
+            ["no. 0"],
+        ]
+        assert first.headers["etag"] == f'"{first.data["thread"]["version"]}"'
+        assert pages[2] == [{"id": "m0", "role": "user", "content": "no. 0"}]
+
+    def test_of_another_branch_is_left_out(self, owner: tuple[Api, UserId]) -> None:
+        api, user_id = owner
+        run = ask(user_id, "t1", "first", "second")
+        key = ThreadKey(user_id, ThreadId("t1"))
+        last = Segment(key=run.key, n=2, writer="w", epoch=1, lease_until=NOW, events=(b"{}",), terminal=True)
+        RunRepository().finish(last, RunEnd(status=RunStatus.FINISHED, at=NOW), thread=key)
+        ask(user_id, "t1", "instead", after_s=1, follows=0)
+
+        found = api.call("GET", f"{THREADS}/t1").data
+        assert [each["content"] for each in found["messages"]] == ["first", "instead"]
+        assert found["thread"]["message_count"] == 3
+
+    @pytest.mark.parametrize("name", ["nobody", "~", "a%23b", "~YQ"])
+    def test_that_nobody_has_is_404(self, ada: Api, name: str) -> None:
+        for method, body in (("GET", None), ("PATCH", {"title": "t"}), ("DELETE", None)):
+            assert ada.call(method, f"{THREADS}/{name}", body).status == 404
+
+    @pytest.mark.parametrize("thread_id", ["a/b", "..", "50%?", "~YQ", "t\\1", "x" * 128])
+    def test_is_found_by_its_name(self, owner: tuple[Api, UserId], thread_id: str) -> None:
+        api, user_id = owner
+        ask(user_id, thread_id, "hi")
+        (head,) = api.call("GET", THREADS).data["threads"]
+        assert api.call("GET", f"{THREADS}/{head['name']}").data["thread"] == head
+
+
+class TestADeletedThread:
+    def test_is_nowhere_and_its_id_is_refused(self, owner: tuple[Api, UserId]) -> None:
+        api, user_id = owner
+        ask(user_id, "t1", "hi")
+        ask(user_id, "t2", "hi", after_s=1)
+
+        assert api.call("DELETE", f"{THREADS}/t1", if_match='"7"').code == "STALE_VERSION"
+        assert api.call("DELETE", f"{THREADS}/t1").status == 204
+        assert api.call("DELETE", f"{THREADS}/t1").status == 204
+
+        assert listed(api) == (["t2"], None)
+        assert api.call("GET", f"{THREADS}/t1").status == 404
+        assert api.call("PATCH", f"{THREADS}/t1", {"title": "t"}).status == 404
+        assert api.call("POST", THREADS, {"title": "t", "id": "t1"}).code == "ALREADY_EXISTS"
+        with pytest.raises(ThreadChanged):
+            ask(user_id, "t1", "again", after_s=3)
+
+    def test_has_asked_its_run_to_end_and_left_the_rest_to_the_queue(
+        self, owner: tuple[Api, UserId], stack: Stack, drain: Drain
+    ) -> None:
+        api, user_id = owner
+        run = ask(user_id, "t1", "hi")
+        api.call("DELETE", f"{THREADS}/t1")
+        assert RunRepository().wishes(run.key) == {Wish.CANCEL: "Its thread was deleted"}
+        (message,) = drain(stack.queues["deletions"])
+        assert json.loads(message["Body"]) == {"user_id": user_id, "thread_id": "t1"}

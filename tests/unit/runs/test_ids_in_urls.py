@@ -30,8 +30,9 @@ OURS = {
     "user_id",
 }
 """Ids made here, names of a fixed list, and a payment provider's ids."""
-NAMED_IN_THE_PATH = {"component_name"}
-"""Names that clients give in the path itself, so that one which no path can hold is never created."""
+NAMED_IN_THE_PATH = {"component_name", "thread_name"}
+"""Names that clients give in the path itself, so that one which no path can hold is never created; threads are named
+for paths by the server."""
 PRINTABLE = [chr(code) for code in range(0x21, 0x7F)]
 IDS = st.one_of(st.text(st.sampled_from(PRINTABLE), min_size=1, max_size=8), st.sampled_from([".", "..", "..."]))
 

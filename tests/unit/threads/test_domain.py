@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from karma.conversations.domain import MAX_TITLE_CHARS, Message, first_words, folded, is_in_urls, one_line
 from karma.core.ids import ThreadId
+from karma.core.lines import is_line
 from karma.threads.domain import id_in_urls, name_in_urls
 
 _IDS = st.text(st.characters(min_codepoint=33, max_codepoint=126, exclude_characters="#"), min_size=1, max_size=128)
@@ -47,8 +48,8 @@ def test_first_words_are_one_line_of_the_beginning(text: str) -> None:
     assert len(title) <= MAX_TITLE_CHARS
     assert title == one_line(title)
     assert one_line(text).startswith(title.removesuffix("…"))
-    assert not any(unicodedata.category(char) in {"Cc", "Cs"} for char in title)
     assert bool(title) == bool(one_line(text))
+    assert not title or is_line(title)
 
 
 def test_first_words_pass_over_what_is_no_text() -> None:

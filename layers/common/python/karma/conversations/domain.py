@@ -11,7 +11,9 @@ from enum import StrEnum
 from typing import Literal, NamedTuple
 
 from karma.core.clock import iso
+from karma.core.errors import Gone
 from karma.core.ids import AgentId, RunId, ThreadId, UserId
+from karma.core.lines import NEVER, shows
 
 MAX_ADDED_BYTES = 3_000_000
 """Bytes of stored JSON that a write may add to a thread: it shares a transaction of 4 MB with a segment of the log."""
@@ -26,6 +28,7 @@ Json = Mapping[str, object]
 
 
 _CLIENT_ID = re.compile(r"[!-~]{1,128}")
+_NEVER_IN_LINES = re.compile(f"[{NEVER}\ud800-\udfff]")
 _NOT_IN_URLS = re.compile(r"[/\\%?]")
 
 
@@ -93,6 +96,10 @@ class Thread:
     """Position of a message that does not follow the one before it -> position of the one it follows; -1: root."""
     version: int = 0
     active_run_id: RunId | None = None
+    last_run_id: RunId | None = None
+    """Its newest run; "": it has had none. None: it was stored before threads knew their runs."""
+    is_deleted: bool = False
+    """Its owner has deleted it: what is left of it is being removed, and nothing is to be added."""
 
     def parent(self, position: int) -> int:
         """Return the position of the message that the one at this position follows; -1 for the first of a branch."""
@@ -133,6 +140,15 @@ class History:
         return None if self.after == self.n - 1 else self.after
 
 
+class ThreadGone(Gone):
+    """The thread was deleted; its id is not used again for a while."""
+
+    code = "THREAD_DELETED"
+
+    def __init__(self) -> None:
+        super().__init__("The thread was deleted; take a new threadId")
+
+
 class TitleSource(StrEnum):
     """Giver of a thread's title; each may replace the titles of those before it, and no other."""
 
@@ -161,11 +177,28 @@ class ThreadHead:
     message_count: int
     """Messages of all branches when the newest run began, or when it ended."""
     version: int
+    expires_at: datetime | None = None
+    """End of a thread that was made by its owner and has had no run; None: it stays until it is deleted."""
+
+    def is_over(self, now: datetime) -> bool:
+        """Tell whether it has ended without a run, so that it counts as absent."""
+        return self.expires_at is not None and self.expires_at <= now
 
     @property
     def place(self) -> ThreadPlace:
         """Return its place in the list."""
         return ThreadPlace(self.key.thread_id, iso(self.updated_at))
+
+
+class ThreadDeletion(NamedTuple):
+    """A deletion of a thread that is not finished."""
+
+    key: ThreadKey
+    requested_at: datetime
+    attempts: int
+    """Number of goes that it has had."""
+    last_run_id: RunId | None
+    """As `Thread.last_run_id`; None also where it was not read."""
 
 
 class ThreadPlace(NamedTuple):
@@ -194,15 +227,16 @@ def _in_one_line(message: Message) -> str:
 
 
 def one_line(text: str) -> str:
-    """Return a text without line breaks, control characters and white space of more than one character."""
-    shown = (" " if unicodedata.category(char) in {"Cc", "Cs", "Zl", "Zp"} else char for char in text)
-    return " ".join("".join(shown).split())
+    """Return a text as a title may be: one line without runs of white space; "" for a text that shows nothing."""
+    line = " ".join(_NEVER_IN_LINES.sub(" ", text).split())
+    return line if shows(line) else ""
 
 
 def _shortened(text: str) -> str:
     if len(text) <= _FIRST_WORDS_CHARS:
         return text
-    words = text[: _FIRST_WORDS_CHARS + 1].rpartition(" ")[0] or text[:_FIRST_WORDS_CHARS]
+    words = text[: _FIRST_WORDS_CHARS + 1].rpartition(" ")[0]
+    words = words if shows(words) else text[:_FIRST_WORDS_CHARS]
     return f"{words}…"
 
 

@@ -3,6 +3,9 @@
 | item | pk | sk | index gsi1 |
 |---|---|---|---|
 | thread | THREAD#<user>#<thread> | HEAD | USER#<user>#THREADS / THREAD#<updated_at>#<thread> |
+| deleted thread | THREAD#<user>#<thread> | HEAD | USER#<user>#DELETED / THREAD#<moment>#<thread> |
+| its deletion, until that is finished | THREAD#<user>#<thread> | DELETION | SWEEP#THREADS / <due>#<user>#<thread> |
+| thread made for an Idempotency-Key | USER#<user> | REQUEST#<token> | |
 | messages from position n on | THREAD#<user>#<thread> | MSG#<n:08d> | |
 | their next parts, when one item does not hold them | THREAD#<user>#<thread> | MSG#<n:08d>#<part:04d> | |
 
@@ -16,11 +19,14 @@ from __future__ import annotations
 from pynamodb.attributes import BinaryAttribute, NumberAttribute, UnicodeAttribute
 
 from karma.conversations.domain import ThreadKey
-from karma.core.dynamo.items import Item, TableMeta
-from karma.core.ids import UserId
+from karma.core.dynamo.items import Item, Key, TableMeta
+from karma.core.dynamo.requests import RequestAttributes
+from karma.core.ids import RunId, ThreadId, UserId
 
 HEAD = "HEAD"
+DELETION = "DELETION"
 MESSAGES = "MSG#"
+SWEEP_PARTITION = "SWEEP#THREADS"
 LISTED = "THREAD#"
 MESSAGES_SK_CHARS = len(MESSAGES) + 8
 PART_BYTES = 350_000
@@ -32,6 +38,12 @@ def thread_pk(key: ThreadKey) -> str:
     return f"THREAD#{key.user_id}#{key.thread_id}"
 
 
+def parse_thread_pk(pk: str) -> ThreadKey:
+    """Return the thread of a partition that `thread_pk` made; user ids contain no `#`."""
+    _, user_id, thread_id = pk.split("#", 2)
+    return ThreadKey(UserId(user_id), ThreadId(thread_id))
+
+
 def messages_sk(n: int, *, part: int = 0) -> str:
     """Return the sort key of the messages from position n on, or of a further part of them, which sorts after it."""
     return f"{MESSAGES}{n:08d}#{part:04d}" if part else f"{MESSAGES}{n:08d}"
@@ -40,6 +52,21 @@ def messages_sk(n: int, *, part: int = 0) -> str:
 def threads_pk(user_id: UserId) -> str:
     """Return the partition of the index with a user's threads."""
     return f"USER#{user_id}#THREADS"
+
+
+def deleted_pk(user_id: UserId) -> str:
+    """Return the partition of the index with a user's deleted threads."""
+    return f"USER#{user_id}#DELETED"
+
+
+def head_key(key: ThreadKey) -> Key:
+    """Return the key of a thread without its messages."""
+    return Key(thread_pk(key), HEAD)
+
+
+def deletion_key(key: ThreadKey) -> Key:
+    """Return the key of a thread's deletion."""
+    return Key(thread_pk(key), DELETION)
 
 
 def listed_sk(key: ThreadKey, at: str) -> str:
@@ -72,6 +99,23 @@ class ThreadItem(ConversationsItem, discriminator="thread"):
     last_message = NumberAttribute(default=-1)
     """Position of the last message of the branch of the run that ended last; -1: none has told it."""
 
+    last_run_id = UnicodeAttribute(null=True)
+    """Its newest run; "": it has had none; absent in threads from before runs named the one before them."""
+    deleted_at = UnicodeAttribute(null=True)
+    """The item says only that the thread was deleted, so that nothing begins under its id."""
+
+
+class ThreadDeletionItem(ConversationsItem, discriminator="thread_deletion"):
+    """A deletion that is not finished; `created_at` is the moment of its request."""
+
+    user_id = UnicodeAttribute()
+    thread_id = UnicodeAttribute()
+    attempts = NumberAttribute(default=0)
+
+
+class ThreadRequestItem(RequestAttributes, ConversationsItem, discriminator="thread_request"):
+    """The thread that a request with an Idempotency-Key made."""
+
 
 class MessagesItem(ConversationsItem, discriminator="messages"):
     """Messages that were added together, or a part of them."""
@@ -82,3 +126,8 @@ class MessagesItem(ConversationsItem, discriminator="messages"):
     """Position of the message that the first one follows; absent: it is the one before it."""
     parts = NumberAttribute(default=1)
     """Number of items that have the list together."""
+
+
+def run_named(text: str | None) -> RunId | None:
+    """Return the run that an attribute names, "" for none; None: the attribute is absent."""
+    return None if text is None else RunId(text)

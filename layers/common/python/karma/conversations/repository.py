@@ -5,12 +5,32 @@ Runs write threads in their own transactions (transactional.py), and reading.py 
 
 from __future__ import annotations
 
-from karma.conversations.domain import ThreadHead, ThreadKey, ThreadPlace, TitleSource
-from karma.conversations.items import HEAD, LISTED, ConversationsItem, ThreadItem, listed_sk, thread_pk, threads_pk
-from karma.core.clock import parse_iso
-from karma.core.dynamo.access import get, query
-from karma.core.dynamo.items import Key
-from karma.core.ids import AgentId, RunId, ThreadId, UserId
+from datetime import datetime
+
+from pynamodb.expressions.condition import Condition
+
+from karma.conversations.domain import Thread, ThreadHead, ThreadKey, ThreadPlace, TitleSource
+from karma.conversations.items import (
+    HEAD,
+    LISTED,
+    ConversationsItem,
+    ThreadItem,
+    ThreadRequestItem,
+    head_key,
+    listed_sk,
+    thread_pk,
+    threads_pk,
+)
+from karma.conversations.reading import head_of, read_whole
+from karma.core.clock import epoch_ms, iso
+from karma.core.dynamo.access import get, query, update
+from karma.core.dynamo.failures import ConditionFailed
+from karma.core.dynamo.requests import note_request, noted, request_key
+from karma.core.dynamo.transaction import Transaction
+from karma.core.errors import AlreadyExists, NotFound, StaleVersion
+from karma.core.ids import RunId, ThreadId, UserId
+from karma.core.requests import RepeatableRequest
+from karma.identity.transactional import require_account
 
 
 class ThreadRepository:
@@ -18,8 +38,12 @@ class ThreadRepository:
 
     def get(self, key: ThreadKey) -> ThreadHead | None:
         """See Threads; one Get."""
-        item = get(ThreadItem, Key(thread_pk(key), HEAD), consistent=True)
-        return _head(item) if item else None
+        item = get(ThreadItem, head_key(key), consistent=True)
+        return head_of(item) if item is not None and not item.deleted_at else None
+
+    def whole(self, key: ThreadKey) -> tuple[ThreadHead | None, Thread] | None:
+        """See Threads; one Query a megabyte."""
+        return read_whole(key)
 
     def page(self, user_id: UserId, *, limit: int, below: ThreadPlace | None) -> list[ThreadHead]:
         """See Threads; one Query of the index, eventually consistent."""
@@ -32,7 +56,56 @@ class ThreadRepository:
             start=None if below is None else _position(user_id, below),
             index=ConversationsItem.gsi1,
         )
-        return [_head(item) for item in page.items if isinstance(item, ThreadItem)]
+        return [head_of(item) for item in page.items if isinstance(item, ThreadItem)]
+
+    def made_by(self, user_id: UserId, request: RepeatableRequest) -> ThreadId | None:
+        """See Threads; one Get."""
+        made = noted(ThreadRequestItem, request_key(_requests_pk(user_id), request), request)
+        return ThreadId(made) if made else None
+
+    def create(self, head: ThreadHead, *, request: RepeatableRequest | None) -> None:
+        """See Threads; a check and one item, two for a key."""
+        key, now = head.key, iso(head.created_at)
+        tx = Transaction()
+        require_account(tx, key.user_id)
+        if request is not None:
+            record = ThreadRequestItem(*request_key(_requests_pk(key.user_id), request))
+            note_request(tx, record, request, key.thread_id)
+        item = ThreadItem(
+            *head_key(key),
+            user_id=key.user_id,
+            thread_id=key.thread_id,
+            title=head.title,
+            title_from=head.title_from.value,
+            last_run_id=RunId(""),
+            created_at=now,
+            updated_at=now,
+            gsi1pk=threads_pk(key.user_id),
+            gsi1sk=listed_sk(key, now),
+        )
+        if head.expires_at is not None:
+            item.expires_at = epoch_ms(head.expires_at) // 1000
+        tx.put(item, on_fail=AlreadyExists("The thread exists, or did until it was deleted; take another id"))
+        tx.commit()
+
+    def rename(self, key: ThreadKey, title: str, *, by: TitleSource, version: int | None, at: datetime) -> ThreadHead:
+        """See Threads; one update."""
+        condition: Condition = ThreadItem.pk.exists() & ThreadItem.deleted_at.does_not_exist()
+        condition &= ThreadItem.expires_at.does_not_exist() | (ThreadItem.expires_at > epoch_ms(at) // 1000)
+        if version is not None:
+            condition &= ThreadItem.version == version
+        actions = [ThreadItem.title.set(title), ThreadItem.title_from.set(by.value)]
+        try:
+            return head_of(update(ThreadItem(*head_key(key)), actions, condition))
+        except ConditionFailed as exc:
+            head = self.get(key)
+            if head is None or head.is_over(at):
+                raise NotFound("Thread not found") from exc
+            raise StaleVersion(f"Thread has version {head.version}") from exc
+
+
+def _requests_pk(user_id: UserId) -> str:
+    return f"USER#{user_id}"
 
 
 def _position(user_id: UserId, place: ThreadPlace) -> dict[str, str]:
@@ -43,18 +116,3 @@ def _position(user_id: UserId, place: ThreadPlace) -> dict[str, str]:
         "gsi1pk": threads_pk(user_id),
         "gsi1sk": listed_sk(key, place.at),
     }
-
-
-def _head(item: ThreadItem) -> ThreadHead:
-    created_at = parse_iso(item.created_at or "")
-    return ThreadHead(
-        key=ThreadKey(UserId(item.user_id), ThreadId(item.thread_id)),
-        title=item.title or "",
-        title_from=TitleSource(item.title_from or TitleSource.WORDS),
-        created_at=created_at,
-        updated_at=parse_iso(item.updated_at) if item.updated_at else created_at,
-        agent_id=AgentId(item.agent_id) if item.agent_id else None,
-        active_run_id=RunId(item.active_run_id) if item.active_run_id else None,
-        message_count=max(int(item.messages_begun), int(item.last_message) + 1),
-        version=int(item.version),
-    )

@@ -31,8 +31,9 @@ def occupy_thread(
 ) -> None:
     """Make a run its thread's active one, and list the thread; one item, and its entry in the index.
 
-    The transaction fails with `on_fail` if the thread is not as it was read, or has an active run. A thread without a
-    title gets the first words of `history`, the messages with which the run begins. `at` is the moment in ISO 8601.
+    The transaction fails with `on_fail` if the thread is not as it was read, has an active run, or is deleted. A thread
+    without a title gets the first words of `history`, the messages with which the run begins. `at` is the moment in ISO
+    8601.
     """
     key = thread.key
     item = ThreadItem(thread_pk(key), HEAD, user_id=key.user_id, thread_id=key.thread_id)
@@ -40,7 +41,7 @@ def occupy_thread(
     item.created_at = item.updated_at = at
     item.gsi1pk, item.gsi1sk = threads_pk(key.user_id), listed_sk(key, at)
     item.messages_begun = history.n + len(history.messages)
-    item.agent_id = agent_id
+    item.agent_id, item.last_run_id = agent_id, run_id
     words = first_words([*thread.messages, *history.messages])
     if words:
         item.title, item.title_from = words, TitleSource.WORDS
@@ -54,13 +55,21 @@ def occupy_thread(
         ThreadItem.gsi1pk.set(item.gsi1pk),
         ThreadItem.gsi1sk.set(item.gsi1sk),
         ThreadItem.messages_begun.set(item.messages_begun),
+        ThreadItem.last_run_id.set(run_id),
+        ThreadItem.expires_at.remove(),
     ]
     if agent_id is not None:
         actions.append(ThreadItem.agent_id.set(agent_id))
     if words:
         actions.append(ThreadItem.title.set(ThreadItem.title | words))
         actions.append(ThreadItem.title_from.set(ThreadItem.title_from | TitleSource.WORDS.value))
-    tx.update(item, actions, ThreadItem.active_run_id.does_not_exist(), locked=True, on_fail=on_fail)
+    is_free = ThreadItem.active_run_id.does_not_exist() & ThreadItem.deleted_at.does_not_exist()
+    tx.update(item, actions, is_free, locked=True, on_fail=on_fail)
+
+
+def run_before(thread: Thread) -> RunId | None:
+    """Return the run of a thread that came before the one that begins now; as `Thread.last_run_id`."""
+    return thread.last_run_id if thread.version else RunId("")
 
 
 def release_thread(tx: Transaction, key: ThreadKey, *, run_id: RunId, last_message: int, at: str) -> None:

@@ -205,6 +205,8 @@ class Executor:
         deadline: datetime | None,
     ) -> _Taken:
         thread = self._store.thread(ThreadKey(run.key.user_id, run.thread_id))
+        if thread.is_deleted:
+            raise OwnershipLost(f"the thread of run {run.key.run_id} is being deleted")
         log = read_log(self._store, run.key)
         at = checkpoint.n if checkpoint else 0
         parsed = [(segment.n, event) for segment in log for event in map(events.parse, segment.events)]

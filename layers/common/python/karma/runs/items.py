@@ -7,6 +7,7 @@
 | what it was started with, in parts | RUN#<user>#<run> | RUNSETUP#<part:04d> | |
 | checkpoint at a segment | RUN#<user>#<run> | CHECKPOINT#<n:08d> | |
 | wish that its writer end it | RUN#<user>#<run> | CONTROL#<wish> | |
+| run of a deleted thread, for a while | RUN#<user>#<run> | HEAD | THREAD#<user>#<thread>#RUNS / as before |
 | owner of a run id | RUNID#<run> | USER#<user> | USER#<user>#AGENT#<agent> / RUN#<created_at>#<run> |
 | number of a user's runs | USER#<user> | COUNTER#runs | |
 | attachment that counts towards a user's storage | USER#<user> | ATTACHMENT#<sha256> | |
@@ -19,6 +20,7 @@ from __future__ import annotations
 
 from pynamodb.attributes import BinaryAttribute, BooleanAttribute, NumberAttribute, UnicodeAttribute
 
+from karma.conversations.domain import ThreadKey
 from karma.core.clock import iso
 from karma.core.dynamo.items import Item, TableMeta
 from karma.core.ids import AgentId, RunId, UserId
@@ -87,6 +89,11 @@ def user_pk(user_id: UserId) -> str:
     return f"USER#{user_id}"
 
 
+def unlisted_pk(thread: ThreadKey) -> str:
+    """Return the partition of the index with the runs of a deleted thread."""
+    return f"THREAD#{thread.user_id}#{thread.thread_id}#RUNS"
+
+
 def agent_runs_pk(user_id: UserId, agent_id: AgentId) -> str:
     """Return the partition of the index with a user's runs of one agent."""
     return f"{user_pk(user_id)}#AGENT#{agent_id}"
@@ -129,6 +136,10 @@ class RunItem(RunsItem, discriminator="run"):
     last_message = NumberAttribute(default=-1)
     reserved_micros = NumberAttribute(default=0)
     engine_schema = NumberAttribute()
+    previous_run_id = UnicodeAttribute(null=True)
+    """Run of its thread before it; "": it is the first. Absent in runs from before threads knew their runs."""
+    deleted_at = UnicodeAttribute(null=True)
+    """Its thread was deleted: the run is not listed and not found, and its item refuses late writes for a while."""
 
 
 class RunOwnerItem(RunsItem, discriminator="run_owner"):

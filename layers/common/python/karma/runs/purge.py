@@ -7,7 +7,7 @@ from datetime import timedelta
 from typing import Protocol
 
 from karma.conversations.domain import ThreadKey
-from karma.conversations.purge import empty_thread
+from karma.conversations.purge import empty_thread, threads_of
 from karma.core.clock import Clock
 from karma.core.dynamo.items import Key
 from karma.core.dynamo.partitions import delete_keys, empty
@@ -17,6 +17,8 @@ from karma.core.purge import PurgeAttempt
 from karma.runs import events
 from karma.runs.domain import ERROR_MESSAGES, OwnershipLost, Run, RunEnd, RunErrorCode, RunStatus, Segment
 from karma.runs.items import HEAD, RunsItem, run_id_pk, run_pk, segment_sk, user_pk
+from karma.runs.removal import RunsRemoval
+from karma.runs.removal_repository import RunRemovalRepository
 from karma.runs.repository import RunRepository
 
 WRITER_LIFE = timedelta(minutes=16)
@@ -46,6 +48,7 @@ class RunsPurge:
         self._store = store
         self._attachments = attachments
         self._clock = clock
+        self._removal = RunsRemoval(store=store, removals=RunRemovalRepository(), clock=clock)
 
     def purge_account(self, purge: PurgeAttempt) -> bool:
         """Delete an account's runs; True when nothing is left except items that refuse late writes."""
@@ -53,6 +56,7 @@ class RunsPurge:
         return (
             self._each(purge, self._end)
             and self._each(purge, self._remove)
+            and self._remove_threads(purge)
             and self._remove_attachments(purge)
             and self._remove_counters(purge)
         )
@@ -106,7 +110,7 @@ class RunsPurge:
         over_for_long = run.finished_at is not None and now - run.finished_at >= WRITER_LIFE
         tail = None if purge.settled or over_for_long else self._store.tail(run.key)
         keep = {HEAD, segment_sk(tail.n)} if tail else {HEAD}
-        removed = empty_thread(ThreadKey(run.key.user_id, run.thread_id), purge) and empty(
+        removed = self._remove_thread(ThreadKey(run.key.user_id, run.thread_id), purge) and empty(
             RunsItem, run_pk(run.key), purge, keep=keep
         )
         if not removed:
@@ -117,6 +121,14 @@ class RunsPurge:
             keys.append(Key(run_pk(run.key), HEAD))
         delete_keys(RunsItem, keys)
         return True
+
+    def _remove_threads(self, purge: PurgeAttempt) -> bool:
+        """Delete the threads that no listed run names: deleted ones, and those without a run."""
+        return all(not purge.over() and self._remove_thread(key, purge) for key in threads_of(purge.user_id))
+
+    def _remove_thread(self, key: ThreadKey, purge: PurgeAttempt) -> bool:
+        # First what is found by the thread alone.
+        return self._removal.forget(key, purge) and empty_thread(key, purge)
 
     def _remove_attachments(self, purge: PurgeAttempt) -> bool:
         """Delete the attachments of the conversations; all runs have ended, and store no more."""

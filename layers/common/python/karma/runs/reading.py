@@ -51,6 +51,8 @@ class RunReader:
         if run.last_message < 0:
             return None
         thread = self._store.thread(ThreadKey(run.key.user_id, run.thread_id))
+        if thread.is_deleted:
+            return None
         found = [shown(thread.messages[position], CURRENT) for position in thread.path_to(run.last_message)]
         return found if len(orjson.dumps(found)) <= MAX_SNAPSHOT_BYTES else None
 

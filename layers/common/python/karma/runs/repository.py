@@ -12,7 +12,7 @@ from karma.billing.allowances import Reservation
 from karma.billing.transactional import adjust_usage, reserve_usage
 from karma.conversations.domain import History, Message, Thread, ThreadKey
 from karma.conversations.reading import read_thread
-from karma.conversations.transactional import add_messages, occupy_thread, release_thread
+from karma.conversations.transactional import add_messages, occupy_thread, release_thread, run_before
 from karma.core.clock import iso
 from karma.core.dynamo.access import batch_get, count, get, put, query
 from karma.core.dynamo.failures import ConditionFailed
@@ -105,7 +105,9 @@ class RunRepository:
         require_account(tx, run.key.user_id)
         now = iso(run.created_at)
         exists = RunExists(run.key.run_id)
-        tx.put(run_item(run), on_fail=exists)
+        item = run_item(run)
+        item.previous_run_id = run_before(thread)
+        tx.put(item, on_fail=exists)
         owner = RunOwnerItem(
             run_id_pk(run.key.run_id), user_pk(run.key.user_id), user_id=run.key.user_id, created_at=now
         )
@@ -255,7 +257,7 @@ class RunRepository:
     def run(self, key: RunKey) -> Run | None:
         """See Runs; one Get."""
         item = get(RunItem, Key(run_pk(key), HEAD), consistent=True)
-        return run_of(item) if item else None
+        return run_of(item) if item is not None and not item.deleted_at else None
 
     def runs(
         self, user_id: UserId, *, limit: int, start: dict[str, str] | None, agent_id: AgentId | None = None

@@ -15,7 +15,7 @@ from karma.configuration.current import RunChoice
 from karma.conversations.arrival import Admitted, MessageAdmission, recognise
 from karma.conversations.attachments import Library
 from karma.conversations.branches import Merged, merge
-from karma.conversations.domain import MAX_ADDED_BYTES, Thread, ThreadKey
+from karma.conversations.domain import MAX_ADDED_BYTES, Thread, ThreadGone, ThreadKey
 from karma.conversations.history import awaited_calls, late_results
 from karma.conversations.messages import said
 from karma.conversations.stored import dump_messages
@@ -180,6 +180,7 @@ class RunService:
             ModelNotConfigured: the deployment has no key for its model; nothing was stored.
             ComponentUnavailable: the agent or its model is disabled; nothing was stored.
             RunExists, ThreadBusy: another request used the run id, or the thread has an active run.
+            ThreadGone: the thread was deleted.
             PayloadTooLarge: the new messages are larger than one transaction may be.
             QuotaExceeded: the caller's plan has no room for another run, for what its first model call may cost, or for
                 its attachments; nothing was stored.
@@ -375,8 +376,11 @@ class RunService:
         Raises:
             RunExists: the run of its id answers another request.
             ThreadBusy: the active run answers another request, and its client waits for it.
+            ThreadGone: the thread was deleted.
         """
         asked, thread, before = asking.asked, asking.thread, asking.before
+        if thread.is_deleted:
+            raise ThreadGone
         user_id = thread.key.user_id
         run = before
         if run is None and thread.active_run_id is not None:

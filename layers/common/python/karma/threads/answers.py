@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TypedDict
 
 from karma.conversations.domain import ThreadHead, TitleSource
@@ -51,3 +52,20 @@ class ThreadListData(TypedDict):
     threads: list[ThreadView]
     limit: int
     next_cursor: str | None
+
+
+class ThreadData(TypedDict):
+    """A thread without its messages."""
+
+    thread: ThreadView
+
+
+class BranchData(TypedDict):
+    """`GET /threads/{name}`."""
+
+    thread: ThreadView
+    messages: list[Mapping[str, object]]
+    """AG-UI messages of the newest branch, the last of them: they are in the order in which they were said."""
+    limit: int
+    next_cursor: str | None
+    """Leads to the messages before these."""

@@ -13,5 +13,10 @@ FIELDS: Mapping[str, Any] = {
     "title_from": "words",
     "active_run_id": None,
     "message_count": 4,
+    **dict.fromkeys(("CreateThreadBody.title", "ChangeThreadBody.title"), "Greenhouse"),
+    "CreateThreadBody.id": _THREAD,
+    "BranchData.messages": [
+        {"id": "01994b98-3e5f-7c41-b2a3-d4c5b6a79808", "role": "user", "content": "Which are online?"}
+    ],
     "list_threads.query": "greenhouse",
 }
