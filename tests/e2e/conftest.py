@@ -32,7 +32,7 @@ from karma_device.device import Device
 from karma_device.messages import Command, Json
 from local import prerequisites
 from local.api_client import ApiClient
-from local.deployment import Deployment, Given
+from local.deployment import STREAM, Deployment, Given
 from local.places import Places
 from local.processes import no_proxy
 from local.progress import Progress
@@ -40,6 +40,7 @@ from local.waiting import until
 from tests.engines.choice import Choice
 from tests.fakes.devices import FakeRegistry
 from tests.support.devices import new_device
+from tests.support.killed_runs import KilledRuns
 from tests.support.plans import allowance
 from tests.support.recorded_calls.deployed_calls import DeployedCalls
 from tests.support.recorded_calls.plugin import read_golden, surprise_of
@@ -225,6 +226,18 @@ def forgotten_event(deployment: Deployment) -> str:
         ArrivalRepository().store(arrival, received_at=now - timedelta(minutes=3), due_at=now - timedelta(minutes=1))
         karma_aws.reset()
     return name
+
+
+@pytest.fixture(scope="session", autouse=True)
+def killed_runs(request: pytest.FixtureRequest, deployment: Deployment) -> KilledRuns | None:
+    """Runs whose processes were killed before the first test; by the time of the last one they have gone on."""
+    if not any(item.path.name == "test_lost_runs.py" for item in request.session.items):
+        return None
+    count = int(os.environ.get("KILLED") or 3)
+    tokens = [_register(deployment).token for _ in range(KilledRuns.users(count))]
+    runs = KilledRuns(deployment.addresses.stream_url, deployment.processes.running()[STREAM], tokens, count=count)
+    runs.start()
+    return runs
 
 
 @pytest.fixture
