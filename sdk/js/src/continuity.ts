@@ -26,6 +26,8 @@ export class Continuity {
   position = 0;
   /** The run's terminal event was handed on. */
   isOver = false;
+  /** The run was paused behind what was handed on; its stream goes on when somebody has resumed it. */
+  isPaused = false;
   /** Events of this connection behind the position. */
   #since: Event[] = [];
   /** Events that were handed on in earlier connections, and that this one is expected to bring again. */
@@ -94,6 +96,8 @@ export class Continuity {
       if (!this.#open.has(item)) return []; // of what was closed here already
       if (part === "END") this.#open.delete(item);
     } else if (event.type === "RUN_FINISHED" || event.type === "RUN_ERROR") this.isOver = true;
+    else if (event["name"] === "karma.run_paused") this.isPaused = true;
+    else if (event["name"] === "karma.run_resumed") this.isPaused = false;
     return [event];
   }
 }

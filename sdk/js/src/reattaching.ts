@@ -21,7 +21,8 @@ const TRY_AGAIN = new Set([429, 502, 503, 504]);
 /**
  * Makes a `fetch` for AG-UI clients whose answer goes on when its connection is cut.
  *
- * A POST whose JSON has a `runId` is answered by the events of that run to its end, over as many connections as it takes:
+ * A POST whose JSON has a `runId` is answered by the events of that run, to its end or until it is paused, over as many
+ * connections as it takes:
  * behind the first the run's log is followed. Refusals of the first request are passed on as they are, and so is every
  * other request.
  */
@@ -72,7 +73,7 @@ class Run {
     for (;;) {
       const before = this.#continuity.position;
       yield* this.#read(connection);
-      if (this.#continuity.isOver) return;
+      if (this.#continuity.isOver || this.#continuity.isPaused) return;
       await this.#pause(this.#continuity.position > before);
       this.#continuity.reconnect();
       connection = await this.connect(() => open(this.#continuity.position));

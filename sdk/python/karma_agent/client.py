@@ -119,11 +119,14 @@ class AgentClient:
         return await self._control(run_id, "cancel", {"reason": reason} if reason else {})
 
     async def pause(self, run_id: str) -> Mapping[str, Any]:
-        """Stop a run until it is resumed; return it as it is then. Raises as `cancel` does."""
+        """Stop a run until it is resumed, which ends its streams; return it as it is then. Raises as `cancel` does."""
         return await self._control(run_id, "pause", {})
 
     async def resume(self, run_id: str) -> Mapping[str, Any]:
-        """Let a paused run go on; return it as it is then. `join` follows it. Raises as `cancel` does."""
+        """Let a paused run go on; return it as it is then. Raises as `cancel` does.
+
+        `join` follows it, from the position of the stream that ended with the pause.
+        """
         return await self._control(run_id, "resume", {})
 
     async def _control(self, run_id: str, verb: str, body: Mapping[str, Any]) -> Mapping[str, Any]:

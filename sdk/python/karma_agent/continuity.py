@@ -24,6 +24,8 @@ _IDS = {
 }
 """Fields that name an item, by the kind of the item: `<kind>_START` begins it, `<kind>_END` ends it."""
 TERMINAL = frozenset({"RUN_FINISHED", "RUN_ERROR"})
+_PAUSES = {"karma.run_paused": True, "karma.run_resumed": False}
+"""Names of CUSTOM events, by whether the run is paused behind them."""
 
 
 class Continuity:
@@ -35,6 +37,8 @@ class Continuity:
         """Number of the last segment that was read whole; 0: none."""
         self.is_over = False
         """The run's terminal event was handed on."""
+        self.is_paused = False
+        """The run was paused behind what was handed on; its stream goes on when somebody has resumed it."""
         self._since: list[Event] = []
         """Events of this connection behind the position."""
         self._known: deque[Event] = deque()
@@ -99,6 +103,8 @@ class Continuity:
                 self._open.remove(item)
         elif event["type"] in TERMINAL:
             self.is_over = True
+        elif event.get("name") in _PAUSES:
+            self.is_paused = _PAUSES[event["name"]]
         return [event]
 
 

@@ -60,7 +60,7 @@ class RunStream:
                 async with aclosing(self._connection()) as events:
                     async for event in events:
                         yield event
-                if self._continuity.is_over:
+                if self._continuity.is_over or self._continuity.is_paused:
                     return
             except _CUT as exc:
                 cause = exc

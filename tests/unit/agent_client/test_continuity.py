@@ -81,3 +81,10 @@ def test_a_frame_that_never_ends_is_refused() -> None:
     assert reader.feed(b"x" * MAX_FRAME_BYTES) == []
     with pytest.raises(FrameTooLarge):
         reader.feed(b"x")
+
+
+def test_a_run_that_is_paused_is_so_until_its_log_says_that_it_goes_on() -> None:
+    continuity = Continuity()
+    for name, is_paused in (("karma.run_paused", True), ("karma.run_resumed", False), ("karma.run_paused", True)):
+        continuity.take({"type": "CUSTOM", "name": name, "value": {"runId": "r1"}}, position=1)
+        assert continuity.is_paused is is_paused
