@@ -34,6 +34,8 @@ export class Continuity {
   #known: Event[] = [];
   /** Texts, calls and reasoning that have begun and not ended. */
   readonly #open = new Set<string>();
+  /** Those that were ended here, since the log turned out not to have them. */
+  readonly #closed = new Set<string>();
 
   /** Begins with a new connection, which brings what is behind `position`. */
   reconnect(): void {
@@ -77,12 +79,17 @@ export class Continuity {
     }
   }
 
-  /** Returns the ends of what had begun and is not in the log. */
+  /** Returns the ends of what had begun and is not in the log; what ended comes to no second end. */
   #forget(): Event[] {
+    for (const event of this.#known) {
+      const item = itemOf(event);
+      if (item !== undefined && event.type.endsWith("_END")) this.#closed.add(item);
+    }
     const begun = this.#known.filter((event) => event.type.endsWith("_START") && itemOf(event) !== undefined);
     this.#known = [];
     const lost = begun.filter((event) => this.#open.delete(itemOf(event)!)).reverse();
     return lost.map((event) => {
+      this.#closed.add(itemOf(event)!);
       const kind = kindOf(event);
       return { type: `${kind}_END`, [IDS[kind]!]: event[IDS[kind]!] };
     });
@@ -93,8 +100,8 @@ export class Continuity {
     const part = event.type.slice(event.type.lastIndexOf("_") + 1);
     if (item !== undefined && part === "START") this.#open.add(item);
     else if (item !== undefined && (part === "CONTENT" || part === "ARGS" || part === "END")) {
-      if (!this.#open.has(item)) return []; // of what was closed here already
-      if (part === "END") this.#open.delete(item);
+      if (this.#closed.has(item)) return [];
+      if (part === "END") this.#open.delete(item); // it may have begun before this stream
     } else if (event.type === "RUN_FINISHED" || event.type === "RUN_ERROR") this.isOver = true;
     else if (event["name"] === "karma.run_paused") this.isPaused = true;
     else if (event["name"] === "karma.run_resumed") this.isPaused = false;

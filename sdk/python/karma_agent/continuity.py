@@ -45,6 +45,8 @@ class Continuity:
         """Events that were handed on in earlier connections, and that this one is expected to bring again."""
         self._open: set[_Item] = set()
         """Texts, calls and reasoning that have begun and not ended."""
+        self._closed: set[_Item] = set()
+        """Those that were ended here, since the log turned out not to have them."""
 
     def reconnect(self) -> None:
         """Begin with a new connection, which brings what is behind `position`."""
@@ -85,11 +87,15 @@ class Continuity:
         return [] if rest is None else self._handed_on(rest)
 
     def _forget(self) -> list[Event]:
-        """Return the ends of what had begun and is not in the log."""
-        begun = [item for event in self._known if event["type"].endswith("_START") and (item := _item(event))]
+        """Return the ends of what had begun and is not in the log; what ended comes to no second end."""
+        begun, ended = (
+            [item for event in self._known if event["type"].endswith(part) and (item := _item(event))]
+            for part in ("_START", "_END")
+        )
         self._known.clear()
         lost = [item for item in reversed(begun) if item in self._open]
         self._open.difference_update(lost)
+        self._closed.update(lost, ended)
         return [{"type": f"{item.kind}_END", _IDS[item.kind]: item.id} for item in lost]
 
     def _handed_on(self, event: Event) -> list[Event]:
@@ -97,10 +103,10 @@ class Continuity:
         if item is not None and part == "START":
             self._open.add(item)
         elif item is not None and part in {"CONTENT", "ARGS", "END"}:
-            if item not in self._open:
-                return []  # of what was closed here already
+            if item in self._closed:
+                return []
             if part == "END":
-                self._open.remove(item)
+                self._open.discard(item)  # it may have begun before this stream
         elif event["type"] in TERMINAL:
             self.is_over = True
         elif event.get("name") in _PAUSES:

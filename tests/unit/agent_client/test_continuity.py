@@ -83,6 +83,23 @@ def test_a_frame_that_never_ends_is_refused() -> None:
         reader.feed(b"x")
 
 
+def test_an_end_that_no_log_has_does_not_come_twice() -> None:
+    continuity = Continuity()
+    start = {"type": "TEXT_MESSAGE_START", "messageId": "m1", "role": "assistant"}
+    end = {"type": "TEXT_MESSAGE_END", "messageId": "m1"}
+    delta = {"type": "TEXT_MESSAGE_CONTENT", "messageId": "m1", "delta": "never committed"}
+    continuity.take(start, position=1)
+    assert [*continuity.take(delta, position=None), *continuity.take(end, position=None)] == [delta, end]
+    continuity.reconnect()
+    assert continuity.take(end, position=2) == [], "the log's own, by which the next process closed it"
+
+
+def test_a_stream_that_begins_within_a_text_has_its_end() -> None:
+    continuity = Continuity(position=3)
+    end = {"type": "TEXT_MESSAGE_END", "messageId": "m1"}
+    assert continuity.take(end, position=4) == [end]
+
+
 def test_a_run_that_is_paused_is_so_until_its_log_says_that_it_goes_on() -> None:
     continuity = Continuity()
     for name, is_paused in (("karma.run_paused", True), ("karma.run_resumed", False), ("karma.run_paused", True)):
