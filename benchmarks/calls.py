@@ -638,6 +638,7 @@ _LEFT_OUT = {
     "auth": "a login or a registration takes a password's hash or a mail, next to which its calls are little",
     "files": "docs/adr/0009-files.md has the calls of each; their bytes in S3 cost more",
     "health": "it asks each service once, and is asked by monitors",
+    "models": "the configuration, which each process keeps for half a minute",
     "realtime": "one ticket a connection",
 }
 """Reasons for measuring none of a group's routes, by the group's name in docs/openapi.json."""

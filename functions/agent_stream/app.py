@@ -2,6 +2,7 @@
 
     POST /api/agent, /api/v1/agent          start a run of the built-in agent, or of the one that
                                             `forwardedProps.agent_id` names, and stream it to its terminal event
+    POST /api/v1/llm/messages               call a configured model once, streaming or not
     GET  /api/v1/runs/{id}/events?after=n   replay a run's log from segment n+1 and follow it for up to 55 s;
                                             asked for application/json alone: a page of it, as the API gives it
     GET  /health, /openapi.json
@@ -13,15 +14,16 @@ CORS and security headers are the edge's. The run does not depend on its client:
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import timedelta
 
 import orjson
 
 from agent_stream import services
+from agent_stream.direct import call_model
 from agent_stream.exchange import ClientLeft, Receive, Request, Response, Scope, Send
+from agent_stream.open_streams import counted
 from agent_stream.sse import HEADERS, SseWriter, wants_done, wants_page
 from karma.core.clock import epoch_ms, monotonic
 from karma.core.errors import (
@@ -114,7 +116,7 @@ async def _run(request: Request, caller: Caller, _: PathValues, send: Send) -> i
     require_plain(request.header(b"content-encoding"))
     body, runs = await request.body(), services.run_service()
     asked = await asyncio.to_thread(parse_run_input, body, taken=runs.own_tools)
-    async with _counted(caller, until=request.deadline):
+    async with counted(caller, until=request.deadline):
         started = await runs.start(caller, asked, deadline=request.deadline)
         writer = SseWriter(send, done=wants_done(request.header(b"accept")))
         run = started.execute(writer)
@@ -152,7 +154,7 @@ async def _events(request: Request, caller: Caller, values: PathValues, send: Se
         left_s = (request.deadline - services.clock().now()).total_seconds() - _CLOSE_MARGIN_S
         seconds = max(0.0, min(seconds, left_s))
     longest_s = seconds + _CLOSE_MARGIN_S
-    async with _counted(caller, until=services.clock().now() + timedelta(seconds=longest_s)):
+    async with counted(caller, until=services.clock().now() + timedelta(seconds=longest_s)):
         follow = asyncio.create_task(_follow(writer, caller, run_id, after=after, seconds=seconds))
         try:
             async with asyncio.timeout(longest_s):
@@ -164,20 +166,6 @@ async def _events(request: Request, caller: Caller, values: PathValues, send: Se
             follow.cancel()
             await asyncio.wait([follow])
     return 200
-
-
-@asynccontextmanager
-async def _counted(caller: Caller, *, until: datetime | None) -> AsyncIterator[None]:
-    """Count a stream as open while the block runs, and at the longest until `until`.
-
-    Raises:
-        RateLimited: the account has as many streams open as it may.
-    """
-    lease = await asyncio.to_thread(services.open_streams().open, caller.user_id, until=until)
-    try:
-        yield
-    finally:
-        await asyncio.to_thread(services.open_streams().close, lease)
 
 
 async def _follow(writer: SseWriter, caller: Caller, run_id: RunId, *, after: int, seconds: float) -> None:
@@ -328,6 +316,7 @@ class Route:
 ROUTES = (
     Route("POST", "/api/agent", "agent:run", "run", _run),
     Route("POST", "/api/v1/agent", "agent:run", "run", _run),
+    Route("POST", "/api/v1/llm/messages", "agent:run", "run", call_model),
     Route("GET", "/api/v1/runs/{run_id}/events", "run:read", "default", _events, frozenset({"after", "limit"})),
 )
 

@@ -6,18 +6,22 @@ sends bodies that this document forbids, and expects a refusal that names the fi
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from typing import Any, Protocol
 
+from agent_stream.openapi_models import MODEL_SCHEMAS, call
+from agent_stream.openapi_parts import NULL as _NULL
+from agent_stream.openapi_parts import REF as _REF
+from agent_stream.openapi_parts import Schema
+from agent_stream.openapi_parts import either as _either
+from agent_stream.openapi_parts import failures as _failures
+from agent_stream.openapi_parts import object_of as _object
 from karma.agents.domain import MAX_NAME_CHARS
 from karma.conversations.fields import MAX_TEXT_CHARS
 from karma.conversations.media import MAX_MEDIA_CHARS
 from karma.conversations.messages import MAX_HELD_CHARS, MAX_MESSAGE_BYTES, MAX_TYPE_CHARS
 from karma.core.health import VERSION
-from karma.http.envelope import phrase, style_of
 from karma.runs.requests import MAX_BODY_BYTES, MAX_TOOLS, MAX_VERSION_CHARS
-
-Schema = dict[str, Any]
 
 EVENTS = (
     "RUN_STARTED",
@@ -36,10 +40,8 @@ EVENTS = (
 )
 """Events of AG-UI 1.0 in the streams of our runs."""
 
-_REF = "#/components/schemas/"
 _THREAD = "01994b94-9b20-7e83-b6c4-d2e1f0a98765"
 _RUN = "01994b95-0a6e-7d19-a5b8-3c2d1e0f9a87"
-_NULL: Schema = {"type": "null"}
 _ID_PATTERN = r"^[!-\"$-~]{1,128}$"
 _RUN_ID_PATTERN = r"^(?!\.{1,2}$)[!\"$&-.0->@-\[\]-~]{1,128}$"
 """Pattern of run ids that URLs can hold: karma.conversations.domain.is_in_urls."""
@@ -158,6 +160,7 @@ def _attach(path: str) -> Schema:
 
 
 _OPERATIONS = {
+    "POST /api/v1/llm/messages": ("call_model", call),
     "POST /api/agent": ("run_agent", _run),
     "POST /api/v1/agent": ("run_agent_v1", _run),
     "GET /api/v1/runs/{run_id}/events": ("stream_run_events", _attach),
@@ -179,12 +182,6 @@ def _json(about: str, schema: Schema, example: object) -> Schema:
     return {"description": about, "content": {"application/json": {"schema": schema, "example": example}}}
 
 
-def _failures(path: str, *statuses: int) -> Schema:
-    name = "AgioError" if style_of(path) == "agio" else "Error"
-    content = {"application/json": {"schema": {"$ref": _REF + name}}}
-    return {str(status): {"description": phrase(status), "content": content} for status in statuses}
-
-
 def _events() -> Schema:
     names = ", ".join(EVENTS)
     return {
@@ -198,14 +195,6 @@ def _events() -> Schema:
 
 _STARTED = {"type": "RUN_STARTED", "threadId": _THREAD, "runId": _RUN, "protocolVersion": "1.0"}
 _USER_EXAMPLE = {"id": _MESSAGE, "role": "user", "content": "Which devices are online?"}
-
-
-def _either(*schemas: Schema, **more: object) -> Schema:
-    return {"anyOf": list(schemas), **more}
-
-
-def _object(required: Iterable[str], properties: Mapping[str, Schema], **more: object) -> Schema:
-    return {"type": "object", "required": list(required), "properties": dict(properties), **more}
 
 
 _ID = _either({"type": "string", "pattern": _ID_PATTERN}, {"const": ""}, _NULL, examples=[_MESSAGE])
@@ -262,6 +251,7 @@ _SCHEMAS: Schema = {
             "resume": _either({"type": "array", "items": {}}, _NULL),
         },
     },
+    **MODEL_SCHEMAS,
     "Message": {
         "oneOf": [
             _message(

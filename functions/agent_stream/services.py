@@ -39,6 +39,7 @@ from karma.integrations.sqs import SqsQueue
 from karma.models.domain import ANTHROPIC, OPENAI
 from karma.models.retrying import RetryingModel
 from karma.models.router import RoutedModel
+from karma.runs.direct import DirectCalls
 from karma.runs.execution import Executor
 from karma.runs.plan import RunLimits
 from karma.runs.reading import RunReader
@@ -163,6 +164,19 @@ def executor() -> Executor:
         allowances=allowances(),
         clock=clock(),
         limits=RunLimits(),
+    )
+
+
+@cache
+def direct_calls() -> DirectCalls:
+    """Return the service of calls of a model without a run."""
+    return DirectCalls(
+        store=run_store(),
+        model=model(),
+        configuration=configuration(),
+        allowances=allowances(),
+        clock=clock(),
+        default=settings().model_id,
     )
 
 

@@ -148,6 +148,12 @@ SCENARIOS = Scenarios[RunRows](
         "RunRepository.extend": made(
             lambda r: r.running, lambda r, run: r.runs.extend(run.key, limited(run.key.user_id, Metric.MODEL_SPEND, 2))
         ),
+        "RunRepository.take": made(
+            lambda r: r.ada.id, lambda r, user_id: r.runs.take(limited(user_id, Metric.MODEL_SPEND, 2))
+        ),
+        "RunRepository.settle": made(
+            lambda r: r.ada.id, lambda r, user_id: r.runs.settle(limited(user_id, Metric.MODEL_SPEND, 2).adjusted(-1))
+        ),
         "RunRepository.setup": made(lambda r: r.running, lambda r, run: r.runs.setup(run.key)),
         "RunRepository.last_checkpoint": made(lambda r: r.running, lambda r, run: r.runs.last_checkpoint(run.key)),
         "RunRepository.finish": _finished,
@@ -186,5 +192,6 @@ OBJECTS: Objects = {
 
 BODIES: Bodies = {
     "POST /api/agent": lambda *_: {"messages": [{"role": "user", "content": "Hello"}]},
+    "POST /api/v1/llm/messages": lambda *_: {"messages": [{"role": "user", "content": "Hello"}], "stream": True},
     "POST /api/v1/agent": lambda *_: {"messages": [{"role": "user", "content": "Hello"}]},
 }

@@ -12,7 +12,7 @@ from urllib.parse import quote
 
 import orjson
 
-from karma.billing.allowances import Reservation
+from karma.billing.allowances import Adjustment, Reservation
 from karma.conversations.attachments import Library
 from karma.conversations.domain import History, Message, Thread, ThreadKey
 from karma.conversations.ports import Fetched, NotFetched
@@ -130,6 +130,17 @@ class MemoryRuns:
         self._keep(history)
         if checkpoint is not None:
             self.checkpoints[segment.key][checkpoint.n] = checkpoint
+
+    def take(self, reservation: Reservation) -> None:
+        self._meet("take")
+        if reservation.user_id in self.gone:
+            raise AccountGone(reservation.user_id)
+        self.usage.reserve([reservation])
+
+    def settle(self, correction: Adjustment) -> None:
+        self._meet("settle")
+        if correction.user_id not in self.gone:
+            self.usage.adjust([correction])
 
     def extend(self, key: RunKey, reservation: Reservation) -> None:
         self._meet("extend")

@@ -171,3 +171,27 @@ def test_attachments_are_noted_once_for_an_account_and_not_by_a_refused_start(st
     assert stores.runs.unkept(USER, ["c"]) == ["c"]
     found = {each.metric: each.used for each in stores.usage.read(allowance(USER, PlanName.FREE, at=NOW))}
     assert found[Metric.STORAGE] == BYTES_A_GB
+
+
+def test_a_direct_call_takes_what_it_may_cost_and_gives_back_what_it_did_not(stores: Stores) -> None:
+    _, before = stores.used
+    bound = limited(USER, Metric.MODEL_SPEND, 1_000)
+
+    stores.runs.take(bound)
+    assert stores.used[1] == before + 1_000
+    stores.runs.settle(bound.adjusted(-999))
+    stores.runs.settle(bound.adjusted(0))
+
+    assert stores.used[1] == before + 1
+
+
+def test_of_two_direct_calls_for_the_last_of_a_plan_one_is_refused(stores: Stores) -> None:
+    _, before = stores.used
+    half = limited(USER, Metric.MODEL_SPEND, (SPEND - before) // 2 + 1)
+
+    with ThreadPoolExecutor(2) as pool:
+        outcomes = [pool.submit(stores.runs.take, half) for _ in range(2)]
+        failures = [outcome.exception() for outcome in outcomes]
+
+    assert [type(each) for each in failures if each] == [QuotaExceeded]
+    assert stores.used[1] == before + half.amount

@@ -67,7 +67,7 @@ class OpenAIModel:
         self._key(target)
 
     def preload(self, target: Target) -> None:
-        """Import nothing: httpx2 takes less than the first answer of a model."""
+        """Do nothing: the client is made in a thread when it is first asked, in less than a model takes to answer."""
 
     async def close(self) -> None:
         """Close the client's connections; the next call makes a new one."""
@@ -81,7 +81,9 @@ class OpenAIModel:
         try:
             key = await asyncio.to_thread(self._key, request.target)
             await self._require_allowed(request.target.base_url or OPENAI_URL)
-            async with self._ready().stream(
+            if self._client is None:
+                self._client = await asyncio.to_thread(_make_client)
+            async with self._client.stream(
                 "POST",
                 f"{request.target.base_url or OPENAI_URL}/chat/completions",
                 content=orjson.dumps(body_of(request)),
@@ -111,19 +113,6 @@ class OpenAIModel:
             code, is_transient = meaning
             raise ModelFailed(code, usage=turn.spent(request), is_transient=is_transient) from exc
         raise ModelFailed(ModelErrorCode.MODEL_STREAM_CUT, usage=turn.spent(request), is_transient=True)
-
-    def _ready(self) -> httpx2.AsyncClient:
-        if self._client is None:
-            import httpx2
-
-            self._client = httpx2.AsyncClient(
-                timeout=httpx2.Timeout(_SILENCE_S, connect=_CONNECT_S),
-                limits=httpx2.Limits(max_connections=_CONNECTIONS, keepalive_expiry=_IDLE_S),
-                headers={"content-type": "application/json", "accept-encoding": "identity", "user-agent": "karma"},
-                event_hooks={"response": [limit_error]},
-                follow_redirects=False,
-            )
-        return self._client
 
     async def _require_allowed(self, base_url: str) -> None:
         """Look where an address leads, once a minute.
@@ -177,3 +166,15 @@ def body_of(request: ModelRequest) -> dict[str, Any]:
     if request.tools:
         body["tools"] = [to_function(tool) for tool in request.tools[:MAX_TOOLS]]
     return body
+
+
+def _make_client() -> httpx2.AsyncClient:
+    import httpx2
+
+    return httpx2.AsyncClient(
+        timeout=httpx2.Timeout(_SILENCE_S, connect=_CONNECT_S),
+        limits=httpx2.Limits(max_connections=_CONNECTIONS, keepalive_expiry=_IDLE_S),
+        headers={"content-type": "application/json", "accept-encoding": "identity", "user-agent": "karma"},
+        event_hooks={"response": [limit_error]},
+        follow_redirects=False,
+    )

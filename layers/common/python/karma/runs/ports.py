@@ -7,7 +7,7 @@ from datetime import datetime, timedelta
 from types import MappingProxyType
 from typing import NamedTuple, Protocol
 
-from karma.billing.allowances import Reservation
+from karma.billing.allowances import Adjustment, Reservation
 from karma.configuration.current import RunChoice
 from karma.conversations.domain import History, Message, Thread, ThreadKey
 from karma.core.ids import AgentId, RunId, UserId
@@ -98,6 +98,17 @@ class Runs(Protocol):
         Raises:
             OwnershipLost: another writer wrote the segment of this number.
         """
+
+    def take(self, reservation: Reservation) -> None:
+        """Take model spend for one direct call.
+
+        Raises:
+            QuotaExceeded: the plan has less left; nothing was taken.
+            AccountGone: the account is deleted.
+        """
+
+    def settle(self, correction: Adjustment) -> None:
+        """Correct what a direct call has taken to what it has cost; of a deleted account nothing is written."""
 
     def extend(self, key: RunKey, reservation: Reservation) -> None:
         """Reserve more model spend for a run that is running, and note it at the run: both or neither.

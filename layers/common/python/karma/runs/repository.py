@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
+from contextlib import suppress
 from datetime import datetime
 from types import MappingProxyType
 
 from pynamodb.expressions.update import Action
 
-from karma.billing.allowances import Reservation
+from karma.billing.allowances import Adjustment, Reservation
 from karma.billing.transactional import adjust_usage, reserve_usage
 from karma.conversations.domain import History, Message, Thread, ThreadKey
 from karma.conversations.reading import read_thread
@@ -20,7 +21,7 @@ from karma.core.dynamo.items import Key
 from karma.core.dynamo.transaction import Transaction
 from karma.core.errors import Conflict
 from karma.core.ids import AgentId, RunId, UserId
-from karma.identity.transactional import require_account
+from karma.identity.transactional import AccountGone, require_account
 from karma.runs.domain import (
     Checkpoint,
     OwnershipLost,
@@ -151,6 +152,23 @@ class RunRepository:
             tx.commit()
         except ConditionFailed:
             self._require_mine(segment)
+
+    def take(self, reservation: Reservation) -> None:
+        """See Runs; one transaction."""
+        tx = Transaction()
+        require_account(tx, reservation.user_id)
+        reserve_usage(tx, [reservation])
+        tx.commit()
+
+    def settle(self, correction: Adjustment) -> None:
+        """See Runs; one transaction, none where nothing is to be corrected."""
+        if not correction.difference:
+            return
+        tx = Transaction()
+        require_account(tx, correction.user_id)
+        adjust_usage(tx, [correction])
+        with suppress(AccountGone):
+            tx.commit()
 
     def extend(self, key: RunKey, reservation: Reservation) -> None:
         """See Runs; one transaction, so that a repeat by the SDK counts once."""

@@ -71,6 +71,10 @@ class Budget:
         self.usages = progress.usages
         self._call: _Call | None = None
 
+    def begin(self, request: ModelRequest, *, at: datetime) -> None:
+        """Note a call whose upper bound by the prices of a moment is what is reserved."""
+        self._call = _Call(request, at, estimate(request, at))
+
     async def admit(self, request: ModelRequest) -> None:
         """Make sure, before a call, that the reservation covers it; reserve more if it does not.
 
