@@ -25,8 +25,7 @@ def call(path: str) -> Schema:
     }
     whole = {"success": True, "data": answer, "timestamp": 1772352000000}
     frames = (
-        "Frames of `text {delta}`, `tool_call {id, name}`, `tool_call_arguments {id, delta}`, `tool_call_end {id}`, "
-        "and last `end` with the fields of the whole answer, or `error {code, message, retryable}`, by `type`."
+        "Frames of `ModelEvent`: pieces of text and of calls of tools, last `end` with the whole answer, or `error`."
     )
     return {
         "tags": ["models"],
@@ -45,16 +44,51 @@ def call(path: str) -> Schema:
                     "application/json": {"schema": {"$ref": REF + "ModelAnswer"}, "example": whole},
                     "text/event-stream": {
                         "schema": {"type": "string", "description": frames},
+                        "x-event": {"$ref": REF + "ModelEvent"},
                         "example": 'data: {"type":"text","delta":"Hello!"}\n\n',
                     },
                 },
             },
-            **failures(path, 400, 401, 402, 403, 409, 413, 415, 422, 429, 500, 502, 503, 504),
+            **failures(path, 400, 401, 402, 403, 404, 409, 413, 415, 422, 429, 500, 502, 503, 504),
         },
     }
 
 
+_ANSWER: Schema = {
+    "id": {"type": "string"},
+    "model": {"type": "string"},
+    "answered_by": object_of(["provider", "model"], {"provider": {"type": "string"}, "model": {"type": "string"}}),
+    "content": {"type": "string"},
+    "tool_calls": {
+        "type": "array",
+        "items": object_of(
+            ["id", "name", "arguments"],
+            {"id": {"type": "string"}, "name": {"type": "string"}, "arguments": {"type": "string"}},
+        ),
+    },
+    "stop_reason": {"enum": ["end", "tool_use", "max_tokens", "paused", "refused", "context_full"]},
+    "usage": either({"type": "object"}, NULL),
+    "cost_micros": {"type": "integer", "minimum": 0},
+}
+
+
+def _event(kind: str, **properties: Schema) -> Schema:
+    return object_of(["type", *properties], {"type": {"const": kind}, **properties})
+
+
+_STRING: Schema = {"type": "string"}
+
 MODEL_SCHEMAS: Schema = {
+    "ModelEvent": {
+        "oneOf": [
+            _event("text", delta=_STRING),
+            _event("tool_call", id=_STRING, name=_STRING),
+            _event("tool_call_arguments", id=_STRING, delta=_STRING),
+            _event("tool_call_end", id=_STRING),
+            _event("end", **_ANSWER),
+            _event("error", code=_STRING, message=_STRING, retryable={"type": "boolean"}),
+        ]
+    },
     "ModelCall": object_of(
         ["messages"],
         {
@@ -80,27 +114,7 @@ MODEL_SCHEMAS: Schema = {
         ["success", "data", "timestamp"],
         {
             "success": {"const": True},
-            "data": object_of(
-                ["id", "model", "answered_by", "content", "tool_calls", "stop_reason", "usage", "cost_micros"],
-                {
-                    "id": {"type": "string"},
-                    "model": {"type": "string"},
-                    "answered_by": object_of(
-                        ["provider", "model"], {"provider": {"type": "string"}, "model": {"type": "string"}}
-                    ),
-                    "content": {"type": "string"},
-                    "tool_calls": {
-                        "type": "array",
-                        "items": object_of(
-                            ["id", "name", "arguments"],
-                            {"id": {"type": "string"}, "name": {"type": "string"}, "arguments": {"type": "string"}},
-                        ),
-                    },
-                    "stop_reason": {"enum": ["end", "tool_use", "max_tokens", "paused", "refused", "context_full"]},
-                    "usage": either({"type": "object"}, NULL),
-                    "cost_micros": {"type": "integer", "minimum": 0},
-                },
-            ),
+            "data": object_of(_ANSWER, _ANSWER),
             "timestamp": {"type": "integer"},
         },
     ),

@@ -62,7 +62,7 @@ def _problems(operation: dict[str, Any], function: str, status: int, content_typ
     if media_type == "text/event-stream":
         for line in text.splitlines():
             if line.startswith("data: {"):
-                event = {"$ref": "#/components/schemas/Event"}
+                event = content[media_type].get("x-event", {"$ref": "#/components/schemas/Event"})
                 yield from _differences(event, function, json.loads(line.removeprefix("data: ")))
 
 

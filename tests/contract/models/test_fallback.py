@@ -131,7 +131,7 @@ def test_what_has_begun_or_is_refused_is_not_asked_elsewhere(
     servers: tuple[FaultyServer, FaultyServer], fault: object
 ) -> None:
     own, other = servers
-    own.next(fault)  # type: ignore[arg-type]
+    own.next(*[fault] * 3)  # type: ignore[list-item]
     played = world(own, other)
 
     assert played.run(asked(user("hi")))[-1]["type"] == "RUN_ERROR"

@@ -163,8 +163,30 @@ def test_the_accounts_broker_is_looked_up_where_no_address_is_given(
     assert delayed_messages(streams.stack, "ingest") >= 1
 
 
-def test_a_cut_model_stream_is_an_error_and_leaks_nothing(streams: Streams) -> None:
+def test_a_cut_model_stream_is_withdrawn_and_answered_anew(streams: Streams) -> None:
     streams.model.answer(message(text("Hel"))[:4], cut=True)
+    streams.model.answer(message(text("Hello")))
+    request = hello()
+
+    events = events_of(streams.run(streams.agent(request)).data)
+
+    verify(events)
+    assert types(events)[-5:] == [
+        "MESSAGES_SNAPSHOT",
+        "TEXT_MESSAGE_START",
+        "TEXT_MESSAGE_CONTENT",
+        "TEXT_MESSAGE_END",
+        "RUN_FINISHED",
+    ]
+    shown = next(event for event in events if event["type"] == "MESSAGES_SNAPSHOT")
+    assert [each["id"] for each in shown["messages"]] == ["u1"]
+    log = streams.run(streams.make("GET", f"/api/v1/runs/{request['runId']}/events"))
+    assert [event["type"] for event in events_of(log.data)].count("MESSAGES_SNAPSHOT") == 1
+
+
+def test_a_model_stream_that_is_cut_each_time_is_an_error_and_leaks_nothing(streams: Streams) -> None:
+    for _ in range(3):
+        streams.model.answer(message(text("Hel"))[:4], cut=True)
 
     answer = streams.run(streams.agent(hello()))
 

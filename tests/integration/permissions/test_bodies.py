@@ -56,6 +56,7 @@ NOT_SHOWN = {
     "link_customer.from_user_id": 200,
     "create_api_key.current_password": 403,
     "run_agent_v1.forwardedProps.agent_id": 404,
+    "call_model.model": 409,
     "put_config.config": 400,
     "agio_put_config.config": 400,
 }

@@ -214,6 +214,7 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
         {"messages": [{"role": "user", "content": 4}, {"role": "user", "content": "hi"}]},
         "messages.0.content",
     ),
+    "a long message": ({"messages": [{"role": "user", "content": "é" * (128 * 1024 + 1)}]}, "messages.0.content"),
     "an answer alone": ({"messages": [{"role": "assistant", "content": "Hello"}]}, "messages"),
     "a URL": (
         {

@@ -14,7 +14,7 @@ import orjson
 from karma.configuration.domain import MAX_NAME_CHARS, MAX_TOKENS
 from karma.conversations.domain import Message
 from karma.conversations.media import UnreadableMedia, of_stored
-from karma.conversations.messages import Sent
+from karma.conversations.messages import MAX_MESSAGE_BYTES, Sent
 from karma.core.errors import ValidationFailed
 from karma.models.ports import ToolSpec
 from karma.runs.requests import RunInput, parse_json, parse_run_input
@@ -113,8 +113,17 @@ def _check_messages(read: RunInput) -> None:
         wrong.append({"field": "messages", "message": "must hold a message of the user", "type": "value_error"})
     for each in read.sent:
         wrong += _media_problems(each)
+        if each.message.role == "user" and _text_bytes(each.message) > MAX_MESSAGE_BYTES:
+            told = f"must be at most {MAX_MESSAGE_BYTES} bytes of text"
+            wrong.append({"field": f"messages.{each.at}.content", "message": told, "type": "value_error"})
     if wrong:
         raise ValidationFailed("Request validation failed", details=wrong)
+
+
+def _text_bytes(message: Message) -> int:
+    content = message.content
+    texts = [content] if isinstance(content, str) else [str(part.get("text", "")) for part in content]
+    return sum(len(text.encode(errors="replace")) for text in texts)
 
 
 def _media_problems(sent: Sent) -> list[Mapping[str, str]]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from contextlib import suppress
+from functools import partial
 from typing import Any
 
 from karma.conversations.attachments import Library, names_media
@@ -18,6 +19,7 @@ from karma.conversations.stored import dump_messages
 from karma.core.clock import Clock
 from karma.core.errors import Upstream
 from karma.core.observability import count, logger
+from karma.models.domain import Usage
 from karma.models.ports import (
     Model,
     ModelFailed,
@@ -35,6 +37,8 @@ from karma.runs.spending import Budget
 from karma.runs.turn import Speaker, Turn
 from karma.tools.toolbox import Toolbox, ToolOutcome, is_readable
 
+_MAX_BROKEN = 2
+"""Answers of one turn that may break off and be asked for again."""
 _RESULTS_A_COMMIT = 16
 """Results per transaction; each has at most 64 KB (twice that when escaped once more)."""
 
@@ -136,7 +140,7 @@ class RunEngine:
             if self._left_s() <= 0:
                 raise TimeoutError  # also when the process was frozen, during which its loop had no time
             self._turns += 1
-            turn = await self._ask()
+            turn = await self._ask_until_answered()
             if not await self._go_on(turn):
                 return
         raise RunFailed(RunErrorCode.MAX_TURNS)
@@ -189,6 +193,23 @@ class RunEngine:
         if turn.ended is not None:
             self._budget.ended(turn.ended.usage, turn.ended.by)
         return turn
+
+    async def _ask_until_answered(self) -> Turn:
+        """Ask; withdraw an answer that broke off, and ask again: nobody continues half an answer.
+
+        A failure before the answer began is not repeated here, since `karma.models.retrying` has done that.
+        """
+        for _ in range(_MAX_BROKEN):
+            try:
+                return await self._ask()
+            except ModelFailed as exc:
+                if not exc.is_transient or exc.usage == Usage():
+                    raise
+                self._budget.failed(exc.usage, exc.by)
+                logger.warning("run.answer_broken", run_id=self._plan.run_id, code=exc.code, exc_info=exc.__cause__)
+                count("RunAnswerBroken", code=exc.code.value)
+            await self._log.withdraw(self._plan.last, partial(self._library.linked, self._plan.thread.user_id))
+        return await self._ask()
 
     async def _go_on(self, turn: Turn) -> bool:
         """Process a complete turn; tell whether the model must be asked again."""

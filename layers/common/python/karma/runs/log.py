@@ -31,7 +31,9 @@ from karma.runs.domain import (
     cancel_reason,
 )
 from karma.runs.events import DeltaPrefix, Event, OpenItems, encode_delta, frame, frames, parse, position
+from karma.runs.opening import Link
 from karma.runs.ports import Runs, Sink
+from karma.runs.replay import snapshot
 
 SEGMENT_BYTES = 16_000
 """Bytes of a segment's events at the most, unless it has one event that is larger."""
@@ -161,6 +163,15 @@ class RunLog:
         """
         await asyncio.shield(self._spawn(self._commit(lambda: events, history, None, progress=progress)))
 
+    async def withdraw(self, position: int, link: Link) -> None:
+        """Close what is open, and show clients the conversation up to a position anew, without an unfinished turn.
+
+        Raises as `commit` does.
+        """
+        data = await asyncio.to_thread(snapshot, self._store, self._key, position, link)
+        work = self._commit(self._open.closing, None, None, shows=position, shown=data)
+        await asyncio.shield(self._spawn(work))
+
     async def finish(
         self, terminal: Event, how: RunEnd, *, before: Sequence[Event] = (), history: History | None = None
     ) -> None:
@@ -230,6 +241,8 @@ class RunLog:
         *,
         progress: Progress | None = None,
         only_waiting: bool = False,
+        shows: int | None = None,
+        shown: bytes = b"",
     ) -> None:
         async with self._lock:
             if self.has_ended:
@@ -251,6 +264,7 @@ class RunLog:
                         history if last else None,
                         how if last else None,
                         progress if last else None,
+                        shows=shows if last else None,
                     )
                     written += len(batch)
             except _FATAL as exc:
@@ -262,11 +276,18 @@ class RunLog:
                 self._waiting.put_back(waiting[written:])
             for event in events:
                 self._open.follow(event)
-            if events:
-                self._sink.write(frames((event.data for event in events), n=self._head))
+            sent = [*(event.data for event in events), *([shown] if shown else [])]
+            if sent:
+                self._sink.write(frames(sent, n=self._head))
 
     async def _append(
-        self, batch: tuple[bytes, ...], history: History | None, how: RunEnd | None, progress: Progress | None
+        self,
+        batch: tuple[bytes, ...],
+        history: History | None,
+        how: RunEnd | None,
+        progress: Progress | None,
+        *,
+        shows: int | None,
     ) -> None:
         segment = Segment(
             key=self._key,
@@ -275,6 +296,7 @@ class RunLog:
             epoch=self._epoch,
             lease_until=self._lease_until(),
             events=batch,
+            shows=shows,
             terminal=how is not None,
         )
 

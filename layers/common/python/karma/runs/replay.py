@@ -27,14 +27,15 @@ def read(store: Runs, key: RunKey, *, after: int, limit: int, link: Link) -> lis
     At most 1 MB a call, and a snapshot for each process that took the run over.
     """
     return [
-        replace(each, events=(*each.events, _snapshot(store, key, each.shows, link)), shows=None)
+        replace(each, events=(*each.events, snapshot(store, key, each.shows, link)), shows=None)
         if each.shows is not None
         else each
         for each in store.segments(key, after=after, limit=limit)
     ]
 
 
-def _snapshot(store: Runs, key: RunKey, position: int, link: Link) -> bytes:
+def snapshot(store: Runs, key: RunKey, position: int, link: Link) -> bytes:
+    """Return the MESSAGES_SNAPSHOT of a run's conversation up to a position; one that is too long is a note instead."""
     run, stored = store.run(key), store.setup(key)
     if run is None or stored is None:
         return events.input_ignored([_TOO_LONG]).data  # it is being deleted
