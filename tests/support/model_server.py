@@ -22,6 +22,15 @@ def sse(kind: str, **body: Any) -> bytes:
     return f"event: {kind}\ndata: {json.dumps({'type': kind, **body})}\n\n".encode()
 
 
+def unmarked(value: Any) -> Any:
+    """Return what was sent without the marks of the provider's cache."""
+    if isinstance(value, list):
+        return [unmarked(each) for each in value]
+    if isinstance(value, dict):
+        return {name: unmarked(each) for name, each in value.items() if name != "cache_control"}
+    return value
+
+
 def text(*deltas: str) -> list[dict[str, Any]]:
     return [
         {"content_block": {"type": "text", "text": ""}},

@@ -121,8 +121,11 @@ class World:
 
     async def go(self, request: RunInput) -> KeptFrames:
         frames = KeptFrames()
-        started = await self.service.start(caller(self.role), request)
-        await started.execute(frames)
+        try:
+            started = await self.service.start(caller(self.role), request)
+            await started.execute(frames)
+        finally:
+            await self.model.close()
         return frames
 
     def run(self, request: RunInput) -> list[dict[str, Any]]:

@@ -17,7 +17,7 @@ from karma.core.ids import new_id
 from tests.fakes.runs import events_of, types
 from tests.integration.agent_stream.conftest import Streams
 from tests.support.agui import verify
-from tests.support.model_server import message, text, tool_use
+from tests.support.model_server import message, text, tool_use, unmarked
 from tests.support.plans import allowance, take
 
 SPEC = AgentSpec(
@@ -60,7 +60,7 @@ class TestAnAgentThatIsNamed:
         assert types(events)[-1] == "RUN_FINISHED"
         sent = streams.model.requests[0]
         assert sent["model"] == "claude-sonnet-5-5"
-        assert sent["system"] == [{"type": "text", "text": "You look, and never touch."}]
+        assert unmarked(sent["system"]) == [{"type": "text", "text": "You look, and never touch."}]
         assert {tool["name"] for tool in sent["tools"]} == {"searchDatabase", "readTelemetry"}
         assert not {"temperature", "top_p", "top_k"} & set(sent)
         run = stored_run(streams)

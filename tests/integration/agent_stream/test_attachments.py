@@ -20,7 +20,7 @@ from tests.fakes.runs import MemoryAttachments, SetClock, events_of
 from tests.integration.agent_stream.conftest import Streams
 from tests.support.devices import World
 from tests.support.media import b64, pdf, png
-from tests.support.model_server import message, text, tool_use
+from tests.support.model_server import message, text, tool_use, unmarked
 from tests.support.stack import Stack
 
 LARGE = png() + secrets.token_bytes(400_000)
@@ -87,7 +87,7 @@ def test_large_media_go_to_the_bucket_and_to_the_model_and_come_back_in(streams:
 
     assert streams.model.refused == []
     assert events[-1]["type"] == "RUN_FINISHED"
-    first, second, third = (request["messages"] for request in streams.model.requests)
+    first, second, third = (unmarked(request["messages"]) for request in streams.model.requests)
     assert first[0]["content"][1]["source"] == {"type": "base64", "media_type": "image/png", "data": b64(LARGE)}
     assert base64.b64decode(second[2]["content"][0]["source"]["data"]) == pdf()
     assert (third[:2], third[2]["content"][0]["type"]) == (second[:2], "text")
