@@ -128,10 +128,10 @@ def test_each_model_of_a_run_has_its_own_line_of_usage(servers: tuple[FaultyServ
     ],
 )
 def test_what_has_begun_or_is_refused_is_not_asked_elsewhere(
-    servers: tuple[FaultyServer, FaultyServer], fault: object
+    servers: tuple[FaultyServer, FaultyServer], fault: Behaviour
 ) -> None:
     own, other = servers
-    own.next(*[fault] * 3)  # type: ignore[list-item]
+    own.next(*[fault] * 3)
     played = world(own, other)
 
     assert played.run(asked(user("hi")))[-1]["type"] == "RUN_ERROR"
