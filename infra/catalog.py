@@ -113,6 +113,8 @@ FUNCTIONS: dict[FunctionName, FunctionSpec] = {
                 "FILES_BUCKET",
                 "FILES_QUEUE_URL",
                 "INGEST_QUEUE_URL",
+                "RUNS_QUEUE_URL",
+                "EXECUTIONS_QUEUE_URL",
                 "MAIL_QUEUE_URL",
                 "DELETIONS_QUEUE_URL",
                 "DEVICE_POLICY_NAME",
@@ -278,7 +280,7 @@ FUNCTIONS: dict[FunctionName, FunctionSpec] = {
             handler="background.sweeps.tables.lambda_handler",
             timeout_s=50,
             memory_mb=512,
-            environment=("WORK_TABLE", "BILLING_TABLE"),
+            environment=("WORK_TABLE", "AGENTS_TABLE", "BILLING_TABLE"),
         ),
         FunctionSpec(
             name=FunctionName.FILE_SWEEP,
@@ -305,6 +307,7 @@ SWEEPS: dict[str, FunctionName] = {
     "commands": FunctionName.QUEUE_SWEEPS,
     "projects": FunctionName.TABLE_SWEEPS,
     "tasks": FunctionName.TABLE_SWEEPS,
+    "runs": FunctionName.TABLE_SWEEPS,
     "files": FunctionName.FILE_SWEEP,
     "orphans": FunctionName.DEVICE_SWEEP,
 }

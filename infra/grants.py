@@ -71,6 +71,8 @@ GRANTS: dict[FunctionName, tuple[Grant, ...]] = {
         Grant("queue/deletions", SEND),
         Grant("queue/files", SEND),
         Grant("queue/ingest", SEND),
+        Grant("queue/runs", SEND),
+        Grant("queue/executions", SEND),
         Grant("bucket/files", (*SEE, *REMOVE_LISTED)),
         Grant("objects/files", (*REMOVE, "s3:GetObject", "s3:PutObject", "s3:ListMultipartUploadParts")),
         Grant("queue/mail", SEND),
@@ -94,7 +96,7 @@ GRANTS: dict[FunctionName, tuple[Grant, ...]] = {
     FunctionName.AGENT_STREAM: (
         Grant("table/identity", (GET, BATCH_GET, UPDATE, CHECK)),
         Grant("table/devices", (GET, QUERY, PUT, UPDATE, DELETE, CHECK)),
-        Grant("table/agents", (GET, QUERY, PUT, UPDATE, CHECK)),
+        Grant("table/agents", (GET, QUERY, PUT, UPDATE, DELETE, CHECK)),
         Grant("table/billing", (GET, UPDATE)),
         Grant("queue/runs", SEND),
         Grant("queue/executions", SEND),
@@ -111,7 +113,7 @@ GRANTS: dict[FunctionName, tuple[Grant, ...]] = {
     FunctionName.EXECUTION: (
         Grant("queue/executions", (*CONSUME, *SEND)),
         Grant("table/devices", (GET, QUERY, PUT, UPDATE, DELETE, CHECK)),
-        Grant("table/agents", (GET, QUERY, PUT, UPDATE)),
+        Grant("table/agents", (GET, QUERY, PUT, UPDATE, DELETE, CHECK)),
         Grant("table/billing", (GET, UPDATE)),
         Grant("queue/ingest", SEND),
         Grant("bucket/files", SEE),
@@ -207,6 +209,8 @@ GRANTS: dict[FunctionName, tuple[Grant, ...]] = {
     FunctionName.TABLE_SWEEPS: (
         Grant("table/work", (BATCH_GET, QUERY, UPDATE, DELETE, CHECK)),
         Grant("index/work", (QUERY,)),
+        Grant("table/agents", (GET, QUERY, PUT, UPDATE)),
+        Grant("index/agents", (QUERY,)),
         Grant("table/billing", (BATCH_GET, UPDATE, DELETE)),
     ),
     FunctionName.FILE_SWEEP: (

@@ -19,6 +19,8 @@ class Settings(FunctionSettings):
     files_bucket: str
     files_queue_url: str
     ingest_queue_url: str
+    runs_queue_url: str
+    executions_queue_url: str
     model_id: str
     """Id of the built-in agent's model."""
     auth_secret_arn: str

@@ -11,9 +11,8 @@ from karma.core.clock import SystemClock
 from karma.core.dynamo.tables import bind_tables
 from karma.core.settings import FunctionSettings, load
 from karma.integrations.sqs import SqsQueue
-from karma.runs.domain import RunKey
 from karma.runs.repository import RunRepository
-from karma.runs.watchdog import Inspector, QueuedExecutions, QueueWatchdog, attend, read_message
+from karma.runs.watchdog import Inspector, QueuedExecutions, QueueWatchdog, Watch, attend, read_watch
 
 if TYPE_CHECKING:
     from aws_lambda_powertools.utilities.typing import LambdaContext
@@ -53,12 +52,12 @@ def lambda_handler(event: dict[str, Any], context: LambdaContext) -> dict[str, A
     return each_message(event, context.aws_request_id, name="run.watch", read=_read, handle=_attend)
 
 
-def _read(body: str) -> tuple[RunKey, Ids]:
-    key = read_message(body)
-    return key, {"user_id": key.user_id, "run_id": key.run_id}
+def _read(body: str) -> tuple[Watch, Ids]:
+    watch = read_watch(body)
+    return watch, {"user_id": watch.key.user_id, "run_id": watch.key.run_id}
 
 
-def _attend(key: RunKey) -> str:
+def _attend(watch: Watch) -> str:
     given = services()
-    attend(given.inspector, given.watchdog, key)
+    attend(given.inspector, given.watchdog, watch)
     return "looked at"

@@ -10,7 +10,7 @@ from karma.billing.allowances import Metric
 from karma.conversations.domain import History, Message, Thread, ThreadKey
 from karma.core.ids import AgentId, RunId, ThreadId, UserId, new_id
 from karma.models.domain import Usage, Usages
-from karma.runs.domain import Checkpoint, Progress, Run, RunEnd, RunKey, RunStatus, Segment, Wish
+from karma.runs.domain import Checkpoint, Progress, Run, RunEnd, RunKey, RunPause, RunStatus, Segment, Wish
 from karma.runs.repository import RunRepository
 from tests.fakes.runs import MemoryRuns
 from tests.integration.permissions.world import Bodies, Objects, World
@@ -135,6 +135,18 @@ def _finished(r: RunRows) -> Call:
     return lambda: r.runs.finish(r.segment(2, terminal=True), how, thread=r.thread_key, history=r.history(1))
 
 
+def _wished(r: RunRows) -> Run:
+    r.runs.wish(r.running.key, Wish.PAUSE, at=NOW)
+    return r.running
+
+
+def _paused(r: RunRows) -> Run:
+    r.runs.pause(r.segment(2, of=_wished(r)), RunPause(at=NOW))
+    paused = r.runs.run(r.running.key)
+    assert paused is not None
+    return paused
+
+
 SCENARIOS = Scenarios[RunRows](
     RunRows,
     {
@@ -159,6 +171,12 @@ SCENARIOS = Scenarios[RunRows](
         "RunRepository.finish": _finished,
         "RunRepository.wish": made(lambda r: r.running, lambda r, run: r.runs.wish(run.key, Wish.NEXT, at=NOW)),
         "RunRepository.wishes": made(lambda r: r.running, lambda r, run: r.runs.wishes(run.key)),
+        "RunRepository.pause": made(
+            _wished, lambda r, _: r.runs.pause(r.segment(2), RunPause(at=NOW, turns=1, cost_micros=3))
+        ),
+        "RunRepository.resume": made(_paused, lambda r, run: r.runs.resume(r.segment(3), run, at=LATER)),
+        "RunRepository.paused_before": made(_paused, lambda r, _: r.runs.paused_before(LATER, limit=5)),
+        "RunRepository.withdraw": made(_wished, lambda r, run: r.runs.withdraw(run.key, Wish.PAUSE)),
         "RunRepository.tail": made(lambda r: r.running, lambda r, run: r.runs.tail(run.key)),
         "RunRepository.segments": made(lambda r: r.running, lambda r, run: r.runs.segments(run.key, after=0, limit=5)),
         "RunRepository.run": made(lambda r: r.running, lambda r, run: r.runs.run(run.key)),
@@ -188,6 +206,10 @@ OBJECTS: Objects = {
     "run_id": _run,
     "run_id of POST /api/v1/runs/{run_id}/cancel": _lost_run,
     "run_id of POST /api/runs/{run_id}/cancel": _lost_run,
+    "run_id of POST /api/v1/runs/{run_id}/pause": _lost_run,
+    "run_id of POST /api/runs/{run_id}/pause": _lost_run,
+    "run_id of POST /api/v1/runs/{run_id}/resume": _lost_run,
+    "run_id of POST /api/runs/{run_id}/resume": _lost_run,
 }
 
 BODIES: Bodies = {

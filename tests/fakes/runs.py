@@ -2,6 +2,7 @@
 
 import asyncio
 import hashlib
+import threading
 from collections import defaultdict
 from collections.abc import AsyncGenerator, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -33,18 +34,23 @@ from karma.models.ports import (
     TurnEnded,
 )
 from karma.runs.domain import (
+    MAX_PAUSE,
     Checkpoint,
     OwnershipLost,
     Run,
     RunEnd,
     RunExists,
     RunKey,
+    RunPause,
     RunStatus,
     Segment,
     ThreadChanged,
     Wish,
     Wishes,
+    WishesChanged,
     end,
+    pause,
+    resume,
 )
 from karma.runs.ports import RunPage
 from tests.fakes.usage import MemoryUsage
@@ -77,6 +83,7 @@ class MemoryRuns:
         self.checkpoints: dict[RunKey, dict[int, Checkpoint]] = defaultdict(dict)
         self.wished: dict[RunKey, dict[Wish, str]] = defaultdict(dict)
         self.gone: set[UserId] = set()
+        self._lock = threading.RLock()
         self.fail = fail
         self.attachments: dict[tuple[UserId, str], int] = {}
 
@@ -124,12 +131,13 @@ class MemoryRuns:
 
     def append(self, segment: Segment, *, history: History | None = None, checkpoint: Checkpoint | None = None) -> None:
         self._meet("append")
-        if self._is_repeat(segment):
-            return
-        self.logs[segment.key][segment.n] = segment
-        self._keep(history)
-        if checkpoint is not None:
-            self.checkpoints[segment.key][checkpoint.n] = checkpoint
+        with self._lock:
+            if self._is_repeat(segment):
+                return
+            self.logs[segment.key][segment.n] = segment
+            self._keep(history)
+            if checkpoint is not None:
+                self.checkpoints[segment.key][checkpoint.n] = checkpoint
 
     def take(self, reservation: Reservation) -> None:
         self._meet("take")
@@ -161,14 +169,17 @@ class MemoryRuns:
 
     def finish(self, segment: Segment, how: RunEnd, *, thread: ThreadKey, history: History | None = None) -> None:
         self._meet("finish")
-        if self._is_repeat(segment):
-            return
-        self.logs[segment.key][segment.n] = segment
-        self.runs_by_key[segment.key] = end(self.runs_by_key[segment.key], how)
-        self.usage.adjust([how.correction] if how.correction else [])
-        stored = self.threads[thread]
-        self.threads[thread] = replace(stored, active_run_id=None, version=stored.version + 1)
-        self._keep(history)
+        with self._lock:
+            if self._is_repeat(segment):
+                return
+            if self.runs_by_key[segment.key].status is not how.was:
+                raise OwnershipLost
+            self.logs[segment.key][segment.n] = segment
+            self.runs_by_key[segment.key] = end(self.runs_by_key[segment.key], how)
+            self.usage.adjust([how.correction] if how.correction else [])
+            stored = self.threads[thread]
+            self.threads[thread] = replace(stored, active_run_id=None, version=stored.version + 1)
+            self._keep(history)
 
     def _is_repeat(self, segment: Segment) -> bool:
         found = self.logs[segment.key].get(segment.n)
@@ -187,13 +198,46 @@ class MemoryRuns:
         forks = stored.forks if history.fork is None else {**stored.forks, history.n: history.fork}
         self.threads[history.thread] = replace(stored, messages=messages, next_message=len(messages), forks=forks)
 
+    def pause(self, segment: Segment, how: RunPause) -> None:
+        self._meet("pause")
+        with self._lock:
+            if self._is_repeat(segment):
+                return
+            wished = self.wished[segment.key]
+            if Wish.PAUSE not in wished or Wish.CANCEL in wished:
+                raise WishesChanged
+            if self.runs_by_key[segment.key].status is not RunStatus.RUNNING:
+                raise OwnershipLost
+            del wished[Wish.PAUSE]
+            self.logs[segment.key][segment.n] = segment
+            self.runs_by_key[segment.key] = pause(self.runs_by_key[segment.key], how)
+
+    def resume(self, segment: Segment, run: Run, *, at: datetime) -> None:
+        self._meet("resume")
+        with self._lock:
+            if self._is_repeat(segment):
+                return
+            if self.runs_by_key[segment.key].status is not RunStatus.PAUSED:
+                raise OwnershipLost
+            self.logs[segment.key][segment.n] = segment
+            self.runs_by_key[segment.key] = resume(run, at=at, epoch=segment.epoch)
+
+    def paused_before(self, moment: datetime, *, limit: int) -> list[RunKey]:
+        paused = [(run.paused_at, run.key) for run in self.runs_by_key.values() if run.paused_at is not None]
+        return [key for at, key in sorted(paused) if at + MAX_PAUSE < moment][:limit]
+
+    def withdraw(self, key: RunKey, wish: Wish) -> bool:
+        self._meet("withdraw")
+        return self.wished[key].pop(wish, None) is not None
+
     def wish(self, key: RunKey, wish: Wish, *, at: datetime, reason: str = "") -> bool:
         self._meet("wish")
-        run = self.runs_by_key.get(key)
-        if run is None or run.status is not RunStatus.RUNNING:
-            return False
-        self.wished[key].setdefault(wish, reason)
-        return True
+        with self._lock:
+            run = self.runs_by_key.get(key)
+            if run is None or run.status is not RunStatus.RUNNING:
+                return False
+            self.wished[key].setdefault(wish, reason)
+            return True
 
     def wishes(self, key: RunKey) -> Wishes:
         self._meet("wishes")
@@ -236,9 +280,11 @@ class RememberedWatchdog:
     """Records the runs that the watchdog was asked to check."""
 
     armed: list[tuple[RunKey, timedelta]] = field(default_factory=list)
+    chains: list[int] = field(default_factory=list)
 
-    def arm(self, key: RunKey, *, delay: timedelta) -> None:
+    def arm(self, key: RunKey, *, delay: timedelta, chain: int = 0) -> None:
         self.armed.append((key, delay))
+        self.chains.append(chain)
 
 
 @dataclass

@@ -123,6 +123,7 @@ class World:
         self.store = MemoryRuns()
         self.clock = SetClock()
         self.executions = RequestedExecutions()
+        self.watchdog = RememberedWatchdog()
         self.effects: Counter[tuple[str, str]] = Counter()
         """Calls that took effect, by tool and id: a call that is made again under its id has one effect."""
         self.done: set[tuple[str, str]] = set()
@@ -171,7 +172,12 @@ class World:
         )
 
     def control(self, life: Life) -> RunControl:
-        return RunControl(Handle(self.store, life), self.clock)
+        return RunControl(
+            Handle(self.store, life),
+            executions=Handle(self.executions, life),
+            watchdog=Handle(self.watchdog, life),
+            clock=self.clock,
+        )
 
     def service(self, life: Life, *, model: Model | None = None, limits: RunLimits | None = None) -> RunService:
         return run_service(
@@ -288,6 +294,16 @@ def go_on(world: World, life: Life) -> None:
 def cancel(world: World, life: Life | None = None, *, reason: str = "") -> Run:
     """Cancel the run as a request does."""
     return world.control(life or Life(None)).cancel(KEY.user_id, KEY.run_id, reason=reason)
+
+
+def pause(world: World, life: Life | None = None) -> Run:
+    """Pause the run as a request does."""
+    return world.control(life or Life(None)).pause(KEY.user_id, KEY.run_id)
+
+
+def resume(world: World, life: Life | None = None) -> Run:
+    """Resume the run as a request does."""
+    return world.control(life or Life(None)).resume(KEY.user_id, KEY.run_id)
 
 
 def screen(events: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -21,12 +21,13 @@ from karma.runs.answers import (
     RunData,
     RunEventsData,
     RunListData,
+    RunStateData,
     agio_control,
     agio_run_view,
     events_view,
     run_view,
 )
-from karma.runs.domain import RunStatus
+from karma.runs.domain import RunHasEnded, RunStatus
 from karma.runs.schemas import CancelRunBody
 
 router = Router("runs")
@@ -38,7 +39,7 @@ AgentRef = Annotated[str | None, Query(min_length=1, max_length=MAX_NAME_CHARS)]
 
 _MAX_AFTER = 10**8 - 1
 _AGIO_WAIT_S = 3.0
-"""Seconds for which Agio's routes, which know no run that is still being stopped, wait for its end."""
+"""Seconds for which Agio's routes, which know no run that is still being stopped, wait for that."""
 
 
 @router.get("/agent/capabilities", responses=answers())
@@ -130,7 +131,7 @@ async def cancel_run(run_id: str, caller: Controller, body: CancelRunBody | None
     """
     reason = body.reason if body else ""
     run = agents.control().cancel(caller.user_id, RunId(run_id), reason=reason)
-    ended = run.status is not RunStatus.RUNNING
+    ended = run.status is RunStatus.CANCELLED
     return ok({"run": run_view(run), "ended": ended}, 200 if ended else 202)
 
 
@@ -142,7 +143,49 @@ async def cancel_run_and_wait(run_id: str, caller: Controller) -> Answer[AgioRun
     run = control.settled(run, within_s=_AGIO_WAIT_S)
     if run.status is RunStatus.RUNNING:
         return ok(agio_control(run, done="Run is being cancelled"), 202)
+    if run.status is not RunStatus.CANCELLED:
+        raise RunHasEnded(run)
     return ok(agio_control(run, done="Run cancelled successfully"))
+
+
+@router.post("/runs/{run_id}/pause", responses=answers(also=(202,), errors=(404, 409)))
+async def pause_run(run_id: str, caller: Controller) -> Answer[RunStateData]:
+    """Pause a run: its model stops within a second, its tools finish; its thread stays its own.
+
+    202 while the process that executes it is stopping it. Streams of it end behind `CUSTOM` `karma.run_paused`, without
+    a terminal event. Half an answer is made anew when the run is resumed. After seven days it is cancelled. 409
+    RUN_ENDED when it has ended.
+    """
+    run = agents.control().pause(caller.user_id, RunId(run_id))
+    return ok({"run": run_view(run)}, 200 if run.status is RunStatus.PAUSED else 202)
+
+
+@router.post("/runs/{run_id}/resume", responses=answers(errors=(404, 409)))
+async def resume_run(run_id: str, caller: Controller) -> Answer[RunStateData]:
+    """Resume a paused run: another process goes on with it; one that is being paused is not paused.
+
+    Its events go on behind `CUSTOM` `karma.run_resumed`. 409 RUN_ENDED when it has ended.
+    """
+    return ok({"run": run_view(agents.control().resume(caller.user_id, RunId(run_id)))})
+
+
+@agio.post("/runs/{run_id}/pause", operation_id="agio_pause_run", responses=answers(also=(202,), errors=(404, 409)))
+async def pause_run_and_wait(run_id: str, caller: Controller) -> Answer[AgioRunControl]:
+    """Pause a run as the Agio API does, and wait for that for up to 3 s; 202 when it takes longer."""
+    control = agents.control()
+    run = control.settled(control.pause(caller.user_id, RunId(run_id)), within_s=_AGIO_WAIT_S)
+    if run.status is RunStatus.RUNNING:
+        return ok(agio_control(run, done="Run is being paused"), 202)
+    if run.status is not RunStatus.PAUSED:
+        raise RunHasEnded(run)
+    return ok(agio_control(run, done="Run paused successfully"))
+
+
+@agio.post("/runs/{run_id}/resume", operation_id="agio_resume_run", responses=answers(errors=(404, 409)))
+async def agio_resume_run(run_id: str, caller: Controller) -> Answer[AgioRunControl]:
+    """Resume a paused run as the Agio API does."""
+    run = agents.control().resume(caller.user_id, RunId(run_id))
+    return ok(agio_control(run, done="Run resumed successfully"))
 
 
 def _agent(ref: str | None) -> AgentId | None:

@@ -44,7 +44,14 @@ def runs() -> RunReader:
 @cache
 def control() -> RunControl:
     """Return the control of runs."""
+    from karma.integrations.sqs import SqsQueue
     from karma.runs.control import RunControl
     from karma.runs.repository import RunRepository
+    from karma.runs.watchdog import QueuedExecutions, QueueWatchdog
 
-    return RunControl(RunRepository(), clock())
+    return RunControl(
+        RunRepository(),
+        executions=QueuedExecutions(SqsQueue(settings().executions_queue_url)),
+        watchdog=QueueWatchdog(SqsQueue(settings().runs_queue_url)),
+        clock=clock(),
+    )

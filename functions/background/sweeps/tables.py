@@ -1,4 +1,4 @@
-"""Sweeps that finish deletions and moves which requests have begun; they reach tables and nothing else."""
+"""Sweeps that finish deletions and moves which requests have begun, and what waited too long; they reach tables."""
 
 from __future__ import annotations
 
@@ -13,6 +13,8 @@ from karma.core.settings import FunctionSettings, load
 from karma.projects.repository.projects import ProjectRepository
 from karma.projects.sweeps import finish_deletions as finish_deletions_of_projects
 from karma.projects.sweeps import finish_moves as finish_moves_of_seats
+from karma.runs.repository import RunRepository
+from karma.runs.sweeps import end_expired_pauses
 from karma.tasks.repository import TaskRepository
 from karma.tasks.sweeps import finish_deletions as finish_deletions_of_tasks
 
@@ -25,6 +27,7 @@ class Settings(FunctionSettings):
     """Variables of this function."""
 
     work_table: str
+    agents_table: str
     billing_table: str
 
 
@@ -37,6 +40,7 @@ def services() -> Sweeps:
         # Former members give their seats back; those of a project that another plan pays for move to that plan.
         "projects": lambda: finish_deletions_of_projects(projects, clock) + finish_moves_of_seats(projects, clock),
         "tasks": lambda: finish_deletions_of_tasks(tasks, clock),
+        "runs": lambda: end_expired_pauses(RunRepository(), clock),
     }
 
 

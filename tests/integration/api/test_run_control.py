@@ -1,8 +1,10 @@
-"""Runs that are cancelled by the API."""
+"""Runs that are cancelled, paused and resumed by the API."""
 
 from __future__ import annotations
 
+import json
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import pytest
 
@@ -11,8 +13,11 @@ from karma.runs.domain import MAX_REASON_CHARS, RunKey, RunStatus, Wish
 from karma.runs.repository import RunRepository
 from tests.contexts.runs import begin, record
 from tests.integration.api.conftest import Api
+from tests.support.queues import delayed_messages
+from tests.support.stack import Stack
 
-CANCEL = "/api/v1/runs/r1/cancel"
+RUN = "/api/v1/runs/r1"
+CANCEL = f"{RUN}/cancel"
 
 
 @pytest.fixture
@@ -98,6 +103,102 @@ class TestCancelling:
         run = RunRepository().run(key)
         assert run is not None
         assert (run.status, RunRepository().wishes(key)) == (RunStatus.RUNNING, {})
+
+
+def asked_for(stack: Stack, queue: str) -> list[dict[str, Any]]:
+    sqs, url = stack.aws("sqs"), stack.queues[queue]
+    found = sqs.receive_message(QueueUrl=url, MaxNumberOfMessages=10).get("Messages", [])
+    return [json.loads(each["Body"]) for each in found]
+
+
+class TestPausing:
+    def test_a_run_that_no_process_executes_pauses_it_until_it_is_resumed(
+        self, owner: tuple[Api, UserId], stack: Stack
+    ) -> None:
+        api, user_id = owner
+        begin(user_id, "r1")
+
+        first, again = (api.call("POST", f"{RUN}/pause") for _ in range(2))
+
+        assert (first.status, first.data["run"]["status"]) == (200, "paused")
+        assert first.data["run"]["paused_at"] is not None
+        assert again.data == first.data
+        assert api.call("GET", "/api/runs").json["items"][0]["status"] == "paused"
+        assert asked_for(stack, "executions") == []
+        events = api.call("GET", f"{RUN}/events").data
+        assert events["segments"][-1]["events"] == [
+            {"type": "CUSTOM", "name": "karma.run_paused", "value": {"runId": "r1"}}
+        ]
+        assert not events["finished"]
+
+        resumed, once_more = (api.call("POST", f"{RUN}/resume") for _ in range(2))
+
+        assert (resumed.status, resumed.data["run"]["status"]) == (200, "running")
+        assert resumed.data["run"]["paused_at"] is None
+        assert once_more.data == resumed.data
+        told = {"user_id": user_id, "run_id": "r1"}
+        assert asked_for(stack, "executions")[0] == told
+        assert delayed_messages(stack, "runs") == 1
+        after = api.call("GET", f"{RUN}/events", query=f"after={events['next_after']}").data
+        assert [event["name"] for each in after["segments"] for event in each["events"]] == ["karma.run_resumed"]
+
+    def test_a_run_that_a_process_executes_asks_it_and_may_be_taken_back(self, owner: tuple[Api, UserId]) -> None:
+        api, user_id = owner
+        begin_alive(user_id)
+        key = RunKey(user_id, RunId("r1"))
+
+        answer = api.call("POST", f"{RUN}/pause")
+        assert (answer.status, answer.data["run"]["status"]) == (202, "running")
+        assert RunRepository().wishes(key) == {Wish.PAUSE: ""}
+
+        answer = api.call("POST", f"{RUN}/resume")
+        assert (answer.status, answer.data["run"]["status"]) == (200, "running")
+        assert RunRepository().wishes(key) == {}
+
+    def test_a_paused_run_can_be_cancelled(self, owner: tuple[Api, UserId]) -> None:
+        api, user_id = owner
+        begin(user_id, "r1")
+        api.call("POST", f"{RUN}/pause")
+        answer = api.call("POST", CANCEL)
+        assert (answer.status, answer.data["run"]["status"]) == (200, "cancelled")
+        for verb in ("pause", "resume"):
+            refused = api.call("POST", f"{RUN}/{verb}")
+            assert (refused.status, refused.code) == (409, "RUN_ENDED")
+            assert refused.json["error"]["details"]["status"] == "cancelled"
+
+    @pytest.mark.parametrize("verb", ["pause", "resume"])
+    def test_another_person_s_run_is_not_found(self, api: Api, owner: tuple[Api, UserId], verb: str) -> None:
+        begin(owner[1], "r1")
+        other = api.register()
+        eve = api.as_(authorization=f"Bearer {api.log_in(other['email'])['access_token']}")
+        for path in (f"{RUN}/{verb}", f"/api/runs/r1/{verb}"):
+            assert eve.call("POST", path).status == 404
+        assert owner[0].call("GET", RUN).data["run"]["status"] == "running"
+
+
+class TestAgioSPause:
+    @pytest.mark.req("R-A-18")
+    def test_answers_once_the_run_is_paused_and_resumed(self, owner: tuple[Api, UserId]) -> None:
+        api, user_id = owner
+        begin(user_id, "r1")
+        paused, resumed = (api.call("POST", f"/api/runs/r1/{verb}") for verb in ("pause", "resume"))
+        assert (paused.status, paused.json) == (
+            200,
+            {"run_id": "r1", "message": "Run paused successfully", "status": "paused"},
+        )
+        assert (resumed.status, resumed.json) == (
+            200,
+            {"run_id": "r1", "message": "Run resumed successfully", "status": "running"},
+        )
+
+    def test_says_so_when_its_process_takes_longer(
+        self, owner: tuple[Api, UserId], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("api.routes.runs._AGIO_WAIT_S", 0.5)
+        api, user_id = owner
+        begin_alive(user_id)
+        answer = api.call("POST", "/api/runs/r1/pause")
+        assert (answer.status, answer.json["status"]) == (202, "running")
 
 
 class TestAgioSCancel:

@@ -23,7 +23,7 @@ from karma.billing.allowances import Metric
 from karma.conversations.history import STOPPED
 from karma.core.errors import NotFound, StorageUnavailable
 from karma.core.ids import RunId, UserId
-from karma.models.ports import ModelEvent, ModelRequest, TextDelta
+from karma.models.ports import ModelEvent, ModelRequest
 from karma.runs.domain import (
     ENGINE_SCHEMA,
     LEASE,
@@ -37,6 +37,7 @@ from karma.runs.plan import RunLimits
 from tests.fakes.runs import KeptFrames, caller, types
 from tests.support.agui import verify
 from tests.support.lost_runs import KEY, THREAD, Handle, Killed, Life, Teller, World, begin, cancel, go_on, live
+from tests.support.paused_runs import Stuck
 from tests.support.plans import allowance
 from tests.support.run_world import asked, user
 
@@ -157,23 +158,6 @@ def test_wherever_its_processes_and_the_request_are_a_run_ends_once_and_as_it_wa
     assert [model.calls for began_later, model in scene.models if began_later] == [
         0 for began_later, _ in scene.models if began_later
     ]
-
-
-class Stuck(Teller):
-    """Says something, and then nothing; `closed` tells whether its connection was closed."""
-
-    def __init__(self) -> None:
-        super().__init__(Life(None))
-        self.closed = False
-        self.has_spoken = asyncio.Event()
-
-    async def stream(self, request: ModelRequest) -> AsyncGenerator[Sequence[ModelEvent]]:
-        try:
-            yield [TextDelta("well ")]
-            self.has_spoken.set()
-            await asyncio.Event().wait()
-        finally:
-            self.closed = True
 
 
 def cancel_while_it_waits(world: World, *, version: str | None = "1.0", model: Any = None) -> KeptFrames:

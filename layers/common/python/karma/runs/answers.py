@@ -49,6 +49,8 @@ class RunView(TypedDict):
     then the whole reservation stays counted.
     """
     pending_tool_call_ids: list[str]
+    paused_at: str | None
+    """Moment since which it is paused; it is cancelled seven days later."""
     created_at: str
     finished_at: str | None
     duration_ms: int | None
@@ -71,6 +73,7 @@ def run_view(run: Run) -> RunView:
         "usage_by_model": [cast("RunUsage", usage) for usage in run.usages],
         "cost_micros": run.cost_micros,
         "pending_tool_call_ids": list(run.pending_tool_call_ids),
+        "paused_at": iso(run.paused_at) if run.paused_at else None,
         "created_at": iso(run.created_at),
         "finished_at": iso(run.finished_at) if run.finished_at else None,
         "duration_ms": epoch_ms(run.finished_at) - epoch_ms(run.created_at) if run.finished_at else None,
@@ -93,6 +96,13 @@ class RunControlData(TypedDict):
     run: RunView
     ended: bool
     """Whether the run has ended; false (status 202) while the process that executes it is still stopping it."""
+
+
+class RunStateData(TypedDict):
+    """`POST /runs/{id}/pause` and `/resume`."""
+
+    run: RunView
+    """Still running (status 202) while the process that executes it finishes its tools before it is paused."""
 
 
 class RunListData(TypedDict):
@@ -119,7 +129,7 @@ class AgioRunMetrics(TypedDict):
     """Seconds."""
 
 
-AgioStatus = Literal["running", "completed", "cancelled", "failed"]
+AgioStatus = Literal["running", "paused", "completed", "cancelled", "failed"]
 
 
 class AgioRun(TypedDict):
@@ -137,6 +147,7 @@ class AgioRun(TypedDict):
 
 _AGIO_STATUS: Final[Mapping[RunStatus, AgioStatus]] = {
     RunStatus.RUNNING: "running",
+    RunStatus.PAUSED: "paused",
     RunStatus.FINISHED: "completed",
     RunStatus.CANCELLED: "cancelled",
     RunStatus.FAILED: "failed",
@@ -171,7 +182,7 @@ def agio_run_view(run: Run) -> AgioRun:
 
 
 class AgioRunControl(TypedDict):
-    """`POST /api/runs/{id}/cancel` as the Agio API answers it."""
+    """`POST /api/runs/{id}/cancel`, `/pause` and `/resume` as the Agio API answers them."""
 
     run_id: str
     message: str

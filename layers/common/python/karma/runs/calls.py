@@ -11,6 +11,8 @@ import orjson
 from karma.conversations.domain import Json, Message, ToolCall
 from karma.conversations.history import STOPPED
 from karma.core.ids import RunId, short_id
+from karma.runs import events
+from karma.runs.events import Event, Version
 from karma.tools.toolbox import ToolOutcome
 
 
@@ -38,3 +40,17 @@ def outcome_of(task: asyncio.Task[ToolOutcome] | None, known: Json) -> ToolOutco
 def result_message(call: ToolCall, outcome: ToolOutcome) -> Message:
     """Make the message with the result of a call."""
     return Message(id=short_id(), role="tool", content=outcome.content, tool_call_id=call.id, failed=outcome.failed)
+
+
+def told_of(results: Sequence[Message], speaks: Version) -> list[Event]:
+    """Make the events that tell a client of results."""
+    return [
+        events.tool_result(
+            message_id=each.id,
+            tool_call_id=each.tool_call_id,
+            content=str(each.content),
+            failed=each.failed,
+            speaks=speaks,
+        )
+        for each in results
+    ]

@@ -1,38 +1,53 @@
-"""Controls runs that go on: a request of their owner's cancels them.
+"""Controls runs that have not ended: requests of their owner cancel, pause and resume them.
 
 Nobody but the process that executes a run writes to its log while its lease lasts. A request so leaves a wish beside
 the log, which that process reads twice a second. Where the lease is over (the process is lost, or has handed the run
-over and no other has begun), the request writes the end itself, behind the last segment and on condition that nobody
-else did. Whichever process takes the run over reads the wishes first:
+over and no other has begun), the request writes the end or the pause itself, behind the last segment and on condition
+that nobody else did. Whichever process takes the run over reads the wishes first:
 
     request    1. wish    2. read the last segment    3. lease over: write the end, unless another process wrote first
     process    1. take over by the next segment       2. read the wishes, at once and twice a second
 
 Whatever their order, one of the two sees the other. A run that ends by itself before its wish is heard stays as it
-ended.
+ended. The transaction that pauses a run takes the wish back, on condition that it is there and that nobody cancels the
+run: so a request that resumes it first, or cancels it, is never overtaken.
 """
 
 from __future__ import annotations
 
 import time
+from datetime import datetime
 
 from karma.core.clock import Clock
 from karma.core.ids import RunId, UserId
-from karma.runs.domain import ENGINE_SCHEMA, OwnershipLost, Run, RunHasEnded, RunStatus, Wish
-from karma.runs.ending import cancel_lost
-from karma.runs.ports import Runs
+from karma.runs.domain import (
+    ACTIVE,
+    ENGINE_SCHEMA,
+    OwnershipLost,
+    Run,
+    RunHasEnded,
+    RunStatus,
+    Segment,
+    Wish,
+    WishesChanged,
+)
+from karma.runs.ending import cancel_lost, end_expired, pause_lost, resume_paused
+from karma.runs.ports import Executions, Runs, Watchdog
 from karma.runs.reading import RunReader
+from karma.runs.watchdog import FIRST_LOOK
 
-_TRIES = 3
+_TRIES = 5
 _POLL_S = 0.25
 
 
 class RunControl:
     """Controls the runs of one owner at a time."""
 
-    def __init__(self, store: Runs, clock: Clock) -> None:
+    def __init__(self, store: Runs, *, executions: Executions, watchdog: Watchdog, clock: Clock) -> None:
         self._store = store
         self._reader = RunReader(store)
+        self._executions = executions
+        self._watchdog = watchdog
         self._clock = clock
 
     def cancel(self, user_id: UserId, run_id: RunId, *, reason: str = "") -> Run:
@@ -44,17 +59,77 @@ class RunControl:
             NotFound: the user has no such run.
             RunHasEnded: the run has ended otherwise.
         """
-        run = self._reader.get(user_id, run_id)
-        if run.status is RunStatus.RUNNING:
-            if self._store.wish(run.key, Wish.CANCEL, at=self._clock.now(), reason=reason):
-                self._end_unless_executed(run)
-            run = self._reader.get(user_id, run_id)
-        if run.status not in {RunStatus.RUNNING, RunStatus.CANCELLED}:
-            raise RunHasEnded(run)
-        return run
+        for _ in range(_TRIES):
+            run = self._active(user_id, run_id, unless=RunStatus.CANCELLED)
+            if run.status is RunStatus.CANCELLED:
+                return run
+            now = self._clock.now()
+            if run.status is RunStatus.RUNNING and not self._store.wish(run.key, Wish.CANCEL, at=now, reason=reason):
+                continue
+            tail = self._tail_of_nobody(run, now)
+            if tail is None:
+                return self._active(user_id, run_id, unless=RunStatus.CANCELLED)
+            first = self._store.wishes(run.key).get(Wish.CANCEL, reason)
+            try:
+                cancel_lost(self._store, tail, run, now, reason=first)
+            except OwnershipLost:
+                continue  # another process wrote first: it ended, paused or resumed the run, or takes it over
+        return self._active(user_id, run_id, unless=RunStatus.CANCELLED)
+
+    def pause(self, user_id: UserId, run_id: RunId) -> Run:
+        """Pause a run, and return it as it is then: paused, or still running while its process stops it.
+
+        A repeat changes nothing.
+
+        Raises:
+            NotFound: the user has no such run.
+            RunHasEnded: the run has ended.
+        """
+        for _ in range(_TRIES):
+            run = self._active(user_id, run_id)
+            now = self._clock.now()
+            if run.status is RunStatus.PAUSED:
+                return run
+            if not self._store.wish(run.key, Wish.PAUSE, at=now):
+                continue
+            tail = self._tail_of_nobody(run, now)
+            if tail is None:
+                return self._active(user_id, run_id)
+            try:
+                pause_lost(self._store, tail, run, now)
+            except WishesChanged:
+                if Wish.CANCEL in self._store.wishes(run.key):
+                    self.cancel(user_id, run_id)
+            except OwnershipLost:
+                continue
+        return self._active(user_id, run_id)
+
+    def resume(self, user_id: UserId, run_id: RunId) -> Run:
+        """Let a paused run go on in another process, or take back the wish to pause it, and return it, running.
+
+        A repeat changes nothing.
+
+        Raises:
+            NotFound: the user has no such run.
+            RunHasEnded: the run has ended, or was paused for too long and so is ended here.
+        """
+        for _ in range(_TRIES):
+            run = self._active(user_id, run_id)
+            if run.status is RunStatus.PAUSED:
+                if self._resume(run):
+                    return self._active(user_id, run_id)
+                continue
+            self._store.withdraw(run.key, Wish.PAUSE)
+            run = self._active(user_id, run_id)
+            if run.status is RunStatus.RUNNING:
+                if self._tail_of_nobody(run, self._clock.now()) is not None:
+                    # Perhaps a request has resumed it that died before it asked for a process.
+                    self._executions.request(run.key)
+                return run
+        return self._active(user_id, run_id)
 
     def settled(self, run: Run, *, within_s: float) -> Run:
-        """Wait, blocking, for the end of a run that is being cancelled; return it as it is then, or after that time."""
+        """Wait, blocking, while a run that is being stopped runs; return it as it is then, or after that time."""
         left_s = within_s
         while run.status is RunStatus.RUNNING and left_s > 0:
             time.sleep(_POLL_S)
@@ -62,17 +137,37 @@ class RunControl:
             run = self._reader.get(run.key.user_id, run.key.run_id)
         return run
 
-    def _end_unless_executed(self, run: Run) -> None:
-        """End a run whose lease is over; one that a process executes, or that a newer release began, is left to it."""
-        if run.engine_schema > ENGINE_SCHEMA:
-            return
-        for _ in range(_TRIES):
-            tail, now = self._store.tail(run.key), self._clock.now()
-            if tail is None or tail.terminal or not tail.is_expired(now):
-                return
-            reason = self._store.wishes(run.key).get(Wish.CANCEL, "")
-            try:
-                cancel_lost(self._store, tail, run, now, reason=reason)
-            except OwnershipLost:
-                continue  # another process wrote first: it has ended the run, or takes it over
-            return
+    def _active(self, user_id: UserId, run_id: RunId, *, unless: RunStatus | None = None) -> Run:
+        """Read a run that has not ended, or has ended with the status `unless`.
+
+        Raises:
+            NotFound, RunHasEnded: as `cancel`.
+        """
+        run = self._reader.get(user_id, run_id)
+        if run.status not in ACTIVE and run.status is not unless:
+            raise RunHasEnded(run)
+        return run
+
+    def _tail_of_nobody(self, run: Run, now: datetime) -> Segment | None:
+        """Return the last segment of a run that no process executes; None: one does, or a newer release began it."""
+        tail = self._store.tail(run.key)
+        if tail is None or tail.terminal or run.engine_schema > ENGINE_SCHEMA:
+            return None
+        return tail if run.status is RunStatus.PAUSED or tail.is_expired(now) else None
+
+    def _resume(self, run: Run) -> bool:
+        """Resume a paused run, or end it when its time is over; False: another request was first, or it is ended."""
+        now = self._clock.now()
+        if end_expired(self._store, run, now):
+            return False
+        tail = self._store.tail(run.key)
+        if tail is None:
+            return False
+        # Armed before the run runs: from then on it cannot be forgotten.
+        self._watchdog.arm(run.key, delay=FIRST_LOOK, chain=tail.epoch + 1)
+        try:
+            resume_paused(self._store, tail, run, now)
+        except OwnershipLost:
+            return False
+        self._executions.request(run.key)
+        return True

@@ -5,7 +5,8 @@ A run executes on a thread; a thread has at most one active run:
     running ──> finished      RUN_FINISHED was logged (also with calls of frontend tools left pending)
             ├─> cancelled     RUN_FINISHED with outcome cancelled: it was stopped on purpose, by a request or since its
             │                 conversation went on without it
-            └─> failed        RUN_ERROR was logged, by the run itself or by the watchdog for it
+            ├─> failed        RUN_ERROR was logged, by the run itself or by the watchdog for it
+            └─> paused        no process executes it until it is resumed ──> running, cancelled, failed
 
 The state of a run is that of its log: segments 1, 2, 3, ... each written once, by the writer with the lease
 that the segment before names. A process that finds a later segment of another writer has lost the run. Once the lease
@@ -41,6 +42,12 @@ LEASE = timedelta(seconds=30)
 MAX_REASON_CHARS = 500
 """Characters of the reason that a request to cancel gives, at the most."""
 
+MAX_PAUSE = timedelta(days=7)
+"""Time after which a paused run is cancelled."""
+
+PAUSE_EXPIRED_REASON = f"It was paused for {MAX_PAUSE.days} days"
+"""`cancel_reason` of a run that nobody resumed."""
+
 MOVED_ON_REASON = "The conversation went on without it"
 """`cancel_reason` of a run whose client asked something else."""
 
@@ -52,26 +59,34 @@ class RunStatus(StrEnum):
     """State of a run."""
 
     RUNNING = "running"
+    PAUSED = "paused"
     FINISHED = "finished"
     CANCELLED = "cancelled"
     FAILED = "failed"
 
 
 TRANSITIONS: Mapping[RunStatus, frozenset[RunStatus]] = {
-    RunStatus.RUNNING: frozenset({RunStatus.FINISHED, RunStatus.CANCELLED, RunStatus.FAILED}),
+    RunStatus.RUNNING: frozenset({RunStatus.PAUSED, RunStatus.FINISHED, RunStatus.CANCELLED, RunStatus.FAILED}),
+    RunStatus.PAUSED: frozenset({RunStatus.RUNNING, RunStatus.CANCELLED, RunStatus.FAILED}),
     RunStatus.FINISHED: frozenset(),
     RunStatus.CANCELLED: frozenset(),
     RunStatus.FAILED: frozenset(),
 }
 
 
+ACTIVE = frozenset({RunStatus.RUNNING, RunStatus.PAUSED})
+"""States of a run that has not ended, and so keeps its thread."""
+
+
 class Wish(StrEnum):
-    """Reason why another process wants a run to end; stored beside its log, read by its writer, which alone ends it."""
+    """What another process wants of a run; stored beside its log, read by its writer, which alone carries it out."""
 
     MOVED_ON = "moved_on"
     """The run's client has asked something else: it does not wait for the answer any more."""
     CANCEL = "cancel"
     """A request has cancelled the run."""
+    PAUSE = "pause"
+    """A request wants the run paused; taken back by one that resumes it first."""
     NEXT = "next"
     """Another client wants to continue the thread; the writer ends the run only if its own client has disconnected."""
 
@@ -168,6 +183,10 @@ class RunHasEnded(Conflict):
 
 class OwnershipLost(Exception):
     """The log has a segment of another writer: this process must not go on with the run."""
+
+
+class WishesChanged(Exception):
+    """The run is not to be paused any more: the wish was taken back, or another one cancels the run."""
 
 
 class RunFailed(Exception):
@@ -269,6 +288,12 @@ class Run:
     """Number of messages of its thread when it began, and so the position of the first one that it adds."""
     last_message: int = -1
     """Position of the last message of its branch when it ended; -1: it added none, or has not ended."""
+    paused_at: datetime | None = None
+    """Moment since which it is paused; None: it is not."""
+    paused_ms: int = 0
+    """Milliseconds that it was paused before, in all; they do not count towards its time limit."""
+    resumed_epoch: int = 0
+    """Epoch of the segment that resumed it last; 0: none did."""
     reserved_micros: int = 0
     """Model spend that was reserved for it, in micro-dollars; its end corrects this to what it spent."""
     engine_schema: int = ENGINE_SCHEMA
@@ -280,10 +305,24 @@ class Run:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class RunPause:
+    """The state of a run that is paused."""
+
+    at: datetime
+    turns: int | None = None
+    """Calls of the model until then; None, as with the cost: nobody knows, since its process is lost."""
+    usages: Sequence[Json] = ()
+    """AG-UI TokenUsage of each model that answered."""
+    cost_micros: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RunEnd:
     """The final state of a run."""
 
     status: RunStatus
+    was: RunStatus = RunStatus.RUNNING
+    """State in which the run must be."""
     at: datetime
     error_code: str = ""
     cancel_reason: str = ""
@@ -313,7 +352,7 @@ def end(run: Run, how: RunEnd) -> Run:
     Raises:
         Conflict: the run has ended already.
     """
-    if how.status not in TRANSITIONS[run.status]:
+    if run.status is not how.was or how.status not in TRANSITIONS[run.status]:
         raise Conflict(f"Run {run.key.run_id} is {run.status}")
     return replace(
         run,
@@ -326,4 +365,38 @@ def end(run: Run, how: RunEnd) -> Run:
         cost_micros=how.cost_micros,
         pending_tool_call_ids=how.pending_tool_call_ids,
         last_message=how.last_message,
+        paused_at=None,
     )
+
+
+def pause(run: Run, how: RunPause) -> Run:
+    """Apply the pause of a run that is running."""
+    turns = run.turns if how.turns is None else how.turns
+    return replace(
+        run,
+        status=RunStatus.PAUSED,
+        paused_at=how.at,
+        turns=turns,
+        usages=tuple(how.usages),
+        cost_micros=how.cost_micros,
+    )
+
+
+def resume(run: Run, *, at: datetime, epoch: int) -> Run:
+    """Apply the end of a run's pause; what it did until then is known again when it ends."""
+    return replace(
+        run,
+        status=RunStatus.RUNNING,
+        paused_at=None,
+        paused_ms=paused_until(run, at),
+        resumed_epoch=epoch,
+        turns=0,
+        usages=(),
+        cost_micros=None,
+    )
+
+
+def paused_until(run: Run, at: datetime) -> int:
+    """Return the milliseconds for which a run was paused until a moment, in all its pauses."""
+    now_ms = round((at - run.paused_at).total_seconds() * 1000) if run.paused_at is not None else 0
+    return run.paused_ms + max(0, now_ms)

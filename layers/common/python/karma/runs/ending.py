@@ -1,6 +1,6 @@
-"""Ends runs that no process executes: those whose process is lost, and those that are between two processes.
+"""Ends, pauses and resumes runs that no process executes: their process is lost, or another one has not begun.
 
-Who ends one writes the segment behind the last one of its log, on condition that nobody else did: a process that was
+Who does it writes the segment behind the last one of its log, on condition that nobody else did: a process that was
 only slow, or another one that takes the run over, loses it or keeps it, and the run ends once.
 """
 
@@ -14,9 +14,23 @@ from karma.conversations.history import awaited_calls, stopped
 from karma.core.ids import new_id
 from karma.core.observability import count, logger
 from karma.runs import events
-from karma.runs.domain import ERROR_MESSAGES, Run, RunEnd, RunErrorCode, RunKey, RunStatus, Segment
+from karma.runs.calls import told_of
+from karma.runs.domain import (
+    ERROR_MESSAGES,
+    MAX_PAUSE,
+    PAUSE_EXPIRED_REASON,
+    OwnershipLost,
+    Run,
+    RunEnd,
+    RunErrorCode,
+    RunKey,
+    RunPause,
+    RunStatus,
+    Segment,
+)
 from karma.runs.ports import Runs
 from karma.runs.setup import load_setup
+from karma.runs.spending import reserved_for
 from karma.tools.toolbox import is_readable
 
 
@@ -39,6 +53,7 @@ def cancel_lost(store: Runs, tail: Segment, run: Run, now: datetime, *, reason: 
     Raises:
         OwnershipLost: another process wrote the next segment, or has ended the run.
     """
+    was_paused = run.status is RunStatus.PAUSED
     log = read_log(store, run.key)
     speaks = events.spoken_in(log[0].events[0])
     checkpoint = store.last_checkpoint(run.key)
@@ -49,34 +64,65 @@ def cancel_lost(store: Runs, tail: Segment, run: Run, now: datetime, *, reason: 
         thread = store.thread(ThreadKey(run.key.user_id, run.thread_id))
         results = _missing_results(store, run, [thread.messages[each] for each in thread.path_to(position)])
         history = History(thread.key, thread.next_message, tuple(results), position) if results else None
-    told = [
-        events.tool_result(
-            message_id=each.id,
-            tool_call_id=each.tool_call_id,
-            content=str(each.content),
-            failed=each.failed,
-            speaks=speaks,
-        )
-        for each in results
-    ]
     code = RunErrorCode.CANCELLED
     terminal = events.run_cancelled(
         thread_id=run.thread_id,
         run_id=run.key.run_id,
         message=ERROR_MESSAGES[code],
         code=code,
-        usage=(),
+        usage=run.usages if was_paused else (),
         speaks=speaks,
     )
+    is_known = was_paused and run.cost_micros is not None
     how = RunEnd(
         status=RunStatus.CANCELLED,
+        was=run.status,
         at=now,
         cancel_reason=reason,
-        turns=checkpoint.progress.turns if checkpoint else 0,
+        turns=run.turns if is_known else checkpoint.progress.turns if checkpoint else 0,
+        usages=run.usages if is_known else (),
+        cost_micros=run.cost_micros if is_known else None,
+        correction=reserved_for(run).adjusted((run.cost_micros or 0) - run.reserved_micros) if is_known else None,
         last_message=history.last if history else position,
     )
-    _end(store, tail, run, how, [*_closing(log), *told, terminal], history=history)
+    _end(store, tail, run, how, [*_closing(log), *told_of(results, speaks), terminal], history=history)
     count("RunCancelled")
+
+
+def pause_lost(store: Runs, tail: Segment, run: Run, now: datetime) -> None:
+    """Pause a run that no process executes, as somebody wished.
+
+    Raises:
+        WishesChanged: nobody wishes that any more, or the run is to be cancelled.
+        OwnershipLost: another process wrote the next segment, or has ended the run.
+    """
+    last_events = [*_closing(read_log(store, run.key)), events.run_paused(run.key.run_id)]
+    store.pause(_next(tail, now, last_events), RunPause(at=now))
+    logger.info("run.paused", run_id=run.key.run_id, epoch=tail.epoch + 1)
+    count("RunPaused")
+
+
+def resume_paused(store: Runs, tail: Segment, run: Run, now: datetime) -> None:
+    """Let a paused run run again; a process has to be asked for that takes it over.
+
+    Raises:
+        OwnershipLost: somebody else has resumed the run, or ended it.
+    """
+    store.resume(_next(tail, now, [events.run_resumed(run.key.run_id)]), run, at=now)
+    logger.info("run.resumed", run_id=run.key.run_id, epoch=tail.epoch + 1)
+    count("RunResumed")
+
+
+def end_expired(store: Runs, run: Run, now: datetime) -> bool:
+    """Cancel a run that was paused for longer than it may be; False: it was not, or somebody else was first."""
+    tail = store.tail(run.key)
+    if tail is None or run.paused_at is None or now < run.paused_at + MAX_PAUSE:
+        return False
+    try:
+        cancel_lost(store, tail, run, now, reason=PAUSE_EXPIRED_REASON)
+    except OwnershipLost:
+        return False
+    return True
 
 
 def read_log(store: Runs, key: RunKey, *, after: int = 0) -> list[Segment]:
@@ -109,14 +155,19 @@ def _end(
     *,
     history: History | None = None,
 ) -> None:
-    last = Segment(
+    last = _next(tail, how.at, last_events, terminal=True)
+    store.finish(last, how, thread=ThreadKey(tail.key.user_id, run.thread_id), history=history)
+    logger.warning("run.ended_without_owner", run_id=tail.key.run_id, epoch=last.epoch, status=how.status.value)
+
+
+def _next(tail: Segment, now: datetime, last_events: Sequence[events.Event], *, terminal: bool = False) -> Segment:
+    """Make the segment behind the last one, of a writer that has no lease."""
+    return Segment(
         key=tail.key,
         n=tail.n + 1,
         writer=new_id(),
         epoch=tail.epoch + 1,
-        lease_until=how.at,
+        lease_until=now,
         events=tuple(event.data for event in last_events),
-        terminal=True,
+        terminal=terminal,
     )
-    store.finish(last, how, thread=ThreadKey(tail.key.user_id, run.thread_id), history=history)
-    logger.warning("run.ended_without_owner", run_id=tail.key.run_id, epoch=last.epoch, status=how.status.value)

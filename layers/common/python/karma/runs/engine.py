@@ -27,8 +27,19 @@ from karma.models.ports import (
 )
 from karma.models.prices import estimated_usage
 from karma.runs import events
-from karma.runs.calls import MakeCall, outcome_of, result_message, with_call_ids
-from karma.runs.domain import ERROR_MESSAGES, OwnershipLost, Progress, RunEnd, RunErrorCode, RunFailed, RunStatus
+from karma.runs.calls import MakeCall, outcome_of, result_message, told_of, with_call_ids
+from karma.runs.domain import (
+    ERROR_MESSAGES,
+    OwnershipLost,
+    Progress,
+    RunEnd,
+    RunErrorCode,
+    RunFailed,
+    RunPause,
+    RunStatus,
+    WishesChanged,
+    cancel_reason,
+)
 from karma.runs.events import Event
 from karma.runs.log import RunLog
 from karma.runs.plan import LostTurn, RunLimits, RunPlan, model_request
@@ -73,6 +84,8 @@ class RunEngine:
         self._turns = plan.progress.turns
         self._cancelled_for: str | None = None
         """Reason for which it is cancelled, "" where none was given; None: it is not."""
+        self._is_pausing = False
+        self._calls_tools = False
         self._began_at = plan.last
         self._said_at = -1
         """Position of the last message that called tools of the server; -1: none."""
@@ -85,17 +98,19 @@ class RunEngine:
         self._speaker = Speaker(model, log, sink, call_ids=call_ids)
 
     async def run(self) -> None:
-        """Run to the terminal event, or hand the run over before this process is stopped.
+        """Run to the terminal event, until the run is paused, or hand it over before this process is stopped.
 
         Expected failures end the run and raise nothing; a bug ends it with INTERNAL.
         """
         try:
             async with asyncio.timeout(max(0.0, self._left_s())) as limit:
-                self._log.listen(lambda reason: self._stop(limit, reason))
+                self._log.listen(lambda reason: self._stop(limit, reason), lambda wished: self._heed(limit, wished))
                 await self._loop()
         except TimeoutError:
             if self._cancelled_for is not None:
                 await self._fail(RunErrorCode.CANCELLED)
+            elif self._is_pausing:
+                await self._pause()
             elif self._plan.is_handed_over:
                 await self._hand_over()
             else:
@@ -126,6 +141,13 @@ class RunEngine:
             limit.reschedule(0)
             self._cancelled_for = reason
 
+    def _heed(self, limit: asyncio.Timeout, is_to_pause: bool) -> None:
+        """Stop the model at once when the run is to pause; tools that are at work finish first."""
+        self._is_pausing = is_to_pause
+        if is_to_pause and not self._calls_tools:
+            with suppress(RuntimeError):
+                limit.reschedule(0)
+
     async def _loop(self) -> None:
         plan = self._plan
         if not plan.progress.turns and not await self._begin():
@@ -137,7 +159,7 @@ class RunEngine:
             user_id = plan.thread.user_id
             plan.messages = await asyncio.to_thread(self._library.show, user_id, plan.messages)
         while self._turns < self._plan.max_turns:
-            if self._left_s() <= 0:
+            if self._is_pausing or self._left_s() <= 0:
                 raise TimeoutError  # also when the process was frozen, during which its loop had no time
             self._turns += 1
             turn = await self._ask_until_answered()
@@ -163,11 +185,46 @@ class RunEngine:
         """Finish the step in which an earlier process was lost; False: the run has ended with it."""
         if lost.calls:
             return await self._execute(lost.calls, self._toolbox.call_after_loss)
-        if lost.answer_chars:
+        if lost.answers:
             # Its usage was lost with the process.
             request = await asyncio.to_thread(model_request, self._plan, self._toolbox, self._limits)
-            self._budget.lost(request, estimated_usage(request, lost.answer_chars))
+            for chars in lost.answers:
+                self._budget.lost(request, estimated_usage(request, chars))
         return True
+
+    async def _pause(self) -> None:
+        """Leave the run to whoever resumes it: what is open here, a later process makes anew."""
+        await self._log.settle()
+        if self._log.has_ended:
+            return None  # the write of its end was under way, and went through
+        how = RunPause(
+            at=self._clock.now(),
+            turns=self._turns,
+            usages=self._budget.usages.wire(),
+            cost_micros=self._budget.spent,
+        )
+        try:
+            await self._log.pause(events.run_paused(self._plan.run_id), how)
+        except WishesChanged:
+            return await self._go_on_elsewhere()
+        except (OwnershipLost, Upstream) as exc:
+            # Who takes the run over finds the wish.
+            logger.warning("run.pause_failed", run_id=self._plan.run_id, reason=type(exc).__name__)
+            return None
+        logger.info("run.paused", run_id=self._plan.run_id, turns=self._turns)
+        count("RunPaused")
+        return None
+
+    async def _go_on_elsewhere(self) -> None:
+        """End the run if it was cancelled while it was being paused; if it was resumed, let another process go on."""
+        try:
+            reason = cancel_reason(await asyncio.to_thread(self._log.wishes))
+        except Upstream:
+            reason = None  # whoever goes on finds it
+        if reason is None:
+            return await self._hand_over()
+        self._cancelled_for = reason
+        return await self._fail(RunErrorCode.CANCELLED)
 
     async def _hand_over(self) -> None:
         """Let another process go on: what is open here, it makes anew from the last checkpoint."""
@@ -244,6 +301,7 @@ class RunEngine:
 
     async def _call_tools(self, calls: Sequence[ToolCall], closing: Sequence[Event], said: History | None) -> bool:
         """Store a turn and execute its calls; tell whether the model must be asked again."""
+        self._calls_tools = True
         # Recorded before the turn is stored: from then on each of these calls gets a result, however the run ends.
         self._said_at, self._own = self._plan.last, dict.fromkeys(self._split(calls)[0])
         await self._log.commit(closing, history=said, progress=self._progress)
@@ -259,6 +317,7 @@ class RunEngine:
 
     async def _execute(self, calls: Sequence[ToolCall], make: MakeCall) -> bool:
         """Execute stored calls of the server's tools; calls of the client's stay pending and end the run."""
+        self._calls_tools = True
         own, pending = self._split(calls)
         self._said_at = self._plan.last
         run_id = self._plan.run_id
@@ -268,23 +327,12 @@ class RunEngine:
         found = list(zip(own, await asyncio.gather(*tasks), strict=True))
         for at in range(0, len(found), _RESULTS_A_COMMIT):
             kept = [result_message(call, outcome) for call, outcome in found[at : at + _RESULTS_A_COMMIT]]
-            await self._log.commit(self._sent(kept), history=self._keep(kept), progress=self._progress)
+            await self._log.commit(told_of(kept, self._plan.speaks), history=self._keep(kept), progress=self._progress)
+        self._calls_tools = False
         if pending:
             await self._finish(pending=pending)
             return False
         return True
-
-    def _sent(self, results: Sequence[Message]) -> list[Event]:
-        return [
-            events.tool_result(
-                message_id=each.id,
-                tool_call_id=each.tool_call_id,
-                content=str(each.content),
-                failed=each.failed,
-                speaks=self._plan.speaks,
-            )
-            for each in results
-        ]
 
     def _missing_results(self) -> History | None:
         """Make results for open calls of the server's tools when a run ends: their outcomes, or that it ended."""
@@ -355,7 +403,7 @@ class RunEngine:
             terminal = events.run_error(**told, speaks=self._plan.speaks)
         try:
             how = self._end(status, code=code, results=len(results))
-            await self._log.finish(terminal, how, before=self._sent(results), history=missing)
+            await self._log.finish(terminal, how, before=told_of(results, self._plan.speaks), history=missing)
             self._tell_end(code)
         except (OwnershipLost, Upstream):
             # The watchdog ends the log; the client gets the error from here.

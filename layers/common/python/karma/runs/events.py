@@ -164,6 +164,16 @@ def input_ignored(notes: Sequence[Mapping[str, str]]) -> Event:
     return _event("CUSTOM", "", {"name": "karma.input_ignored", "value": list(notes)})
 
 
+def run_paused(run_id: str) -> Event:
+    """Make a CUSTOM event: no process executes the run until it is resumed, and streams of it end without its end."""
+    return _event("CUSTOM", "", {"name": "karma.run_paused", "value": {"runId": run_id}})
+
+
+def run_resumed(run_id: str) -> Event:
+    """Make a CUSTOM event: the run, which was paused, goes on; its next events come from another process."""
+    return _event("CUSTOM", "", {"name": "karma.run_resumed", "value": {"runId": run_id}})
+
+
 def _event(kind: str, ref: str, body: Mapping[str, object], speaks: Version = CURRENT) -> Event:
     since = SINCE.get(kind, {})
     known = {name: value for name, value in body.items() if since.get(name, BEFORE_1_0) <= speaks}

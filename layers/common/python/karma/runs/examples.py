@@ -14,6 +14,7 @@ FIELDS: Mapping[str, Any] = {
     "agent_version": 3,
     "error_code": None,
     "cancel_reason": None,
+    "paused_at": None,
     "ended": True,
     "CancelRunBody.reason": "No longer needed",
     "AgioRunControl.message": "Run cancelled successfully",

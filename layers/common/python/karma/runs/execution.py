@@ -13,6 +13,7 @@ A run whose processes die one after the other without reaching a checkpoint is e
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
@@ -41,9 +42,11 @@ from karma.runs.domain import (
     RunKey,
     RunStatus,
     Segment,
+    Wish,
+    WishesChanged,
     cancel_reason,
 )
-from karma.runs.ending import cancel_lost, end_lost, read_log
+from karma.runs.ending import cancel_lost, end_lost, pause_lost, read_log
 from karma.runs.engine import RunEngine
 from karma.runs.log import RunLog
 from karma.runs.plan import LostTurn, RunLimits, RunPlan
@@ -180,12 +183,16 @@ class Executor:
         stored, checkpoint = self._store.setup(key), self._store.last_checkpoint(key)
         setup = load_setup(stored) if stored else None
         self._model.prepare(_target_of(run, setup))
-        until = run.created_at + timedelta(seconds=self.limits.run_timeout_s)
-        tried = tail.epoch - (checkpoint.epoch if checkpoint else 1)
+        until = run.created_at + timedelta(seconds=self.limits.run_timeout_s, milliseconds=run.paused_ms)
+        tried = tail.epoch - max(checkpoint.epoch if checkpoint else 1, run.resumed_epoch)
         try:
-            reason = cancel_reason(self._store.wishes(key))
+            wishes = self._store.wishes(key)
+            reason = cancel_reason(wishes)
             if reason is not None:
                 cancel_lost(self._store, tail, run, now, reason=reason)
+                return None
+            if Wish.PAUSE in wishes:
+                pause_lost(self._store, tail, run, now)
                 return None
             if setup is None or tried >= MAX_TAKE_OVERS or now >= until:
                 end_lost(self._store, tail, run, now)
@@ -193,6 +200,8 @@ class Executor:
             return self._own(run, tail, setup, checkpoint, until=until, deadline=deadline)
         except OwnershipLost:
             return None  # its writer, or another process, wrote first
+        except WishesChanged:
+            return self._take(key, deadline)  # each time because of another request
 
     def _own(
         self,
@@ -209,10 +218,12 @@ class Executor:
             raise OwnershipLost(f"the thread of run {run.key.run_id} is being deleted")
         log = read_log(self._store, run.key)
         at = checkpoint.n if checkpoint else 0
-        parsed = [(segment.n, event) for segment in log for event in map(events.parse, segment.events)]
-        unfinished = [event for n, event in parsed if n > at]
-        call_ids = frozenset(event.ref for _, event in parsed if event.type == "TOOL_CALL_START")
-        answer_chars = sum(len(orjson.loads(event.data)["delta"]) for event in unfinished if _is_delta(event))
+        parsed = [(each.n, each.epoch, event) for each in log for event in map(events.parse, each.events)]
+        call_ids = frozenset(event.ref for _, _, event in parsed if event.type == "TOOL_CALL_START")
+        broken: Counter[int] = Counter()
+        for n, epoch, event in parsed:
+            if n > at and _is_delta(event):
+                broken[epoch] += len(orjson.loads(event.data)["delta"])
         position = checkpoint.position if checkpoint else run.answers
         # Read before the segment is written: had another process written since, this segment would be refused.
         messages = list(late_results([thread.messages[each] for each in thread.path_to(position)]))
@@ -247,7 +258,7 @@ class Executor:
             until=until,
             deadline=deadline,
             progress=_progress(checkpoint, target),
-            lost=LostTurn(calls=awaited if checkpoint else (), answer_chars=answer_chars, call_ids=call_ids),
+            lost=LostTurn(calls=awaited if checkpoint else (), answers=tuple(broken.values()), call_ids=call_ids),
         )
         return _Taken(plan, setup, run, claim)
 

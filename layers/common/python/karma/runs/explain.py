@@ -40,6 +40,8 @@ def _story(run: Run, log: list[Segment], clock: Clock) -> Iterator[str]:
     yield f"{agent}model {run.model}, {run.turns} turns, usage {usage}"
     if run.pending_tool_call_ids:
         yield f"waits for the client's tools: {', '.join(run.pending_tool_call_ids)}"
+    if run.paused_at is not None:
+        yield f"paused since {iso(run.paused_at)}"
     if run.status is RunStatus.RUNNING and log:
         state = "over: another process will go on" if log[-1].is_expired(clock.now()) else "valid"
         yield f"lease until {iso(log[-1].lease_until)} ({state})"

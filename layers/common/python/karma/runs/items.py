@@ -6,7 +6,8 @@
 | segment of its log | RUN#<user>#<run> | SEG#<n:08d> | |
 | what it was started with, in parts | RUN#<user>#<run> | RUNSETUP#<part:04d> | |
 | checkpoint at a segment | RUN#<user>#<run> | CHECKPOINT#<n:08d> | |
-| wish that its writer end it | RUN#<user>#<run> | CONTROL#<wish> | |
+| wish of its writer | RUN#<user>#<run> | CONTROL#<wish> | |
+| moment until which it may be paused | RUN#<user>#<run> | PAUSE | while it is: PAUSED / <until>#<user>#<run> |
 | run of a deleted thread, for a while | RUN#<user>#<run> | HEAD | THREAD#<user>#<thread>#RUNS / as before |
 | owner of a run id | RUNID#<run> | USER#<user> | USER#<user>#AGENT#<agent> / RUN#<created_at>#<run> |
 | number of a user's runs | USER#<user> | COUNTER#runs | |
@@ -17,6 +18,8 @@ gives access to another user's run. The counter is written in the transaction th
 """
 
 from __future__ import annotations
+
+from datetime import datetime
 
 from pynamodb.attributes import BinaryAttribute, BooleanAttribute, NumberAttribute, UnicodeAttribute
 
@@ -32,6 +35,9 @@ CONTROL = "CONTROL#"
 SETUP = "RUNSETUP#"
 """Sorts before the segments, which are read by `sk > SEG#<n>`."""
 CHECKPOINT = "CHECKPOINT#"
+PAUSE = "PAUSE"
+PAUSED_PK = "PAUSED"
+"""Partition of the index with all runs that are paused, which sort by the moment until which they may be."""
 LISTED = "RUN#"
 ATTACHMENT = "ATTACHMENT#"
 PART_BYTES = 350_000
@@ -72,6 +78,11 @@ def checkpoint_sk(n: int) -> str:
 def parse_checkpoint_sk(sk: str) -> int:
     """Return the number of a sort key that `checkpoint_sk` made."""
     return int(sk.removeprefix(CHECKPOINT))
+
+
+def paused_sk(key: RunKey, until: datetime) -> str:
+    """Return the sort key of a paused run in the index."""
+    return f"{iso(until)}#{key.user_id}#{key.run_id}"
 
 
 def run_id_pk(run_id: RunId) -> str:
@@ -134,12 +145,19 @@ class RunItem(RunsItem, discriminator="run"):
     answers = NumberAttribute(default=-1)
     begins_at = NumberAttribute(default=-1)
     last_message = NumberAttribute(default=-1)
+    paused_at = UnicodeAttribute(null=True)
+    paused_ms = NumberAttribute(default=0)
+    resumed_epoch = NumberAttribute(default=0)
     reserved_micros = NumberAttribute(default=0)
     engine_schema = NumberAttribute()
     previous_run_id = UnicodeAttribute(null=True)
     """Run of its thread before it; "": it is the first. Absent in runs from before threads knew their runs."""
     deleted_at = UnicodeAttribute(null=True)
     """Its thread was deleted: the run is not listed and not found, and its item refuses late writes for a while."""
+
+
+class PauseItem(RunsItem, discriminator="run_pause"):
+    """Lists a run in the index while it is paused; it stays, without the index's attributes, when it is not."""
 
 
 class RunOwnerItem(RunsItem, discriminator="run_owner"):
@@ -180,7 +198,7 @@ class CheckpointItem(RunsItem, discriminator="run_checkpoint"):
 
 
 class ControlItem(RunsItem, discriminator="run_control"):
-    """A wish that the run's writer end it, which that reads."""
+    """A wish of the run's writer, which reads it."""
 
     reason = UnicodeAttribute(default="")
 

@@ -4,7 +4,7 @@
 - Deltas, and the start and end of text, are sent at once and committed at most a second later.
 - `id: n` is sent only when the client has exactly the segments up to n.
 - Each segment renews the lease, an empty one when the run is silent.
-- Twice a second the log reads whether another process wants the run to end: others never write to it.
+- Twice a second the log reads whether another process wants the run to end or to pause: others never write to it.
 """
 
 from __future__ import annotations
@@ -25,9 +25,11 @@ from karma.runs.domain import (
     Progress,
     RunEnd,
     RunKey,
+    RunPause,
     Segment,
     Wish,
     Wishes,
+    WishesChanged,
     cancel_reason,
 )
 from karma.runs.events import DeltaPrefix, Event, OpenItems, encode_delta, frame, frames, parse, position
@@ -96,15 +98,15 @@ class RunLog:
         self._renew_timer = self._loop.call_later(_RENEW_AFTER_S, self._renew)
         self._listen_timer: asyncio.TimerHandle | None = None
 
-    def listen(self, stop: Callable[[str], None]) -> None:
-        """Call `stop` with the reason once the run is to be cancelled.
+    def listen(self, cancel: Callable[[str], None], pause: Callable[[bool], None]) -> None:
+        """Call `cancel` with the reason once the run is to be cancelled, and until then `pause` with whether it is to.
 
-        That is when a request says so, or the run's client asks something else, or the client has disconnected and
-        another wants the thread.
+        A run is to be cancelled when a request says so, or the run's client asks something else, or the client has
+        disconnected and another wants the thread.
         """
-        self._listen_timer = self._loop.call_later(_LISTEN_EVERY_S, lambda: self._spawn(self._heed(stop)))
+        self._listen_timer = self._loop.call_later(_LISTEN_EVERY_S, lambda: self._spawn(self._heed(cancel, pause)))
 
-    async def _heed(self, stop: Callable[[str], None]) -> None:
+    async def _heed(self, cancel: Callable[[str], None], pause: Callable[[bool], None]) -> None:
         wishes: Wishes = {}
         with suppress(Upstream):  # asked again the next time
             wishes = await asyncio.to_thread(self._store.wishes, self._key)
@@ -114,9 +116,10 @@ class RunLog:
         if reason is None and Wish.NEXT in wishes and self._sink.is_lost:
             reason = MOVED_ON_REASON
         if reason is None:
-            self.listen(stop)
+            self.listen(cancel, pause)
+            pause(Wish.PAUSE in wishes)
         else:
-            stop(reason)
+            cancel(reason)
 
     def delta(self, prefix: DeltaPrefix, text: str) -> bytes:
         """Add a delta to the log and return its frame, which the caller sends at once.
@@ -143,6 +146,10 @@ class RunLog:
         if self._flush_timer is None:
             self._flush_timer = self._loop.call_later(FLUSH_AFTER_S, self._flush)
         return frame(event.data)
+
+    def wishes(self) -> Wishes:
+        """Read what others want of the run; blocks, and raises Upstream when the database could not be reached."""
+        return self._store.wishes(self._key)
 
     def has_open_text(self, message_id: str) -> bool:
         """Tell whether this message has begun and not ended."""
@@ -195,6 +202,16 @@ class RunLog:
         await self.commit()
         self.close()
 
+    async def pause(self, told: Event, how: RunPause) -> None:
+        """Close open items, pause the run, end this writer's lease, and send `told`.
+
+        Raises as `commit` does, and:
+            WishesChanged: the run is not to be paused any more; nothing was written.
+        """
+        self._lease = timedelta()
+        await asyncio.shield(self._spawn(self._commit(lambda: [*self._open.closing(), told], None, how)))
+        self.close()
+
     async def give_up(self, terminal: Event) -> None:
         """Send the terminal event to the client without logging it: another process owns the run and ends the log.
 
@@ -229,6 +246,8 @@ class RunLog:
     def _settled(self, task: asyncio.Task[None]) -> None:
         self._background.discard(task)
         failure = None if task.cancelled() else task.exception()
+        if isinstance(failure, WishesChanged):
+            return  # nothing is wrong with the log
         if isinstance(failure, Exception) and not isinstance(self._failure, _FATAL):
             # Also a failure that nobody waited for: the run meets it at its next step.
             self._failure = failure
@@ -237,7 +256,7 @@ class RunLog:
         self,
         make_events: Callable[[], Sequence[Event]],
         history: History | None,
-        how: RunEnd | None,
+        how: RunEnd | RunPause | None,
         *,
         progress: Progress | None = None,
         only_waiting: bool = False,
@@ -284,7 +303,7 @@ class RunLog:
         self,
         batch: tuple[bytes, ...],
         history: History | None,
-        how: RunEnd | None,
+        how: RunEnd | RunPause | None,
         progress: Progress | None,
         *,
         shows: int | None,
@@ -297,7 +316,7 @@ class RunLog:
             lease_until=self._lease_until(),
             events=batch,
             shows=shows,
-            terminal=how is not None,
+            terminal=isinstance(how, RunEnd),
         )
 
         checkpoint = None
@@ -305,10 +324,12 @@ class RunLog:
             checkpoint = Checkpoint(n=segment.n, epoch=segment.epoch, position=history.last, progress=progress)
 
         def write() -> None:
-            if how is None:
-                self._store.append(segment, history=history, checkpoint=checkpoint)
-            else:
+            if isinstance(how, RunEnd):
                 self._store.finish(segment, how, thread=self._thread, history=history)
+            elif how is not None:
+                self._store.pause(segment, how)
+            else:
+                self._store.append(segment, history=history, checkpoint=checkpoint)
 
         for pause_s in (*_RETRY_PAUSES_S, None):
             try:
@@ -320,7 +341,7 @@ class RunLog:
                     raise
                 await asyncio.sleep(pause_s)
         self._head = segment.n
-        self.has_ended = how is not None
+        self.has_ended = isinstance(how, RunEnd)
         if history is not None:
             self.last_message = history.last
         self._renew_timer.cancel()

@@ -91,8 +91,8 @@ class LostTurn:
     """Calls of the run's last turn without a result: those of the server's tools may have taken effect or not."""
     call_ids: frozenset[str]
     """Ids of all calls in the log, also of those that were withdrawn: a client has seen them."""
-    answer_chars: int
-    """Characters of the model's answer that broke off, as far as they were recorded; 0: none was."""
+    answers: Sequence[int]
+    """Characters of each of the model's answers that broke off since, as far as they were recorded."""
 
 
 def model_request(plan: RunPlan, toolbox: Toolbox, limits: RunLimits, *, left_s: float = 0.0) -> ModelRequest:

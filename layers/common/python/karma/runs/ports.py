@@ -11,7 +11,7 @@ from karma.billing.allowances import Adjustment, Reservation
 from karma.configuration.current import RunChoice
 from karma.conversations.domain import History, Message, Thread, ThreadKey
 from karma.core.ids import AgentId, RunId, UserId
-from karma.runs.domain import Checkpoint, Run, RunEnd, RunKey, Segment, Wish, Wishes
+from karma.runs.domain import Checkpoint, Run, RunEnd, RunKey, RunPause, Segment, Wish, Wishes
 
 
 class Configured(Protocol):
@@ -28,8 +28,11 @@ class Configured(Protocol):
 class Watchdog(Protocol):
     """Notices runs whose process is dead."""
 
-    def arm(self, key: RunKey, *, delay: timedelta) -> None:
-        """Let the run be inspected after the delay. May block."""
+    def arm(self, key: RunKey, *, delay: timedelta, chain: int = 0) -> None:
+        """Let the run be inspected after the delay. May block.
+
+        `chain` is the run's `resumed_epoch`: each pause ends a chain of inspections, each resumption begins another.
+        """
 
 
 class Executions(Protocol):
@@ -133,11 +136,34 @@ class Runs(Protocol):
             OwnershipLost: another writer wrote the segment of this number, or has ended the run.
         """
 
+    def pause(self, segment: Segment, how: RunPause) -> None:
+        """Write the next segment, pause the run and take its wish to be paused back: all or nothing.
+
+        Repeats as in `append`.
+
+        Raises:
+            WishesChanged: there is no such wish any more, or one that cancels the run; nothing was written.
+            OwnershipLost: another writer wrote the segment of this number, or has ended the run.
+        """
+
+    def resume(self, segment: Segment, run: Run, *, at: datetime) -> None:
+        """Write the next segment, whose epoch is noted, and let a paused run run again: all or nothing.
+
+        Raises:
+            OwnershipLost: another writer wrote the segment of this number: it has resumed the run, or ended it.
+        """
+
+    def paused_before(self, moment: datetime, *, limit: int) -> list[RunKey]:
+        """List runs that are paused and may be so only until a moment, the longest paused first; eventually."""
+
+    def withdraw(self, key: RunKey, wish: Wish) -> bool:
+        """Take a wish back; False: there is none."""
+
     def wish(self, key: RunKey, wish: Wish, *, at: datetime, reason: str = "") -> bool:
-        """Ask a run's writer to end it, on condition that it is running; a repeat keeps the first reason.
+        """Ask something of a run's writer, on condition that it is running; a repeat keeps the first reason.
 
         Returns:
-            Whether the wish stands: False for a run that has ended or does not exist.
+            Whether the wish stands: False for a run that is paused, has ended or does not exist.
         """
 
     def wishes(self, key: RunKey) -> Wishes:

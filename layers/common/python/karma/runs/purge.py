@@ -15,7 +15,7 @@ from karma.core.ids import UserId, new_id
 from karma.core.observability import logger
 from karma.core.purge import PurgeAttempt
 from karma.runs import events
-from karma.runs.domain import ERROR_MESSAGES, OwnershipLost, Run, RunEnd, RunErrorCode, RunStatus, Segment
+from karma.runs.domain import ACTIVE, ERROR_MESSAGES, OwnershipLost, Run, RunEnd, RunErrorCode, RunStatus, Segment
 from karma.runs.items import HEAD, RunsItem, run_id_pk, run_pk, segment_sk, user_pk
 from karma.runs.removal import RunsRemoval
 from karma.runs.removal_repository import RunRemovalRepository
@@ -75,12 +75,12 @@ class RunsPurge:
                 return done
 
     def _end(self, listed: Run, _: PurgeAttempt) -> bool:
-        """End a run that is running; False when its writer was first each time, and still executes it."""
-        if listed.status is not RunStatus.RUNNING:
+        """End a run that is running or paused; False when its writer was first each time, and still executes it."""
+        if listed.status not in ACTIVE:
             return True
         for _attempt in range(_TRIES):
             run, tail = self._store.run(listed.key), self._store.tail(listed.key)
-            if run is None or tail is None or run.status is not RunStatus.RUNNING:
+            if run is None or tail is None or run.status not in ACTIVE:
                 return True  # the index is behind
             try:
                 self._take_over(run, tail)
@@ -102,7 +102,7 @@ class RunsPurge:
             events=(events.run_error(message=ERROR_MESSAGES[code], code=code).data,),
             terminal=True,
         )
-        how = RunEnd(status=RunStatus.FAILED, at=now, error_code=code.value)
+        how = RunEnd(status=RunStatus.FAILED, was=run.status, at=now, error_code=code.value)
         self._store.finish(last, how, thread=ThreadKey(run.key.user_id, run.thread_id))
 
     def _remove(self, run: Run, purge: PurgeAttempt) -> bool:

@@ -33,7 +33,7 @@ from karma.conversations.messages import Sent, said
 from karma.core.clock import Clock
 from karma.core.errors import AppError, ValidationFailed
 from karma.core.observability import count, logger
-from karma.runs.domain import Run, RunStatus, Segment
+from karma.runs.domain import ACTIVE, Run, Segment
 from karma.runs.events import frame, frames, parse
 from karma.runs.opening import MAX_SNAPSHOT_BYTES, Link, input_ignored, snapshots_of
 from karma.runs.ports import Runs, Sink
@@ -87,7 +87,7 @@ def _adds_nothing(run: Run, thread: Thread, sent: Sequence[Sent], own: Collectio
         merged = merge(began, sent, own=own)
     except ValidationFailed:
         return False
-    size = thread.next_message if run.status is RunStatus.RUNNING else run.last_message + 1
+    size = thread.next_message if run.status in ACTIVE else run.last_message + 1
     given = thread.messages[run.begins_at : size]
     ours = {call.id for message in given for call in message.tool_calls if call.name in own}
     ours |= {message.tool_call_id for message in given if message.role == "tool"}
@@ -133,7 +133,7 @@ def redeliver(
     async def deliver(sink: Sink) -> None:
         count("RunRepeated")
         try:
-            if run.status is RunStatus.RUNNING:
+            if run.status in ACTIVE:
                 shown = await asyncio.to_thread(_question, run, asked, store, link, own)
                 reader = partial(read, store, run.key, limit=_PAGE, link=link)
                 await _follow(run, sink, *shown, read=reader, inspector=inspector, clock=clock, until=until)
@@ -218,7 +218,7 @@ async def _follow(
             # A run whose process died writes no more: once its lease is over another process goes on, and is read.
             again_in = await asyncio.to_thread(inspector.look, run.key)
             if again_in is None and is_last_look:
-                return  # it is gone with its account
+                return  # it is paused, or gone with its account
             is_last_look = again_in is None  # its end may have come since the log was read
             look_at = clock.now() + (again_in or timedelta())
         pause_s = _POLL_S if segments else min(_MAX_POLL_S, pause_s * 1.5)

@@ -11,11 +11,11 @@ from pynamodb.expressions.update import Action
 
 from karma.billing.allowances import Adjustment, Reservation
 from karma.billing.transactional import adjust_usage, reserve_usage
-from karma.conversations.domain import History, Message, Thread, ThreadKey
+from karma.conversations.domain import History, Json, Message, Thread, ThreadKey
 from karma.conversations.reading import read_thread
 from karma.conversations.transactional import add_messages, occupy_thread, release_thread, run_before
 from karma.core.clock import iso
-from karma.core.dynamo.access import batch_get, count, get, put, query
+from karma.core.dynamo.access import batch_get, count, delete, get, put, query
 from karma.core.dynamo.failures import ConditionFailed
 from karma.core.dynamo.items import Key
 from karma.core.dynamo.transaction import Transaction
@@ -23,17 +23,21 @@ from karma.core.errors import Conflict
 from karma.core.ids import AgentId, RunId, UserId
 from karma.identity.transactional import AccountGone, require_account
 from karma.runs.domain import (
+    MAX_PAUSE,
     Checkpoint,
     OwnershipLost,
     Run,
     RunEnd,
     RunExists,
     RunKey,
+    RunPause,
     RunStatus,
     Segment,
     ThreadChanged,
     Wish,
     Wishes,
+    WishesChanged,
+    resume,
     usage_of,
 )
 from karma.runs.items import (
@@ -42,11 +46,14 @@ from karma.runs.items import (
     CONTROL,
     HEAD,
     LISTED,
+    PAUSE,
+    PAUSED_PK,
     SEGMENT,
     SETUP,
     AttachmentItem,
     CheckpointItem,
     ControlItem,
+    PauseItem,
     RunCounterItem,
     RunItem,
     RunOwnerItem,
@@ -56,6 +63,8 @@ from karma.runs.items import (
     agent_runs_pk,
     list_sk,
     parse_run_id_pk,
+    parse_run_pk,
+    paused_sk,
     run_id_pk,
     run_pk,
     segment_sk,
@@ -212,16 +221,16 @@ class RunRepository:
             RunItem.cancel_reason.set(how.cancel_reason),
             RunItem.turns.set(how.turns),
             RunItem.pending_tool_call_ids.set(as_json(list(how.pending_tool_call_ids))),
+            RunItem.paused_at.remove(),
         ]
         if how.last_message >= 0:
             actions.append(RunItem.last_message.set(how.last_message))
-        if how.usages:
-            actions.append(RunItem.usage.set(as_json(usage_of(how.usages))))
-        if len(how.usages) > 1:
-            actions.append(RunItem.usages.set(as_json(list(how.usages))))
+        actions += _usage_actions(how.usages)
         if how.cost_micros is not None:
             actions.append(RunItem.cost_micros.set(how.cost_micros))
-        tx.update(run, actions, RunItem.status == RunStatus.RUNNING.value)
+        tx.update(run, actions, RunItem.status == how.was.value)
+        if how.was is RunStatus.PAUSED:
+            tx.update(PauseItem(run_pk(segment.key), PAUSE), [PauseItem.gsi1pk.remove(), PauseItem.gsi1sk.remove()])
         release_thread(tx, thread, run_id=segment.key.run_id, last_message=how.last_message, at=now)
         if history is not None:
             add_messages(tx, history, at=now)
@@ -231,6 +240,74 @@ class RunRepository:
             tx.commit()
         except ConditionFailed:
             self._require_mine(segment)
+
+    def pause(self, segment: Segment, how: RunPause) -> None:
+        """See Runs; one transaction."""
+        key, now = run_pk(segment.key), iso(how.at)
+        changed = Conflict("")
+        tx = Transaction()
+        cancelling = Key(key, f"{CONTROL}{Wish.CANCEL.value}")
+        tx.check(ControlItem, cancelling, ControlItem.pk.does_not_exist(), on_fail=changed)
+        wished = ControlItem(key, f"{CONTROL}{Wish.PAUSE.value}")
+        tx.delete(wished, ControlItem.pk.exists(), on_fail=changed)
+        tx.put(segment_item(segment))
+        actions: list[Action] = [
+            RunItem.status.set(RunStatus.PAUSED.value),
+            RunItem.paused_at.set(now),
+            RunItem.updated_at.set(now),
+        ]
+        if how.turns is not None:
+            actions.append(RunItem.turns.set(how.turns))
+        actions += _usage_actions(how.usages)
+        if how.cost_micros is not None:
+            actions.append(RunItem.cost_micros.set(how.cost_micros))
+        tx.update(RunItem(key, HEAD), actions, RunItem.status == RunStatus.RUNNING.value)
+        until = paused_sk(segment.key, how.at + MAX_PAUSE)
+        tx.upsert(PauseItem(key, PAUSE), [PauseItem.gsi1pk.set(PAUSED_PK), PauseItem.gsi1sk.set(until)])
+        try:
+            tx.commit()
+        except (ConditionFailed, Conflict) as exc:
+            if exc is changed and self._segment(segment) is None:
+                raise WishesChanged(f"run {segment.key.run_id} is not to be paused any more") from None
+            self._require_mine(segment)
+
+    def resume(self, segment: Segment, run: Run, *, at: datetime) -> None:
+        """See Runs; one transaction."""
+        key, resumed = run_pk(segment.key), resume(run, at=at, epoch=segment.epoch)
+        tx = Transaction()
+        tx.put(segment_item(segment))
+        actions: list[Action] = [
+            RunItem.status.set(resumed.status.value),
+            RunItem.paused_at.remove(),
+            RunItem.paused_ms.set(resumed.paused_ms),
+            RunItem.resumed_epoch.set(resumed.resumed_epoch),
+            RunItem.turns.set(0),
+            RunItem.usage.remove(),
+            RunItem.usages.remove(),
+            RunItem.cost_micros.remove(),
+            RunItem.updated_at.set(iso(at)),
+        ]
+        tx.update(RunItem(key, HEAD), actions, RunItem.status == RunStatus.PAUSED.value)
+        tx.update(PauseItem(key, PAUSE), [PauseItem.gsi1pk.remove(), PauseItem.gsi1sk.remove()])
+        try:
+            tx.commit()
+        except ConditionFailed:
+            self._require_mine(segment)
+
+    def paused_before(self, moment: datetime, *, limit: int) -> list[RunKey]:
+        """See Runs; one Query of the index."""
+        before = RunsItem.gsi1sk < iso(moment)
+        return [
+            parse_run_pk(item.pk) for item in query(RunsItem, PAUSED_PK, before, limit=limit, index=RunsItem.gsi1).items
+        ]
+
+    def withdraw(self, key: RunKey, wish: Wish) -> bool:
+        """See Runs; one Delete."""
+        try:
+            delete(ControlItem(run_pk(key), f"{CONTROL}{wish.value}"), ControlItem.pk.exists())
+        except ConditionFailed:
+            return False
+        return True
 
     def wish(self, key: RunKey, wish: Wish, *, at: datetime, reason: str = "") -> bool:
         """See Runs; one transaction."""
@@ -315,8 +392,16 @@ class RunRepository:
         page = query(RunsItem, run_id_pk(run_id), limit=100)
         return [UserId(item.user_id) for item in page.items if isinstance(item, RunOwnerItem)]
 
+    def _segment(self, like: Segment) -> SegmentItem | None:
+        return get(SegmentItem, Key(run_pk(like.key), segment_sk(like.n)), consistent=True)
+
     def _require_mine(self, segment: Segment) -> None:
         # A write whose answer was lost is sent again by the SDK, and then meets itself.
-        found = get(SegmentItem, Key(run_pk(segment.key), segment_sk(segment.n)), consistent=True)
+        found = self._segment(segment)
         if found is None or found.writer != segment.writer or bool(found.terminal) != segment.terminal:
             raise OwnershipLost(f"segment {segment.n} of run {segment.key.run_id} is another writer's")
+
+
+def _usage_actions(usages: Sequence[Json]) -> list[Action]:
+    actions: list[Action] = [RunItem.usage.set(as_json(usage_of(usages)))] if usages else []
+    return [*actions, RunItem.usages.set(as_json(list(usages)))] if len(usages) > 1 else actions

@@ -395,7 +395,7 @@ class RunService:
             if not await asyncio.to_thread(has_left, run, thread, sent, own=self.own_tools):
                 await self._free(thread, Wish.NEXT)
             return None
-        if before is not None or await asyncio.to_thread(self._inspector.look, run.key) is not None:
+        if before is not None or not await asyncio.to_thread(self._inspector.has_ended, run.key):
             return run
         ended = await asyncio.to_thread(self._store.run, run.key)
         return ended if ended is not None and ended.status is RunStatus.FINISHED else None

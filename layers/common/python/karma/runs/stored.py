@@ -76,6 +76,9 @@ def run_of(item: RunItem) -> Run:
         answers=int(item.answers),
         begins_at=int(item.begins_at),
         last_message=int(item.last_message),
+        paused_at=_when(item.paused_at) if item.paused_at else None,
+        paused_ms=int(item.paused_ms),
+        resumed_epoch=int(item.resumed_epoch),
         reserved_micros=int(item.reserved_micros),
         engine_schema=int(item.engine_schema),
     )

@@ -4,6 +4,7 @@ Before a run takes its lease, a delayed message about it is sent; its consumer i
 
     no log             the run never started                  -> nothing
     terminal segment   it ended                               -> nothing
+    paused             nobody executes it, as was wished      -> nothing: who resumes it begins another chain
     lease valid        it is alive                            -> inspect again when the lease may be over
     lease over         its process is dead                    -> ask for a process that goes on (execution.py), and
                                                                  inspect again
@@ -15,7 +16,7 @@ Messages may come late or twice: the log decides, by one conditional write.
 from __future__ import annotations
 
 from datetime import datetime, timedelta
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import orjson
 
@@ -26,11 +27,13 @@ from karma.core.observability import logger
 from karma.runs.domain import (
     ENGINE_SCHEMA,
     LEASE,
+    MOVED_ON_REASON,
     OwnershipLost,
     RunKey,
+    RunStatus,
     Segment,
 )
-from karma.runs.ending import end_lost
+from karma.runs.ending import cancel_lost, end_lost
 from karma.runs.ports import Executions, Runs, Watchdog
 
 FIRST_LOOK = LEASE + timedelta(seconds=15)
@@ -57,10 +60,10 @@ class QueueWatchdog:
     def __init__(self, queue: DelayQueue) -> None:
         self._queue = queue
 
-    def arm(self, key: RunKey, *, delay: timedelta) -> None:
+    def arm(self, key: RunKey, *, delay: timedelta, chain: int = 0) -> None:
         """Let the run be inspected after the delay, as `ports.Watchdog.arm`."""
         seconds = min(_MAX_DELAY_S, max(0, round(delay.total_seconds())))
-        self._queue.send(_message(key), delay_s=seconds)
+        self._queue.send(_message(key, chain=chain), delay_s=seconds)
 
 
 class QueuedExecutions:
@@ -74,8 +77,8 @@ class QueuedExecutions:
         self._queue.send(_message(key), delay_s=0)
 
 
-def _message(key: RunKey) -> str:
-    return orjson.dumps({"user_id": key.user_id, "run_id": key.run_id}).decode()
+def _message(key: RunKey, **more: int) -> str:
+    return orjson.dumps({"user_id": key.user_id, "run_id": key.run_id, **more}).decode()
 
 
 def read_message(body: str) -> RunKey:
@@ -94,6 +97,25 @@ def read_message(body: str) -> RunKey:
     return RunKey(UserId(user_id), RunId(run_id))
 
 
+class Watch(NamedTuple):
+    """A message that `QueueWatchdog.arm` sent."""
+
+    key: RunKey
+    chain: int
+
+
+def read_watch(body: str) -> Watch:
+    """Read a message to the watchdog; one of before there were pauses is of the first chain.
+
+    Raises:
+        ValidationFailed: the body is not such a message.
+    """
+    key, chain = read_message(body), orjson.loads(body).get("chain", 0)
+    if not isinstance(chain, int):
+        raise ValidationFailed.of("body", "does not name a chain of inspections")
+    return Watch(key, chain)
+
+
 class Inspector:
     """Inspects runs, and lets another process go on with those whose process is dead."""
 
@@ -102,13 +124,21 @@ class Inspector:
         self._executions = executions
         self._clock = clock
 
-    def look(self, key: RunKey) -> timedelta | None:
-        """Inspect one run; return the delay until the next inspection, None when it has ended or never started."""
+    def look(self, key: RunKey, *, chain: int | None = None) -> timedelta | None:
+        """Inspect one run; return the delay until the next inspection.
+
+        None when it has ended, never started, or is paused; with `chain` also when another chain of inspections than
+        this one watches it.
+        """
         tail = self._store.tail(key)
         if tail is None or tail.terminal:
             return None
         now = self._clock.now()
-        if not tail.is_expired(now):
+        is_expired = tail.is_expired(now)
+        run = self._store.run(key) if is_expired or chain is not None else None
+        if run is not None and (run.status is RunStatus.PAUSED or chain not in {None, run.resumed_epoch}):
+            return None
+        if not is_expired:
             return tail.lease_until - now + _MARGIN
         if now - tail.lease_until < GIVE_UP_AFTER:
             self._executions.request(key)
@@ -117,7 +147,10 @@ class Inspector:
 
     def has_ended(self, key: RunKey) -> bool:
         """Tell whether a run has ended; one whose process is lost has not, and another process is asked for."""
-        return self.look(key) is None
+        if self.look(key) is not None:
+            return False
+        run = self._store.run(key)
+        return run is None or run.status is not RunStatus.PAUSED
 
     def is_over(self, key: RunKey) -> bool:
         """Tell whether a run is over, and end it if its process is lost: nobody waits for it any more."""
@@ -135,14 +168,17 @@ class Inspector:
             logger.error("run.unreadable", run_id=tail.key.run_id, engine_schema=run.engine_schema)
             return now - tail.lease_until > _UNREADABLE_FOR
         try:
-            end_lost(self._store, tail, run, now)
+            if run.status is RunStatus.PAUSED:
+                cancel_lost(self._store, tail, run, now, reason=MOVED_ON_REASON)
+            else:
+                end_lost(self._store, tail, run, now)
         except OwnershipLost:
             return False  # its writer, or another process, wrote first
         return True
 
 
-def attend(inspector: Inspector, watchdog: Watchdog, key: RunKey) -> None:
+def attend(inspector: Inspector, watchdog: Watchdog, watch: Watch) -> None:
     """Inspect a run, and let it be inspected again if needed."""
-    again_in = inspector.look(key)
+    again_in = inspector.look(watch.key, chain=watch.chain)
     if again_in is not None:
-        watchdog.arm(key, delay=again_in)
+        watchdog.arm(watch.key, delay=again_in, chain=watch.chain)
