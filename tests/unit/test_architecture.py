@@ -21,6 +21,7 @@ VENDORS = {
     # import name -> the only places that may import it, as path prefixes below the root
     "stripe": ("layers/common/python/karma/integrations/stripe",),
     "anthropic": ("layers/common/python/karma/integrations/anthropic",),
+    "httpx2": ("layers/common/python/karma/integrations/",),
     "pynamodb": ("layers/common/python/karma/",),  # narrowed below to core.dynamo and repositories
     "fastapi": ("functions/api/", "layers/common/python/karma/http/"),
     "mangum": ("layers/common/python/karma/http/",),

@@ -25,7 +25,7 @@ from tests.support.faulty_server import CUT, RESET, Behaviour, FaultyServer, Wir
 from tests.support.model_server import message, sse, text
 from tests.support.run_world import World, asked, user
 
-pytestmark = pytest.mark.fault("F-09a")
+pytestmark = pytest.mark.fault("F-09b")
 SECRET = "provider's secret"
 QUIET_S = 0.3
 
@@ -206,6 +206,17 @@ def test_a_whole_answer_is_one_whatever_its_connection_does_then(server: FaultyS
         assert isinstance(events[-1], TurnEnded)
         assert events[-1].usage == Usage(11, 7)
         assert monotonic() - began < 5
+
+
+def test_a_redirect_is_not_followed(server: FaultyServer, provider: Provider) -> None:
+    with FaultyServer() as other:
+        other.next(stream(*provider.whole))
+        server.next(status(307, {"location": f"{other.url}/v1/messages"}))
+
+        with pytest.raises(ModelFailed) as caught:
+            ask(provider, server)
+
+        assert (caught.value.code, other.requests) == (ModelErrorCode.MODEL_UNAVAILABLE, [])
 
 
 ENDLESS: dict[str, Callable[[Provider], Iterable[bytes]]] = {

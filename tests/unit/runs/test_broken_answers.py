@@ -20,6 +20,8 @@ from karma.runs.replay import read
 from tests.fakes.runs import Step, caller, ended, text, tool, types
 from tests.support.run_world import World, asked, merged, user
 
+pytestmark = pytest.mark.fault("F-09b")
+
 CUT = ModelFailed(ModelErrorCode.MODEL_STREAM_CUT, usage=Usage(10), is_transient=True)
 HALVES: dict[str, list[Step]] = {
     "text": text("Half an ans"),

@@ -148,7 +148,9 @@ class AnthropicModel:
             timeout=httpx2.Timeout(_SILENCE_S, connect=_CONNECT_S),
             max_retries=0,
             default_headers={"accept-encoding": "identity"},
-            http_client=DefaultAsyncHttpxClient(limits=limits, event_hooks={"response": [limit_error]}),
+            http_client=DefaultAsyncHttpxClient(
+                limits=limits, event_hooks={"response": [limit_error]}, follow_redirects=False
+            ),
         )
 
     def _arguments(self, request: ModelRequest) -> dict[str, Any]:

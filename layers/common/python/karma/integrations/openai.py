@@ -81,9 +81,8 @@ class OpenAIModel:
         try:
             key = await asyncio.to_thread(self._key, request.target)
             await self._require_allowed(request.target.base_url or OPENAI_URL)
-            if self._client is None:
-                self._client = await asyncio.to_thread(_make_client)
-            async with self._client.stream(
+            client = await self._ready()
+            async with client.stream(
                 "POST",
                 f"{request.target.base_url or OPENAI_URL}/chat/completions",
                 content=orjson.dumps(body_of(request)),
@@ -113,6 +112,13 @@ class OpenAIModel:
             code, is_transient = meaning
             raise ModelFailed(code, usage=turn.spent(request), is_transient=is_transient) from exc
         raise ModelFailed(ModelErrorCode.MODEL_STREAM_CUT, usage=turn.spent(request), is_transient=True)
+
+    async def _ready(self) -> httpx2.AsyncClient:
+        if self._client is None:
+            made = await asyncio.to_thread(_make_client)
+            # Two first calls at once make two; one that is not used has nothing open.
+            self._client = self._client or made
+        return self._client
 
     async def _require_allowed(self, base_url: str) -> None:
         """Look where an address leads, once a minute.
