@@ -167,6 +167,7 @@ def test_one_run_is_shown_with_its_log(owner: tuple[Api, UserId]) -> None:
         "cancel_reason": None,
         "turns": 1,
         "usage": {"provider": "anthropic", "model": "m", "inputTokens": 3, "totalTokens": 5},
+        "usage_by_model": [{"provider": "anthropic", "model": "m", "inputTokens": 3, "totalTokens": 5}],
         "cost_micros": 40,
         "pending_tool_call_ids": [],
         "created_at": "2026-11-21T12:00:00.000Z",
