@@ -32,7 +32,7 @@ QUIET_S = 0.3
 
 @dataclass(frozen=True)
 class Provider:
-    make: Callable[[str], tuple[Model, Target]]
+    make: Callable[[str, float], tuple[Model, Target]]
     whole: Sequence[bytes]
     """Events of an answer, which says Hello."""
     error: bytes
@@ -45,12 +45,12 @@ class Provider:
     """Number of events up to the first piece of text."""
 
 
-def anthropic(url: str) -> tuple[Model, Target]:
-    return AnthropicModel(secret_arn="secret", base_url=url, quiet_s=QUIET_S), Target(model="claude-haiku-5-5")
+def anthropic(url: str, quiet_s: float) -> tuple[Model, Target]:
+    return AnthropicModel(secret_arn="secret", base_url=url, quiet_s=quiet_s), Target(model="claude-haiku-5-5")
 
 
-def openai(url: str) -> tuple[Model, Target]:
-    return OpenAIModel(secret_arn="secret", quiet_s=QUIET_S), Target(
+def openai(url: str, quiet_s: float) -> tuple[Model, Target]:
+    return OpenAIModel(secret_arn="secret", quiet_s=quiet_s), Target(
         model="m", provider=OPENAI, base_url=f"{url}/v1", secret="mine"
     )
 
@@ -93,9 +93,9 @@ def provider(request: pytest.FixtureRequest) -> Provider:
     return PROVIDERS[request.param]
 
 
-def ask(provider: Provider, server: FaultyServer) -> list[ModelEvent]:
+def ask(provider: Provider, server: FaultyServer, *, quiet_s: float = event_stream.QUIET_S) -> list[ModelEvent]:
     """Ask once; give what arrived, until the end or a failure."""
-    model, target = provider.make(server.url)
+    model, target = provider.make(server.url, quiet_s)
     request = ModelRequest(
         target=target,
         system=["Be kind."],
@@ -181,7 +181,7 @@ def test_a_run_that_meets_a_fault_tells_its_client_our_words(
 ) -> None:
     server.next(faults(provider)[fault][0])
     world = World()
-    model, target = provider.make(server.url)
+    model, target = provider.make(server.url, event_stream.QUIET_S)
     world.model = model  # type: ignore[assignment]
     chosen = world.configuration.for_run(agent="karma", model="claude-test")
     world.configuration.for_run = lambda **_: type(chosen)(target=target, disabled_tools=frozenset())  # type: ignore[method-assign]
@@ -244,7 +244,7 @@ def test_what_has_no_end_is_ended_in_bounded_memory(server: FaultyServer, provid
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
     with pytest.raises(ModelFailed) as caught:
-        ask(provider, server)
+        ask(provider, server, quiet_s=QUIET_S)
 
     assert caught.value.code in {ModelErrorCode.MODEL_STREAM_CUT, ModelErrorCode.MODEL_TIMEOUT}
     grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024
@@ -275,7 +275,7 @@ def test_a_stream_that_only_keeps_its_connection_alive_is_ended(server: FaultySe
     began = monotonic()
 
     with pytest.raises(ModelFailed) as caught:
-        ask(provider, server)
+        ask(provider, server, quiet_s=QUIET_S)
 
     assert caught.value.code is ModelErrorCode.MODEL_TIMEOUT
     assert QUIET_S <= monotonic() - began < 10
@@ -302,7 +302,7 @@ def test_an_error_without_an_end_is_told_by_its_status(
 
 def test_a_stop_closes_the_connection(server: FaultyServer, provider: Provider) -> None:
     server.next(server.hold(stream(*provider.whole[: provider.begun], end=CUT)))
-    model, target = provider.make(server.url)
+    model, target = provider.make(server.url, event_stream.QUIET_S)
     request = ModelRequest(
         target=target, system=[], messages=[Message(id="u", role="user", content="hi")], tools=(), max_tokens=100
     )
