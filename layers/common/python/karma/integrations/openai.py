@@ -114,10 +114,12 @@ class OpenAIModel:
         raise ModelFailed(ModelErrorCode.MODEL_STREAM_CUT, usage=turn.spent(request), is_transient=True)
 
     async def _ready(self) -> httpx2.AsyncClient:
+        return self._client or self._keep(await asyncio.to_thread(_make_client))
+
+    def _keep(self, made: httpx2.AsyncClient) -> httpx2.AsyncClient:
+        # Two first calls at once make two; one that is not used has nothing open.
         if self._client is None:
-            made = await asyncio.to_thread(_make_client)
-            # Two first calls at once make two; one that is not used has nothing open.
-            self._client = self._client or made
+            self._client = made
         return self._client
 
     async def _require_allowed(self, base_url: str) -> None:
