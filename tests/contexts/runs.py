@@ -176,6 +176,9 @@ SCENARIOS = Scenarios[RunRows](
         ),
         "RunRepository.resume": made(_paused, lambda r, run: r.runs.resume(r.segment(3), run, at=LATER)),
         "RunRepository.paused_before": made(_paused, lambda r, _: r.runs.paused_before(LATER, limit=5)),
+        "RunRepository.active": made(
+            lambda r: r.running, lambda r, _: r.runs.active(r.ada.id, AgentId("karma"), limit=5)
+        ),
         "RunRepository.withdraw": made(_wished, lambda r, run: r.runs.withdraw(run.key, Wish.PAUSE)),
         "RunRepository.tail": made(lambda r: r.running, lambda r, run: r.runs.tail(run.key)),
         "RunRepository.segments": made(lambda r: r.running, lambda r, run: r.runs.segments(run.key, after=0, limit=5)),

@@ -34,25 +34,20 @@ from karma.models.ports import (
     TurnEnded,
 )
 from karma.runs.domain import (
-    MAX_PAUSE,
     Checkpoint,
     OwnershipLost,
     Run,
     RunEnd,
     RunExists,
     RunKey,
-    RunPause,
     RunStatus,
     Segment,
     ThreadChanged,
     Wish,
-    Wishes,
-    WishesChanged,
     end,
-    pause,
-    resume,
 )
 from karma.runs.ports import RunPage
+from tests.fakes.controlled_runs import ControlledRuns
 from tests.fakes.usage import MemoryUsage
 
 
@@ -69,7 +64,7 @@ class SetClock:
         self.at += delta
 
 
-class MemoryRuns:
+class MemoryRuns(ControlledRuns):
     """Runs in dictionaries. `fail` raises what it returns for a call's name, before the call has any effect."""
 
     def __init__(
@@ -86,11 +81,6 @@ class MemoryRuns:
         self._lock = threading.RLock()
         self.fail = fail
         self.attachments: dict[tuple[UserId, str], int] = {}
-
-    def _meet(self, name: str) -> None:
-        failure = self.fail(name)
-        if failure is not None:
-            raise failure
 
     def thread(self, key: ThreadKey) -> Thread:
         self._meet("thread")
@@ -181,14 +171,6 @@ class MemoryRuns:
             self.threads[thread] = replace(stored, active_run_id=None, version=stored.version + 1)
             self._keep(history)
 
-    def _is_repeat(self, segment: Segment) -> bool:
-        found = self.logs[segment.key].get(segment.n)
-        if found is None:
-            return False
-        if found.writer != segment.writer or found.terminal != segment.terminal:
-            raise OwnershipLost
-        return True
-
     def _keep(self, history: History | None) -> None:
         if history is None or not history.messages:
             return
@@ -197,51 +179,6 @@ class MemoryRuns:
         messages = (*stored.messages, *history.messages)
         forks = stored.forks if history.fork is None else {**stored.forks, history.n: history.fork}
         self.threads[history.thread] = replace(stored, messages=messages, next_message=len(messages), forks=forks)
-
-    def pause(self, segment: Segment, how: RunPause) -> None:
-        self._meet("pause")
-        with self._lock:
-            if self._is_repeat(segment):
-                return
-            wished = self.wished[segment.key]
-            if Wish.PAUSE not in wished or Wish.CANCEL in wished:
-                raise WishesChanged
-            if self.runs_by_key[segment.key].status is not RunStatus.RUNNING:
-                raise OwnershipLost
-            del wished[Wish.PAUSE]
-            self.logs[segment.key][segment.n] = segment
-            self.runs_by_key[segment.key] = pause(self.runs_by_key[segment.key], how)
-
-    def resume(self, segment: Segment, run: Run, *, at: datetime) -> None:
-        self._meet("resume")
-        with self._lock:
-            if self._is_repeat(segment):
-                return
-            if self.runs_by_key[segment.key].status is not RunStatus.PAUSED:
-                raise OwnershipLost
-            self.logs[segment.key][segment.n] = segment
-            self.runs_by_key[segment.key] = resume(run, at=at, epoch=segment.epoch)
-
-    def paused_before(self, moment: datetime, *, limit: int) -> list[RunKey]:
-        paused = [(run.paused_at, run.key) for run in self.runs_by_key.values() if run.paused_at is not None]
-        return [key for at, key in sorted(paused) if at + MAX_PAUSE < moment][:limit]
-
-    def withdraw(self, key: RunKey, wish: Wish) -> bool:
-        self._meet("withdraw")
-        return self.wished[key].pop(wish, None) is not None
-
-    def wish(self, key: RunKey, wish: Wish, *, at: datetime, reason: str = "") -> bool:
-        self._meet("wish")
-        with self._lock:
-            run = self.runs_by_key.get(key)
-            if run is None or run.status is not RunStatus.RUNNING:
-                return False
-            self.wished[key].setdefault(wish, reason)
-            return True
-
-    def wishes(self, key: RunKey) -> Wishes:
-        self._meet("wishes")
-        return dict(self.wished.get(key, {}))
 
     def tail(self, key: RunKey) -> Segment | None:
         log = self.logs.get(key)

@@ -190,7 +190,7 @@ class _Watch:
         botocore.handlers.BUILTIN_HANDLERS.extend(hooks)
 
     def tell(self, status: int, **more: Any) -> None:
-        imported = [name for name in sys.modules if name not in self.imported]
+        imported = [name for name in sys.modules.copy() if name not in self.imported]
         told = {"exit": status, "calls": self.calls, "recorded": recorder.told(), "imported": imported, **more}
         os.write(self.result_fd, json.dumps(told, default=repr).encode())
 

@@ -22,6 +22,7 @@ from karma.runs.answers import (
     RunEventsData,
     RunListData,
     RunStateData,
+    StoppedAgentData,
     agio_control,
     agio_run_view,
     events_view,
@@ -38,6 +39,8 @@ Controller = Annotated[Caller, permit("run:control")]
 AgentRef = Annotated[str | None, Query(min_length=1, max_length=MAX_NAME_CHARS)]
 
 _MAX_AFTER = 10**8 - 1
+_MAX_NAMED = 1_000
+"""Runs that an answer names at the most: 1 MB of them."""
 _AGIO_WAIT_S = 3.0
 """Seconds for which Agio's routes, which know no run that is still being stopped, wait for that."""
 
@@ -186,6 +189,25 @@ async def agio_resume_run(run_id: str, caller: Controller) -> Answer[AgioRunCont
     """Resume a paused run as the Agio API does."""
     run = agents.control().resume(caller.user_id, RunId(run_id))
     return ok(agio_control(run, done="Run resumed successfully"))
+
+
+@router.post("/agents/{agent_id}/stop", responses=answers(also=(202,), errors=(404,)))
+async def stop_agent(agent_id: str, caller: Controller, body: CancelRunBody | None = None) -> Answer[StoppedAgentData]:
+    """Cancel all of the caller's runs of an agent, paused ones too; each process hears of it within a second.
+
+    `agent_id` is an id or a name. Later runs are not refused: an administrator disables an agent by its configuration.
+    """
+    ref = _agent(agent_id) or AgentId(agent_id)
+    runs = agents.control().cancel_all(caller.user_id, ref, reason=body.reason if body else "")
+    if not runs:
+        agents.catalogue().find(agent_id)
+    ended = all(run.status is RunStatus.CANCELLED for run in runs)
+    data: StoppedAgentData = {
+        "runs": [run_view(run) for run in runs[:_MAX_NAMED]],
+        "total": len(runs),
+        "ended": ended,
+    }
+    return ok(data, 200 if ended else 202)
 
 
 def _agent(ref: str | None) -> AgentId | None:

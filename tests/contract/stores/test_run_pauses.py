@@ -8,7 +8,7 @@ import pytest
 
 from karma.billing.allowances import Metric
 from karma.conversations.domain import ThreadKey
-from karma.core.ids import RunId, ThreadId
+from karma.core.ids import AgentId, RunId, ThreadId
 from karma.runs.domain import (
     MAX_PAUSE,
     OwnershipLost,
@@ -20,7 +20,7 @@ from karma.runs.domain import (
     WishesChanged,
 )
 from karma.runs.ports import Runs
-from tests.contract.stores.test_runs import END, NOW, THREAD, USER, begin, run, segment, stored_runs
+from tests.contract.stores.test_runs import END, NOW, OTHER, THREAD, USER, begin, run, segment, stored_runs
 from tests.fakes.runs import MemoryRuns
 from tests.support.plans import limited
 from tests.support.stores import Store
@@ -130,6 +130,29 @@ def test_paused_runs_are_listed_from_the_longest_paused_on_once_their_time_is_ov
     end = replace(END, status=RunStatus.CANCELLED, was=RunStatus.PAUSED)
     runs.finish(segment(3, of=replace(run(), key=first), terminal=True), end, thread=ThreadKey(USER, ThreadId("t1")))
     assert runs.paused_before(over + timedelta(hours=1), limit=9) == [third]
+
+
+def test_the_runs_of_an_agent_that_have_not_ended_are_listed_by_pages(runs: Runs) -> None:
+    one, two = AgentId("karma"), AgentId("01890000-0000-7000-8000-0000000000aa")
+    for i in range(6):
+        of = replace(run(f"r{i}", at=NOW + timedelta(seconds=i)), thread_id=ThreadId(f"t{i}"))
+        begin(runs, replace(of, agent_id=two if i == 4 else one, agent_version=1))
+    begin(runs, replace(run("other", user=OTHER), agent_id=one, agent_version=1))
+    begin(runs, replace(run("older"), thread_id=ThreadId("t9")))
+    for i in (1, 2):
+        of = replace(run(f"r{i}"), thread_id=ThreadId(f"t{i}"))
+        if i == 1:
+            runs.finish(segment(2, of=of, terminal=True), END, thread=ThreadKey(USER, of.thread_id))
+        else:
+            assert runs.wish(of.key, Wish.PAUSE, at=NOW)
+            runs.pause(segment(2, of=of), PAUSE)
+
+    first = runs.active(USER, one, limit=2)
+    second = runs.active(USER, one, limit=2, start=first.last)
+
+    assert [key.run_id for key in (*first.keys, *second.keys)] == ["r0", "r2", "r3", "r5"]
+    assert [key.run_id for key in runs.active(USER, two, limit=9).keys] == ["r4"]
+    assert runs.active(OTHER, two, limit=9) == ([], None)
 
 
 @pytest.mark.parametrize("is_paused", [True, False])

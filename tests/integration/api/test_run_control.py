@@ -176,6 +176,54 @@ class TestPausing:
         assert owner[0].call("GET", RUN).data["run"]["status"] == "running"
 
 
+class TestStoppingAnAgent:
+    def test_cancels_all_runs_of_it_that_the_caller_has(self, api: Api, owner: tuple[Api, UserId]) -> None:
+        mine, user_id = owner
+        for n in range(3):
+            begin(user_id, f"lost{n}", agent="karma")
+        begin(user_id, "alive", agent="karma", at=datetime.now(UTC) + timedelta(minutes=5))
+        begin(user_id, "paused", agent="karma")
+        mine.call("POST", "/api/v1/runs/paused/pause")
+        record(user_id, "ended", agent="karma")
+        begin(user_id, "another agent's", agent="01890000-0000-7000-8000-0000000000aa")
+        eve = UserId(api.register()["id"])
+        begin(eve, "another's", agent="karma")
+
+        answer = mine.call("POST", "/api/v1/agents/karma/stop", {"reason": "It goes wrong"})
+
+        assert (answer.status, answer.data["ended"], answer.data["total"]) == (202, False, 5)
+        status = {run["id"]: run["status"] for run in answer.data["runs"]}
+        cancelled = dict.fromkeys(("lost0", "lost1", "lost2", "paused"), "cancelled")
+        assert status == {**cancelled, "alive": "running"}
+        store = RunRepository()
+        assert store.wishes(RunKey(user_id, RunId("alive"))) == {Wish.CANCEL: "It goes wrong"}
+        for key in (RunKey(user_id, RunId("another agent's")), RunKey(eve, RunId("another's"))):
+            left = store.run(key)
+            assert left is not None
+            assert (left.status, store.wishes(key)) == (RunStatus.RUNNING, {})
+        again = mine.call("POST", "/api/v1/agents/karma/stop").data
+        assert [run["id"] for run in again["runs"]] == ["alive"]
+
+    def test_that_has_no_runs_stops_nothing_and_one_that_is_not_there_is_not_found(
+        self, owner: tuple[Api, UserId]
+    ) -> None:
+        api, _ = owner
+        answer = api.call("POST", "/api/v1/agents/karma/stop")
+        assert (answer.status, answer.data) == (200, {"runs": [], "total": 0, "ended": True})
+        assert api.call("POST", "/api/v1/agents/nobody/stop").status == 404
+
+    def test_tells_runs_of_all_pages(self, owner: tuple[Api, UserId], monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("karma.runs.control._PAGE", 7)
+        api, user_id = owner
+        names = [f"r{n}" for n in range(20)]
+        for name in names:
+            begin(user_id, name, agent="karma", at=datetime.now(UTC) + timedelta(minutes=5))
+        answer = api.call("POST", "/api/v1/agents/karma/stop")
+        assert (answer.status, answer.data["total"]) == (202, 20)
+        store = RunRepository()
+        assert all(store.wishes(RunKey(user_id, RunId(name))) == {Wish.CANCEL: ""} for name in names)
+
+
 class TestAgioSPause:
     @pytest.mark.req("R-A-18")
     def test_answers_once_the_run_is_paused_and_resumed(self, owner: tuple[Api, UserId]) -> None:

@@ -19,10 +19,11 @@ from typing import Any
 
 import pytest
 
+from karma.agents.domain import BUILT_IN_ID
 from karma.billing.allowances import Metric
 from karma.conversations.history import STOPPED
 from karma.core.errors import NotFound, StorageUnavailable
-from karma.core.ids import RunId, UserId
+from karma.core.ids import AgentId, RunId, UserId
 from karma.models.ports import ModelEvent, ModelRequest
 from karma.runs.domain import (
     ENGINE_SCHEMA,
@@ -380,3 +381,30 @@ def test_a_run_that_the_caller_does_not_have_is_not_found(whose: Callable[[], tu
     with pytest.raises(NotFound):
         world.control(Life(None)).cancel(*whose())
     assert world.store.wishes(KEY) == {}
+
+
+class TestAllRunsOfAnAgent:
+    def test_end_whatever_becomes_of_the_request_and_of_their_processes(self) -> None:
+        """The request dies at any call, and is repeated."""
+        for steps in range(1, 30, 2):
+            world = World()
+            begin(world, Life(12))
+            world.clock.pass_by(LEASE + timedelta(seconds=1))
+            for life in (Life(steps), Life(None)):
+                with suppress(Killed):
+                    world.control(life).cancel_all(KEY.user_id, BUILT_IN_ID, reason="all")
+            run = world.store.run(KEY)
+            assert run is not None
+            assert (run.status, run.cancel_reason) == (RunStatus.CANCELLED, "all")
+            assert [each.terminal for each in world.log].count(True) == 1
+
+    def test_are_those_of_the_caller_and_the_agent_that_have_not_ended(self) -> None:
+        world = World()
+        begin(world, Life(12))
+        control = world.control(Life(None))
+        assert control.cancel_all(UserId("other"), BUILT_IN_ID) == []
+        assert control.cancel_all(KEY.user_id, AgentId("another")) == []
+        assert [run.key for run in control.cancel_all(KEY.user_id, BUILT_IN_ID)] == [KEY]
+        world.clock.pass_by(LEASE + timedelta(seconds=1))
+        assert [run.status for run in control.cancel_all(KEY.user_id, BUILT_IN_ID)] == [RunStatus.CANCELLED]
+        assert control.cancel_all(KEY.user_id, BUILT_IN_ID) == []

@@ -105,6 +105,16 @@ class RunStateData(TypedDict):
     """Still running (status 202) while the process that executes it finishes its tools before it is paused."""
 
 
+class StoppedAgentData(TypedDict):
+    """`POST /agents/{id}/stop`."""
+
+    runs: list[RunView]
+    """Runs that were cancelled, or are being stopped by the processes that execute them; the first 1,000."""
+    total: int
+    ended: bool
+    """Whether all of them have ended; false (status 202) while processes stop theirs."""
+
+
 class RunListData(TypedDict):
     """`GET /runs`, newest first."""
 

@@ -16,16 +16,19 @@ run: so a request that resumes it first, or cancels it, is never overtaken.
 from __future__ import annotations
 
 import time
+from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
 
 from karma.core.clock import Clock
-from karma.core.ids import RunId, UserId
+from karma.core.errors import NotFound
+from karma.core.ids import AgentId, RunId, UserId
 from karma.runs.domain import (
     ACTIVE,
     ENGINE_SCHEMA,
     OwnershipLost,
     Run,
     RunHasEnded,
+    RunKey,
     RunStatus,
     Segment,
     Wish,
@@ -38,6 +41,9 @@ from karma.runs.watchdog import FIRST_LOOK
 
 _TRIES = 5
 _POLL_S = 0.25
+_PAGE = 100
+_AT_ONCE = 16
+"""Runs that are cancelled at the same time."""
 
 
 class RunControl:
@@ -127,6 +133,33 @@ class RunControl:
                     self._executions.request(run.key)
                 return run
         return self._active(user_id, run_id)
+
+    def cancel_all(self, user_id: UserId, agent_id: AgentId, *, reason: str = "") -> list[Run]:
+        """Cancel all runs of an agent that the user has and that have not ended; return them as they are then.
+
+        Of those that began less than a second ago one may be missed: the list is eventually consistent. A run that
+        ends by itself meanwhile is not returned.
+        """
+        keys: list[RunKey] = []
+        start: dict[str, str] | None = None
+        while True:
+            page = self._store.active(user_id, agent_id, limit=_PAGE, start=start)
+            keys += page.keys
+            start = page.last
+            if start is None:
+                break
+        if not keys:
+            return []
+
+        def end(key: RunKey) -> Run | None:
+            try:
+                return self.cancel(user_id, key.run_id, reason=reason)
+            except (NotFound, RunHasEnded):
+                return None
+
+        # Together, since each takes a few round trips of its own, and all of them must have heard within two seconds.
+        with ThreadPoolExecutor(min(_AT_ONCE, len(keys))) as threads:
+            return [run for run in threads.map(end, keys) if run is not None]
 
     def settled(self, run: Run, *, within_s: float) -> Run:
         """Wait, blocking, while a run that is being stopped runs; return it as it is then, or after that time."""

@@ -9,6 +9,7 @@
 | wish of its writer | RUN#<user>#<run> | CONTROL#<wish> | |
 | moment until which it may be paused | RUN#<user>#<run> | PAUSE | while it is: PAUSED / <until>#<user>#<run> |
 | run of a deleted thread, for a while | RUN#<user>#<run> | HEAD | THREAD#<user>#<thread>#RUNS / as before |
+| it has not ended | RUN#<user>#<run> | ACTIVE | USER#<user>#AGENT#<agent>#ACTIVE / RUN#<created_at>#<run> |
 | owner of a run id | RUNID#<run> | USER#<user> | USER#<user>#AGENT#<agent> / RUN#<created_at>#<run> |
 | number of a user's runs | USER#<user> | COUNTER#runs | |
 | attachment that counts towards a user's storage | USER#<user> | ATTACHMENT#<sha256> | |
@@ -35,6 +36,7 @@ CONTROL = "CONTROL#"
 SETUP = "RUNSETUP#"
 """Sorts before the segments, which are read by `sk > SEG#<n>`."""
 CHECKPOINT = "CHECKPOINT#"
+ACTIVE_SK = "ACTIVE"
 PAUSE = "PAUSE"
 PAUSED_PK = "PAUSED"
 """Partition of the index with all runs that are paused, which sort by the moment until which they may be."""
@@ -110,6 +112,11 @@ def agent_runs_pk(user_id: UserId, agent_id: AgentId) -> str:
     return f"{user_pk(user_id)}#AGENT#{agent_id}"
 
 
+def active_runs_pk(user_id: UserId, agent_id: AgentId) -> str:
+    """Return the partition of the index with a user's runs of one agent that have not ended."""
+    return f"{agent_runs_pk(user_id, agent_id)}#ACTIVE"
+
+
 class RunsItem(Item):
     """Base of the items of runs."""
 
@@ -154,6 +161,10 @@ class RunItem(RunsItem, discriminator="run"):
     """Run of its thread before it; "": it is the first. Absent in runs from before threads knew their runs."""
     deleted_at = UnicodeAttribute(null=True)
     """Its thread was deleted: the run is not listed and not found, and its item refuses late writes for a while."""
+
+
+class ActiveItem(RunsItem, discriminator="run_active"):
+    """Lists a run in the index until it has ended; it stays, without the index's attributes, when it has."""
 
 
 class PauseItem(RunsItem, discriminator="run_pause"):

@@ -62,6 +62,13 @@ class RunPage(NamedTuple):
     last: dict[str, str] | None
 
 
+class ActivePage(NamedTuple):
+    """One page of the runs of an agent that have not ended, oldest first."""
+
+    keys: list[RunKey]
+    last: dict[str, str] | None
+
+
 class Runs(Protocol):
     """A store of runs, logs and threads. All calls block."""
 
@@ -155,6 +162,11 @@ class Runs(Protocol):
 
     def paused_before(self, moment: datetime, *, limit: int) -> list[RunKey]:
         """List runs that are paused and may be so only until a moment, the longest paused first; eventually."""
+
+    def active(
+        self, user_id: UserId, agent_id: AgentId, *, limit: int, start: dict[str, str] | None = None
+    ) -> ActivePage:
+        """List a user's runs of an agent that have not ended; eventually consistent."""
 
     def withdraw(self, key: RunKey, wish: Wish) -> bool:
         """Take a wish back; False: there is none."""

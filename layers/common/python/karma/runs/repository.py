@@ -41,6 +41,7 @@ from karma.runs.domain import (
     usage_of,
 )
 from karma.runs.items import (
+    ACTIVE_SK,
     ATTACHMENT,
     CHECKPOINT,
     CONTROL,
@@ -50,6 +51,7 @@ from karma.runs.items import (
     PAUSED_PK,
     SEGMENT,
     SETUP,
+    ActiveItem,
     AttachmentItem,
     CheckpointItem,
     ControlItem,
@@ -60,6 +62,7 @@ from karma.runs.items import (
     RunsItem,
     SegmentItem,
     SetupItem,
+    active_runs_pk,
     agent_runs_pk,
     list_sk,
     parse_run_id_pk,
@@ -71,7 +74,7 @@ from karma.runs.items import (
     setup_sk,
     user_pk,
 )
-from karma.runs.ports import RunPage
+from karma.runs.ports import ActivePage, RunPage
 from karma.runs.stored import (
     as_json,
     checkpoint_item,
@@ -123,6 +126,9 @@ class RunRepository:
         )
         if run.agent_id is not None:
             owner.gsi1pk, owner.gsi1sk = agent_runs_pk(run.key.user_id, run.agent_id), list_sk(run)
+            active = ActiveItem(run_pk(run.key), ACTIVE_SK, created_at=now)
+            active.gsi1pk, active.gsi1sk = active_runs_pk(run.key.user_id, run.agent_id), list_sk(run)
+            tx.put(active, on_fail=exists)
         tx.put(owner, on_fail=exists)
         tx.put(segment_item(segment), on_fail=exists)
         for part, piece in enumerate(pieces(setup)):
@@ -229,6 +235,9 @@ class RunRepository:
         if how.cost_micros is not None:
             actions.append(RunItem.cost_micros.set(how.cost_micros))
         tx.update(run, actions, RunItem.status == how.was.value)
+        # Created where it is absent: a run of an earlier release has none.
+        active = ActiveItem(run_pk(segment.key), ACTIVE_SK)
+        tx.upsert(active, [ActiveItem.gsi1pk.remove(), ActiveItem.gsi1sk.remove()])
         if how.was is RunStatus.PAUSED:
             tx.update(PauseItem(run_pk(segment.key), PAUSE), [PauseItem.gsi1pk.remove(), PauseItem.gsi1sk.remove()])
         release_thread(tx, thread, run_id=segment.key.run_id, last_message=how.last_message, at=now)
@@ -300,6 +309,13 @@ class RunRepository:
         return [
             parse_run_pk(item.pk) for item in query(RunsItem, PAUSED_PK, before, limit=limit, index=RunsItem.gsi1).items
         ]
+
+    def active(
+        self, user_id: UserId, agent_id: AgentId, *, limit: int, start: dict[str, str] | None = None
+    ) -> ActivePage:
+        """See Runs; one Query of the index."""
+        page = query(RunsItem, active_runs_pk(user_id, agent_id), limit=limit, start=start, index=RunsItem.gsi1)
+        return ActivePage([parse_run_pk(item.pk) for item in page.items], page.last)
 
     def withdraw(self, key: RunKey, wish: Wish) -> bool:
         """See Runs; one Delete."""
