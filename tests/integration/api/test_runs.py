@@ -165,6 +165,7 @@ def test_one_run_is_shown_with_its_log(owner: tuple[Api, UserId]) -> None:
         "model": "m",
         "error_code": None,
         "cancel_reason": None,
+        "paused_at": None,
         "turns": 1,
         "usage": {"provider": "anthropic", "model": "m", "inputTokens": 3, "totalTokens": 5},
         "usage_by_model": [{"provider": "anthropic", "model": "m", "inputTokens": 3, "totalTokens": 5}],
