@@ -2,6 +2,7 @@
 
     POST /api/agent, /api/v1/agent          start a run of the built-in agent, or of the one that
                                             `forwardedProps.agent_id` names, and stream it to its terminal event
+    POST /api/chat, /api/v1/chat            say something to an agent as the Agio API has it, streaming or not
     POST /api/v1/llm/messages               call a configured model once, streaming or not
     GET  /api/v1/runs/{id}/events?after=n   replay a run's log from segment n+1 and follow it for up to 55 s;
                                             asked for application/json alone: a page of it, as the API gives it
@@ -21,8 +22,9 @@ from datetime import timedelta
 import orjson
 
 from agent_stream import services
+from agent_stream.chat import chat
 from agent_stream.direct import call_model
-from agent_stream.exchange import ClientLeft, Receive, Request, Response, Scope, Send
+from agent_stream.exchange import ClientLeft, Receive, Request, Response, Scope, Send, respond
 from agent_stream.open_streams import counted
 from agent_stream.sse import HEADERS, SseWriter, wants_done, wants_page
 from karma.core.clock import epoch_ms, monotonic
@@ -121,7 +123,7 @@ async def _run(request: Request, caller: Caller, _: PathValues, send: Send) -> i
         writer = SseWriter(send, done=wants_done(request.header(b"accept")))
         run = started.execute(writer)
         run.add_done_callback(lambda _: writer.end())
-        await _respond(request, writer)
+        await respond(request, writer)
         await run  # also without its client: until then the process serves nobody else
     return 200
 
@@ -158,7 +160,7 @@ async def _events(request: Request, caller: Caller, values: PathValues, send: Se
         follow = asyncio.create_task(_follow(writer, caller, run_id, after=after, seconds=seconds))
         try:
             async with asyncio.timeout(longest_s):
-                await _respond(request, writer)
+                await respond(request, writer)
         except TimeoutError:
             # A client that does not read: cut off, or it would keep a stream that is counted no more.
             logger.warning("events.unread", run_id=run_id)
@@ -197,34 +199,21 @@ async def _follow(writer: SseWriter, caller: Caller, run_id: RunId, *, after: in
         writer.end()
 
 
-async def _respond(request: Request, writer: SseWriter) -> None:
-    gone = asyncio.create_task(_until_gone(request.receive, writer))
-    try:
-        await writer.respond()
-    finally:
-        gone.cancel()
-        await asyncio.wait([gone])
-
-
-async def _until_gone(receive: Receive, writer: SseWriter) -> None:
-    while (await receive())["type"] != "http.disconnect":
-        pass
-    writer.lose()
-
-
 async def _admit(request: Request, route: Route, response: Response) -> Caller:
     """Authenticate the caller, and count the request.
 
     Raises:
         Unauthenticated: there is no credential, or it does not verify.
         Forbidden: the caller lacks the route's permission.
-        RateLimited: the caller has sent too many requests.
+        RateLimited: the caller, or its network, has sent too many requests.
     """
 
     def admit() -> tuple[Caller, Headers]:
         services.build()
         admission = services.admission()
-        admission.require_origin(request.header(ORIGIN_HEADER).encode("latin-1"))
+        is_proven = admission.require_origin(request.header(ORIGIN_HEADER).encode("latin-1"))
+        if route.network_limit:
+            admission.count_network(route.network_limit, request.address(is_proven=is_proven))
         given = request.header(b"authorization") or None, request.header(b"x-api-key") or None
         caller = admission.caller(*given, method=request.method)
         return caller, admission.admit(caller, permission=route.permission, limit=route.limit)
@@ -297,6 +286,8 @@ class Route:
     serve: Callable[[Request, Caller, PathValues, Send], Awaitable[int]]
     query: frozenset[str] = frozenset()
     """Query parameters of the route; others are refused."""
+    network_limit: str = ""
+    """Name of a row that counts by network, before the caller is known; "": none does."""
 
     @property
     def methods(self) -> tuple[str, ...]:
@@ -316,6 +307,8 @@ class Route:
 ROUTES = (
     Route("POST", "/api/agent", "agent:run", "run", _run),
     Route("POST", "/api/v1/agent", "agent:run", "run", _run),
+    Route("POST", "/api/chat", "agent:run", "run", chat, network_limit="chat"),
+    Route("POST", "/api/v1/chat", "agent:run", "run", chat, network_limit="chat"),
     Route("POST", "/api/v1/llm/messages", "agent:run", "run", call_model),
     Route("GET", "/api/v1/runs/{run_id}/events", "run:read", "default", _events, frozenset({"after", "limit"})),
 )

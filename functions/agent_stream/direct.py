@@ -14,7 +14,7 @@ from collections.abc import Mapping
 import orjson
 
 from agent_stream import services
-from agent_stream.exchange import Request, Send
+from agent_stream.exchange import Request, Send, until_gone
 from agent_stream.open_streams import counted
 from agent_stream.sse import SseWriter
 from karma.core.clock import epoch_ms
@@ -40,7 +40,7 @@ async def call_model(request: Request, caller: Caller, _: Mapping[str, str], sen
 
 async def _whole(request: Request, call: DirectCall, send: Send) -> int:
     answering = asyncio.create_task(_answer(call))
-    gone = asyncio.create_task(_until_gone(request))
+    gone = asyncio.create_task(until_gone(request))
     try:
         await asyncio.wait([answering, gone], return_when=asyncio.FIRST_COMPLETED)
     finally:
@@ -66,7 +66,7 @@ async def _answer(call: DirectCall) -> dict[str, object]:
 async def _stream(request: Request, call: DirectCall, send: Send) -> int:
     writer = SseWriter(send)
     telling = asyncio.create_task(_tell(call, writer))
-    gone = asyncio.create_task(_until_gone(request))
+    gone = asyncio.create_task(until_gone(request))
     gone.add_done_callback(lambda done: None if done.cancelled() else writer.lose())
     try:
         await writer.respond()
@@ -92,11 +92,6 @@ async def _tell(call: DirectCall, writer: SseWriter) -> None:
         writer.write(_frame({"type": "error", "code": error.code, "message": error.message, "retryable": False}))
     finally:
         writer.end()
-
-
-async def _until_gone(request: Request) -> None:
-    while (await request.receive())["type"] != "http.disconnect":
-        pass
 
 
 def _frame(event: Mapping[str, object]) -> bytes:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable, Collection, Mapping, MutableMapping
 from datetime import datetime
 from functools import cached_property
 from typing import Any
 from urllib.parse import parse_qsl
 
+from agent_stream.sse import SseWriter
 from karma.core.clock import from_epoch_ms
 from karma.core.errors import (
     ValidationFailed,
@@ -46,6 +48,14 @@ class Request:
     def header(self, name: bytes) -> str:
         """Return a header by its name in lower case; "" when the request has none."""
         return self._headers.get(name, b"").decode("latin-1")
+
+    def address(self, *, is_proven: bool) -> str:
+        """Return the caller's address, as CloudFront says where the request has proven to come from there."""
+        viewer = self.header(b"cloudfront-viewer-address") if is_proven else ""
+        if viewer:
+            return viewer.rpartition(":")[0].strip("[]")
+        client = self._scope.get("client")
+        return str(client[0]) if client else ""
 
     @cached_property
     def query(self) -> Mapping[str, str]:
@@ -94,6 +104,23 @@ class Request:
             chunks.append(chunk)
             if not message.get("more_body", False):
                 return b"".join(chunks)
+
+
+async def until_gone(request: Request) -> None:
+    """Wait until the client is known to have left."""
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
+
+
+async def respond(request: Request, writer: SseWriter) -> None:
+    """Send a response of events to its end, or until the client is known to have left."""
+    gone = asyncio.create_task(until_gone(request))
+    gone.add_done_callback(lambda done: None if done.cancelled() else writer.lose())
+    try:
+        await writer.respond()
+    finally:
+        gone.cancel()
+        await asyncio.wait([gone])
 
 
 class Response:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any, Protocol
 
+from agent_stream.openapi_chat import CHAT_SCHEMAS, chat
 from agent_stream.openapi_models import MODEL_SCHEMAS, call
 from agent_stream.openapi_parts import NULL as _NULL
 from agent_stream.openapi_parts import REF as _REF
@@ -160,6 +161,8 @@ def _attach(path: str) -> Schema:
 
 
 _OPERATIONS = {
+    "POST /api/chat": ("agio_chat", chat),
+    "POST /api/v1/chat": ("chat", chat),
     "POST /api/v1/llm/messages": ("call_model", call),
     "POST /api/agent": ("run_agent", _run),
     "POST /api/v1/agent": ("run_agent_v1", _run),
@@ -251,6 +254,7 @@ _SCHEMAS: Schema = {
             "resume": _either({"type": "array", "items": {}}, _NULL),
         },
     },
+    **CHAT_SCHEMAS,
     **MODEL_SCHEMAS,
     "Message": {
         "oneOf": [

@@ -217,6 +217,8 @@ OBJECTS: Objects = {
 
 BODIES: Bodies = {
     "POST /api/agent": lambda *_: {"messages": [{"role": "user", "content": "Hello"}]},
+    "POST /api/chat": lambda *_: {"agent_id": "karma", "message": "Hello"},
+    "POST /api/v1/chat": lambda *_: {"agent_id": "karma", "message": "Hello"},
     "POST /api/v1/llm/messages": lambda *_: {"messages": [{"role": "user", "content": "Hello"}], "stream": True},
     "POST /api/v1/agent": lambda *_: {"messages": [{"role": "user", "content": "Hello"}]},
 }

@@ -146,6 +146,40 @@ class TestOurClients:
         assert (cuts.made, user.api.call("GET", "/runs")["total"]) == (5, 1), "a cut connection began another run"
 
     @pytest.mark.req("R-K-40")
+    def test_pauses_a_run_resumes_it_and_cancels_another(self, user: User, deployment: Deployment) -> None:
+        addresses = deployment.addresses
+
+        async def ask() -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+            async with AgentClient(addresses.stream_url, api_url=addresses.api_url, token=user.token) as client:
+                stream, events = client.run(SMALL_TALK), []
+                async for event in stream:
+                    events.append(dict(event))
+                    if event["type"] == "TEXT_MESSAGE_START":
+                        await client.pause(stream.run_id)
+                assert events[-1].get("name") == "karma.run_paused"
+                await client.resume(stream.run_id)
+                events += [dict(event) async for event in client.join(stream.run_id, after=stream.position)]
+
+                other, stopped = client.run(SMALL_TALK), []
+                async for event in other:
+                    stopped.append(dict(event))
+                    if event["type"] == "TEXT_MESSAGE_START":
+                        await client.cancel(other.run_id, reason="enough")
+                with pytest.raises(RunRefused) as refused:
+                    await client.cancel(stream.run_id)
+                assert (refused.value.status, refused.value.code) == (409, "RUN_ENDED")
+                return events, stopped
+
+        events, stopped = asyncio.run(ask())
+
+        verify(events)
+        verify(stopped)
+        (message,) = screen(events)
+        assert len(message["content"]) > 50
+        assert events[-1]["outcome"]["type"] == "success"
+        assert (stopped[-1]["type"], stopped[-1]["outcome"]["type"]) == ("RUN_FINISHED", "cancelled")
+
+    @pytest.mark.req("R-K-40")
     def test_in_node_has_the_whole_answer_once_over_five_cuts(
         self, user: User, deployment: Deployment, tmp_path: Path
     ) -> None:

@@ -58,6 +58,8 @@ RULES: Mapping[str, Rule] = {
     "run": Rule(
         counted=Counted.ACCOUNT, stored=True, limits=_by_plan("run", free=60, pro=120, team=300, enterprise=1200)
     ),
+    # Beside `run`, which counts by account: a chat's page is public more often than a program.
+    "chat": Rule(counted=Counted.NETWORK, stored=True, limits=_everybody("chat", 10, _MINUTE)),
     "command": Rule(
         counted=Counted.ACCOUNT, stored=True, limits=_by_plan("command", free=60, pro=300, team=1200, enterprise=6000)
     ),
