@@ -33,6 +33,7 @@ def chat(path: str) -> Schema:
                 "in": "header",
                 "required": False,
                 "schema": {"type": "string", "maxLength": MAX_KEY_CHARS},
+                "example": "5b7f6c1e-order-4711",
                 "description": "Names the run.",
             }
         ],
@@ -51,6 +52,7 @@ def chat(path: str) -> Schema:
                 "content": {
                     "text/event-stream": {
                         "schema": {"type": "string", "description": frames},
+                        "x-event": {"$ref": REF + "ChatEvent"},
                         "example": 'event: content_delta\ndata: {"content":"Hello!"}\n\n',
                     },
                     "application/json": {
@@ -64,6 +66,7 @@ def chat(path: str) -> Schema:
     }
 
 
+_TEXT: Schema = {"type": "string"}
 _ANSWER: Schema = object_of(
     ["run_id", "response", "metrics"],
     {
@@ -85,7 +88,11 @@ CHAT_SCHEMAS: Schema = {
         {
             "agent_id": {"type": "string", "minLength": 1, "maxLength": MAX_NAME_CHARS, "description": "Id or name"},
             "message": {"type": "string", "minLength": 1, "maxLength": MAX_TEXT_CHARS},
-            "user_id": either({"type": "string"}, NULL, description="The caller's own id, where it is given"),
+            "user_id": either(
+                {"type": "string", "pattern": "^[0-9a-f-]{36}$"},
+                NULL,
+                description="The caller's own id, if it is given",
+            ),
             "session_id": either(
                 {"type": "string", "pattern": r"^[!-\"$-~]{1,128}$"}, NULL, description="Thread to go on with"
             ),
@@ -94,6 +101,16 @@ CHAT_SCHEMAS: Schema = {
         additionalProperties=False,
     ),
     "ChatAnswer": _ANSWER,
+    "ChatEvent": either(
+        object_of(["run_id", "timestamp"], {"run_id": _TEXT, "timestamp": {"type": "string", "format": "date-time"}}),
+        object_of(["step", "type"], {"step": {"type": "integer", "minimum": 1}, "type": {"const": "llm_call"}}),
+        object_of(["content"], {"content": _TEXT}),
+        object_of(["tool", "args"], {"tool": _TEXT, "args": {"description": "Any JSON value"}}),
+        object_of(["tool", "result"], {"tool": _TEXT, "result": {"description": "Any JSON value"}}),
+        {"$ref": REF + "ChatAnswer"},
+        object_of(["error", "code"], {"error": _TEXT, "code": _TEXT, "run_id": _TEXT}),
+        description="The data of an event, by the names and in the order of the stream's description",
+    ),
     "ChatEnvelope": object_of(
         ["success", "data", "timestamp"],
         {"success": {"const": True}, "data": {"$ref": REF + "ChatAnswer"}, "timestamp": {"type": "integer"}},

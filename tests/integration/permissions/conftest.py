@@ -2,9 +2,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from typing import cast
 
 import pytest
 
+from karma.identity.limits import RULES, Rule
 from tests.integration.permissions.world import World
 from tests.support.model_server import ModelServer
 from tests.support.stack import Context, HttpEvent, Stack
@@ -14,6 +16,12 @@ from tests.support.stack import Context, HttpEvent, Stack
 def model() -> Iterator[ModelServer]:
     with ModelServer() as server:
         yield server
+
+
+@pytest.fixture(autouse=True)
+def one_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let all people of a test chat from one network, more often than a network may."""
+    monkeypatch.setitem(cast("dict[str, Rule]", RULES), "chat", RULES["default"])
 
 
 @pytest.fixture
