@@ -31,6 +31,8 @@ from .conftest import DEADLINE_S, Robot, User
 
 CLIENT = Path(__file__).with_name("agui_client.mjs")
 SMALL_TALK = "Tell me what you can do for me."
+LONG_TALK = "Say this again, please: " + " ".join(f"word {n}" for n in range(150))
+"""The offline model says it in small pieces, for seconds."""
 
 
 def model_spread_s(model_url: str, message: str) -> float:
@@ -151,7 +153,7 @@ class TestOurClients:
 
         async def ask() -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
             async with AgentClient(addresses.stream_url, api_url=addresses.api_url, token=user.token) as client:
-                stream, events = client.run(SMALL_TALK), []
+                stream, events = client.run(LONG_TALK), []
                 async for event in stream:
                     events.append(dict(event))
                     if event["type"] == "TEXT_MESSAGE_START":
@@ -160,7 +162,7 @@ class TestOurClients:
                 await client.resume(stream.run_id)
                 events += [dict(event) async for event in client.join(stream.run_id, after=stream.position)]
 
-                other, stopped = client.run(SMALL_TALK), []
+                other, stopped = client.run(LONG_TALK), []
                 async for event in other:
                     stopped.append(dict(event))
                     if event["type"] == "TEXT_MESSAGE_START":
