@@ -248,7 +248,9 @@ _SCHEMAS: Schema = {
             ),
             "forwardedProps": {
                 "properties": {
-                    "agent_id": _either({"type": "string", "minLength": 1, "maxLength": MAX_NAME_CHARS}, _NULL)
+                    "agent_id": _either({"type": "string", "minLength": 1, "maxLength": MAX_NAME_CHARS}, _NULL),
+                    "multitask_strategy": _either({"enum": ["reject", "interrupt"]}, _NULL),
+                    "on_disconnect": _either({"enum": ["continue", "cancel"]}, _NULL),
                 }
             },
             "resume": _either({"type": "array", "items": {}}, _NULL),

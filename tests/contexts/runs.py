@@ -216,6 +216,8 @@ OBJECTS: Objects = {
 }
 
 BODIES: Bodies = {
+    "POST /api/v1/runs/{run_id}/cancel": lambda *_: {"reason": "a test"},
+    "POST /api/v1/agents/{agent_id}/stop": lambda *_: {"reason": "a test"},
     "POST /api/agent": lambda *_: {"messages": [{"role": "user", "content": "Hello"}]},
     "POST /api/chat": lambda *_: {"agent_id": "karma", "message": "Hello"},
     "POST /api/v1/chat": lambda *_: {"agent_id": "karma", "message": "Hello"},

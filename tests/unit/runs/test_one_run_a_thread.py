@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import random
 import threading
 from collections.abc import Iterator
 from dataclasses import replace
@@ -16,7 +18,17 @@ import pytest
 from karma.conversations.domain import Message, Thread, ThreadKey
 from karma.core.ids import RunId
 from karma.models.ports import StopReason
-from karma.runs.domain import LEASE, Run, RunKey, RunStatus, ThreadBusy, ThreadChanged
+from karma.runs.domain import (
+    CLIENT_LEFT_REASON,
+    LEASE,
+    MOVED_ON_REASON,
+    Run,
+    RunKey,
+    RunStatus,
+    ThreadBusy,
+    ThreadChanged,
+    Wish,
+)
 from karma.runs.requests import parse_run_input
 from karma.runs.watchdog import GIVE_UP_AFTER
 from tests.fakes.runs import (
@@ -311,3 +323,112 @@ class TestOneRunAThread:
 
         assert asyncio.run(go()).events[-1]["type"] == "RUN_FINISHED"
         assert [m.content for m in world.model.requests[1].messages] == ["b"]
+
+
+class TestARequestThatInterrupts:
+    def test_cancels_the_active_run_keeps_its_whole_turns_and_starts(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("karma.runs.log._LISTEN_EVERY_S", 0.001)
+        monkeypatch.setattr("karma.runs.service._END_POLL_S", 0.001)
+        calls = [*text("I look."), *tool("c1", "echo", '{"word":"yes"}'), *ended(StopReason.TOOL_USE)]
+        world = World(calls, [*text("Hel"), lambda: asyncio.Event().wait()], [*text("ok"), *ended()])
+        first = asked(user("a", "u1"), run="r1")
+
+        async def go() -> tuple[KeptFrames, KeptFrames]:
+            left = KeptFrames()
+            running = (await world.service.start(caller(), first)).execute(left)
+            while len(world.model.requests) < 2:  # noqa: ASYNC110  the model does not tell
+                await asyncio.sleep(0)
+            other = asked(user("b", "u2"), run="r2", forwardedProps={"multitask_strategy": "interrupt"})
+            answer = await world.go(other)
+            await asyncio.wait_for(running, 5)
+            return left, answer
+
+        left, answer = asyncio.run(go())
+
+        assert left.events[-1]["outcome"] == {"type": "cancelled"}
+        assert answer.events[-1]["outcome"] == {"type": "success"}
+        assert world.stored(first).cancel_reason == MOVED_ON_REASON
+        assert [(m.role, m.content) for m in world.thread().messages] == [
+            ("user", "a"),
+            ("assistant", "I look."),
+            ("tool", '{"said":"yes","to":"Ada"}'),
+            ("user", "b"),
+            ("assistant", "ok"),
+        ]
+
+    @pytest.mark.parametrize("nth", range(int(os.environ.get("INTERLEAVINGS") or 12)))
+    def test_of_which_two_come_at_once_leaves_one_run_or_none_and_each_ends_once(
+        self, nth: int, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        seed = int(os.environ.get("SEED") or random.SystemRandom().randrange(10**6))
+        print(f"order {nth} of seed {seed}")  # noqa: T201  shown when it fails
+        dice = random.Random(seed)
+        monkeypatch.setattr("karma.runs.log._LISTEN_EVERY_S", 0.001)
+        monkeypatch.setattr("karma.runs.service._END_POLL_S", 0.001)
+        monkeypatch.setattr("karma.runs.service._PAUSE_S", 0.001)
+        silent = [*text("Hel"), lambda: asyncio.Event().wait()]
+        world = World(silent, silent, silent, silent)
+        frames: list[KeptFrames] = []
+        tasks: list[asyncio.Task[None]] = []
+
+        async def ask(run: str, *, after: int) -> None:
+            for _ in range(after):
+                await asyncio.sleep(0)
+            props = {"multitask_strategy": "interrupt"}
+            request = asked(user(run, f"u-{run}"), run=run, forwardedProps=props)
+            try:
+                started = await world.service.start(caller(), request)
+            except (ThreadBusy, ThreadChanged):
+                return  # the other one was faster each time, and says so
+            frames.append(KeptFrames())
+            tasks.append(started.execute(frames[-1]))
+
+        async def go() -> None:
+            await ask("r0", after=0)
+            await asyncio.gather(*(ask(f"r{n}", after=dice.randint(0, 40)) for n in (1, 2)))
+            active = world.thread().active_run_id
+            key = RunKey(caller().user_id, RunId(active or "r0"))
+            world.store.wish(key, Wish.CANCEL, at=world.clock.now())
+            await asyncio.wait_for(asyncio.gather(*tasks), 10)
+
+        asyncio.run(go())
+
+        assert world.thread().active_run_id is None
+        runs = list(world.store.runs_by_key.values())
+        assert len(runs) >= 2
+        assert {run.status for run in runs} == {RunStatus.CANCELLED}
+        for each in frames:
+            verify(each.events)
+            assert each.events[-1]["outcome"] == {"type": "cancelled"}
+        for run in runs:
+            log = world.store.segments(run.key, after=0, limit=10**6)
+            assert [segment.terminal for segment in log].count(True) == 1
+
+
+class TestARunWhoseClientLeaves:
+    @pytest.mark.parametrize("ends", [True, False])
+    def test_is_cancelled_only_where_it_was_to_end_with_it(
+        self, *, ends: bool, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("karma.runs.log._LISTEN_EVERY_S", 0.001)
+        go_on = asyncio.Event()
+        calls: list[str] = []
+        world = World([*text("Hel"), go_on.wait, *ended()], store=MemoryRuns(calls.append))
+        request = asked(user("a", "u1"), run="r1", forwardedProps={"on_disconnect": "cancel" if ends else "continue"})
+
+        async def go() -> None:
+            frames = KeptFrames()
+            running = (await world.service.start(caller(), request)).execute(frames)
+            while calls.count("wishes") < 3:  # noqa: ASYNC110  its client is there, and the run goes on
+                await asyncio.sleep(0)
+            assert not running.done()
+            frames.is_lost = True
+            if not ends:
+                go_on.set()
+            await asyncio.wait_for(running, 5)
+
+        asyncio.run(go())
+
+        run = world.stored(request)
+        assert run.status is (RunStatus.CANCELLED if ends else RunStatus.FINISHED)
+        assert run.cancel_reason == (CLIENT_LEFT_REASON if ends else "")

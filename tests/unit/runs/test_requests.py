@@ -115,3 +115,20 @@ def test_a_free_form_value_has_at_most_64_levels(levels: int, field: str, body: 
 
 def test_many_brackets_are_not_deep() -> None:
     assert parse_json(b"[" + b"[],[]," * 100 + b"[]]")
+
+
+@pytest.mark.parametrize("name", ["multitask_strategy", "on_disconnect"])
+@pytest.mark.parametrize("value", ["enqueue", "rollback", "", 1, ["interrupt"], {"a": 1}])
+def test_another_policy_than_there_is_is_refused_by_name(name: str, value: object) -> None:
+    with pytest.raises(ValidationFailed) as caught:
+        read(forwardedProps={name: value})
+    assert isinstance(caught.value.details, list)
+    assert [entry["field"] for entry in caught.value.details] == [f"forwardedProps.{name}"]
+
+
+def test_policies_have_defaults_and_are_read() -> None:
+    assert (read().interrupts, read().ends_with_client) == (False, False)
+    named = {"multitask_strategy": "interrupt", "on_disconnect": "cancel"}
+    assert (read(forwardedProps=named).interrupts, read(forwardedProps=named).ends_with_client) == (True, True)
+    unsaid = {"multitask_strategy": "reject", "on_disconnect": None}
+    assert (read(forwardedProps=unsaid).interrupts, read(forwardedProps=unsaid).ends_with_client) == (False, False)

@@ -48,6 +48,9 @@ MAX_PAUSE = timedelta(days=7)
 PAUSE_EXPIRED_REASON = f"It was paused for {MAX_PAUSE.days} days"
 """`cancel_reason` of a run that nobody resumed."""
 
+CLIENT_LEFT_REASON = "Its client disconnected"
+"""`cancel_reason` of a run that was to end with its client."""
+
 MOVED_ON_REASON = "The conversation went on without it"
 """`cancel_reason` of a run whose client asked something else."""
 

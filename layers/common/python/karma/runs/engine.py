@@ -104,7 +104,9 @@ class RunEngine:
         """
         try:
             async with asyncio.timeout(max(0.0, self._left_s())) as limit:
-                self._log.listen(lambda reason: self._stop(limit, reason), lambda wished: self._heed(limit, wished))
+                ends = self._plan.ends_with_client
+                stop, heed = partial(self._stop, limit), partial(self._heed, limit)
+                self._log.listen(stop, heed, ends_with_client=ends)
                 await self._loop()
         except TimeoutError:
             if self._cancelled_for is not None:

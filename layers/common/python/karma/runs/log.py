@@ -13,11 +13,13 @@ import asyncio
 from collections.abc import Callable, Coroutine, Sequence
 from contextlib import suppress
 from datetime import datetime, timedelta
+from functools import partial
 
 from karma.conversations.domain import History, ThreadKey
 from karma.core.clock import Clock
 from karma.core.errors import Upstream
 from karma.runs.domain import (
+    CLIENT_LEFT_REASON,
     LEASE,
     MOVED_ON_REASON,
     Checkpoint,
@@ -98,25 +100,30 @@ class RunLog:
         self._renew_timer = self._loop.call_later(_RENEW_AFTER_S, self._renew)
         self._listen_timer: asyncio.TimerHandle | None = None
 
-    def listen(self, cancel: Callable[[str], None], pause: Callable[[bool], None]) -> None:
+    def listen(
+        self, cancel: Callable[[str], None], pause: Callable[[bool], None], *, ends_with_client: bool = False
+    ) -> None:
         """Call `cancel` with the reason once the run is to be cancelled, and until then `pause` with whether it is to.
 
         A run is to be cancelled when a request says so, or the run's client asks something else, or the client has
-        disconnected and another wants the thread.
+        disconnected and another wants the thread; with `ends_with_client` whoever wants it.
         """
-        self._listen_timer = self._loop.call_later(_LISTEN_EVERY_S, lambda: self._spawn(self._heed(cancel, pause)))
+        heed = partial(self._heed, cancel, pause, ends_with_client=ends_with_client)
+        self._listen_timer = self._loop.call_later(_LISTEN_EVERY_S, lambda: self._spawn(heed()))
 
-    async def _heed(self, cancel: Callable[[str], None], pause: Callable[[bool], None]) -> None:
+    async def _heed(
+        self, cancel: Callable[[str], None], pause: Callable[[bool], None], *, ends_with_client: bool
+    ) -> None:
         wishes: Wishes = {}
         with suppress(Upstream):  # asked again the next time
             wishes = await asyncio.to_thread(self._store.wishes, self._key)
         if self._closed:
             return
         reason = cancel_reason(wishes)
-        if reason is None and Wish.NEXT in wishes and self._sink.is_lost:
-            reason = MOVED_ON_REASON
+        if reason is None and self._sink.is_lost and (ends_with_client or Wish.NEXT in wishes):
+            reason = CLIENT_LEFT_REASON if ends_with_client else MOVED_ON_REASON
         if reason is None:
-            self.listen(cancel, pause)
+            self.listen(cancel, pause, ends_with_client=ends_with_client)
             pause(Wish.PAUSE in wishes)
         else:
             cancel(reason)

@@ -54,6 +54,8 @@ class RunPlan:
     frontend_tools: Sequence[ToolSpec]
     fallbacks: Sequence[Target] = ()
     """Models that may answer in its place."""
+    ends_with_client: bool = False
+    """The run is cancelled once its client is known to have disconnected."""
     pending: Sequence[ToolCall] = ()
     """Calls of the client's tools without a result; the run ends at once and names them."""
     is_kept: bool = True

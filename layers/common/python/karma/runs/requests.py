@@ -85,6 +85,10 @@ class RunInput:
     context: tuple[ContextEntry, ...]
     agent: str
     """Id or name of the agent to run, `forwardedProps.agent_id`; "" is the built-in one."""
+    interrupts: bool
+    """An active run of the thread is cancelled for this one; else this one is refused while there is one."""
+    ends_with_client: bool
+    """The run is cancelled once its client has disconnected, where the platform tells that."""
     warnings: tuple[str, ...]
 
     @property
@@ -199,6 +203,8 @@ class _Reader(FieldReader):
             tools=tools,
             context=context,
             agent=self._agent(),
+            interrupts=self._choice("multitask_strategy", "reject", "interrupt") == "interrupt",
+            ends_with_client=self._choice("on_disconnect", "continue", "cancel") == "cancel",
             warnings=tuple(self.warnings),
         )
 
@@ -227,9 +233,21 @@ class _Reader(FieldReader):
             self.wrong("runId", "must not be '.' or '..', nor contain '/', '\\', '%' and '?': URLs name the run by it")
         return run_id
 
-    def _agent(self) -> str:
+    def _prop(self, name: str) -> object:
         props = self.body.get("forwardedProps")
-        value = props.get("agent_id") if isinstance(props, dict) else None
+        return props.get(name) if isinstance(props, dict) else None
+
+    def _choice(self, name: str, default: str, other: str) -> str:
+        """Return a member of `forwardedProps` that is one of two words."""
+        value = self._prop(name)
+        if value is None:
+            return default
+        if not isinstance(value, str) or value not in {default, other}:
+            self.wrong(f"forwardedProps.{name}", f"must be '{default}' or '{other}'")
+        return str(value)
+
+    def _agent(self) -> str:
+        value = self._prop("agent_id")
         if value is None:
             return ""
         if isinstance(value, str) and 1 <= len(value) <= MAX_NAME_CHARS:

@@ -44,6 +44,8 @@ from karma.runs.watchdog import FIRST_LOOK, Inspector
 from karma.tools.toolbox import Toolbox
 
 _ATTEMPTS = 3
+_INTERRUPTING_ATTEMPTS = 6
+"""Attempts of a request that ends what is active: each run that it ends takes one, and others may come between."""
 _PAUSE_S = 0.05
 _LOGGED_NOTES = 20
 _FOLLOW = timedelta(minutes=10)
@@ -202,7 +204,7 @@ class RunService:
                 return self._repeat(again, asking)
             except (ThreadChanged, StorageThrottled) as exc:
                 attempt += 1
-                if attempt == _ATTEMPTS:
+                if attempt == (_INTERRUPTING_ATTEMPTS if asked.interrupts else _ATTEMPTS):
                     raise await self._told(exc, asking.thread.key) from exc
                 await asyncio.sleep(_PAUSE_S * 2 ** (attempt - 1))
                 asking.thread = await asyncio.to_thread(self._store.thread, asking.thread.key)
@@ -288,6 +290,7 @@ class RunService:
             pending=() if asks_anew else [call for call in awaited_calls(messages) if call.name not in self.own_tools],
             until=self._clock.now() + timedelta(seconds=self._executor.limits.run_timeout_s),
             deadline=asking.deadline,
+            ends_with_client=asked.ends_with_client,
         )
 
     def _prepare(self, agent: str, thread: ThreadKey, *, is_new: bool) -> tuple[Agent, RunChoice, Thread]:
@@ -392,7 +395,8 @@ class RunService:
         if not is_same or not await asyncio.to_thread(is_repeat, run, thread, asked, sent, own=self.own_tools):
             if before is not None:
                 raise RunExists(asked.run_id)
-            if not await asyncio.to_thread(has_left, run, thread, sent, own=self.own_tools):
+            moved_on = asked.interrupts or await asyncio.to_thread(has_left, run, thread, sent, own=self.own_tools)
+            if not moved_on:
                 await self._free(thread, Wish.NEXT)
             return None
         if before is not None or not await asyncio.to_thread(self._inspector.has_ended, run.key):
