@@ -75,6 +75,8 @@ GRANTS: dict[FunctionName, tuple[Grant, ...]] = {
         Grant("queue/executions", SEND),
         Grant("bucket/files", (*SEE, *REMOVE_LISTED)),
         Grant("objects/files", (*REMOVE, "s3:GetObject", "s3:PutObject", "s3:ListMultipartUploadParts")),
+        Grant("objects/attachments", ("s3:GetObject",)),
+        Grant("objects/exports", ("s3:GetObject", "s3:PutObject")),
         Grant("queue/mail", SEND),
         Grant("secret/auth", SECRET),
         Grant("secret/oauth", SECRET),
@@ -249,12 +251,14 @@ IOT_RESOURCES: dict[str, tuple[str, ...]] = {
 OBJECT_PREFIXES: dict[str, str] = {
     "objects/files": "devices/*",
     "objects/attachments": "attachments/*",
+    "objects/exports": "exports/*",
 }
 """Key prefixes in the bucket of files."""
 
 WILDCARDS: dict[str, str] = {
     "objects/files": "objects are made at run time, one a file; the pattern holds device files and nothing else",
     "objects/attachments": "as objects/files; the pattern holds what conversations refer to and nothing else",
+    "objects/exports": "as objects/files; the pattern holds exported threads and nothing else",
     "websocket/connections": "connection ids are minted by API Gateway; the pattern closes connections of our API only",
     "iot/things": "things are created at run time, one a device; their names are the devices' serials",
     "iot/certificates": "certificate ids are minted by AWS IoT at run time",

@@ -116,7 +116,7 @@ def _run(path: str) -> Schema:
         },
         "responses": {
             "200": {"description": "The run", "content": {"text/event-stream": _events()}},
-            **_failures(path, 400, 401, 402, 403, 404, 409, 413, 415, 422, 429, 500, 503),
+            **_failures(path, 400, 401, 402, 403, 404, 409, 410, 413, 415, 422, 429, 500, 503),
         },
     }
 

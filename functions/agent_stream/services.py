@@ -17,6 +17,8 @@ from karma.billing.subscriptions import SubscriptionService
 from karma.configuration.current import CurrentConfiguration
 from karma.configuration.repository import ConfigurationRepository
 from karma.conversations.attachments import Library
+from karma.conversations.repository import ThreadRepository
+from karma.conversations.title_repository import TitleRepository
 from karma.core import aws, secrets
 from karma.core.clock import Clock, SystemClock
 from karma.core.dynamo.buckets import DynamoBuckets
@@ -46,6 +48,7 @@ from karma.runs.reading import RunReader
 from karma.runs.repository import RunRepository
 from karma.runs.service import RunService
 from karma.runs.watchdog import QueuedExecutions, QueueWatchdog
+from karma.threads.titles import QueuedTitles, TitleProposals
 from karma.tools.device_tools import DeviceServices, DeviceTools
 
 if TYPE_CHECKING:
@@ -164,6 +167,20 @@ def executor() -> Executor:
         allowances=allowances(),
         clock=clock(),
         limits=RunLimits(),
+        ask_title=QueuedTitles(SqsQueue(execution_settings().executions_queue_url)).ask,
+    )
+
+
+@cache
+def titles() -> TitleProposals:
+    """Return what proposes titles of threads, for `agent_stream.execution`."""
+    return TitleProposals(
+        threads=ThreadRepository(),
+        titles=TitleRepository(),
+        target_of=executor().target_of,
+        model=model(),
+        allowances=allowances(),
+        clock=clock(),
     )
 
 

@@ -31,11 +31,14 @@ from karma.integrations.iot import IotRegistry
 from karma.integrations.s3 import S3Attachments, S3Files
 from karma.integrations.sqs import SqsQueue
 from karma.integrations.stripe import StripeGateway
+from karma.runs.attachment_removal import AttachmentsRemoval
+from karma.runs.attachment_repository import AttachmentRepository
 from karma.runs.purge import RunsPurge
 from karma.runs.removal import RunsRemoval
 from karma.runs.removal_repository import RunRemovalRepository
 from karma.runs.repository import RunRepository
-from karma.threads.deletion import ThreadCascade, read_message
+from karma.threads.deletion import ThreadCascade
+from karma.threads.messages import read_message
 
 if TYPE_CHECKING:
     from aws_lambda_powertools.utilities.typing import LambdaContext
@@ -76,7 +79,12 @@ def services() -> Services:
     clock, queue = SystemClock(), SqsQueue(settings.deletions_queue_url)
     removal = RunsRemoval(store=RunRepository(), removals=RunRemovalRepository(), clock=clock)
     threads = ThreadCascade(
-        deletions=ThreadDeletionRepository(), runs=removal, messages=empty_messages, queue=queue, clock=clock
+        deletions=ThreadDeletionRepository(),
+        runs=removal,
+        attachments=AttachmentsRemoval(AttachmentRepository(), S3Attachments(settings.files_bucket)),
+        messages=empty_messages,
+        queue=queue,
+        clock=clock,
     )
     return Services(accounts=_accounts(settings, queue, clock), threads=threads)
 

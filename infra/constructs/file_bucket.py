@@ -46,7 +46,13 @@ class FileBucket(Construct):
                 s3.LifecycleRule(
                     abort_incomplete_multipart_upload_after=Duration.days(2),
                     noncurrent_version_expiration=Duration.days(30),
-                )
+                ),
+                s3.LifecycleRule(
+                    # Exported threads: their links end after an hour.
+                    prefix="exports/",
+                    expiration=Duration.days(1),
+                    noncurrent_version_expiration=Duration.days(1),
+                ),
             ],
             cors=[
                 s3.CorsRule(

@@ -204,6 +204,9 @@ function answer(request) {
 }
 
 function answerTo({ question, results }, request) {
+  // The server asks for the title of a conversation: its first words.
+  const titled = question.match(/^<question>\n([\s\S]*?)\n<\/question>/);
+  if (titled) return { content: titled[1].split(/\s+/).slice(0, 6).join(" ") };
   const offered = new Map((request.tools ?? []).map((tool) => [tool.function.name, tool.function.parameters?.properties ?? {}]));
   const last = results.at(-1);
   const command = commandIn(question);

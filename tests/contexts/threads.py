@@ -9,17 +9,21 @@ from functools import cached_property
 
 import pytest
 
+from karma.billing.allowances import Metric
 from karma.conversations.deletion_repository import ThreadDeletionRepository
 from karma.conversations.domain import MAX_TITLE_CHARS, ThreadHead, ThreadKey, TitleSource
 from karma.conversations.repository import ThreadRepository
+from karma.conversations.title_repository import TitleRepository
 from karma.core.errors import AlreadyExists, NotFound
 from karma.core.ids import ThreadId, new_id
 from karma.core.requests import RETENTION
+from karma.runs.attachment_repository import Attached, AttachmentRepository
 from karma.runs.domain import Run
 from karma.runs.removal_repository import RunRemovalRepository
 from tests.contexts.runs import RunRows, record
 from tests.integration.permissions.world import Bodies, Objects, World
 from tests.support.contexts import Checks, Pages, Scenarios, made
+from tests.support.plans import limited
 from tests.support.requests import asked
 from tests.support.rows import LATER, NOW
 
@@ -30,6 +34,8 @@ class ThreadRows(RunRows):
         self.threads = ThreadRepository()
         self.deletions = ThreadDeletionRepository()
         self.removals = RunRemovalRepository()
+        self.titles = TitleRepository()
+        self.attachments = AttachmentRepository()
 
     @property
     def head(self) -> ThreadHead:
@@ -65,6 +71,15 @@ class ThreadRows(RunRows):
         return self.running
 
     @cached_property
+    def released(self) -> Attached:
+        run, name = self.run(), "a" * 64
+        image = {"type": "image", "source": {"type": "file", "value": f"attachments/{name}", "mimeType": "image/png"}}
+        said = (replace(self.said, content=(image,)),)
+        self.runs.start(run, thread=self.thread, segment=self.segment(), messages=said, attachments={name: 5})
+        self.attachments.release(self.thread_key, name)
+        return Attached(self.ada.id, name)
+
+    @cached_property
     def unlisted(self) -> Run:
         self.removals.unlist(self.over, at=NOW)
         return self.over
@@ -95,6 +110,25 @@ SCENARIOS = Scenarios[ThreadRows](
         ),
         "ThreadDeletionRepository.finish": made(
             lambda r: r.over, lambda r, _: r.deletions.finish(r.thread_key, forget_at=LATER)
+        ),
+        "TitleRepository.claim": made(
+            lambda r: r.running,
+            lambda r, _: r.titles.claim(r.thread_key, limited(r.ada.id, Metric.MODEL_SPEND, 2), at=NOW),
+        ),
+        "TitleRepository.propose": made(
+            lambda r: r.running,
+            lambda r, _: r.titles.propose(r.thread_key, "Lamps", limited(r.ada.id, Metric.MODEL_SPEND, 2).adjusted(1)),
+        ),
+        "AttachmentRepository.release": made(
+            lambda r: r.running, lambda r, _: r.attachments.release(r.thread_key, "a" * 64)
+        ),
+        "AttachmentRepository.released": made(
+            lambda r: r.released, lambda r, _: list(r.attachments.released(r.thread_key))
+        ),
+        "AttachmentRepository.begin_removal": made(lambda r: r.released, lambda r, of: r.attachments.begin_removal(of)),
+        "AttachmentRepository.finish_removal": made(
+            lambda r: (r.released, r.attachments.begin_removal(r.released)),
+            lambda r, n: r.attachments.finish_removal(n[0]),
         ),
         "RunRemovalRepository.runs": made(
             lambda r: r.over, lambda r, run: list(r.removals.runs(r.thread_key, newest=run.key.run_id))

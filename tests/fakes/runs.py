@@ -343,6 +343,9 @@ class MemoryAttachments:
     def url(self, user_id: UserId, attachment_id: str, media_type: str) -> str:
         return f"https://files.example.com/attachments/{user_id}/{attachment_id}?type={quote(media_type, safe='')}"
 
+    def remove(self, user_id: UserId, attachment_id: str) -> None:
+        self.kept.pop((user_id, attachment_id), None)
+
     def remove_all(self, user_id: UserId, *, limit: int) -> int:
         found = [key for key in self.kept if key[0] == user_id][:limit]
         for key in found:

@@ -20,6 +20,7 @@ from karma.http.routing import Router
 from karma.identity.domain import Caller
 from karma.threads.answers import BranchData, ThreadData, ThreadListData, thread_view
 from karma.threads.domain import MAX_QUERY_CHARS, Search, name_in_urls
+from karma.threads.export import ExportData, export_data
 from karma.threads.schemas import ChangeThreadBody, CreateThreadBody
 from karma.threads.service import key_of
 
@@ -98,6 +99,16 @@ async def get_thread(
         "next_cursor": next_cursor(following, scope),
     }
     return ok(data, headers=etag(branch.head.version))
+
+
+@router.get("/threads/{thread_name}/export", responses=answers(errors=(404, 409)))
+async def export_thread(thread_name: str, caller: Reader) -> Answer[ExportData]:
+    """Export a thread: messages of all branches with their tree, and its runs without their events.
+
+    What is larger than an answer may be is a file, to which `url` leads for an hour; links of attachments end after
+    twelve.
+    """
+    return ok(export_data(threads.exports().export(key_of(caller.user_id, thread_name))))
 
 
 @router.patch("/threads/{thread_name}", responses=answers(errors=(404, 409)))

@@ -9,6 +9,7 @@ from api.services.process import clock, settings
 
 if TYPE_CHECKING:
     from karma.threads.deletion import ThreadRemover
+    from karma.threads.export import ThreadExports
     from karma.threads.service import ThreadService
 
 
@@ -35,5 +36,23 @@ def remover() -> ThreadRemover:
         deletions=ThreadDeletionRepository(),
         wishes=RunRepository(),
         queue=SqsQueue(settings().deletions_queue_url),
+        clock=clock(),
+    )
+
+
+@cache
+def exports() -> ThreadExports:
+    """Return the exports of threads."""
+    from karma.conversations.repository import ThreadRepository
+    from karma.integrations.s3 import S3Attachments, S3Exports
+    from karma.runs.removal_repository import RunRemovalRepository
+    from karma.threads.export import ThreadExports
+
+    bucket = settings().files_bucket
+    return ThreadExports(
+        threads=ThreadRepository(),
+        runs=RunRemovalRepository(),
+        attachments=S3Attachments(bucket),
+        store=S3Exports(bucket),
         clock=clock(),
     )

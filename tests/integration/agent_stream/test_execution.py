@@ -12,7 +12,8 @@ import orjson
 import pytest
 
 from agent_stream import services
-from karma.conversations.domain import ThreadKey
+from karma.conversations.domain import ThreadKey, TitleSource
+from karma.conversations.repository import ThreadRepository
 from karma.core.clock import epoch_ms
 from karma.core.ids import ThreadId
 from karma.identity.domain import Role
@@ -178,3 +179,33 @@ def test_hands_a_run_over_that_its_time_is_too_short_for(
     assert read_message(asked["Body"]) == lost.key
     assert lost.status is RunStatus.RUNNING
     assert streams.model.requests == []
+
+
+@pytest.mark.parametrize("times", [1, 2])
+def test_lets_the_model_propose_a_title_once(lost: Lost, drain: Drain, times: int) -> None:
+    from agent_stream import execution
+
+    streams, key = lost.streams, ThreadKey(lost.streams.user_id, ThreadId("t1"))
+    streams.model.answer(message(text("Two are online.")))
+    streams.model.answer(message(text('"Devices online"')))
+    user = user_with("u1", {"type": "text", "text": "Which are online?"})
+    streams.run(streams.agent({"threadId": "t1", "runId": "r1", "messages": [user]}))
+    threads = ThreadRepository()
+    before = threads.get(key)
+    assert before is not None
+    assert (before.title, before.title_from) == ("Which are online?", TitleSource.WORDS)
+
+    (asked,) = drain(streams.stack.queues["executions"])
+    model = {"MODEL_BASE_URL": streams.model.url, "MODEL_ID": "claude-haiku-5-5"}
+    streams.stack.use("agent_stream.execution", **model)
+    with closing(execution.loop()) as loop:
+        for _ in range(times):
+            answer: Any = execution.lambda_handler(lost.sqs_event([json.loads(asked["Body"])]), lost.context)
+            assert answer == {"batchItemFailures": []}
+        loop.run_until_complete(services.model().close())
+
+    after = threads.get(key)
+    assert after is not None
+    assert (after.title, after.title_from) == ("Devices online", TitleSource.MODEL)
+    assert len(streams.model.requests) == 2
+    assert (after.updated_at, after.message_count) == (before.updated_at, 2)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import urllib.request
 from datetime import timedelta
 from typing import Any
 from urllib.parse import quote
@@ -11,6 +12,7 @@ import pytest
 
 from karma.conversations.domain import Message, ThreadKey
 from karma.core.ids import AgentId, RunId, ThreadId, UserId, new_id
+from karma.integrations.s3 import S3Attachments
 from karma.runs.domain import Run, RunEnd, RunKey, RunStatus, Segment, ThreadChanged, Wish
 from karma.runs.repository import RunRepository
 from tests.integration.api.conftest import Api, reopen
@@ -28,7 +30,12 @@ def owner(api: Api) -> tuple[Api, UserId]:
 
 
 def ask(
-    user_id: UserId, thread_id: str, *words: str, after_s: int = 0, agent: str | None = None, follows: int | None = None
+    user_id: UserId,
+    thread_id: str,
+    *words: str | tuple[Any, ...],
+    after_s: int = 0,
+    agent: str | None = None,
+    follows: int | None = None,
 ) -> Run:
     """Begin a run that says these words in a thread."""
     store, key = RunRepository(), ThreadKey(user_id, ThreadId(thread_id))
@@ -272,9 +279,7 @@ class TestAThread:
     def test_of_another_branch_is_left_out(self, owner: tuple[Api, UserId]) -> None:
         api, user_id = owner
         run = ask(user_id, "t1", "first", "second")
-        key = ThreadKey(user_id, ThreadId("t1"))
-        last = Segment(key=run.key, n=2, writer="w", epoch=1, lease_until=NOW, events=(b"{}",), terminal=True)
-        RunRepository().finish(last, RunEnd(status=RunStatus.FINISHED, at=NOW), thread=key)
+        end(run)
         ask(user_id, "t1", "instead", after_s=1, follows=0)
 
         found = api.call("GET", f"{THREADS}/t1").data
@@ -320,3 +325,58 @@ class TestADeletedThread:
         assert RunRepository().wishes(run.key) == {Wish.CANCEL: "Its thread was deleted"}
         (message,) = drain(stack.queues["deletions"])
         assert json.loads(message["Body"]) == {"user_id": user_id, "thread_id": "t1"}
+
+
+class TestAnExport:
+    def test_has_all_branches_with_their_tree_and_the_runs(self, owner: tuple[Api, UserId]) -> None:
+        api, user_id = owner
+        run = ask(user_id, "t1", "first", "second")
+        end(run)
+        again = ask(user_id, "t1", "instead", after_s=1, follows=0)
+
+        found = api.call("GET", f"{THREADS}/t1/export").data
+
+        assert (found["url"], found["expires_at"]) == (None, None)
+        document = found["export"]
+        assert document["format"] == 1
+        assert document["thread"] == api.call("GET", f"{THREADS}/t1").data["thread"]
+        told = [(each["position"], each["follows"], each["message"]["content"]) for each in document["messages"]]
+        assert told == [(0, -1, "first"), (1, 0, "second"), (2, 0, "instead")]
+        assert [each["id"] for each in document["runs"]] == [again.key.run_id, run.key.run_id]
+        assert document["runs"][1] == api.call("GET", f"/api/v1/runs/{run.key.run_id}").data["run"]
+
+    def test_links_to_attachments_and_to_a_file_where_it_is_too_large_for_an_answer(
+        self, owner: tuple[Api, UserId], stack: Stack, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        from api.services import threads
+
+        api, user_id = owner
+        kept = S3Attachments(stack.bucket).keep(user_id, b"an image")
+        image = {"type": "image", "source": {"type": "file", "value": f"attachments/{kept}", "mimeType": "image/png"}}
+        end(ask(user_id, "t1", (image,)))
+
+        small = api.call("GET", f"{THREADS}/t1/export").data["export"]
+        monkeypatch.setattr(threads.exports(), "_most_bytes", 100)
+        large = api.call("GET", f"{THREADS}/t1/export").data
+
+        assert large["export"] is None
+        assert large["expires_at"] > "2026"
+        loaded = json.loads(load(large["url"]))
+        [message], [shown] = loaded["messages"], small["messages"]
+        assert load(message["message"]["content"][0]["source"]["value"]) == b"an image"
+        assert load(shown["message"]["content"][0]["source"]["value"]) == b"an image"
+        assert {**loaded, "messages": []} == {**small, "messages": []}
+
+    def test_of_a_thread_that_nobody_has_is_404(self, ada: Api) -> None:
+        assert ada.call("GET", f"{THREADS}/nobody/export").status == 404
+
+
+def load(url: str) -> bytes:
+    with urllib.request.urlopen(url, timeout=10) as answer:
+        return bytes(answer.read())
+
+
+def end(run: Run) -> None:
+    last = Segment(key=run.key, n=2, writer="w", epoch=1, lease_until=NOW, events=(b"{}",), terminal=True)
+    key = ThreadKey(run.key.user_id, run.thread_id)
+    RunRepository().finish(last, RunEnd(status=RunStatus.FINISHED, at=NOW), thread=key)

@@ -22,6 +22,8 @@ from karma.conversations.repository import ThreadRepository
 from karma.core.errors import AppError
 from karma.core.ids import AgentId, RunId, ThreadId, UserId, new_id
 from karma.identity.accounts.deletion import SETTLES_AFTER
+from karma.runs.attachment_removal import AttachmentsRemoval
+from karma.runs.attachment_repository import AttachmentRepository
 from karma.runs.domain import (
     LEASE,
     Checkpoint,
@@ -30,6 +32,7 @@ from karma.runs.domain import (
     Run,
     RunEnd,
     RunKey,
+    RunPause,
     RunStatus,
     Segment,
     Wish,
@@ -42,7 +45,7 @@ from karma.runs.repository import RunRepository
 from karma.runs.watchdog import Inspector
 from karma.threads.deletion import FORGET_AFTER, ThreadCascade, ThreadRemover, requeue_due
 from tests.fakes.billing import MemoryQueue
-from tests.fakes.runs import RequestedExecutions, SetClock
+from tests.fakes.runs import MemoryAttachments, RequestedExecutions, SetClock
 from tests.support.accounts import open_account
 from tests.support.crash import CrashTest
 from tests.support.interleaving import play, watch
@@ -75,6 +78,7 @@ class Scene:
     runs: RunRepository = field(default_factory=RunRepository)
     threads: ThreadRepository = field(default_factory=ThreadRepository)
     deletions: ThreadDeletionRepository = field(default_factory=ThreadDeletionRepository)
+    attachments: MemoryAttachments = field(default_factory=MemoryAttachments)
 
     def __post_init__(self) -> None:
         self.key = ThreadKey(self.user_id, ThreadId("t1"))
@@ -83,7 +87,12 @@ class Scene:
         )
         removal = RunsRemoval(store=self.runs, removals=RunRemovalRepository(), clock=self.clock)
         self.cascade = ThreadCascade(
-            deletions=self.deletions, runs=removal, messages=empty_messages, queue=self.queue, clock=self.clock
+            deletions=self.deletions,
+            runs=removal,
+            attachments=AttachmentsRemoval(AttachmentRepository(), self.attachments),
+            messages=empty_messages,
+            queue=self.queue,
+            clock=self.clock,
         )
 
     def run(self, run_id: str, thread_id: str = "t1") -> Run:
@@ -241,6 +250,21 @@ def test_a_run_that_writes_on_is_ended_and_cannot_write(stack: Stack, written: i
     for write in writes[written : written + 1]:  # after which its process stops
         with pytest.raises(OwnershipLost):
             write()
+    scene.settle()
+    scene.assert_only_its_tombstone_is_left(stack)
+
+
+def test_a_paused_run_is_cancelled_at_once(stack: Stack) -> None:
+    scene = Scene()
+    scene.start("other", "other")
+    run = scene.start("r1")
+    assert scene.runs.wish(run.key, Wish.PAUSE, at=NOW)
+    handed_over = replace(scene.segment(run, 2), lease_until=NOW)
+    scene.runs.pause(handed_over, RunPause(at=NOW))
+    scene.delete()
+    scene.clock.pass_by(timedelta(seconds=1))
+    scene.advance()
+    assert scene.runs.run(run.key) is None
     scene.settle()
     scene.assert_only_its_tombstone_is_left(stack)
 

@@ -54,6 +54,9 @@ _LOADED_CHARS = 20 * 1024 * 1024
 
 _FILE = re.compile(r"devices/([^/]{1,64})/files/([^/]{1,64})")
 _ATTACHMENT = re.compile(r"attachments/([0-9a-f]{64})")
+_NAMED = re.compile(rb"attachments/([0-9a-f]{64})")
+_CUT = re.compile(r'\{"note":"[^"]{0,100} attachments/([0-9a-f]{64})\."')
+"""Beginning of a result that `cut` has shortened."""
 _LINK = re.compile(r"https?://[^?#]*/attachments/([^/?#]+)/([0-9a-f]{64})(?:\?[^#]*)?")
 _FETCHED = "url_sha256"
 """Member of a stored part whose medium was fetched: the SHA-256 of its URL."""
@@ -120,20 +123,7 @@ class Library:
 
     def linked(self, user_id: UserId, messages: Sequence[Message]) -> list[Message]:
         """Replace names of attachments in messages by URLs that are valid for some hours, for a screen to show."""
-
-        def link(part: Json) -> Json:
-            source = part.get("source")
-            found = _ATTACHMENT.fullmatch(str(source.get("value"))) if isinstance(source, Mapping) else None
-            if found is None or not isinstance(source, Mapping) or source.get("type") != "file":
-                return part
-            media_type = str(source.get("mimeType") or "")
-            url = self._store.url(user_id, found[1], media_type)
-            return {"type": part["type"], "source": {"type": "url", "value": url, "mimeType": media_type}}
-
-        return [
-            message if isinstance(message.content, str) else replace(message, content=tuple(map(link, message.content)))
-            for message in messages
-        ]
+        return linked(self._store, user_id, messages)
 
     def shorten(self, user_id: UserId, text: str) -> str:
         """Store a long result of a tool; return its beginning with a note. A short result is returned as it is."""
@@ -337,3 +327,38 @@ def _is_named(part: Json) -> bool:
 
 def _said(text: str) -> Json:
     return {"type": "text", "text": f"[{text}]"}
+
+
+def linked(store: Attachments, user_id: UserId, messages: Sequence[Message]) -> list[Message]:
+    """Replace names of attachments in messages by URLs, as `Library.linked`."""
+
+    def link(part: Json) -> Json:
+        source = part.get("source")
+        found = _ATTACHMENT.fullmatch(str(source.get("value"))) if isinstance(source, Mapping) else None
+        if found is None or not isinstance(source, Mapping) or source.get("type") != "file":
+            return part
+        media_type = str(source.get("mimeType") or "")
+        url = store.url(user_id, found[1], media_type)
+        return {"type": part["type"], "source": {"type": "url", "value": url, "mimeType": media_type}}
+
+    return [
+        message if isinstance(message.content, str) else replace(message, content=tuple(map(link, message.content)))
+        for message in messages
+    ]
+
+
+def attachments_in(messages: Sequence[Message]) -> list[str]:
+    """Return the ids of the attachments that messages name by their parts, or as the whole of a long result."""
+    found: dict[str, None] = {}
+    for message in messages:
+        if isinstance(message.content, str):
+            cut_off = _CUT.match(message.content) if message.role == "tool" else None
+            found |= {cut_off[1]: None} if cut_off else {}
+        else:
+            found |= dict.fromkeys(filter(None, map(attachment_of, message.content)))
+    return list(found)
+
+
+def attachments_within(stored: bytes) -> set[str]:
+    """Return the ids of all attachments that stored messages may name, in a part or anywhere in a text."""
+    return {found.decode() for found in _NAMED.findall(stored)}

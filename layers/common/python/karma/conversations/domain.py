@@ -98,6 +98,8 @@ class Thread:
     active_run_id: RunId | None = None
     last_run_id: RunId | None = None
     """Its newest run; "": it has had none. None: it was stored before threads knew their runs."""
+    asks_title: bool = True
+    """A model has not been asked for a title yet, and its owner has given it none."""
     is_deleted: bool = False
     """Its owner has deleted it: what is left of it is being removed, and nothing is to be added."""
 
@@ -242,5 +244,5 @@ def _shortened(text: str) -> str:
 
 def folded(text: str) -> str:
     """Return a text for comparison: without case, accents and differences of Unicode's compatibility forms."""
-    apart = unicodedata.normalize("NFKD", text.casefold())
+    apart = unicodedata.normalize("NFKD", unicodedata.normalize("NFKD", text).casefold())
     return unicodedata.normalize("NFKC", "".join(char for char in apart if not unicodedata.combining(char)))

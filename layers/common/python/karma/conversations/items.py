@@ -99,6 +99,8 @@ class ThreadItem(ConversationsItem, discriminator="thread"):
     last_message = NumberAttribute(default=-1)
     """Position of the last message of the branch of the run that ended last; -1: none has told it."""
 
+    title_asked_at = UnicodeAttribute(null=True)
+    """Moment at which a model was asked for a title, which it is once."""
     last_run_id = UnicodeAttribute(null=True)
     """Its newest run; "": it has had none; absent in threads from before runs named the one before them."""
     deleted_at = UnicodeAttribute(null=True)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
 
 from karma.conversations.domain import Message, Thread, ThreadHead, ThreadKey, TitleSource
 from karma.conversations.items import (
+    MESSAGES,
     MESSAGES_SK_CHARS,
     ConversationsItem,
     MessagesItem,
@@ -45,6 +47,7 @@ def read_whole(key: ThreadKey) -> tuple[ThreadHead | None, Thread] | None:
                 version=int(head.version) if head else 0,
                 active_run_id=RunId(head.active_run_id) if head and head.active_run_id else None,
                 last_run_id=run_named(head.last_run_id) if head else None,
+                asks_title=head is None or may_ask_title(head),
                 is_deleted=head is not None and bool(head.deleted_at),
             )
             return (None if head is None or thread.is_deleted else head_of(head)), thread
@@ -95,3 +98,20 @@ def head_of(item: ThreadItem) -> ThreadHead:
         version=int(item.version),
         expires_at=from_epoch_ms(int(item.expires_at) * 1000) if item.expires_at else None,
     )
+
+
+def may_ask_title(head: ThreadItem) -> bool:
+    """Tell whether a model may be asked for a thread's title."""
+    return not head.title_asked_at and (head.title_from or TitleSource.WORDS) == TitleSource.WORDS
+
+
+def pieces_of(key: ThreadKey) -> Iterator[bytes]:
+    """Yield what is stored of a thread's messages, one item after the other, also while they are being deleted."""
+    start = None
+    while True:
+        begins = ConversationsItem.sk.startswith(MESSAGES)
+        page = query(ConversationsItem, thread_pk(key), begins, limit=100, start=start, consistent=True)
+        yield from (item.messages for item in page.items if isinstance(item, MessagesItem))
+        start = page.last
+        if start is None:
+            return

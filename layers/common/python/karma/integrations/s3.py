@@ -2,6 +2,7 @@
 
 devices/<device id>/<file id>      one object a file, written once by an upload in parts
 attachments/<user id>/<sha256>     media and long results of conversations, written once
+exports/<user id>/<id>.json        exported threads, which the bucket's lifecycle removes after a day
 
 The bucket keeps older versions, so objects are removed by version. Errors of AWS become:
 Upstream
@@ -14,14 +15,14 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import quote
 
 from karma.core import aws
 from karma.core.errors import Upstream
 from karma.core.faults import AWS_FAULTS, code_of, upstream_of
-from karma.core.ids import DeviceId, FileId, UserId
+from karma.core.ids import DeviceId, FileId, UserId, new_id
 from karma.files.domain import URL_TIME
 from karma.files.ports import ObjectGone, StoredPart, UploadGone
 
@@ -34,6 +35,9 @@ _KEYS_A_CALL: Final = 1000
 """S3's limit on one list, and on one DeleteObjects."""
 LINK_TIME: Final = timedelta(hours=12)
 """Time for which a URL of an attachment is valid; it ends earlier with the session of the role that signed it."""
+
+EXPORT_TIME: Final = timedelta(hours=1)
+"""Time for which a link to an exported thread is valid."""
 
 
 class FileStorageThrottled(Upstream):
@@ -248,6 +252,12 @@ class S3Attachments:
         params = {"Bucket": self._bucket, "Key": _attachment_key(user_id, attachment_id)}
         return _signed("get_object", params | {"ResponseContentType": media_type}, LINK_TIME)
 
+    def remove(self, user_id: UserId, attachment_id: str) -> None:
+        """Remove an attachment with its older versions; an absent one counts as removed."""
+        key = _attachment_key(user_id, attachment_id)
+        while remove_below(self._bucket, key, limit=_KEYS_A_CALL) == _KEYS_A_CALL:
+            pass
+
     def remove_all(self, user_id: UserId, *, limit: int) -> int:
         """Remove up to `limit` of a user's attachments; return how many, fewer than `limit`: none is left."""
         return remove_below(self._bucket, _attachment_key(user_id, ""), limit=min(limit, _KEYS_A_CALL))
@@ -255,6 +265,21 @@ class S3Attachments:
 
 def _attachment_key(user_id: UserId, attachment_id: str) -> str:
     return f"attachments/{user_id}/{attachment_id}"
+
+
+class S3Exports:
+    """Exported threads in the same bucket, for a day."""
+
+    def __init__(self, bucket: str) -> None:
+        self._bucket = bucket
+
+    def keep(self, user_id: UserId, document: bytes, *, now: datetime) -> tuple[str, datetime]:
+        """Store a JSON document, and return a link that downloads it and the end of the link."""
+        key = f"exports/{user_id}/{new_id()}.json"
+        with _errors():
+            aws.client("s3").put_object(Bucket=self._bucket, Key=key, Body=document, ContentType="application/json")
+        params = {"Bucket": self._bucket, "Key": key, "ResponseContentDisposition": attachment("thread.json")}
+        return _signed("get_object", params, EXPORT_TIME), now + EXPORT_TIME
 
 
 def attachment(filename: str) -> str:

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
@@ -25,6 +25,7 @@ from karma.conversations.attachments import Library
 from karma.conversations.domain import ThreadKey
 from karma.conversations.history import awaited_calls, late_results
 from karma.core.clock import Clock
+from karma.core.errors import Upstream
 from karma.core.ids import new_id
 from karma.core.observability import count, logger
 from karma.identity.domain import Caller
@@ -91,7 +92,10 @@ class Executor:
         allowances: Allowances,
         clock: Clock,
         limits: RunLimits,
+        ask_title: Callable[[ThreadKey], None] = lambda _: None,
     ) -> None:
+        """Build the executor; `ask_title` lets a title be proposed for a thread, after a run of it. May block."""
+        self._ask_title = ask_title
         self._store = store
         self._executions = executions
         self._model = model
@@ -141,7 +145,7 @@ class Executor:
             # Counted and logged here, after the first event was sent.
             count("RunStarted")
             logger.info("run.started", run_id=plan.run_id, warnings=warnings)
-            await engine.run()
+            await self._run(plan, log, engine)
 
         return asyncio.get_running_loop().create_task(run(), name=f"run {plan.run_id}")
 
@@ -170,8 +174,25 @@ class Executor:
         log = self._log(plan, sink, head=claim.n, writer=claim.writer, epoch=claim.epoch, last_message=last)
         self._model.preload(plan.target)
         toolbox = self.toolbox(setup.tools, setup.caller)
-        await self._engine(plan, log, sink, toolbox, reserved_for(taken.run), setup.max_tokens).run()
+        engine = self._engine(plan, log, sink, toolbox, reserved_for(taken.run), setup.max_tokens)
+        await self._run(plan, log, engine)
         return True
+
+    def target_of(self, key: RunKey) -> Target | None:
+        """Return the model of a stored run; None: there is no such run."""
+        run = self._store.run(key)
+        if run is None:
+            return None
+        stored = self._store.setup(key)
+        return _target_of(run, load_setup(stored) if stored else None)
+
+    async def _run(self, plan: RunPlan, log: RunLog, engine: RunEngine) -> None:
+        await engine.run()
+        if plan.asks_title and log.has_ended:
+            try:
+                await asyncio.to_thread(self._ask_title, plan.thread)
+            except Upstream as exc:
+                logger.warning("run.title_not_asked", run_id=plan.run_id, code=exc.code)
 
     def _take(self, key: RunKey, deadline: datetime | None) -> _Taken | None:
         tail, run = self._store.tail(key), self._store.run(key)
@@ -257,6 +278,7 @@ class Executor:
             pending=() if checkpoint else [call for call in awaited if call.name not in self.own_tools],
             until=until,
             deadline=deadline,
+            asks_title=thread.asks_title,
             progress=_progress(checkpoint, target),
             lost=LostTurn(calls=awaited if checkpoint else (), answers=tuple(broken.values()), call_ids=call_ids),
         )

@@ -13,6 +13,7 @@
 | owner of a run id | RUNID#<run> | USER#<user> | USER#<user>#AGENT#<agent> / RUN#<created_at>#<run> |
 | number of a user's runs | USER#<user> | COUNTER#runs | |
 | attachment that counts towards a user's storage | USER#<user> | ATTACHMENT#<sha256> | |
+| one that no thread names | USER#<user> | ATTACHMENT#<sha256> | THREAD#<user>#<thread>#ATTACHMENTS / as sk |
 
 Run ids may be the client's own, so the user is part of their keys: guessing or reusing an id never
 gives access to another user's run. The counter is written in the transaction that starts a run, so it needs no stream.
@@ -22,7 +23,13 @@ from __future__ import annotations
 
 from datetime import datetime
 
-from pynamodb.attributes import BinaryAttribute, BooleanAttribute, NumberAttribute, UnicodeAttribute
+from pynamodb.attributes import (
+    BinaryAttribute,
+    BooleanAttribute,
+    NumberAttribute,
+    UnicodeAttribute,
+    UnicodeSetAttribute,
+)
 
 from karma.conversations.domain import ThreadKey
 from karma.core.clock import iso
@@ -105,6 +112,11 @@ def user_pk(user_id: UserId) -> str:
 def unlisted_pk(thread: ThreadKey) -> str:
     """Return the partition of the index with the runs of a deleted thread."""
     return f"THREAD#{thread.user_id}#{thread.thread_id}#RUNS"
+
+
+def released_pk(thread: ThreadKey) -> str:
+    """Return the partition of the index with the attachments that only a deleted thread named."""
+    return f"THREAD#{thread.user_id}#{thread.thread_id}#ATTACHMENTS"
 
 
 def agent_runs_pk(user_id: UserId, agent_id: AgentId) -> str:
@@ -215,9 +227,15 @@ class ControlItem(RunsItem, discriminator="run_control"):
 
 
 class AttachmentItem(RunsItem, discriminator="attachment"):
-    """An attachment that counts towards the account's storage; deleted with the account."""
+    """An attachment of threads, which counts towards the account's storage; deleted with the last thread of it."""
 
-    size = NumberAttribute()
+    size = NumberAttribute(default=0)
+    threads = UnicodeSetAttribute(null=True)
+    """Ids of the threads whose messages name it; absent: none does, or it is older than this attribute."""
+    is_tracked = BooleanAttribute(default=False)
+    """`threads` has been there from its beginning, so that without them nothing names it."""
+    is_removed = BooleanAttribute(null=True)
+    """Its bytes are being removed: until its item is gone, nothing may name it."""
 
 
 class RunCounterItem(RunsItem, discriminator="run_counter"):

@@ -66,6 +66,8 @@ class RunPlan:
     """Moment at which the platform stops this process, which hands the run over before; None: never."""
     progress: Progress = field(default_factory=Progress)
     """Work of earlier processes."""
+    asks_title: bool = False
+    """A title is to be asked for when the run has ended."""
     lost: LostTurn | None = None
     """The step that an earlier process did not finish; None: this one begins the run."""
 

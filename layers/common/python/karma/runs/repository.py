@@ -22,6 +22,7 @@ from karma.core.dynamo.transaction import Transaction
 from karma.core.errors import Conflict
 from karma.core.ids import AgentId, RunId, UserId
 from karma.identity.transactional import AccountGone, require_account
+from karma.runs.attachment_repository import name_results, note_attachments
 from karma.runs.domain import (
     MAX_PAUSE,
     Checkpoint,
@@ -139,9 +140,7 @@ class RunRepository:
             tx, thread, run_id=run.key.run_id, agent_id=run.agent_id, history=history, at=now, on_fail=changed
         )
         add_messages(tx, history, at=now, on_fail=changed)
-        for name, size in attachments.items():
-            note = AttachmentItem(user_pk(run.key.user_id), f"{ATTACHMENT}{name}", size=size, created_at=now)
-            tx.put(note, on_fail=changed)
+        note_attachments(tx, thread.key, messages, new=attachments, at=now, on_fail=changed)
         tx.upsert(RunCounterItem(user_pk(run.key.user_id), "COUNTER#runs"), [RunCounterItem.value.add(1)])
         # After the rest, so that a repeat fails with RunExists, not because this run has used up the plan.
         reserve_usage(tx, reservations)
@@ -162,6 +161,7 @@ class RunRepository:
             tx.put(segment_item(segment))
             if history is not None:
                 add_messages(tx, history, at=iso(segment.lease_until))
+                name_results(tx, history, at=iso(segment.lease_until))
             if checkpoint is not None:
                 tx.put(checkpoint_item(segment.key, checkpoint))
             tx.commit()
@@ -243,6 +243,7 @@ class RunRepository:
         release_thread(tx, thread, run_id=segment.key.run_id, last_message=how.last_message, at=now)
         if history is not None:
             add_messages(tx, history, at=now)
+            name_results(tx, history, at=now)
         if how.correction is not None:
             adjust_usage(tx, [how.correction])
         try:

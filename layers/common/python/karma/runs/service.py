@@ -291,6 +291,7 @@ class RunService:
             until=self._clock.now() + timedelta(seconds=self._executor.limits.run_timeout_s),
             deadline=asking.deadline,
             ends_with_client=asked.ends_with_client,
+            asks_title=thread.asks_title,
         )
 
     def _prepare(self, agent: str, thread: ThreadKey, *, is_new: bool) -> tuple[Agent, RunChoice, Thread]:

@@ -15,17 +15,16 @@ from collections.abc import Callable
 from datetime import datetime, timedelta
 from typing import Final, Protocol
 
-import orjson
-
 from karma.conversations.domain import ThreadDeletion, ThreadHead, ThreadKey
 from karma.core.clock import Clock, monotonic
-from karma.core.errors import NotFound, StaleVersion, StorageThrottled, Upstream, ValidationFailed
-from karma.core.ids import RunId, ThreadId, UserId
+from karma.core.errors import NotFound, StaleVersion, StorageThrottled, Upstream
+from karma.core.ids import RunId
 from karma.core.observability import count, logger
 from karma.core.purge import PurgeAttempt
 from karma.core.repeat import repeat
 from karma.identity.accounts.deletion import DUE_AFTER, SETTLES_AFTER, Queue
 from karma.runs.domain import RunKey, Wish
+from karma.threads.messages import thread_message
 
 FORGET_AFTER: Final = timedelta(days=90)
 """Time for which the id of a deleted thread is refused: a screen that still shows the thread would bring it back."""
@@ -82,6 +81,13 @@ class Removal(Protocol):
     def remove(self, thread: ThreadKey, *, newest: RunId | None, purge: PurgeAttempt) -> bool: ...  # noqa: D102
 
 
+class AttachmentRemoval(Protocol):
+    """Removes the attachments of a thread: karma.runs.attachment_removal.AttachmentsRemoval."""
+
+    def release(self, thread: ThreadKey, purge: PurgeAttempt) -> bool: ...  # noqa: D102
+    def remove(self, thread: ThreadKey, purge: PurgeAttempt) -> bool: ...  # noqa: D102
+
+
 class _Raced(StaleVersion):
     """A run began or ended between the read and the write."""
 
@@ -125,7 +131,7 @@ class ThreadRemover:
 
         head = repeat(once, on=(StorageThrottled, _Raced))
         try:
-            self._queue.send(_message(key))
+            self._queue.send(thread_message(key))
             if head is not None and head.active_run_id is not None:
                 run = RunKey(key.user_id, head.active_run_id)
                 self._wishes.wish(run, Wish.CANCEL, at=self._clock.now(), reason=_REASON)
@@ -142,6 +148,7 @@ class ThreadCascade:
         *,
         deletions: ThreadDeletions,
         runs: Removal,
+        attachments: AttachmentRemoval,
         messages: Callable[[ThreadKey, PurgeAttempt], bool],
         queue: Queue,
         clock: Clock,
@@ -149,6 +156,7 @@ class ThreadCascade:
         """Build the worker; `messages` removes a thread's messages, and returns whether none is left."""
         self._deletions = deletions
         self._runs = runs
+        self._attachments = attachments
         self._messages = messages
         self._queue = queue
         self._clock = clock
@@ -166,8 +174,7 @@ class ThreadCascade:
         purge = PurgeAttempt(
             user_id=key.user_id, requested_at=deletion.requested_at, ends_at=monotonic() + _GO_S, settled=settled
         )
-        # Runs first: until they have ended they add messages.
-        done = self._runs.remove(key, newest=deletion.last_run_id, purge=purge) and self._messages(key, purge)
+        done = self._remove(key, deletion.last_run_id, purge)
         if settled and done:
             self._deletions.finish(key, forget_at=deletion.requested_at + FORGET_AFTER)
             logger.info("thread.deletion_finished", goes=deletion.attempts + 1)
@@ -180,8 +187,17 @@ class ThreadCascade:
                 delay = min(delay, settles_at - now) if not done else min(settles_at - now, _LONGEST_DELAY)
         # Due before it is sent: a crash in between costs a pause, not the deletion.
         if self._deletions.postpone(key, due_at=now + delay + DUE_AFTER):
-            self._queue.send(_message(key), delay_s=math.ceil(delay.total_seconds()))
+            self._queue.send(thread_message(key), delay_s=math.ceil(delay.total_seconds()))
         return False
+
+    def _remove(self, key: ThreadKey, newest: RunId | None, purge: PurgeAttempt) -> bool:
+        return (
+            # Until they have ended, runs add messages; and messages tell which attachments there are.
+            self._runs.remove(key, newest=newest, purge=purge)
+            and self._attachments.release(key, purge)
+            and self._messages(key, purge)
+            and (not purge.settled or self._attachments.remove(key, purge))
+        )
 
 
 def requeue_due(deletions: ThreadDeletions, queue: Queue, clock: Clock) -> int:
@@ -191,28 +207,8 @@ def requeue_due(deletions: ThreadDeletions, queue: Queue, clock: Clock) -> int:
     for deletion in deletions.due(now, limit=_SWEEP_LIMIT):
         pause = min(DUE_AFTER * 2 ** min(deletion.attempts, 10), _LONGEST_PAUSE)
         if deletions.postpone(deletion.key, due_at=now + pause):
-            queue.send(_message(deletion.key))
+            queue.send(thread_message(deletion.key))
             sent += 1
     if sent:
         count("ThreadDeletionRequeued", sent)
     return sent
-
-
-def _message(key: ThreadKey) -> str:
-    return orjson.dumps({"user_id": key.user_id, "thread_id": key.thread_id}).decode()
-
-
-def read_message(body: str) -> ThreadKey:
-    """Read a message that names a deleted thread.
-
-    Raises:
-        ValidationFailed: the body is no such message.
-    """
-    try:
-        data = orjson.loads(body)
-        user_id, thread_id = data["user_id"], data["thread_id"]
-    except (orjson.JSONDecodeError, KeyError, TypeError):
-        raise ValidationFailed.of("body", "does not name a thread") from None
-    if not (isinstance(user_id, str) and isinstance(thread_id, str)):
-        raise ValidationFailed.of("body", "does not name a thread")
-    return ThreadKey(UserId(user_id), ThreadId(thread_id))

@@ -18,5 +18,15 @@ FIELDS: Mapping[str, Any] = {
     "BranchData.messages": [
         {"id": "01994b98-3e5f-7c41-b2a3-d4c5b6a79808", "role": "user", "content": "Which are online?"}
     ],
+    "format": 1,
+    "position": 1,
+    "follows": 0,
+    "ExportedMessage.message": {
+        "id": "01994b98-3e5f-7c41-b2a3-d4c5b6a79808",
+        "role": "user",
+        "content": "Which are online?",
+    },
+    "ExportData.url": None,
+    "ExportData.expires_at": None,
     "list_threads.query": "greenhouse",
 }

@@ -8,10 +8,11 @@ from typing import Final
 
 from karma.conversations.domain import Message, ThreadHead, ThreadKey, ThreadPlace, TitleSource
 from karma.core.clock import Clock
-from karma.core.errors import AlreadyExists, Conflict, NotFound
+from karma.core.errors import AlreadyExists, NotFound
 from karma.core.ids import ThreadId, UserId, new_id
 from karma.core.observability import count
 from karma.core.requests import IdempotencyKey, no_longer, repeatable
+from karma.runs.domain import ThreadChanged
 from karma.threads.domain import ALL, MAX_EXAMINED, Search, id_in_urls
 from karma.threads.ports import Threads
 
@@ -59,11 +60,11 @@ class ThreadService:
 
         Raises:
             NotFound: the owner has no such thread, or it has no message at the position.
-            Conflict: the thread is being written; read it again.
+            ThreadChanged: the thread is being written; read it again.
         """
         whole = self._store.whole(key_of(user_id, name))
         if whole is None:
-            raise Conflict("The thread is being written; try again")
+            raise ThreadChanged
         head, thread = self._found(whole[0], name), whole[1]
         end = thread.latest
         if before is not None:
