@@ -8,7 +8,7 @@ from typing import Any
 _THREAD = "01994b94-9b20-7e83-b6c4-d2e1f0a98765"
 
 FIELDS: Mapping[str, Any] = {
-    **dict.fromkeys(("ThreadView.id", "ThreadView.name"), _THREAD),
+    **dict.fromkeys(("ThreadView.id", "ThreadView.name", "thread_name"), _THREAD),
     "ThreadView.title": "Devices in the greenhouse",
     "title_from": "words",
     "active_run_id": None,
