@@ -12,6 +12,7 @@ from karma.core.errors import NotFound, RateLimited
 from karma.core.ids import CommandId, DeviceId
 from karma.core.requests import RepeatableRequest
 from karma.devices.domain import (
+    COMMAND_RETENTION_S,
     FINAL_ANSWERS,
     MAX_COMMAND_UNITS,
     Command,
@@ -60,10 +61,18 @@ class MemoryCommands:
         found = self.commands.get(command_id)
         return found if found is not None and found.device_id == device_id else None
 
-    def page(self, device_id: DeviceId, *, limit: int, after: str = "") -> tuple[list[Command], bool]:
+    def page(
+        self, device_id: DeviceId, *, limit: int, after: str = "", now_s: float = 0
+    ) -> tuple[list[Command], str | None]:
         newest_first = sorted(self.commands.values(), key=lambda each: each.id, reverse=True)
-        found = [each for each in newest_first if each.device_id == device_id and (not after or each.id < after)]
-        return found[:limit], len(found) > limit
+        found = [
+            each
+            for each in newest_first
+            if each.device_id == device_id
+            and (not after or each.id < after)
+            and each.expires_ms // 1000 + COMMAND_RETENTION_S > int(now_s)
+        ]
+        return found[:limit], found[limit - 1].id if len(found) > limit else None
 
     def pending(self, device_id: DeviceId, *, limit: int) -> list[Pending]:
         in_order = sorted(self.commands.values(), key=lambda each: each.id)

@@ -111,3 +111,13 @@ def test_the_api_s_archive_holds_what_its_pages_load() -> None:
     shipped = {entry.name for entry in source_entries(FUNCTIONS / "api", prefix="api")}
     for name in description.FILES:
         assert shipped & {f"api/static/{name}", f"api/static/{name}.gz"}, f"{name} is missing: run `make install`"
+
+
+@pytest.mark.fault("F-22d")
+def test_no_error_is_kept(aws: Synthesized) -> None:
+    """CloudFront keeps these statuses for ten seconds by itself (its documentation on error responses lists them)."""
+    told = the(aws, "Distribution")["DistributionConfig"]["CustomErrorResponses"]
+    assert {each["ErrorCode"]: each["ErrorCachingMinTTL"] for each in told} == dict.fromkeys(
+        (400, 403, 404, 405, 414, 416, 500, 501, 502, 503, 504), 0
+    )
+    assert all(set(each) == {"ErrorCode", "ErrorCachingMinTTL"} for each in told), "a page in the place of the answer"

@@ -286,14 +286,13 @@ async def list_commands(
     """List a device's commands, newest first; they are kept for 30 days."""
     scope = f"commands:{caller.user_id}:{device_id}"
     after = str(position(cursor, scope).get("id", ""))
-    found, more = devices.commands().list(caller.user_id, device_id, limit=limit, after=after)
+    found, following = devices.commands().list(caller.user_id, device_id, limit=limit, after=after)
     kept, written = shown(found, command_view)
-    goes_on = more or len(kept) < len(found)
     return ok(
         {
             "commands": written,
             "limit": limit,
-            "next_cursor": next_cursor({"id": kept[-1].id if goes_on else None}, scope),
+            "next_cursor": next_cursor({"id": following if len(kept) == len(found) else kept[-1].id}, scope),
         }
     )
 

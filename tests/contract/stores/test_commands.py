@@ -19,6 +19,7 @@ from karma.core.errors import AlreadyExists, NotFound, RateLimited
 from karma.core.ids import CommandId, UserId, new_id
 from karma.core.requests import RETENTION, IdempotencyKeyReused
 from karma.devices.domain import (
+    COMMAND_RETENTION_S,
     MAX_COMMAND_UNITS,
     TRANSITIONS,
     Command,
@@ -165,15 +166,30 @@ class TestACommand:
         queue.delete_device()
         with pytest.raises(NotFound):
             queue.commands.add(command, device, now=NOW)
-        assert queue.commands.page(device.id, limit=5) == ([], False)
+        assert queue.commands.page(device.id, limit=5) == ([], None)
 
     def test_stands_in_line(self, queue: Queue) -> None:
         made = [queue.added(expires_ms=NOW_MS + n * HOUR_MS).id for n in (3, 1, 2)]
         assert [each.id for each in queue.commands.pending(queue.device.id, limit=2)] == made[:2]
         assert queue.overdue(before=NOW_MS + 2 * HOUR_MS + 1) == [made[1], made[2]]
-        first, more = queue.commands.page(queue.device.id, limit=2)
-        second, end = queue.commands.page(queue.device.id, limit=2, after=first[-1].id)
-        assert ([each.id for each in [*first, *second]], more, end) == (made[::-1], True, False)
+        first, following = queue.commands.page(queue.device.id, limit=2)
+        second, end = queue.commands.page(queue.device.id, limit=2, after=str(following))
+        assert ([each.id for each in [*first, *second]], following, end) == (made[::-1], first[-1].id, None)
+
+    @pytest.mark.fault("F-24o")
+    @pytest.mark.parametrize("limit", [1, 2, 3])
+    def test_are_listed_around_those_whose_retention_is_over(self, queue: Queue, limit: int) -> None:
+        hours = [1, 9, 1, 1, 9, 1]
+        made = [(queue.added(expires_ms=NOW_MS + n * HOUR_MS).id, n) for n in hours]
+        now_s = NOW_MS / 1000 + 5 * 3_600 + COMMAND_RETENTION_S
+        seen: list[str] = []
+        after: str | None = ""
+        while after is not None:
+            found, following = queue.commands.page(queue.device.id, limit=limit, after=after, now_s=now_s)
+            assert following is None or not after or following < after
+            seen += [each.id for each in found]
+            after = following
+        assert seen == [made_id for made_id, n in reversed(made) if n == 9]
 
     def test_ends_once_whatever_is_tried(self, queue: Queue) -> None:
         """A random walk, the same on each store: nothing leaves a final state, and the queue holds what is open."""
@@ -295,7 +311,7 @@ def test_an_hour_of_a_device_takes_so_much_and_the_next_takes_as_much(queue: Que
         queue.added(params=params)
     assert isinstance(refused.value.details, dict)
     assert refused.value.details["retry_after_s"] == 3_600 - NOW_MS // 1_000 % 3_600
-    assert queue.commands.page(queue.device.id, limit=5) == ([], False)
+    assert queue.commands.page(queue.device.id, limit=5) == ([], None)
     queue.fill(MAX_COMMAND_UNITS - units)
     queue.added(params=params)
     with pytest.raises(RateLimited):

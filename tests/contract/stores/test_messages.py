@@ -110,14 +110,14 @@ class TestWhatADeletedDeviceLeaves:
         left = 1 + 1 + 1 + 1 + 1  # command, its entry in the queue, dead letter, its payload, batch
         assert [rows.leftovers.remove(gone, now=NOW, limit=3) for _ in range(2)] == [3, left - 3]
         assert rows.leftovers.gone(gone.user_id) == []
-        assert rows.commands.page(gone.device_id, limit=5) == ([], False)
+        assert rows.commands.page(gone.device_id, limit=5) == ([], None)
         assert list(rows.telemetry.batches(gone.device_id, from_ms=NOW_MS, to_ms=NOW_MS + 1)) == []
 
     def test_goes_with_its_owner_as_far_as_the_time_reaches(self, rows: Rows) -> None:
         gone = rows.left
         assert not rows.leftovers.empty(gone.device_id, rows.purge(ends_in_s=-1), now=NOW)
         assert rows.leftovers.empty(gone.device_id, rows.purge(), now=NOW)
-        assert rows.commands.page(gone.device_id, limit=5) == ([], False)
+        assert rows.commands.page(gone.device_id, limit=5) == ([], None)
         assert not rows.leftovers.empty_owner(rows.purge()), "its tombstone is left"
         rows.leftovers.forget(gone)
         rows.leftovers.forget(gone)

@@ -344,10 +344,9 @@ def test_lists_page(world: World) -> None:
         ids.append(world.commands.send(world.user, made.current.device.id, "a").id)
         world.clock.pass_time(seconds=1)
     found: list[str] = []
-    more, after = True, ""
-    while more:
-        page, more = world.commands.list(world.user, made.current.device.id, limit=2, after=after)
+    after: str | None = ""
+    while after is not None:
+        page, after = world.commands.list(world.user, made.current.device.id, limit=2, after=after)
         found += [one.id for one in page]
-        after = found[-1]
     assert sorted(found) == sorted(ids)
     assert found == sorted(found, reverse=True)

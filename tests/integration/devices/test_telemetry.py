@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import json
 import random
+from collections.abc import Mapping
+from itertools import cycle, product
+from typing import Any
 
 import pytest
 
 from karma.core.clock import epoch_ms, from_epoch_ms, iso, parse_iso
+from karma.core.cursors import CursorSigner
 from karma.core.errors import InvalidRequest, NotFound
 from karma.core.ids import UserId, new_id
 from karma.devices import telemetry as telemetry_module
 from karma.devices.answers import PointView, point_view
-from karma.devices.domain import Resolution
+from karma.devices.domain import Resolution, TelemetryPoint
 from karma.devices.service import Created
 from karma.devices.telemetry import TelemetryQuery
 from tests.support.devices import World
@@ -96,7 +101,7 @@ def test_hours_and_days_are_computed_on_read(world: World, monkeypatch: pytest.M
     now = world.clock.ms
     times = [now - n * 20 * 60_000 - 60_000 for n in range(150)]
     fill(world, made, times)
-    monkeypatch.setattr(telemetry_module, "MAX_SAMPLES_READ", 10)  # several pages
+    monkeypatch.setattr(telemetry_module, "MAX_UNITS_READ", 3)  # several pages
     for resolution, size in ((Resolution.HOUR, HOUR), (Resolution.DAY, 24 * HOUR)):
         found: list[PointView] = []
         after = None
@@ -120,6 +125,82 @@ def test_hours_and_days_are_computed_on_read(world: World, monkeypatch: pytest.M
             assert point["partial"] == (begin < min(times) or begin + size > now)
         partial = [point["partial"] for point in found]
         assert partial == [True, *[False] * (len(partial) - 2), now % size != 0]
+
+
+def walk(world: World, made: Created, **how: Any) -> tuple[list[TelemetryPoint], int]:
+    """Return the points of all pages, and their number."""
+    found: list[TelemetryPoint] = []
+    after: Mapping[str, object] | None = None
+    for pages in range(1, 300):
+        query = TelemetryQuery(after=after, **how)
+        page = world.reader.points(world.user, made.current.device.id, query)
+        assert len(page.points) <= query.limit
+        found += page.points
+        if page.next_position is None:
+            return found, pages
+        after = json.loads(json.dumps(page.next_position))
+        signed = CursorSigner(current="k", keys={"k": "secret"}).encode(page.next_position, scope="telemetry")
+        assert len(signed) <= 2_048
+    raise AssertionError("the pages do not end")
+
+
+@pytest.mark.fault("F-25i")
+def test_a_page_ends_when_it_has_read_enough(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever ends the pages, all of them together hold what one page of everything does."""
+    made = world.create()
+    stored = fill_hours(world, made, hours=12, a_hour=2)
+    now = world.clock.ms
+    resolutions, metrics = (Resolution.RAW, Resolution.HOUR, Resolution.DAY), ("", "temp_c", "rare", "absent")
+    ends = cycle([(2, 1000), (7, 11), (40, 5)])
+    for (resolution, metric), (units, limit) in zip(product(resolutions, metrics), ends, strict=False):
+        how: Any = {
+            "from_ms": now - 11 * HOUR - 17,
+            "to_ms": now - 5,
+            "resolution": resolution,
+            "metric": metric,
+        }
+        whole, one = walk(world, made, limit=5_000, **how)
+        assert one == 1
+        assert (len(whole) > 0) == (metric != "absent")
+        with monkeypatch.context() as patch:
+            patch.setattr(telemetry_module, "MAX_UNITS_READ", units)
+            found, pages = walk(world, made, limit=limit, **how)
+        assert found == whole
+        # Aggregates end at hours, and read the one before again.
+        assert pages >= stored // (units + 2 * 2) - 2
+
+
+def fill_hours(world: World, made: Created, *, hours: int, a_hour: int) -> int:
+    """Store batches of several samples at any times of each hour up to now; return their number."""
+    now = world.clock.ms
+    chance = random.Random(4)
+    messages = []
+    for seq in range(hours * a_hour):
+        hour = now - now % HOUR - (1 + seq // a_hour) * HOUR
+        times = [hour + chance.randrange(HOUR // 60_000) * 60_000 for _ in range(3)]
+        samples = [{"ts": ts, "m": {"temp_c": chance.randrange(97), "hum": 1}} for ts in times]
+        if seq % 10 == 7:
+            samples[0]["m"] = {"rare": seq}
+        messages.append(world.message(made, "telemetry", {"boot": "b", "seq": seq, "samples": samples}))
+    world.tell(*messages)
+    return len(messages)
+
+
+@pytest.mark.fault("F-25i")
+def test_a_day_that_cannot_be_summed_at_once_is_refused(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = world.create()
+    now = world.clock.ms
+    names = [f"metric-{n}" for n in range(60)]
+    samples = [{"ts": now - n * HOUR, "m": dict.fromkeys(names, 1.25)} for n in range(9)]
+    world.tell(world.message(made, "telemetry", {"boot": "b", "seq": 1, "samples": samples}))
+    monkeypatch.setattr(telemetry_module, "MAX_UNITS_READ", 2)
+    monkeypatch.setattr(telemetry_module, "MAX_UNITS_SUMMED", 8)
+    with pytest.raises(InvalidRequest, match="metric: name one"):
+        walk(world, made, resolution=Resolution.DAY)
+    day, pages = walk(world, made, resolution=Resolution.DAY, metric=names[3])
+    assert pages > 1
+    assert sum(point_view(point, named=False)["count"] for point in day) == len(samples)
+    assert len(walk(world, made, resolution=Resolution.HOUR)[0]) == len(samples) * len(names)
 
 
 @pytest.mark.fault("F-24i")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import MutableMapping
 from typing import Any
 
@@ -10,7 +11,10 @@ import pytest
 from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
+from starlette.routing import Route
 
+from agent_stream.app import ROUTES
+from api.app import build
 from karma.core.errors import MethodNotAllowed, NotFound
 from karma.http.dispatch import Dispatch
 from karma.http.edge import caller_address
@@ -68,6 +72,30 @@ def test_allow_names_the_methods_of_every_route_with_the_path(dispatch: Dispatch
     with pytest.raises(MethodNotAllowed) as caught:
         ask(dispatch, "PUT", "/api/v1/things/search")
     assert caught.value.headers == {"Allow": "DELETE, GET, HEAD, POST"}
+
+
+@pytest.mark.fault("F-24p")
+@pytest.mark.parametrize("end", ["\n", "\r", "\u2028", "/", " "])
+def test_a_path_is_matched_whole_on_every_route(end: str) -> None:
+    def refuse(scope: object, limit: str) -> None:
+        raise PermissionError(limit)
+
+    routes = build().router.routes
+    served = Dispatch(routes, admit=refuse)
+    found = 0
+    for each in routes:
+        assert isinstance(each, Route)
+        if each.path.endswith("}") or each.path == "/":
+            continue  # the parameter's own form judges it
+        found += 1
+        path = re.sub(r"{[a-z_]+}", "x", each.path)
+        with pytest.raises(NotFound):
+            ask(served, min(each.methods or ()), path + end)
+    assert found > 80
+    for one in ROUTES:
+        path = re.sub(r"{[a-z_]+}", "x", one.path)
+        assert one.match(path) is not None
+        assert one.match(path + end) is None
 
 
 @pytest.mark.fault("F-10d")

@@ -177,16 +177,18 @@ class CommandService:
 
     def list(
         self, user_id: UserId, device_ref: str, *, limit: int = 20, after: str = ""
-    ) -> tuple[tuple[Command, ...], bool]:
-        """Return a device's commands, newest first, and whether more follow; `after` is the last id seen.
+    ) -> tuple[tuple[Command, ...], str | None]:
+        """Return a device's commands, newest first, and the `after` of the next page; None: nothing follows.
+
+        A page may hold fewer than `limit`, even none, and be followed.
 
         Raises:
             NotFound: the device does not exist or has another owner.
         """
         device = self._device(user_id, device_ref)
-        now = self._clock.now()
-        found, more = self._commands.page(device.id, limit=limit, after=after)
-        return tuple(self._ended(command) for command in found if not command.is_forgotten(now)), more
+        now_s = self._clock.now().timestamp()
+        found, following = self._commands.page(device.id, limit=limit, after=after, now_s=now_s)
+        return tuple(map(self._ended, found)), following
 
     def wait(self, user_id: UserId, command: Command, *, timeout_s: float) -> Command:
         """Read a command again, ever less often, until it has ended; return it as last read.

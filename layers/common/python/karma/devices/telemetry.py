@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -11,13 +12,20 @@ from karma.core.errors import InvalidRequest, NotFound
 from karma.core.ids import DeviceId, UserId, is_id
 from karma.devices.domain import RAW_RETENTION_S, Bucket, DeviceState, Point, Resolution, TelemetryPoint
 from karma.devices.repository.devices import DeviceRepository
-from karma.devices.repository.telemetry import TelemetryRepository
+from karma.devices.repository.telemetry import StoredBatch, TelemetryRepository
 
 DEFAULT_POINTS: Final = 1_000
 MAX_POINTS: Final = 5_000
 DEFAULT_RANGE_MS: Final = 24 * 3_600_000
-MAX_SAMPLES_READ: Final = 200_000
-"""Samples after which an aggregated page stops at the next full bucket and gives a position to go on from."""
+MAX_UNITS_READ: Final = 16_000
+"""Begun kilobytes of stored batches after which a page ends, whatever it shows: it gives a position to go on from.
+
+More than a device may send in an hour (karma.devices.allowance), so that a page gets beyond the hour it begins in.
+"""
+MAX_UNITS_SUMMED: Final = 4 * MAX_UNITS_READ
+"""As much is read at once of a day whose sums do not fit into a cursor."""
+MAX_SUMS_CHARS: Final = 1_200
+"""Most characters of JSON of the sums that a cursor carries, in base64 in its 2,048; those of one metric fit."""
 
 _HOUR_MS = 3_600_000
 _DAY_MS = 24 * _HOUR_MS
@@ -70,9 +78,12 @@ class TelemetryReader:
     def points(self, user_id: UserId, device_id: str, query: TelemetryQuery) -> TelemetryPage:
         """Return raw points, or buckets of an hour or a day. One query a UTC day and page of 100 batches.
 
+        A page ends when `MAX_UNITS_READ` were read, so it may have few points, or none, and still be followed.
+
         Raises:
             NotFound: the device does not exist or has another owner.
-            InvalidRequest: INVALID_RANGE, the range is empty or longer than its resolution allows.
+            InvalidRequest: INVALID_RANGE, the range is empty or longer than its resolution allows, or one day of all
+            metrics is more than is summed at once.
         """
         row = self._devices.row(user_id, DeviceId(device_id)) if is_id(device_id) else None
         if row is None or row.state is not DeviceState.ACTIVE:
@@ -108,7 +119,8 @@ class TelemetryReader:
         start, skip = _position(after, "ts", from_ms), _position(after, "n", 0)
         points: list[Point] = []
         more = False
-        for ts, name, value in self._in_order(device_id, query.metric, start, to_ms):
+        reading = _InOrder(self._telemetry, device_id, query.metric, start, to_ms)
+        for ts, name, value in reading:
             if skip and ts == start:
                 skip -= 1
                 continue
@@ -117,7 +129,7 @@ class TelemetryReader:
                 break
             points.append(Point(ts, name, value))
         if not more:
-            return points, None
+            return points, None if reading.reached is None else {"ts": reading.reached}
         last_ts = points[-1].ts
         shown = sum(1 for point in points if point.ts == last_ts)
         if last_ts == start:
@@ -133,63 +145,150 @@ class TelemetryReader:
         size_ms: int,
         whole: tuple[int, int],
     ) -> tuple[list[Bucket], Mapping[str, object] | None]:
-        after = query.after or {}
-        # Of the bucket in which the page before ended: that many of its points were shown already.
-        start, skip = _position(after, "ts", from_ms), _position(after, "n", 0)
-        made: list[Bucket] = []
-        current: dict[str, list[float]] = {}
-        bucket = -1
+        made = _Made(query, from_ms, size_ms, whole)
+        read, last_hour = 0, -1
+        for batch in self._telemetry.batches(device_id, from_ms=made.start, to_ms=to_ms):
+            # A batch is of one hour (karma.devices.samples), so nothing of an hour that is over follows.
+            hour = batch.min_ts - batch.min_ts % _HOUR_MS
+            if hour > made.start and hour != last_hour:
+                made.begin(hour - hour % size_ms)
+                if made.is_full:
+                    return made.page(hour)
+                if read >= MAX_UNITS_READ and made.fits:
+                    return made.page(hour)
+                if read >= MAX_UNITS_SUMMED:
+                    raise InvalidRequest(
+                        f"metric: name one, or ask for hours: days of over {MAX_UNITS_SUMMED} KB are summed by metric",
+                        code="INVALID_RANGE",
+                    )
+            last_hour = hour
+            read += batch.units
+            made.take(batch, to_ms)
+        made.begin(-1)
+        return made.page(None)
 
-        def close() -> None:
-            partial = not whole[0] <= bucket <= bucket + size_ms <= whole[1]
-            made.extend(_buckets_at(bucket, current, partial=partial))
 
-        def page(following: int | None) -> tuple[list[Bucket], Mapping[str, object] | None]:
-            # A bucket of more metrics than a page has points is shown on several.
-            shown = made[skip : skip + query.limit]
-            if len(made) > skip + query.limit:
-                last = shown[-1].ts
-                seen = sum(1 for each in made[: skip + query.limit] if each.ts == last)
-                return shown, {"ts": max(last, start), "n": seen}
-            return shown, None if following is None else {"ts": max(following, start)}
+class _InOrder:
+    """Samples by time, then metric, until a page's worth of batches was read."""
 
-        for read, (ts, name, value) in enumerate(self._in_order(device_id, query.metric, start, to_ms)):
-            here = ts - ts % size_ms
-            if here != bucket:
-                close()
-                current, bucket = {}, here
-                if read >= MAX_SAMPLES_READ or len(made) >= skip + query.limit:
-                    return page(here)
-            sums = current.get(name)
-            if sums is None:
-                current[name] = [1, value, value, value]
-            else:
-                sums[0] += 1
-                sums[1] = min(sums[1], value)
-                sums[2] = max(sums[2], value)
-                sums[3] += value
-        close()
-        return page(None)
+    def __init__(
+        self, telemetry: TelemetryRepository, device_id: DeviceId, metric: str, from_ms: int, to_ms: int
+    ) -> None:
+        self._telemetry = telemetry
+        self._device_id = device_id
+        self._metric = metric
+        self._from_ms = from_ms
+        self._to_ms = to_ms
+        self.reached: int | None = None
+        """Time up to which samples were yielded when the reading ended early; None: it did not."""
 
-    def _in_order(self, device_id: DeviceId, metric: str, from_ms: int, to_ms: int) -> Iterator[tuple[int, str, float]]:
-        """Yield samples by time, then metric; batches overlap, so a sample waits until a batch begins after it."""
+    def __iter__(self) -> Iterator[tuple[int, str, float]]:
+        """Yield the samples; batches overlap, so a sample waits until a batch begins after it."""
         waiting: list[tuple[int, str, float]] = []
-        for batch in self._telemetry.batches(device_id, from_ms=from_ms, to_ms=to_ms):
-            if waiting and waiting[0][0] < batch.min_ts:
+        read = 0
+        for batch in self._telemetry.batches(self._device_id, from_ms=self._from_ms, to_ms=self._to_ms):
+            # What began before the page does, is read again by each of them and brings none further.
+            is_enough = read >= MAX_UNITS_READ and batch.min_ts > self._from_ms
+            if is_enough or (waiting and waiting[0][0] < batch.min_ts):
                 waiting.sort()
                 safe = next((n for n, sample in enumerate(waiting) if sample[0] >= batch.min_ts), len(waiting))
                 yield from waiting[:safe]
                 del waiting[:safe]
-            for ts, values in batch.samples:
-                if not from_ms <= ts < to_ms:
-                    continue
-                if metric:
-                    if metric in values:
-                        waiting.append((ts, metric, values[metric]))
-                else:
-                    waiting += [(ts, name, value) for name, value in values.items()]
+            if is_enough:
+                self.reached = batch.min_ts
+                return
+            if batch.min_ts >= self._from_ms:
+                read += batch.units
+            waiting += self._of(batch)
         waiting.sort()
         yield from waiting
+
+    def _of(self, batch: StoredBatch) -> Iterator[tuple[int, str, float]]:
+        metric = self._metric
+        for ts, values in batch.samples:
+            if not self._from_ms <= ts < self._to_ms:
+                continue
+            if not metric:
+                yield from ((ts, name, value) for name, value in values.items())
+            elif metric in values:
+                yield ts, metric, values[metric]
+
+
+class _Made:
+    """Buckets of a page.
+
+    A position has `ts`, from where the next page reads; `n`, how many points of its first bucket were shown; and of a
+    bucket that was read in part `sums` by metric and `begin`, where its own reading began.
+    """
+
+    def __init__(self, query: TelemetryQuery, from_ms: int, size_ms: int, whole: tuple[int, int]) -> None:
+        after = query.after or {}
+        self.start = _position(after, "ts", from_ms)
+        self._from_ms = _position(after, "begin", self.start)
+        self._skip = _position(after, "n", 0)
+        self._query = query
+        self._size_ms = size_ms
+        self._whole = whole
+        self._made: list[Bucket] = []
+        sums = after.get("sums")
+        self._sums: dict[str, list[float]] = dict(sums) if isinstance(sums, dict) else {}
+        self._bucket = self.start - self.start % size_ms
+
+    @property
+    def is_full(self) -> bool:
+        """Tell whether the page has all the points that were asked for."""
+        return len(self._made) >= self._skip + self._query.limit
+
+    @property
+    def fits(self) -> bool:
+        """Tell whether the sums of the bucket that is being read fit into a position."""
+        return len(json.dumps(self._sums, separators=(",", ":"))) <= MAX_SUMS_CHARS
+
+    def begin(self, bucket: int) -> None:
+        """Close the bucket that is being read, unless it is this one."""
+        if bucket == self._bucket:
+            return
+        partial = not self._whole[0] <= self._bucket <= self._bucket + self._size_ms <= self._whole[1]
+        self._made.extend(_buckets_at(self._bucket, self._sums, partial=partial))
+        self._sums, self._bucket = {}, bucket
+
+    def take(self, batch: StoredBatch, to_ms: int) -> None:
+        """Add the samples of a batch to the bucket that is being read."""
+        metric, sums = self._query.metric, self._sums
+        for ts, values in batch.samples:
+            if not self.start <= ts < to_ms:
+                continue
+            if not metric:
+                taken = values.items()
+            elif metric in values:
+                taken = {metric: values[metric]}.items()
+            else:
+                continue
+            for name, value in taken:
+                of = sums.get(name)
+                if of is None:
+                    sums[name] = [1, value, value, value]
+                else:
+                    of[0] += 1
+                    of[1] = min(of[1], value)
+                    of[2] = max(of[2], value)
+                    of[3] += value
+
+    def page(self, following: int | None) -> tuple[list[Bucket], Mapping[str, object] | None]:
+        """Return the points, and the position of the next page, which reads from `following`; None: all was read."""
+        # A bucket of more metrics than a page has points is shown on several.
+        end = self._skip + self._query.limit
+        shown = self._made[self._skip : end]
+        if len(self._made) > end:
+            last = shown[-1].ts
+            seen = sum(1 for each in self._made[:end] if each.ts == last)
+            return shown, {"ts": max(last, self._from_ms), "n": seen}
+        if following is None:
+            return shown, None
+        left = 0 if self._made else self._skip
+        if not self._sums:
+            return shown, {"ts": following, "n": left}
+        return shown, {"ts": following, "n": left, "sums": self._sums, "begin": max(self._bucket, self._from_ms)}
 
 
 def _position(position: Mapping[str, object], name: str, default: int) -> int:

@@ -49,7 +49,8 @@ class Dispatch:
         path, method = scope["path"], scope["method"]
         allowed: set[str] = set()
         for route in self._candidates(path):
-            match = route.path_regex.match(path)
+            # Not `match`: `$` is also before a line end that is the path's last character.
+            match = route.path_regex.fullmatch(path)
             if match is None:
                 continue
             methods = _methods(route)

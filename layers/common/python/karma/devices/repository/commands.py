@@ -13,6 +13,7 @@ from pynamodb.expressions.update import Action
 from karma.core.clock import from_epoch_ms, iso
 from karma.core.dynamo.access import get, query, update
 from karma.core.dynamo.failures import ConditionFailed
+from karma.core.dynamo.newest import END, newest
 from karma.core.dynamo.requests import note_request, noted
 from karma.core.dynamo.transaction import Transaction
 from karma.core.dynamo.work import query_work
@@ -108,21 +109,23 @@ class CommandRepository:
         item = get(CommandItem, command_key(device_id, command_id), consistent=consistent)
         return _command(item) if item is not None else None
 
-    def page(self, device_id: DeviceId, *, limit: int, after: str = "") -> tuple[list[Command], bool]:
-        """Read a device's commands, newest first, and whether more follow."""
-        start = None
-        if after:
-            key = command_key(device_id, CommandId(after))
-            start = {"pk": key.pk, "sk": key.sk}
-        page = query(
+    def page(
+        self, device_id: DeviceId, *, limit: int, after: str = "", now_s: float = 0
+    ) -> tuple[list[Command], str | None]:
+        """Read a device's commands, newest first, without those whose retention is over at `now_s`.
+
+        Return also where the next page goes on, its `after`; None: nothing follows. A page may hold fewer than `limit`,
+        even none, and be followed: one call reads at most five pages of the table.
+        """
+        found = newest(
             CommandItem,
-            children_pk(device_id),
-            CommandItem.sk.startswith(COMMAND_PREFIX),
-            limit=limit + 1,
-            forward=False,
-            start=start,
+            [children_pk(device_id)],
+            limit=limit,
+            prefix=COMMAND_PREFIX,
+            below=after or END,
+            filter_condition=CommandItem.expires_at > int(now_s),
         )
-        return [_command(item) for item in page.items[:limit]], len(page.items) > limit
+        return [_command(item) for item in found.items], found.below
 
     def pending(self, device_id: DeviceId, *, limit: int) -> list[Pending]:
         """Read a device's unfinished commands in the order in which they were given; strongly consistent."""

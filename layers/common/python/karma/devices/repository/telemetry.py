@@ -22,6 +22,7 @@ from karma.devices.samples import Batch
 
 _DAY_S = 24 * 3600
 _PAGE_ITEMS = 100
+_UNIT_BYTES = 1_024
 MAX_SPAN_MS = 3_600_000
 """Longest span of a batch in milliseconds, so samples of a range are in batches that begin up to an hour before it."""
 _END_MS = 10**13
@@ -34,6 +35,8 @@ class StoredBatch(NamedTuple):
 
     min_ts: int
     samples: list[tuple[int, dict[str, float]]]
+    units: int
+    """Begun kilobytes of the samples."""
 
 
 class TelemetryRepository:
@@ -72,7 +75,8 @@ class TelemetryRepository:
                     start=start,
                 )
                 for item in page.items:
-                    yield StoredBatch(int(item.sk[:13]), orjson.loads(item.samples))
+                    units = -(-len(item.samples) // _UNIT_BYTES)
+                    yield StoredBatch(int(item.sk[:13]), orjson.loads(item.samples), units)
                 if page.last is None:
                     break
                 start = page.last
