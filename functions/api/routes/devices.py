@@ -161,10 +161,10 @@ async def change_device(
     return _device(devices.service().change(caller.user_id, device_id, given, version=version))
 
 
-@router.delete("/devices/{device_id}", status_code=204, responses=answers(status=204, errors=(404,)))
-async def delete_device(device_id: str, caller: Writer) -> Response:
+@router.delete("/devices/{device_id}", status_code=204, responses=answers(status=204, errors=(404, 409)))
+async def delete_device(device_id: str, caller: Writer, if_match: IfMatch = None) -> Response:
     """Delete a device, its certificates and its data; its serial number is free again."""
-    devices.service().delete(caller.user_id, device_id)
+    devices.service().delete(caller.user_id, device_id, version=expected_version(if_match))
     return no_content()
 
 

@@ -156,12 +156,12 @@ async def change_file(
 
 
 @router.delete(_FILE, status_code=204, responses=answers(status=204, errors=(404, 409)))
-async def delete_file(device_id: str, file_id: str, caller: Writer) -> Response:
+async def delete_file(device_id: str, file_id: str, caller: Writer, if_match: IfMatch = None) -> Response:
     """Delete a file in any state, which also ends its upload, or an empty directory.
 
     A directory is not empty while a name in it is taken, also by an unfinished upload; the 409 names such an entry.
     """
-    files.service().delete(caller.user_id, device_id, file_id)
+    files.service().delete(caller.user_id, device_id, file_id, version=expected_version(if_match))
     return no_content()
 
 

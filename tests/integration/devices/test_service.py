@@ -266,3 +266,21 @@ def _sweep(world: World) -> None:
         clock=world.clock,
         registry=world.registry,
     )
+
+
+@pytest.mark.fault("F-24q")
+def test_a_device_is_deleted_by_the_version_that_was_read(world: World) -> None:
+    made = world.create()
+    device_id, version = made.current.device.id, made.current.device.version
+    changed = world.devices.change(world.user, device_id, {"name": "Other"}).device.version
+    for stale in (version, changed + 1, 10**17):
+        with pytest.raises(StaleVersion):
+            world.devices.delete(world.user, device_id, version=stale)
+    assert world.devices.get(world.user, device_id).device.name == "Other"
+    world.registry.fail_at = "remove_thing"
+    world.devices.delete(world.user, device_id, version=changed)
+    world.registry.fail_at = ""
+    # Begun, and left half-way: a repeat goes on, with the version that it had.
+    world.devices.delete(world.user, device_id, version=changed)
+    with pytest.raises(NotFound):
+        world.devices.delete(world.user, device_id, version=changed)

@@ -9,7 +9,7 @@ from typing import Any
 from karma.billing.allowances import Allowance, Metric
 from karma.core.clock import Clock, iso
 from karma.core.dynamo.failures import ConditionFailed
-from karma.core.errors import AlreadyCreated, AlreadyExists, Conflict, NotFound, Upstream
+from karma.core.errors import AlreadyCreated, AlreadyExists, Conflict, NotFound, StaleVersion, Upstream
 from karma.core.ids import DeviceId, UserId, is_id, new_id
 from karma.core.observability import count, logger
 from karma.core.requests import IdempotencyKey, RepeatableRequest, no_longer, repeatable
@@ -176,7 +176,7 @@ class DeviceService(DeviceReader):
             self._devices.change(user_id, DeviceId(device_id), changes, version=version, now=self._clock.now())
         return self.get(user_id, device_id)
 
-    def delete(self, user_id: UserId, device_id: str) -> None:
+    def delete(self, user_id: UserId, device_id: str, *, version: int | None = None) -> None:
         """Delete a device: tombstone, then certificates and thing, then rows; a sweep removes its data.
 
         May be repeated after a crash at any point. When IoT does not answer, owner and ingest do not
@@ -184,18 +184,25 @@ class DeviceService(DeviceReader):
 
         Raises:
             NotFound: the device does not exist, is deleted, or has another owner.
+            StaleVersion: `version` is not the stored one; a deletion that has begun is gone on with all the same.
         """
         row = self._devices.row(user_id, DeviceId(device_id), consistent=True) if is_id(device_id) else None
         if row is None or row.state is DeviceState.PROVISIONING:
             raise NotFound(f"Device {device_id} not found")
         if row.state is DeviceState.ACTIVE:
             try:
-                self._devices.begin_delete(row, now=self._clock.now())
+                self._devices.begin_delete(row, version=version, now=self._clock.now())
             except ConditionFailed:
+                self._require_version(row, version)
                 # Somebody else deletes it too: both may go on.
                 logger.info("device.delete_raced", device_id=row.id)
             count("DeviceDeleted")
         self._undo(lambda: self.finish_delete(row), row)
+
+    def _require_version(self, row: Device, version: int | None) -> None:
+        current = self._devices.row(row.user_id, row.id, consistent=True) if version is not None else None
+        if current is not None and current.state is DeviceState.ACTIVE:
+            raise StaleVersion(f"Device {row.id} was changed by somebody else; read it again")
 
     def finish_delete(self, row: Device) -> None:
         """Remove thing, certificates and rows of a device that is being deleted.

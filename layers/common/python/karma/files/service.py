@@ -176,7 +176,7 @@ class FileService:
             self._files.change(file, changed, directories=())
         return changed
 
-    def delete(self, user_id: UserId, device_id: str, file_id: str) -> None:
+    def delete(self, user_id: UserId, device_id: str, file_id: str, *, version: int | None = None) -> None:
         """Delete a file in any state, or an empty directory.
 
         A tombstone is written, the object is removed, then the tombstone. After a crash, a repeat or a sweep
@@ -185,10 +185,14 @@ class FileService:
         Raises:
             NotFound: the file does not exist or has another owner.
             DirectoryNotEmpty: the directory holds an entry, named in `details`, which may be an unfinished upload.
+            StaleVersion: `version` is not the stored one.
             Conflict: others changed the file at each of `TRIES` attempts.
         """
         for _ in range(TRIES):
             file = self._entries.find(user_id, device_id, file_id)
+            # A deletion that has begun is gone on with, whichever version it was meant for.
+            if version not in (None, file.revision) and file.status is not FileStatus.DELETING:
+                raise StaleVersion(f"File {file_id} was changed by somebody else; read it again")
             try:
                 if file.is_directory:
                     self._remove_directory(file)

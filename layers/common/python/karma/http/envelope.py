@@ -96,6 +96,18 @@ def require_plain(content_encoding: str) -> None:
     raise error
 
 
+def require_unconditional(if_match: str) -> None:
+    """Refuse a condition on a route that has no object with a version.
+
+    Raises:
+        ValidationFailed: the request has If-Match.
+    """
+    if if_match:
+        raise ValidationFailed.of("if-match", NO_IF_MATCH)
+
+
+NO_IF_MATCH = "is not taken by this route: what it does is of no version"
+
 _NAMES = 20
 _NAME_CHARS = 64
 

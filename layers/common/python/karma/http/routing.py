@@ -17,7 +17,9 @@ from starlette.types import Receive, Scope, Send
 
 from karma.core.imports import absent
 from karma.http.bodies import JsonBody, with_body
-from karma.http.envelope import repeated_parameters, unknown_parameters
+from karma.http.envelope import NO_IF_MATCH, repeated_parameters, unknown_parameters
+from karma.http.locking import IF_MATCH
+from karma.identity.sessions.authentication import READING
 
 _Endpoint = TypeVar("_Endpoint", bound=Callable[..., Any])
 
@@ -40,6 +42,12 @@ _IDEMPOTENCY_KEY = {
     "required": False,
     "description": "The caller's own name of this request: a repeat with it within 24 hours has no second effect",
     "schema": {"type": "string", "minLength": 1, "maxLength": 255, "pattern": "^[!-~]+$"},
+}
+_UNCONDITIONAL: dict[str, Any] = {
+    "type": "value_error",
+    "loc": ("header", IF_MATCH),
+    "msg": NO_IF_MATCH,
+    "ctx": {"error": NO_IF_MATCH},
 }
 _UNSERVED_INSIDE = (*_UNSERVED, "dependencies", "path_params", "query_params", "header_params")
 
@@ -140,6 +148,7 @@ class Arguments:
         }
         self._known = frozenset(field.alias for field in dependant.query_params)
         self._takes_any_query = takes_any_query
+        self._takes_if_match = any(field.alias == IF_MATCH for field in dependant.header_params)
         self._defaults = {
             field.name: field.default
             for fields in self._fields.values()
@@ -166,7 +175,7 @@ class Arguments:
                 continue
             given = _given(request, place)
             for field in fields:
-                text = given.get(field.alias)
+                text = given(field.alias)
                 if text is not None:
                     values[field.name], wrong = field.validate(text, loc=(place, field.alias))
                     errors += wrong
@@ -176,6 +185,8 @@ class Arguments:
             wrong_names = list(self._wrong_names([name for name, _ in request.query_params.multi_items()]))
             named = {each["loc"] for each in wrong_names}
             errors = [*(each for each in errors if each["loc"] not in named), *wrong_names]
+        if not self._takes_if_match and request.method not in READING and IF_MATCH in request.headers:
+            errors.append(_UNCONDITIONAL)
         for name, read in self._body:
             try:
                 values[name] = await read(request)
@@ -233,11 +244,12 @@ class Router:
         return add
 
 
-def _given(request: Request, place: str) -> Any:
+def _given(request: Request, place: str) -> Callable[[str], str | None]:
     match place:
         case "path":
-            return request.path_params
+            return request.path_params.get
         case "query":
-            return request.query_params
+            return request.query_params.get
         case _:
-            return request.headers
+            # Lines of one name are one list (RFC 9110, 5.3).
+            return lambda name: ", ".join(request.headers.getlist(name)) if name in request.headers else None

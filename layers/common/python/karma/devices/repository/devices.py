@@ -331,16 +331,19 @@ class DeviceRepository:
         except ConditionFailed as exc:
             raise stale from exc
 
-    def begin_delete(self, device: Device, *, now: datetime) -> None:
+    def begin_delete(self, device: Device, *, version: int | None = None, now: datetime) -> None:
         """Mark row and serial number as being deleted, and release the device's reservation, all or none.
 
         From here on only the sweep sees the device.
 
         Raises:
-            ConditionFailed: the device is not active.
+            ConditionFailed: the device is not active, or its version is not `version`.
         """
         stamp = iso(now)
         tx = Transaction()
+        condition = DeviceItem.state == DeviceState.ACTIVE
+        if version is not None:
+            condition &= DeviceItem.version == version
         tx.update(
             DeviceItem(*device_key(device.user_id, device.id)),
             [
@@ -349,7 +352,7 @@ class DeviceRepository:
                 DeviceItem.gsi1pk.remove(),
                 DeviceItem.gsi1sk.remove(),
             ],
-            DeviceItem.state == DeviceState.ACTIVE,
+            condition,
         )
         tx.update(
             UniqueSerial(*unique_serial_key(device.serial_number)),
