@@ -32,14 +32,13 @@ from karma.core.errors import (
     AppError,
     MethodNotAllowed,
     NotFound,
-    UnsupportedMediaType,
     ValidationFailed,
 )
 from karma.core.ids import RunId
 from karma.core.observability import count, log_request, logger
 from karma.core.runtime.snapshot import before_snapshot
 from karma.http.admission import ORIGIN_HEADER, Headers
-from karma.http.envelope import InternalError, failure, require_plain, success
+from karma.http.envelope import InternalError, failure, require_json, require_unconditional, success
 from karma.identity.domain import Caller
 from karma.runs.answers import events_view
 from karma.runs.domain import Segment
@@ -70,7 +69,7 @@ async def app(scope: Scope, receive: Receive, send: Send) -> None:
         raise RuntimeError(f"{scope['type']} is not served")
     started = monotonic()
     request = Request(scope, receive)
-    response = Response(send, bodyless=request.method == "HEAD")
+    response = Response(send, request_id=request.id, bodyless=request.method == "HEAD")
     status = 500
     try:
         status = await _route(request, response)
@@ -107,15 +106,14 @@ async def _route(request: Request, response: Response) -> int:
             _require_method(request, *route.methods)
             caller = await _admit(request, route, response)
             request.require_known(route.query)
+            if route.method != "GET":
+                require_unconditional(request.header(b"if-match"))
             return await route.serve(request, caller, values, response)
     raise NotFound(f"No route {request.path[:200]}")
 
 
 async def _run(request: Request, caller: Caller, _: PathValues, send: Send) -> int:
-    media_type = request.header(b"content-type").partition(";")[0].strip().lower()
-    if media_type != "application/json":
-        raise UnsupportedMediaType("The body must be application/json")
-    require_plain(request.header(b"content-encoding"))
+    require_json(request.header(b"content-type"), request.header(b"content-encoding"))
     body, runs = await request.body(), services.run_service()
     asked = await asyncio.to_thread(parse_run_input, body, taken=runs.own_tools)
     async with counted(caller, until=request.deadline):
@@ -144,7 +142,7 @@ async def _events(request: Request, caller: Caller, values: PathValues, send: Se
 
         data = events_view(await asyncio.to_thread(page), after=after)
         body = success(data, now_ms=epoch_ms(services.clock().now()))
-        return await _answer(send, 200, body, [(b"vary", b"accept"), (b"x-request-id", request.id.encode())])
+        return await _answer(send, 200, body, [(b"vary", b"accept")])
     await asyncio.to_thread(reader.get, caller.user_id, run_id)
     if request.method == "HEAD":
         await send({"type": "http.response.start", "status": 200, "headers": HEADERS})
@@ -263,7 +261,7 @@ async def _refuse(request: Request, error: AppError, response: Response) -> int:
         return response.status
     body = failure(error, path=request.path, request_id=request.id, now_ms=epoch_ms(services.clock().now()))
     headers = [(name.lower().encode(), value.encode()) for name, value in error.headers.items()]
-    return await _answer(response, error.status, body, [*headers, (b"x-request-id", request.id.encode())])
+    return await _answer(response, error.status, body, headers)
 
 
 async def _answer(send: Send, status: int, body: bytes, headers: list[tuple[bytes, bytes]] | None = None) -> int:

@@ -21,8 +21,8 @@ from agent_stream.exchange import Request, Send, respond
 from agent_stream.open_streams import counted
 from agent_stream.sse import HEADERS, SseWriter
 from karma.core.clock import epoch_ms
-from karma.core.errors import AppError, InvalidRequest, NotFound, UnsupportedMediaType, Upstream
-from karma.http.envelope import failure, require_plain, style_of, success
+from karma.core.errors import AppError, InvalidRequest, NotFound, Upstream
+from karma.http.envelope import failure, require_json, style_of, success
 from karma.identity.domain import Caller
 from karma.runs.chat import Chat, ChatEvent, parse_chat
 from karma.runs.events import frame
@@ -45,9 +45,7 @@ class RunNotCompleted(Upstream):
 
 async def chat(request: Request, caller: Caller, _: Mapping[str, str], send: Send) -> int:
     """Serve one request."""
-    if request.header(b"content-type").partition(";")[0].strip().lower() != "application/json":
-        raise UnsupportedMediaType("The body must be application/json")
-    require_plain(request.header(b"content-encoding"))
+    require_json(request.header(b"content-type"), request.header(b"content-encoding"))
     key = request.header(b"idempotency-key")
     if not (key.isascii() and key.isprintable() and len(key) <= MAX_KEY_CHARS):
         raise InvalidRequest(

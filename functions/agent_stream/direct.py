@@ -18,9 +18,9 @@ from agent_stream.exchange import Request, Send, until_gone
 from agent_stream.open_streams import counted
 from agent_stream.sse import SseWriter
 from karma.core.clock import epoch_ms
-from karma.core.errors import AppError, UnsupportedMediaType
+from karma.core.errors import AppError
 from karma.core.observability import count, logger
-from karma.http.envelope import InternalError, require_plain, success
+from karma.http.envelope import InternalError, require_json, success
 from karma.identity.domain import Caller
 from karma.runs.direct import DirectCall
 from karma.runs.direct_requests import parse_direct_input
@@ -28,9 +28,7 @@ from karma.runs.direct_requests import parse_direct_input
 
 async def call_model(request: Request, caller: Caller, _: Mapping[str, str], send: Send) -> int:
     """Serve one request."""
-    if request.header(b"content-type").partition(";")[0].strip().lower() != "application/json":
-        raise UnsupportedMediaType("The body must be application/json")
-    require_plain(request.header(b"content-encoding"))
+    require_json(request.header(b"content-type"), request.header(b"content-encoding"))
     asked = await asyncio.to_thread(parse_direct_input, await request.body())
     async with counted(caller, until=request.deadline):
         call = await services.direct_calls().admit(caller, asked)

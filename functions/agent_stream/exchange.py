@@ -10,13 +10,13 @@ from typing import Any
 from urllib.parse import parse_qsl
 
 from agent_stream.sse import SseWriter
-from karma.core.clock import from_epoch_ms
+from karma.core.clock import from_epoch_ms, monotonic
 from karma.core.errors import (
     ValidationFailed,
 )
 from karma.core.ids import new_id
 from karma.http.admission import Headers
-from karma.http.envelope import repeated_parameters, unknown_parameters
+from karma.http.envelope import completed, repeated_parameters, unknown_parameters
 from karma.runs.requests import check_size
 
 Scope = MutableMapping[str, Any]
@@ -126,8 +126,10 @@ async def respond(request: Request, writer: SseWriter) -> None:
 class Response:
     """Response that knows how much of it was sent."""
 
-    def __init__(self, send: Send, *, bodyless: bool = False) -> None:
+    def __init__(self, send: Send, *, request_id: str, bodyless: bool = False) -> None:
         self._send = send
+        self._request_id = request_id
+        self._started = monotonic()
         self._bodyless = bodyless
         self.status = 0
         """HTTP status; 0: nothing was sent, every answer is still possible."""
@@ -136,10 +138,12 @@ class Response:
         """Headers that tell the caller's rate limit; empty: the request was not counted."""
 
     async def __call__(self, message: Message) -> None:
-        """Send an ASGI message, with the headers of the rate limit, and note how far the response is."""
+        """Send an ASGI message, with the headers that every answer has, and note how far the response is."""
         if message["type"] == "http.response.start":
             self.status = message["status"]
-            message = {**message, "headers": [*message["headers"], *self.limit]}
+            given = [*message["headers"], *self.limit]
+            took_s = monotonic() - self._started
+            message = {**message, "headers": completed(given, request_id=self._request_id, took_s=took_s)}
         else:
             self.is_complete = not message.get("more_body", False)
             if self._bodyless:

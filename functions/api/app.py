@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
+from functools import cache
 from types import ModuleType
 
 from fastapi import FastAPI
+from starlette.requests import Request
+from starlette.responses import Response
 from starlette.routing import BaseRoute
 
 from api import routes
-from api.description import description
+from api.description import Document, description
 from api.services import process
 from karma.core.answers import AboutData
 from karma.core.health import APP, VERSION
@@ -43,10 +46,8 @@ class Api(FastAPI):
 
 def build() -> Api:
     """Make the application."""
-    app = Api(
-        title=APP, version=VERSION, redirect_slashes=False, openapi_url="/openapi.json", docs_url=None, redoc_url=None
-    )
-    app.router.routes.extend([*about.routes, *description.routes])
+    app = Api(title=APP, version=VERSION, redirect_slashes=False, openapi_url=None, docs_url=None, redoc_url=None)
+    app.router.routes.extend([*about.routes, *description.routes, *_document(app).routes])
     for found in pkgutil.iter_modules(routes.__path__):
         _mount(app, importlib.import_module(f"{routes.__name__}.{found.name}"))
     return app
@@ -59,6 +60,18 @@ about = Router("about", prefix="")
 async def root() -> BareAnswer[AboutData]:
     """Name this API and the address of its description."""
     return bare({"app": APP, "version": VERSION, "docs": "/docs", "openapi": "/openapi.json"})
+
+
+def _document(app: Api) -> Router:
+    router = Router("description", prefix="")
+    kept = cache(lambda: Document.of(app.openapi()))
+
+    @router.get("/openapi.json", limit="public", include_in_schema=False)
+    async def openapi_document(request: Request) -> Response:
+        """Send the description, written once a process; who has it already is told so."""
+        return kept().answer(request)
+
+    return router
 
 
 def _mount(app: FastAPI, module: ModuleType) -> None:

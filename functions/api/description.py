@@ -10,6 +10,9 @@ from __future__ import annotations
 
 import gzip
 import hashlib
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
@@ -17,6 +20,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from karma.core.errors import NotFound
+from karma.core.freeform import render
 from karma.http.routing import Router
 
 STATIC = Path(__file__).with_name("static")
@@ -39,6 +43,7 @@ POLICY = "; ".join(
         "frame-ancestors 'none'",
     )
 )
+_WEIGHT = re.compile(r"0(\.[0-9]{0,3})?|1(\.0{0,3})?")
 _KEPT_FOR_GOOD = "public, max-age=31536000, immutable"
 
 description = Router("description", prefix="")
@@ -63,11 +68,48 @@ async def static_file(digest: str, name: str, request: Request) -> Response:
         raise NotFound("No such file")
     headers = {"cache-control": _KEPT_FOR_GOOD, "vary": "accept-encoding", "x-content-type-options": "nosniff"}
     body, is_compressed = _read(name)
-    if is_compressed and "gzip" in request.headers.get("accept-encoding", ""):
+    if is_compressed and takes_gzip(request.headers.get("accept-encoding", "")):
         headers["content-encoding"] = "gzip"
     elif is_compressed:
         body = gzip.decompress(body)
     return Response(body, headers=headers, media_type=_TYPES[Path(name).suffix])
+
+
+@dataclass(frozen=True)
+class Document:
+    """The description as it is sent, with its ETag: it changes with a release only, and may be kept and asked about."""
+
+    body: bytes
+    compressed: bytes
+    digest: str
+
+    @classmethod
+    def of(cls, schema: Mapping[str, object]) -> Document:
+        """Write a description."""
+        body = render(schema)
+        return cls(body, gzip.compress(body, mtime=0), hashlib.sha256(body).hexdigest()[:16])
+
+    def answer(self, request: Request) -> Response:
+        """Send it, compressed to those who accept it, or 304 to those who have it."""
+        # Weak: the bytes of both forms differ.
+        headers = {"cache-control": "public, no-cache", "etag": f'W/"{self.digest}"', "vary": "accept-encoding"}
+        known = request.headers.get("if-none-match", "")
+        if known.strip() == "*" or self.digest in re.findall(r'"([^"]*)"', known):
+            return Response(status_code=304, headers=headers)
+        body = self.body
+        if takes_gzip(request.headers.get("accept-encoding", "")):
+            body, headers["content-encoding"] = self.compressed, "gzip"
+        return Response(body, headers=headers, media_type="application/json")
+
+
+def takes_gzip(accept_encoding: str) -> bool:
+    """Tell whether a client takes gzip: it is named, or `*` is, with a weight above 0 (RFC 9110, 12.5.3)."""
+    weights: dict[str, float] = {}
+    for each in accept_encoding.lower().split(","):
+        name, *parameters = (part.strip() for part in each.split(";"))
+        given = next((part[2:] for part in parameters if part.startswith("q=")), "1")
+        weights[name] = float(given) if _WEIGHT.fullmatch(given) else 0
+    return weights.get("gzip", weights.get("*", 0)) > 0
 
 
 @cache

@@ -8,11 +8,12 @@ from typing import Any
 import orjson
 import pytest
 
+from agent_stream.app import ROUTES
 from karma.core.ids import new_id
 from karma.identity.sessions import tokens
 from karma.identity.sessions.signing_keys import KeyRing
 from tests.integration.agent_stream.conftest import Streams
-from tests.support.asgi import exchange
+from tests.support.asgi import Exchange, exchange
 from tests.support.model_server import message, text
 
 MB = 1024 * 1024
@@ -193,3 +194,21 @@ def test_unknown_members_do_not_stop_a_run(streams: Streams) -> None:
     }
 
     assert streams.run(streams.agent(body)).status == 200
+
+
+@pytest.mark.fault("F-24r")
+@pytest.mark.parametrize("path", [route.path for route in ROUTES if route.method == "POST"])
+def test_each_route_that_reads_a_body_wants_json_in_utf_8_and_no_condition(streams: Streams, path: str) -> None:
+    def ask(**headers: str) -> Exchange:
+        given = {"content-type": "application/json", **{name.replace("_", "-"): text for name, text in headers.items()}}
+        return streams.run(streams.make("POST", path, body=b"[]", headers=given))
+
+    for charset in ("utf-16", "ISO-8859-1", "'windows-1252'"):
+        assert ask(content_type=f"application/json; charset={charset}").status == 415
+    refused = ask(if_match='"3"')
+    assert (refused.status, refused.json["error"]["details"][0]["field"]) == (422, "if-match")
+    for told in (ask(content_type="application/json;charset=UTF-8"), refused):
+        assert told.status in {400, 422}
+        assert told.answer_headers["cache-control"] == "no-store"
+        assert float(told.answer_headers["x-process-time"]) >= 0
+        assert told.answer_headers["x-request-id"]

@@ -91,3 +91,40 @@ def test_every_other_page_loads_nothing() -> None:
     answer = exchange("GET", "/page")
     asyncio.run(answer.run(edge))
     assert answer.answer_headers["content-security-policy"] == "default-src 'none'; frame-ancestors 'none'"
+
+
+@pytest.mark.fault("F-26g")
+def test_the_document_is_counted_and_sent_once_to_who_keeps_it(api: Api) -> None:
+    whole, body = sent(api, "/openapi.json")
+    compressed, same = sent(api, "/openapi.json", **{"accept-encoding": "br, gzip;q=0.5"})
+    assert body == same
+    assert "content-encoding" not in whole["headers"]
+    assert compressed["headers"]["content-encoding"] == "gzip"
+    etag = whole["headers"]["etag"]
+    for known in (etag, f'"other", {etag}', etag.removeprefix("W/"), "*"):
+        answer, nothing = sent(api, "/openapi.json", **{"if-none-match": known})
+        assert (answer["statusCode"], nothing) == (304, b"")
+        assert answer["headers"]["etag"] == etag
+    assert sent(api, "/openapi.json", **{"if-none-match": '"other"'})[0]["statusCode"] == 200
+    assert whole["headers"]["cache-control"] == "public, no-cache"
+    assert api.call("GET", "/openapi.json", query="x=1").status == 422
+
+
+@pytest.mark.parametrize(
+    ("accepted", "takes"),
+    [
+        ("", False),
+        ("gzip", True),
+        ("GZIP ; Q=0.001", True),
+        ("gzip;q=0", False),
+        ("gzip;q=0.000, br", False),
+        ("*", True),
+        ("*;q=0", False),
+        ("gzip;q=0, *", False),
+        ("br, *;q=0, gzip;q=1.0", True),
+        ("gzip;q=nan", False),
+        ("x-gzipped", False),
+    ],
+)
+def test_gzip_goes_to_who_takes_it(accepted: str, *, takes: bool) -> None:
+    assert description.takes_gzip(accepted) is takes

@@ -409,6 +409,7 @@ class TestChanging:
         file_id = files.ready()
         files.call("GET", f"/{file_id}/download")
         assert files.call("PATCH", f"/{file_id}", {"type": "note"}, If_Match='"1"').status == 200
+        assert files.call("DELETE", f"/{file_id}", If_Match='"1"').status == 409
         stale = files.call("PATCH", f"/{file_id}", {"type": "other"}, If_Match='"1"')
         assert (stale.status, stale.code) == (409, "STALE_VERSION")
 

@@ -43,3 +43,15 @@ def test_its_description_is_public_and_its_own() -> None:
     assert (request.status, request.answer_headers["content-type"]) == (200, "application/json")
     assert "text/event-stream" in request.json["paths"]["/api/agent"]["post"]["responses"]["200"]["content"]
     assert asyncio.run(exchange("POST", "/openapi.json").run(app)).status == 405
+
+
+@pytest.mark.fault("F-24r")
+@pytest.mark.parametrize(
+    ("method", "path"), [("GET", "/health"), ("HEAD", "/health"), ("PUT", "/health"), ("GET", "/x")]
+)
+def test_every_answer_says_that_it_is_not_to_be_kept_and_which_request_it_is_of(method: str, path: str) -> None:
+    headers = asyncio.run(exchange(method, path).run(app)).answer_headers
+
+    assert headers["cache-control"] == "no-store"
+    assert headers["x-request-id"]
+    assert float(headers["x-process-time"]) >= 0

@@ -19,6 +19,7 @@ from karma.core.errors import MethodNotAllowed, NotFound
 from karma.http.dispatch import Dispatch
 from karma.http.edge import caller_address
 from karma.http.routing import Route as OwnRoute
+from karma.identity.limits import RULES
 
 
 def route(router: APIRouter, path: str, *methods: str) -> None:
@@ -72,6 +73,11 @@ def test_allow_names_the_methods_of_every_route_with_the_path(dispatch: Dispatch
     with pytest.raises(MethodNotAllowed) as caught:
         ask(dispatch, "PUT", "/api/v1/things/search")
     assert caught.value.headers == {"Allow": "DELETE, GET, HEAD, POST"}
+
+
+@pytest.mark.fault("F-26g")
+def test_every_route_names_what_counts_it() -> None:
+    assert [each for each in build().router.routes if not isinstance(each, OwnRoute) or each.limit not in RULES] == []
 
 
 @pytest.mark.fault("F-24p")

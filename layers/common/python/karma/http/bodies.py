@@ -14,7 +14,6 @@ the body before it knows the caller.
 from __future__ import annotations
 
 import inspect
-import re
 from collections.abc import Callable, Mapping
 from itertools import starmap
 from types import NoneType
@@ -25,13 +24,11 @@ from fastapi.exceptions import RequestValidationError
 from pydantic import ValidationError
 
 from karma.core import freeform
-from karma.core.errors import InvalidRequest, PayloadTooLarge, UnsupportedMediaType, ValidationFailed
+from karma.core.errors import InvalidRequest, PayloadTooLarge, ValidationFailed
 from karma.core.schemas import Body
-from karma.http.envelope import require_plain
+from karma.http.envelope import require_json
 
 MAX_BODY_BYTES = 1024 * 1024
-_CHARSET = re.compile(r""";\s*charset\s*=\s*["']?([^\s;"']+)""", re.IGNORECASE)
-_CHARSETS = {"utf-8", "utf8", "us-ascii", "ascii"}
 _REPLACED = "\ufffd".encode()
 
 
@@ -58,11 +55,9 @@ class JsonBody:
             raise _too_large()
         if not raw and self.optional:
             return None
-        if raw and headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
-            raise UnsupportedMediaType("The body must be application/json")
         if raw:
-            require_plain(headers.get("content-encoding", ""))
-        _require_utf8(raw, headers.get("content-type", ""), announced)
+            require_json(headers.get("content-type", ""), headers.get("content-encoding", ""))
+        _require_utf8(raw, announced)
         try:
             # How deep its free-form fields are, the model says, by name.
             found = freeform.loads(raw or b"{}", levels=None)
@@ -117,17 +112,13 @@ def _announced(length: str) -> int | None:
     return int(length) if length.isdecimal() and length.isascii() and len(length) < 20 else None
 
 
-def _require_utf8(raw: bytes, content_type: str, announced: int | None) -> None:
+def _require_utf8(raw: bytes, announced: int | None) -> None:
     """Refuse text of another encoding, which would be stored with U+FFFD in place of characters.
 
     API Gateway hands JSON on as text and puts U+FFFD for what is not UTF-8: three bytes in the place of one to three.
     So a body whose length is not the announced one was altered; only four-byte characters without their last byte
     keep it. A sender's own U+FFFD changes nothing.
     """
-    declared = _CHARSET.search(content_type)
-    charset = declared[1] if declared else ""
-    if raw and charset and charset.lower() not in _CHARSETS:
-        raise UnsupportedMediaType(f"The body must be in UTF-8, not in the charset {charset[:40]}")
     if _REPLACED in raw and announced is not None and announced != len(raw):
         raise InvalidRequest("The body is not in UTF-8", code="INVALID_JSON")
 

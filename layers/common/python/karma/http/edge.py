@@ -19,7 +19,7 @@ from karma.core.ids import new_id
 from karma.core.observability import log_request, logger
 from karma.http import presenters
 from karma.http.admission import ORIGIN_HEADER
-from karma.http.envelope import failure, style_of
+from karma.http.envelope import completed, failure, style_of
 from karma.http.errors import as_app_error
 from karma.http.serving import Serving, begin
 
@@ -59,12 +59,8 @@ class Edge:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                message["headers"] = [
-                    *_completed(message.get("headers", ())),
-                    *scope.get(LIMIT_HEADERS, ()),
-                    (b"x-request-id", request_id.encode()),
-                    (b"x-process-time", b"%.6f" % (monotonic() - started)),
-                ]
+                given = [*_with_policy(message.get("headers", ())), *scope.get(LIMIT_HEADERS, ())]
+                message["headers"] = completed(given, request_id=request_id, took_s=monotonic() - started)
             elif is_head:
                 message["body"] = b""
             await send(message)
@@ -114,12 +110,10 @@ def _request_id(scope: Scope) -> str:
     return found if isinstance(found, str) and found else new_id()
 
 
-def _completed(headers: Iterable[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
-    """Return headers with those that a route left out: caches store no caller's answer, and a page loads nothing."""
+def _with_policy(headers: Iterable[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
+    """Return headers with the policy that a route left out: a page loads nothing."""
     given = list(headers)
     said = dict(given)
-    if b"cache-control" not in said:
-        given.append((b"cache-control", b"no-store"))
     if said.get(b"content-type", b"").startswith(b"text/html") and _POLICY not in said:
         given.append((_POLICY, b"default-src 'none'; frame-ancestors 'none'"))
     return given

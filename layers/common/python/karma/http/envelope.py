@@ -5,6 +5,7 @@ Framework-free: functions/api and functions/agent_stream both present with it.
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Collection, Iterable
 from http import HTTPStatus
@@ -83,6 +84,32 @@ def repeated_parameters(given: Iterable[str], known: Collection[str]) -> list[tu
     ]
 
 
+def completed(headers: Iterable[tuple[bytes, bytes]], *, request_id: str, took_s: float) -> list[tuple[bytes, bytes]]:
+    """Return an answer's headers with those that every answer has: caches store no caller's answer."""
+    given = list(headers)
+    names = {name for name, _ in given}
+    always = (
+        (b"cache-control", b"no-store"),
+        (b"x-request-id", request_id.encode()),
+        (b"x-process-time", b"%.6f" % took_s),
+    )
+    return [*given, *(each for each in always if each[0] not in names)]
+
+
+def require_json(content_type: str, content_encoding: str) -> None:
+    """Refuse a body that is not JSON, in another charset than UTF-8's, or compressed.
+
+    Raises:
+        UnsupportedMediaType: the body is one of these.
+    """
+    if content_type.partition(";")[0].strip().lower() != "application/json":
+        raise UnsupportedMediaType("The body must be application/json")
+    require_plain(content_encoding)
+    declared = _CHARSET.search(content_type)
+    if declared and declared[1].lower() not in _CHARSETS:
+        raise UnsupportedMediaType(f"The body must be in UTF-8, not in the charset {declared[1][:40]}")
+
+
 def require_plain(content_encoding: str) -> None:
     """Refuse a compressed body.
 
@@ -108,6 +135,8 @@ def require_unconditional(if_match: str) -> None:
 
 NO_IF_MATCH = "is not taken by this route: what it does is of no version"
 
+_CHARSET = re.compile(r""";\s*charset\s*=\s*["']?([^\s;"']+)""", re.IGNORECASE)
+_CHARSETS = {"utf-8", "utf8", "us-ascii", "ascii"}
 _NAMES = 20
 _NAME_CHARS = 64
 
@@ -126,12 +155,16 @@ def _agio_type(error: AppError) -> str:
 
 
 __all__ = [
+    "NO_IF_MATCH",
     "InternalError",
     "Style",
+    "completed",
     "failure",
     "phrase",
     "repeated_parameters",
+    "require_json",
     "require_plain",
+    "require_unconditional",
     "style_of",
     "success",
     "unknown_parameters",
