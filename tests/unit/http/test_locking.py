@@ -91,7 +91,7 @@ def ask(method: str, endpoint: Any, *lines: str) -> str:
         "query_string": b"",
         "headers": [(b"if-match", line.encode()) for line in lines],
     }
-    asyncio.run(Route("/", endpoint, methods=[method]).app(scope, receive, send))
+    asyncio.run(Route("/", endpoint, methods=[method]).app(scope, receive, send))  # type: ignore[arg-type]
     return said.decode()
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from typing import Annotated, Any
+from urllib.parse import quote
 
 import pytest
 from fastapi import BackgroundTasks, Cookie, Depends, Header, Query, Request
@@ -143,3 +144,10 @@ def blocking() -> Response:
 def test_what_routes_do_not_serve_is_refused(endpoint: Callable[..., Any]) -> None:
     with pytest.raises(TypeError):
         Route("/{thing}", endpoint, methods=["GET"]).arguments  # noqa: B018  made when asked for
+
+
+@pytest.mark.fault("F-24s")
+@pytest.mark.parametrize("written", ["1_0", "+5", "5.0", " 5", "5 ", "5\n", "\u0665", "1e1", "0x5", "", "-"])
+def test_a_whole_number_is_written_with_digits_alone(written: str) -> None:
+    assert refused(f"needed=x&limit={quote(written)}") == [("int_parsing", "query", "limit")]
+    assert ask("needed=x&limit=05") == ask("needed=x&limit=5")

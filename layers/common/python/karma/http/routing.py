@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cached_property
 from inspect import iscoroutinefunction
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args
 
 from fastapi.dependencies.models import Dependant
 from fastapi.exceptions import RequestValidationError
@@ -49,6 +50,7 @@ _UNCONDITIONAL: dict[str, Any] = {
     "msg": NO_IF_MATCH,
     "ctx": {"error": NO_IF_MATCH},
 }
+_WHOLE = re.compile(r"-?[0-9]+")
 _UNSERVED_INSIDE = (*_UNSERVED, "dependencies", "path_params", "query_params", "header_params")
 
 
@@ -147,6 +149,9 @@ class Arguments:
             "header": dependant.header_params,
         }
         self._known = frozenset(field.alias for field in dependant.query_params)
+        self._whole = frozenset(
+            field.alias for field in dependant.query_params if int in _types_of(field.field_info.annotation)
+        )
         self._takes_any_query = takes_any_query
         self._takes_if_match = any(field.alias == IF_MATCH for field in dependant.header_params)
         self._defaults = {
@@ -176,7 +181,10 @@ class Arguments:
             given = _given(request, place)
             for field in fields:
                 text = given(field.alias)
-                if text is not None:
+                if text is not None and place == "query" and field.alias in self._whole and not _WHOLE.fullmatch(text):
+                    # Pydantic takes Python's ways of writing it, too: `1_0`, `+5`, `5.0`, blanks around.
+                    errors.append({"type": "int_parsing", "loc": (place, field.alias), "msg": "not a whole number"})
+                elif text is not None:
                     values[field.name], wrong = field.validate(text, loc=(place, field.alias))
                     errors += wrong
                 elif field.name not in self._defaults:
@@ -242,6 +250,10 @@ class Router:
             return endpoint
 
         return add
+
+
+def _types_of(annotation: object) -> tuple[object, ...]:
+    return get_args(annotation) or (annotation,)
 
 
 def _given(request: Request, place: str) -> Callable[[str], str | None]:
