@@ -338,5 +338,12 @@ IOT_SELECT = (
     "timestamp() AS received_ms FROM '{}'"
 )
 
-STREAM_PATHS = ("/api/agent", "/api/v1/agent", "/api/v1/llm/messages", "/api/v1/runs/*/events")
+STREAM_PATHS = (
+    "/api/agent",
+    "/api/v1/agent",
+    "/api/chat",
+    "/api/v1/chat",
+    "/api/v1/llm/messages",
+    "/api/v1/runs/*/events",
+)
 """Paths that CloudFront sends to the stream URL: those that functions/agent_stream serves."""

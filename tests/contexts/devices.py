@@ -361,3 +361,11 @@ EXPIRES = Checks[DeviceRows](
         "telemetry": _telemetry_over,
     },
 )
+
+OUTLIVES = Checks[DeviceRows](
+    DeviceRows,
+    {
+        # Read by the messages of its own hour alone.
+        "device_hour": lambda r: r.hours.take(r.device.id, Cost.UNITS, 1, hour=1, most=2),
+    },
+)
