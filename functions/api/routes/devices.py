@@ -79,7 +79,9 @@ def _readable(text: str) -> str:
 Moment = Annotated[str, AfterValidator(_readable)]
 
 
-@router.post("/devices", idempotent=True, status_code=201, responses=answers(status=201, errors=(402, 409, 503)))
+@router.post(
+    "/devices", idempotent=True, limit="device", status_code=201, responses=answers(status=201, errors=(402, 409, 503))
+)
 async def create_device(request: Request, body: CreateDeviceRequest, caller: Writer) -> Answer[CreatedDeviceData]:
     """Create a device; its private key is shown this once, and not at all when the body has a `csr`."""
     fields = body.model_dump(exclude={"csr", "tags"})
@@ -161,7 +163,9 @@ async def change_device(
     return _device(devices.service().change(caller.user_id, device_id, given, version=version))
 
 
-@router.delete("/devices/{device_id}", status_code=204, responses=answers(status=204, errors=(404, 409)))
+@router.delete(
+    "/devices/{device_id}", limit="device", status_code=204, responses=answers(status=204, errors=(404, 409))
+)
 async def delete_device(device_id: str, caller: Writer, if_match: IfMatch = None) -> Response:
     """Delete a device, its certificates and its data; its serial number is free again."""
     devices.service().delete(caller.user_id, device_id, version=expected_version(if_match))

@@ -129,6 +129,18 @@ class TestARouteThatIsLimitedByAccount:
         ]
         assert eve.call("POST", path, {"command": "move"}).status == 404
 
+    @pytest.mark.fault("F-26h")
+    def test_keeps_an_account_from_using_up_what_all_have_of_aws_iot(
+        self, ada: Api, api: Api, small: Callable[[str], None]
+    ) -> None:
+        eve = api.as_(authorization="Bearer " + api.log_in(api.register()["email"])["access_token"])
+        small("device")
+        answers = [ada.call("DELETE", "/api/v1/devices/none") for _ in range(3)]
+        answers.append(ada.call("POST", "/api/v1/devices", {}))
+        assert [answer.status for answer in answers] == [404, 404, 404, 429]
+        assert answers[-1].json["error"]["details"]["limit"] == "device"
+        assert eve.call("POST", "/api/v1/devices", {}).status == 422
+
     def test_lets_a_stolen_session_guess_ten_passwords_wherever_it_tries(self, ada: Api, stack: Stack) -> None:
         account = ada.call("GET", "/api/v1/users/me").data["user"]
         mine, new = "/api/v1/users/me", "another good password"

@@ -242,7 +242,7 @@ class Sent:
             self._headers()
             self._before = self._world.stored()
             # One person's runs and commands are limited to 60 a minute, their new members to 30.
-            self._left = {"run": 50, "command": 50, "member": 20}.get(self._target.limit, 1000)
+            self._left = {"run": 50, "command": 50, "device": 50, "member": 20}.get(self._target.limit, 1000)
         self._left -= 1
         return self._send(body)
 

@@ -63,6 +63,10 @@ RULES: Mapping[str, Rule] = {
     "command": Rule(
         counted=Counted.ACCOUNT, stored=True, limits=_by_plan("command", free=60, pro=300, team=1200, enterprise=6000)
     ),
+    # Making and deleting devices: each is several calls of AWS IoT's control plane, whose quota all accounts share.
+    "device": Rule(
+        counted=Counted.ACCOUNT, stored=True, limits=_by_plan("device", free=60, pro=120, team=300, enterprise=600)
+    ),
     # Asking people, and answering.
     "member": Rule(counted=Counted.ACCOUNT, stored=True, limits=_everybody("member", 30, _MINUTE)),
     "public": Rule(counted=Counted.NETWORK, stored=False, limits=_everybody("public", 600, _MINUTE)),

@@ -40,6 +40,7 @@ def newest(
     below: str = END,
     index: bool = False,
     filter_condition: Condition | None = None,
+    drops_few: bool = False,
 ) -> Newest[M]:
     """Read a page, eventually consistent from an index, strongly from the table.
 
@@ -55,9 +56,10 @@ def newest(
         below: start of the page, exclusive: a moment, or `below` of the page before.
         index: reads the index gsi1, not the table.
         filter_condition: drops items after they were read and paid for.
+        drops_few: the filter lets nearly all items through, so that no more are read at once than are shown.
     """
     found: list[M] = []
-    read = limit + 1 if filter_condition is None else max(limit + 1, _MIN_READ)
+    read = limit + 1 if filter_condition is None or drops_few else max(limit + 1, _MIN_READ)
     for _ in range(_ROUNDS):
         if below <= since:
             return Newest(found, None)

@@ -124,6 +124,7 @@ class CommandRepository:
             prefix=COMMAND_PREFIX,
             below=after or END,
             filter_condition=CommandItem.expires_at > int(now_s),
+            drops_few=True,
         )
         return [_command(item) for item in found.items], found.below
 
