@@ -1,7 +1,7 @@
 """Roles hold exactly what infra/grants.py says, and no `*` outside its list."""
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 import pytest
 
@@ -10,7 +10,9 @@ from infra.config import Stage
 from infra.constructs.roles import grants_of
 from infra.grants import GRANTS, IOT_RESOURCES, WILDCARDS
 from tests.infra.synthesized import Json, Stages, Synthesized, settings_of
+from tests.support.recorded_calls.plugin import read_golden
 
+_STORES = frozenset({"table", "index"})
 HASH = re.compile(r"[0-9A-F]{8}$")
 
 
@@ -100,6 +102,20 @@ def test_sweeps_share_a_role_when_they_need_the_same_services() -> None:
         FunctionName.FILE_SWEEP: {"dynamodb", "sqs", "s3"},
         FunctionName.DEVICE_SWEEP: {"dynamodb", "s3", "iot"},
     }
+
+
+def _tables(resources: Iterable[str]) -> set[str]:
+    return {name for kind, name, *_ in (each.split("/") for each in resources if "/" in each) if kind in _STORES}
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_a_function_is_told_of_the_tables_that_it_may_use_and_that_tests_saw_it_use(name: FunctionName) -> None:
+    """A table that is granted and not told is dead in a deployed function, whatever a test's process has bound."""
+    told = {each.removesuffix("_TABLE").lower() for each in FUNCTIONS[name].environment if each.endswith("_TABLE")}
+    granted = _tables(grant.resource for grant in GRANTS[name])
+    seen = _tables(need.resource for need in read_golden()[name])
+    assert told == granted, f"make `environment` of {name} in infra/catalog.py and its grants in infra/grants.py agree"
+    assert told == seen, f"no test of the integration ring saw {name} use exactly the tables that it is told of"
 
 
 def test_a_star_in_a_resource_is_on_the_list(aws: Synthesized) -> None:
