@@ -57,6 +57,27 @@ def test_the_return_type_of_every_route_tells_the_shape_of_its_answer() -> None:
     assert shapeless == {"/api/v1/auth/oauth/{provider}/start", "/api/v1/auth/oauth/{provider}/callback"}
 
 
+REPEATED_CREATES_ANEW = {
+    "/api/v1/realtime/ticket": "a ticket lets one connection in, and ends by itself within a minute",
+}
+"""Why a repeated request may create once more, by path."""
+
+
+def test_what_a_post_creates_is_created_once_for_an_idempotency_key() -> None:
+    """A client that lost the answer sends the request again; without the key it would have two of what it wanted."""
+    found = {
+        path: any(each["name"].lower() == "idempotency-key" for each in operation.get("parameters", ()))
+        for path, methods in contract.served("api")["paths"].items()
+        for method, operation in methods.items()
+        if method == "post" and "201" in operation["responses"]
+    }
+    assert found
+    anew = {path for path, once in found.items() if not once}
+    lacking = anew - REPEATED_CREATES_ANEW.keys()
+    assert not lacking, f"give these routes `idempotent=True` and answer by `once` (karma.http.idempotency): {lacking}"
+    assert not REPEATED_CREATES_ANEW.keys() - anew, "no longer true: remove it from REPEATED_CREATES_ANEW"
+
+
 class TestTheStreamS:
     def test_names_the_events_that_runs_are_made_of(self) -> None:
         found = re.findall(r'"([A-Z]+(?:_[A-Z]+)+)"|_event\("([A-Z]+)"', Path(events.__file__).read_text())
