@@ -34,6 +34,7 @@ from local import places as local_places
 from local.api_client import agent_events
 from local.conversation import Transcript
 from local.deployment import FRONT, SIMULATOR, STREAM, WATCH, Deployment, Given, stop_everything
+from local.engine import FAILURES
 from local.errors import LocalError
 from local.mailbox import delivered
 from local.operations import Operations
@@ -84,10 +85,13 @@ def dev(arguments: argparse.Namespace) -> int:
             print("What is up was started by another version of this code; it is stopped first.")
             stop_everything(Processes(places))
         else:
-            print("It is up already; `make dev-down` stops it.")
-            _print_renewals(places)
-            _print_addresses(running)
-            return 0
+            if _deployment(places, progress).is_current():
+                print("It is up already, and nothing is to be deployed; `make dev-down` stops it.")
+                _print_renewals(places)
+                _print_addresses(running)
+                _print_logs(places)
+                return 0
+            print("It is up; what its stacks are made of has changed, and is deployed now.")
     # Written again when everything answers: until then nobody may take this environment for a running one.
     places.outputs.unlink(missing_ok=True)
     deployment = _deployment(places, progress)
@@ -107,7 +111,7 @@ def dev(arguments: argparse.Namespace) -> int:
     total = time.monotonic() - began
     beside = f", beside {installing:.1f} s of downloads and installation" if installing else ""
     print(f"\nReady in {total:.1f} s{beside}. It goes on in the background; `make dev-down` stops it.")
-    print(f"Changed code reaches it within seconds; {deployment.processes.log(WATCH)} says what was renewed.")
+    _print_logs(places)
     return 0
 
 
@@ -247,6 +251,12 @@ def _print_renewals(places: Places) -> None:
     log = Processes(places).log(WATCH)
     for line in log.read_text(errors="replace").splitlines()[-_RENEWALS:] if log.exists() else ():
         print(f"  {line}")
+
+
+def _print_logs(places: Places) -> None:
+    processes = Processes(places)
+    print(f"Changed code reaches it within seconds; {processes.log(WATCH)} says what was renewed.")
+    print(f"Calls of functions that fail, those of schedules and queues too, are in {processes.log(FAILURES)}.")
 
 
 def _print_addresses(outputs: Outputs) -> None:

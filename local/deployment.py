@@ -117,7 +117,7 @@ class Deployment:
             if restarted:
                 self.adapter.after_restart()
         self._write_settings()
-        digest = self._synthesis_digest()
+        digest = synthesis_digest(self.places.settings, self.places.root)
         if self._synthesized() != digest:
             with self.progress.step("synthesis of the stacks"):
                 self._synthesize(digest)
@@ -132,6 +132,11 @@ class Deployment:
                 self.model.wait_ready(self.processes)
             self._warm()
             self.stripe.post_webhooks_to(self.addresses.billing_webhook_url, self.webhook_secret)
+
+    def is_current(self) -> bool:
+        """Tell whether what is deployed was made of the files and settings of now."""
+        self._write_settings()
+        return self._synthesized() == synthesis_digest(self.places.settings, self.places.root)
 
     def start_watch(self) -> None:
         """Start the program that makes functions run changed code, once everything answers."""
@@ -222,16 +227,6 @@ class Deployment:
         }
         write_private(self.places.settings, json.dumps(settings, indent=1))
 
-    def _synthesis_digest(self) -> str:
-        digest = hashlib.sha256(self.places.settings.read_bytes())
-        root = self.places.root
-        for top in _SYNTHESIS_INPUTS:
-            for path in sorted((root / top).rglob("*")):
-                if path.is_file() and "__pycache__" not in path.parts:
-                    digest.update(str(path.relative_to(root)).encode())
-                    digest.update(path.read_bytes())
-        return digest.hexdigest()
-
     def _synthesized(self) -> str:
         marker = self.places.assembly / ".inputs"
         return marker.read_text() if marker.exists() else ""
@@ -311,6 +306,17 @@ class Deployment:
         if not path.exists():
             write_private(path, prefix + secrets.token_urlsafe(24))
         return path.read_text()
+
+
+def synthesis_digest(settings: Path, root: Path) -> str:
+    """Return a digest of what the stacks are synthesized from: the stage's settings, and files of the work tree."""
+    digest = hashlib.sha256(settings.read_bytes())
+    for top in _SYNTHESIS_INPUTS:
+        for path in sorted((root / top).rglob("*")):
+            if path.is_file() and "__pycache__" not in path.parts:
+                digest.update(str(path.relative_to(root)).encode())
+                digest.update(path.read_bytes())
+    return digest.hexdigest()
 
 
 def stop_everything(processes: Processes) -> list[str]:

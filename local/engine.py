@@ -26,6 +26,8 @@ from local.waiting import http_status
 
 REGION = "us-east-1"
 NAME = "engine"
+FAILURES = "failures"
+"""Name of the log of functions' calls that failed."""
 
 
 class Capability(StrEnum):
@@ -184,7 +186,7 @@ class MiniStack:
             PYTHONPATH=os.pathsep.join(map(str, self.python_path)),
         )
         # -P: this project's own packages are not the engine's.
-        command = [str(self.python), "-P", str(_LAUNCHER), str(self.port)]
+        command = [str(self.python), "-P", str(_LAUNCHER), str(self.port), str(processes.log(FAILURES))]
         processes.start(Program(NAME, command, env, self.places.root))
 
     def _fresh_scratch(self) -> Path:

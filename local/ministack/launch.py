@@ -1,7 +1,7 @@
 """Runs the embedded engine (MiniStack) in its own virtual environment, so that only this machine reaches it.
 
-Six things differ from its own launcher; tests/integration/local/test_loopback.py and tests/e2e/test_listeners.py check
-the first four, test_watch.py the fifth, tests/integration/integrations/test_iot.py the last:
+Seven things differ from its own launcher; tests/integration/local/test_loopback.py and tests/e2e/test_listeners.py
+check the first four, test_watch.py the fifth and the last, tests/integration/integrations/test_iot.py the sixth:
 
 * All listeners are on 127.0.0.1: its MQTT broker asks for every interface, whatever BIND_HOST says.
 * A device without a certificate does not get through the TLS handshake, as with AWS: the engine would let it in.
@@ -11,7 +11,9 @@ the first four, test_watch.py the fifth, tests/integration/integrations/test_iot
 * Instances of functions end after the call that they carry out.
 * A message that Python's parser cannot read is acknowledged and passed on.
 
-    python -P launch.py PORT
+* A call of a function that fails is written to a file, whoever made it: a schedule or a queue tells nobody.
+
+    python -P launch.py PORT FAILURES
 """
 
 import argparse
@@ -19,6 +21,7 @@ import asyncio
 import ssl
 import sys
 import threading
+import time
 from collections.abc import Iterable
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
@@ -27,7 +30,7 @@ from typing import Any
 import uvicorn
 from ministack.app import app
 from ministack.core import lambda_runtime
-from ministack.services import iot
+from ministack.services import iot, lambda_svc
 
 # Of this project only this module: its other packages are not the engine's.
 sys.path.append(str(Path(__file__).parents[2]))
@@ -111,6 +114,22 @@ def take_any_message() -> None:
     iot._rule_message = message  # noqa: SLF001
 
 
+def write_failures(file: Path) -> None:
+    """Append what a function wrote during a call that failed, beside the engine's own copy in CloudWatch Logs."""
+    keep = lambda_svc._emit_lambda_logs  # noqa: SLF001 -- the one place where each call ends
+
+    def emit(func: Any, request_id: str, log_text: str, error: bool, duration_ms: int, **more: Any) -> None:
+        keep(func, request_id, log_text, error, duration_ms, **more)
+        if error:
+            name = (func.get("config") or func).get("FunctionName", "?")
+            lines = log_text.strip().splitlines() or ["it has written nothing"]
+            said = f"{time.strftime('%H:%M:%S')} {name} failed after {duration_ms} ms, request {request_id}"
+            with file.open("a", encoding="utf-8", errors="replace") as log:
+                log.write("\n  ".join([said, *lines]) + "\n")
+
+    lambda_svc._emit_lambda_logs = emit  # noqa: SLF001
+
+
 async def without_mqtt(scope: cross_origin.Scope, receive: cross_origin.Receive, send: cross_origin.Send) -> None:
     """Serve the engine's application, but refuse WebSockets for MQTT."""
     offered = [
@@ -130,15 +149,17 @@ def main() -> None:
     """Serve until SIGTERM; the engine writes its state then."""
     parser = argparse.ArgumentParser(description=main.__doc__)
     parser.add_argument("port", type=int)
-    port = parser.parse_args().port
+    parser.add_argument("failures", type=Path)
+    given = parser.parse_args()
     require_certificates()
     let_calls_finish()
     protect_runtime_apis()
     take_any_message()
+    write_failures(given.failures)
     config = uvicorn.Config(
         cross_origin.CrossOriginProtection(without_mqtt),
         host=_LOOPBACK,
-        port=port,
+        port=given.port,
         # A quarter less CPU for each call than with Hypercorn, the engine's own server.
         http="httptools",
         ws="wsproto",

@@ -7,7 +7,8 @@ import psutil
 import pytest
 
 from infra.catalog import SWEEPS, FunctionName
-from local.deployment import Deployment
+from local.deployment import Deployment, Given
+from local.progress import Progress
 from local.waiting import http_status
 
 
@@ -44,3 +45,14 @@ def test_sweeps_do_not_pile_up(deployment: Deployment, function: FunctionName) -
     reserved = deployment.adapter.client("lambda").get_function_concurrency(FunctionName=name)
     schedules = [each for each in SWEEPS.values() if each is function]
     assert reserved.get("ReservedConcurrentExecutions") == len(schedules)
+
+
+@pytest.mark.needs("local-stage")
+def test_what_is_up_is_current_until_what_its_stacks_are_made_of_changes(deployment: Deployment) -> None:
+    """By this `make dev` tells whether it deploys to an environment that is up."""
+    another = Given(anthropic_api_key="another", python_path=deployment.given.python_path)
+    try:
+        assert deployment.is_current()
+        assert not Deployment(deployment.places, persistent=True, given=another, progress=Progress()).is_current()
+    finally:
+        assert deployment.is_current()

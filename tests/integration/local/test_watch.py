@@ -7,6 +7,7 @@ import json
 import os
 import sys
 import time
+import uuid
 import zipfile
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -18,7 +19,7 @@ from typing import TYPE_CHECKING
 import boto3
 import pytest
 
-from local.engine import Engine
+from local.engine import FAILURES, Engine
 from local.places import ROOT, Places
 from local.processes import Processes, Program, clean_environment
 from local.waiting import until
@@ -151,3 +152,18 @@ def test_calls_under_way_finish_while_code_is_saved(engine: Engine, client: Lamb
             each.result()
     assert set(seen) == {"text 0", "text 1", "text 2"}
     assert len(said) >= 2
+
+
+def test_a_call_that_fails_is_in_a_file_though_nobody_waits_for_it(
+    engine: Engine, client: LambdaClient, root: Path
+) -> None:
+    """As a schedule calls a function: without waiting for what it answers."""
+    handler = root / "functions/api/handler.py"
+    handler.write_text("def handler(event, context):\n    raise KeyError('WORK_TABLE, asked by ' + event['by'])\n")
+    log = Processes(engine.places).log(FAILURES)
+    asked = uuid.uuid4().hex
+    client.invoke(FunctionName=NAME, InvocationType="Event", Payload=json.dumps({"by": asked}).encode())
+    until(lambda: log.exists() and asked in log.read_text(), deadline_s=45, what="the failure in the log")
+    said = log.read_text()
+    assert f"{NAME} failed after " in said
+    assert f"KeyError: 'WORK_TABLE, asked by {asked}'" in said
