@@ -1,7 +1,7 @@
 """Writes a new context from templates/context: CRUD of one noun, with its tests in every ring.
 
     python -m local.context jar              `make context NOUN=jar`
-    python -m local.context entry entries    where the plural is not the noun with an s
+    python -m local.context box boxes        where the plural is not the noun with an s
 
 The files of the template are a whole context of a noun called `noun`; a new one has its own word everywhere. What is
 central and stays so is written as well: permissions (who may do it), rows of docs/permissions.md (what each caller is
@@ -11,16 +11,22 @@ answered), a section of docs/api.md, rows of docs/adr/0034 (what bounds its item
 from __future__ import annotations
 
 import argparse
+import ast
+import builtins
+import io
+import keyword
 import re
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+import tokenize
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 TEMPLATE = Path("templates/context")
 PERMISSIONS = Path("layers/common/python/karma/identity/permissions.py")
 TABLE = Path("docs/permissions.md")
+KARMA = Path("layers/common/python/karma")
 API = Path("docs/api.md")
 BOUNDS = Path("docs/adr/0034-plan-limits.md")
 
@@ -60,6 +66,9 @@ Next:
 """
 
 
+_OF_PYTEST = frozenset({"test", "tests", "fixture", "fixtures", "conftest", "pytest", "mark", "marks"})
+
+
 class Refused(Exception):
     """The context cannot be made; the message says why."""
 
@@ -71,6 +80,10 @@ class Words:
         for word in (noun, plural):
             if not re.fullmatch(r"[a-z]+", word):
                 raise Refused(f"{word!r} is no single lower-case word")
+            if keyword.iskeyword(word) or keyword.issoftkeyword(word) or hasattr(builtins, word):
+                raise Refused(f"{word!r} is a word of Python's: code could not use it as a name")
+            if word in _OF_PYTEST:
+                raise Refused(f"{word!r} is a word of pytest's: it would take the context's code for tests")
         if noun == plural:
             raise Refused("the plural names the context, the singular one of it: they must differ")
         self.noun, self.plural = noun, plural
@@ -90,19 +103,65 @@ def make(root: Path, words: Words) -> tuple[list[Path], list[Path]]:
     """Write a context's files below `root`; return the paths that were written and those that were changed.
 
     Raises:
-        Refused: a file of the context exists, or a file that must be changed lacks the place for it.
+        Refused: a file or a name of the context exists, or a file that must be changed lacks the place for it.
+            Nothing is written then, nor after any other error.
     """
     files = {Path(words.into(path.as_posix())): words.into(text) for path, text in _template(root)}
     changes = dict(_changes(root, words))
     if there := [path for path in files if (root / path).exists()]:
         raise Refused(f"{there[0]} is there already")
-    for path, text in (files | changes).items():
-        (root / path).parent.mkdir(parents=True, exist_ok=True)
-        (root / path).write_text(text)
-    python = [str(path) for path in files]
-    for arguments in (["check", "--quiet", "--fix", "--select", "I"], ["format", "--quiet"]):
-        subprocess.run([sys.executable, "-m", "ruff", *arguments, *python], cwd=root, check=True)
+    _refuse_taken(root, words, files)
+    before = {path: (root / path).read_text() for path in changes}
+    made: list[Path] = []
+    try:
+        for path, text in (files | changes).items():
+            made += reversed([each for each in (root / path).parents if not each.exists()])
+            (root / path).parent.mkdir(parents=True, exist_ok=True)
+            made.append(root / path)
+            (root / path).write_text(text)
+        python = [str(path) for path in files]
+        for arguments in (["check", "--quiet", "--fix", "--select", "I"], ["format", "--quiet"]):
+            subprocess.run([sys.executable, "-m", "ruff", *arguments, *python], cwd=root, check=True)
+    except BaseException:
+        for path in reversed(made):
+            if path.is_dir():
+                path.rmdir()
+            elif path.relative_to(root) in before:
+                path.write_text(before[path.relative_to(root)])
+            else:
+                path.unlink(missing_ok=True)
+        raise
     return list(files), list(changes)
+
+
+def _refuse_taken(root: Path, words: Words, files: Mapping[Path, str]) -> None:
+    """Refuse a noun whose names the template uses for something else, or that the code has already.
+
+    Raises:
+        Refused: one of them is taken; the message says which, and where.
+    """
+    own = {form(word) for word in (words.noun, words.plural) for form in (str.lower, str.capitalize, str.upper)}
+    for path, text in _template(root):
+        names = (
+            token.string
+            for token in tokenize.generate_tokens(io.StringIO(text).readline)
+            if token.type == tokenize.NAME
+        )
+        if taken := own & set(names):
+            raise Refused(f"{min(taken)!r} is the name of something else in {TEMPLATE / path}: take a more exact word")
+    classes = {name: path for path in sorted((root / KARMA).rglob("*.py")) for name in _classes(path.read_text())}
+    for path, text in files.items():
+        if path.is_relative_to(KARMA) and (taken := _classes(text) & classes.keys()):
+            where = classes[min(taken)].relative_to(root)
+            raise Refused(f"{where} defines {min(taken)!r} already: one name is one idea")
+    if re.search(rf'"{words.noun}:', (root / PERMISSIONS).read_text()):
+        raise Refused(f"{PERMISSIONS} has permissions of {words.noun!r} already")
+    if re.search(rf"^\|[^|\n]*`{words.noun}`", (root / BOUNDS).read_text(), re.MULTILINE):
+        raise Refused(f"{BOUNDS} has a kind of item {words.noun!r} already")
+
+
+def _classes(text: str) -> set[str]:
+    return {node.name for node in ast.parse(text).body if isinstance(node, ast.ClassDef)}
 
 
 def _template(root: Path) -> Iterator[tuple[Path, str]]:

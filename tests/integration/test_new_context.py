@@ -146,17 +146,64 @@ class TestANoun:
             Words(noun, plural)
 
     def test_that_is_a_context_already_is_refused_and_nothing_is_written(self, tmp_path: Path) -> None:
-        for path in (
-            context.PERMISSIONS,
-            context.TABLE,
-            context.API,
-            context.BOUNDS,
-            Path("functions/api/services/tasks.py"),
-        ):
-            (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy(ROOT / path, tmp_path / path)
-        shutil.copytree(ROOT / context.TEMPLATE, tmp_path / context.TEMPLATE)
+        self._copy(tmp_path, Path("functions/api/services/tasks.py"))
         with pytest.raises(Refused, match=r"functions/api/services/tasks\.py"):
             context.make(tmp_path, Words("task", "tasks"))
         assert (tmp_path / context.TABLE).read_text() == (ROOT / context.TABLE).read_text()
         assert not (tmp_path / "layers/common/python/karma/tasks").exists()
+
+    @pytest.mark.parametrize(
+        ("noun", "why"),
+        [
+            ("class", "Python"),
+            ("list", "Python"),
+            ("match", "Python"),
+            ("test", "pytest"),
+            ("fixture", "pytest"),
+            ("key", "templates/context"),
+            ("item", "templates/context"),
+            ("run", "runs.py is there already"),
+            ("seat", "has a kind of item 'seat' already"),
+            ("conversation", "has permissions of 'conversation' already"),
+            ("grip", "defines 'Grip' already"),
+        ],
+    )
+    def test_whose_name_is_taken_is_refused_and_nothing_is_written(self, tmp_path: Path, noun: str, why: str) -> None:
+        self._copy(tmp_path, Path("functions/api/routes/runs.py"))
+        grips = tmp_path / context.KARMA / "devices" / "grips.py"
+        grips.parent.mkdir(parents=True)
+        grips.write_text("class Grip:\n    pass\n")
+        permissions = tmp_path / context.PERMISSIONS
+        permissions.write_text(permissions.read_text().replace('"task:read"', '"conversation:read"', 1))
+        before = self._files(tmp_path)
+        with pytest.raises(Refused, match=why):
+            context.make(tmp_path, Words(noun, f"{noun}s"))
+        assert self._files(tmp_path) == before
+
+    def test_that_cannot_be_written_whole_leaves_nothing(self, tmp_path: Path) -> None:
+        self._copy(tmp_path)
+        (tmp_path / "tests").mkdir()
+        (tmp_path / "tests" / "contexts").write_text("a file where a folder should be")
+        before = self._files(tmp_path)
+        with pytest.raises(OSError, match="contexts"):
+            context.make(tmp_path, Words("jar", "jars"))
+        assert self._files(tmp_path) == before
+
+    def test_that_cannot_be_formatted_leaves_nothing(self, tmp_path: Path) -> None:
+        self._copy(tmp_path)
+        (tmp_path / "pyproject.toml").write_text("[tool.ruff]\nline-length = 'wide'\n")
+        before = self._files(tmp_path)
+        with pytest.raises(subprocess.CalledProcessError):
+            context.make(tmp_path, Words("jar", "jars"))
+        assert self._files(tmp_path) == before
+
+    @staticmethod
+    def _copy(root: Path, *more: Path) -> None:
+        for path in (context.PERMISSIONS, context.TABLE, context.API, context.BOUNDS, *more):
+            (root / path).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(ROOT / path, root / path)
+        shutil.copytree(ROOT / context.TEMPLATE, root / context.TEMPLATE)
+
+    @staticmethod
+    def _files(root: Path) -> dict[str, bytes | None]:
+        return {str(path): path.read_bytes() if path.is_file() else None for path in root.rglob("*")}
