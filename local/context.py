@@ -5,7 +5,8 @@
 
 The files of the template are a whole context of a noun called `noun`; a new one has its own word everywhere. What is
 central and stays so is written as well: permissions (who may do it), rows of docs/permissions.md (what each caller is
-answered), a section of docs/api.md, rows of docs/adr/0034 (what bounds its items).
+answered), a section of docs/api.md, rows of docs/adr/0034 (what bounds its items), the
+README's list of contexts.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ TABLE = Path("docs/permissions.md")
 KARMA = Path("layers/common/python/karma")
 API = Path("docs/api.md")
 BOUNDS = Path("docs/adr/0034-plan-limits.md")
+README = Path("README.md")
 
 _GRANTS = '    "noun:read": _ALL,\n    "noun:write": _ACTIVE,\n'
 _UNKNOWN = "401 | 401 | 401 | 401 | 404"
@@ -61,9 +63,24 @@ Next:
   4. {bounds}: say what bounds its items; a count or a plan's limit is better than the rate of requests alone.
   5. After each change: make docs map, and what each refused condition answers, to be read before it is committed:
      REWRITE=1 .venv/bin/pytest tests/contract/stores/test_refusals.py -k "ministack and {store}"
-  6. .venv/bin/pytest {tests}
-     ROUTES=/{plural} .venv/bin/pytest tests/integration/permissions/test_matrix.py
+  6. ROUTES=/{plural} .venv/bin/pytest {tests}
+  7. A second noun of the context, a sweep, ids that others take: CONTRIBUTING.md, A new context.
 """
+CHECKS = (
+    "tests/unit/nouns",
+    "tests/unit/test_architecture.py",
+    "tests/unit/test_bounds.py",
+    "tests/unit/test_decisions.py::test_the_readme_lists_all_contexts",
+    "tests/unit/identity/test_deletion.py",
+    "tests/unit/core/test_paging.py::test_every_list_is_cut_or_its_largest_page_fits",
+    "tests/contract/api/test_examples.py",
+    "tests/contract/stores/test_nouns.py",
+    "tests/contract/stores/test_refusals.py",
+    "tests/contract/stores/test_completeness.py",
+    "tests/integration/api/test_nouns.py",
+    "tests/integration/permissions/test_matrix.py",
+)
+"""Tests that a change of a context can break, of a context `nouns`."""
 
 
 _OF_PYTEST = frozenset({"test", "tests", "fixture", "fixtures", "conftest", "pytest", "mark", "marks"})
@@ -170,11 +187,13 @@ def _template(root: Path) -> Iterator[tuple[Path, str]]:
 
 
 def _changes(root: Path, words: Words) -> Iterator[tuple[Path, str]]:
-    permissions, table, api, bounds = ((root / path).read_text() for path in (PERMISSIONS, TABLE, API, BOUNDS))
+    central = (PERMISSIONS, TABLE, API, BOUNDS, README)
+    permissions, table, api, bounds, readme = ((root / path).read_text() for path in central)
     yield PERMISSIONS, _with(permissions, r"^ROLES_OF.*?^(?=\})", words.into(_GRANTS), PERMISSIONS)
     yield TABLE, _with(table, r"\A.*?^\| `api [^\n]*\n(?!\| `api )", words.into(_ROWS), TABLE)
     yield API, _with(api, r"\A.*?^(?=## Runs$)", words.into(_SECTION), API)
     yield BOUNDS, _with(bounds, r"^### Every kind of item.*?^\| `[^\n]*\n(?!\| )", words.into(_BOUNDED), BOUNDS)
+    yield README, _with(readme, r"one package a context \([^)]+", f", {words.plural}", README)
 
 
 def _with(text: str, before: str, added: str, path: Path) -> str:
@@ -208,7 +227,7 @@ def main(arguments: Sequence[str]) -> int:
             api=API,
             bounds=BOUNDS,
             store=words.into("NounRepository"),
-            tests=" ".join(str(path) for path in written if path.name.startswith("test_")),
+            tests=" ".join(map(words.into, CHECKS)),
         )
     )
     return 0

@@ -74,6 +74,11 @@ def offenders(paths: Iterator[Path], allowed: Callable[[Path, str], bool]) -> li
     ]
 
 
+def told(found: list[str], remedy: str) -> str:
+    """Return the message of a rule that is broken: each place, and what to do."""
+    return "\n".join([*found, f"What to do: {remedy}. See CONTRIBUTING.md, Where a line goes."])
+
+
 def context_of(path: Path) -> str | None:
     relative = path.relative_to(LAYER / "karma") if path.is_relative_to(LAYER / "karma") else None
     return relative.parts[0] if relative and relative.parts[0] in CONTEXTS else None
@@ -83,7 +88,8 @@ def test_the_core_imports_no_context() -> None:
     def allowed(_: Path, name: str) -> bool:
         return not name.startswith("karma.") or name.startswith("karma.core")
 
-    assert offenders(sources(LAYER / "karma/core"), allowed) == []
+    found = offenders(sources(LAYER / "karma/core"), allowed)
+    assert not found, told(found, "the core knows no context: move what needs one into that context")
 
 
 def test_shared_code_imports_no_function_and_nothing_outside_the_layer() -> None:
@@ -97,7 +103,8 @@ def test_shared_code_imports_no_function_and_nothing_outside_the_layer() -> None
     def allowed(_: Path, name: str) -> bool:
         return name.split(".", maxsplit=1)[0] not in forbidden
 
-    assert offenders(sources(LAYER), allowed) == []
+    found = offenders(sources(LAYER), allowed)
+    assert not found, told(found, "the layer is deployed alone: move what both need into it")
 
 
 def test_a_function_imports_no_other_function() -> None:
@@ -107,7 +114,8 @@ def test_a_function_imports_no_other_function() -> None:
         top = name.split(".", maxsplit=1)[0]
         return top not in names or top == path.relative_to(FUNCTIONS).parts[0]
 
-    assert offenders(sources(FUNCTIONS), allowed) == []
+    found = offenders(sources(FUNCTIONS), allowed)
+    assert not found, told(found, "each function is deployed alone: move what both need into the layer")
 
 
 def test_a_context_reaches_another_only_through_its_services() -> None:
@@ -120,7 +128,8 @@ def test_a_context_reaches_another_only_through_its_services() -> None:
             return True
         return parts[1] == context_of(path) or private.isdisjoint(parts[2:-1])
 
-    assert offenders(sources(LAYER / "karma"), allowed) == []
+    found = offenders(sources(LAYER / "karma"), allowed)
+    assert not found, told(found, "declare a port that its service fulfils; in a transaction, its `transactional.py`")
 
 
 IMPURE = {
@@ -145,7 +154,8 @@ def is_pure(name: str) -> bool:
 def test_domains_are_pure() -> None:
     domains = [*LAYER.glob("karma/**/domain.py")]
     assert domains
-    assert offenders(iter(domains), lambda _, name: is_pure(name)) == []
+    found = offenders(iter(domains), lambda _, name: is_pure(name))
+    assert not found, told(found, "a domain only computes: read, write and ask vendors in a service or a repository")
 
 
 def test_pynamodb_stays_in_repositories_and_the_database_core() -> None:
@@ -156,7 +166,8 @@ def test_pynamodb_stays_in_repositories_and_the_database_core() -> None:
             "core/dynamo/" in path.as_posix() or "repository" in path.as_posix() or path.name in {"items.py", "log.py"}
         )
 
-    assert offenders(sources(LAYER, FUNCTIONS), allowed) == []
+    found = offenders(sources(LAYER, FUNCTIONS), allowed)
+    assert not found, told(found, "move it into the context's repository")
 
 
 @pytest.mark.parametrize("vendor", sorted(VENDORS))
@@ -166,7 +177,8 @@ def test_a_vendor_is_imported_only_where_it_belongs(vendor: str) -> None:
     def allowed(path: Path, name: str) -> bool:
         return name.split(".", maxsplit=1)[0] != vendor or path.relative_to(ROOT).as_posix().startswith(homes)
 
-    assert offenders(sources(LAYER, FUNCTIONS), allowed) == []
+    found = offenders(sources(LAYER, FUNCTIONS), allowed)
+    assert not found, told(found, "declare a port in the context and fulfil it in karma/integrations")
 
 
 def test_integrations_know_a_context_by_its_ports_and_pure_modules_only() -> None:
@@ -174,7 +186,8 @@ def test_integrations_know_a_context_by_its_ports_and_pure_modules_only() -> Non
         parts = name.split(".")
         return len(parts) < 3 or parts[0] != "karma" or parts[1] not in CONTEXTS or parts[2] == "ports" or is_pure(name)
 
-    assert offenders(sources(LAYER / "karma/integrations"), allowed) == []
+    found = offenders(sources(LAYER / "karma/integrations"), allowed)
+    assert not found, told(found, "take what it needs as an argument, or declare it in the context's ports")
 
 
 def test_package_files_hold_a_docstring_at_most() -> None:
@@ -188,12 +201,12 @@ def test_package_files_hold_a_docstring_at_most() -> None:
             for node in ast.parse(path.read_text()).body
         )
     ]
-    assert filled == []
+    assert not filled, told(filled, "leave the docstring, and move the rest into a module beside it")
 
 
 @pytest.mark.parametrize("room", drawn().rooms.values(), ids=lambda room: room.name)
 def test_each_room_says_what_it_is_for_and_who_is_who(room: Room) -> None:
-    assert room.paragraph.partition("\n")[0].endswith("."), f"{room.folder}/__init__.py"
+    assert room.paragraph.partition("\n")[0].endswith("."), f"{room.folder}/__init__.py: say what it is for"
 
 
 def test_no_room_needs_another_that_needs_it() -> None:
@@ -217,7 +230,10 @@ def test_only_the_settings_read_the_environment() -> None:
         if any(word in path.read_text() for word in ("os.environ", "os.getenv", "environ["))
     ]
     below = "layers/common/python/karma/core/runtime/"
-    assert [path for path in readers if not path.startswith(below)] == ["layers/common/python/karma/core/settings.py"]
+    settings = "layers/common/python/karma/core/settings.py"
+    found = [path for path in readers if path != settings and not path.startswith(below)]
+    assert settings in readers
+    assert not found, told(found, "make it a field of the function's Settings, and a variable in infra/catalog.py")
 
 
 def test_the_composition_root_of_a_function_is_named_services() -> None:
@@ -236,7 +252,7 @@ def test_the_composition_root_of_a_function_is_named_services() -> None:
             if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in composed
             if node not in inside
         ]
-    assert elsewhere == []
+    assert not elsewhere, told(elsewhere, "build it in `services`, the composition root of the function")
 
 
 def test_a_long_file_says_why_it_is_one_and_no_function_is_long() -> None:
@@ -253,4 +269,4 @@ def test_a_long_file_says_why_it_is_one_and_no_function_is_long() -> None:
             if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
                 lines = (node.end_lineno or 0) - node.lineno + 1
                 long += [f"{name}: {node.name}"] if lines > MOST_LINES_OF_A_FUNCTION else []
-    assert long == []
+    assert not long, told(long, f"divide it; a file beyond {MOST_LINES} lines says in its docstring why it is one")

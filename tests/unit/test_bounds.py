@@ -43,5 +43,9 @@ def test_each_kind_of_item_is_named_once_with_what_bounds_it() -> None:
     rows = listed()
     named = [name for names, _ in rows for name in names]
     assert len(kinds()) > 60
-    assert sorted(named) == sorted(kinds())
-    assert [bound for _, bound in rows if not BOUND.search(bound)] == []
+    lacking, gone = sorted(kinds() - set(named)), sorted(set(named) - kinds())
+    assert not lacking, f"say in {ADR.name}, Every kind of item, what bounds {lacking}"
+    assert not gone, f"{ADR.name} names kinds that nothing stores any more: {gone}"
+    assert not (twice := sorted(name for name in set(named) if named.count(name) > 1)), f"named twice: {twice}"
+    unbounded = [bound for _, bound in rows if not BOUND.search(bound)]
+    assert not unbounded, f"these say of no count, plan, rate or time that bounds: {unbounded}"
