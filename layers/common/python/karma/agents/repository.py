@@ -22,7 +22,7 @@ from pynamodb.attributes import JSONAttribute, NumberAttribute, UnicodeAttribute
 
 from karma.agents.domain import Agent, AgentChanged, AgentSpec, AgentSummary, folded
 from karma.core.clock import iso, parse_iso
-from karma.core.dynamo.access import count, get, query
+from karma.core.dynamo.access import count, get, query_up_to
 from karma.core.dynamo.items import Item, Key, TableMeta
 from karma.core.dynamo.requests import RequestAttributes, note_request, noted, request_key
 from karma.core.dynamo.transaction import Transaction
@@ -171,22 +171,16 @@ class AgentRepository:
 
     def page(self, *, tag: str, after: str, limit: int) -> list[AgentSummary]:
         """See Agents; one Query a megabyte, eventually consistent."""
-        found: list[AgentSummary] = []
-        start: dict[str, str] | None = row_key(after, tag)._asdict() if after else None
-        while len(found) < limit:
-            page = query(
-                AgentsItem,
-                list_pk(tag),
-                AgentsItem.sk.startswith(_ROW),
-                limit=limit - len(found),
-                forward=False,
-                start=start,
-            )
-            found += [_summary(item) for item in page.items if isinstance(item, AgentRowItem)]
-            start = page.last
-            if start is None:
-                break
-        return found
+        return query_up_to(
+            limit,
+            AgentsItem,
+            list_pk(tag),
+            AgentsItem.sk.startswith(_ROW),
+            wanted=AgentRowItem,
+            read=_summary,
+            forward=False,
+            start=row_key(after, tag)._asdict() if after else None,
+        )
 
     def count(self, *, tag: str, most: int) -> int:
         """See Agents; one Get, or with a tag one Query."""

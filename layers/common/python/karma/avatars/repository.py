@@ -18,7 +18,7 @@ from pynamodb.attributes import BooleanAttribute, JSONAttribute, NumberAttribute
 
 from karma.avatars.domain import Avatar, AvatarChanged, AvatarStatus
 from karma.core.clock import iso, parse_iso
-from karma.core.dynamo.access import get, query
+from karma.core.dynamo.access import get, query_up_to
 from karma.core.dynamo.items import Item, Key, TableMeta
 from karma.core.dynamo.partitions import empty
 from karma.core.dynamo.requests import RequestAttributes, note_request, noted, request_key
@@ -136,22 +136,16 @@ class AvatarRepository:
 
     def page(self, user_id: UserId, *, newest_first: bool, after: str, limit: int) -> list[Avatar]:
         """See Avatars; one Query a megabyte, eventually consistent."""
-        found: list[Avatar] = []
-        start: dict[str, str] | None = avatar_key(user_id, after)._asdict() if after else None
-        while len(found) < limit:
-            page = query(
-                AvatarsItem,
-                owner_pk(user_id),
-                AvatarsItem.sk.startswith(_AVATAR),
-                limit=limit - len(found),
-                forward=not newest_first,
-                start=start,
-            )
-            found += [_avatar(item) for item in page.items if isinstance(item, AvatarItem)]
-            start = page.last
-            if start is None:
-                break
-        return found
+        return query_up_to(
+            limit,
+            AvatarsItem,
+            owner_pk(user_id),
+            AvatarsItem.sk.startswith(_AVATAR),
+            wanted=AvatarItem,
+            read=_avatar,
+            forward=not newest_first,
+            start=avatar_key(user_id, after)._asdict() if after else None,
+        )
 
     def count(self, user_id: UserId) -> int:
         """See Avatars; one Get."""

@@ -23,7 +23,7 @@ from pynamodb.expressions.condition import Condition
 from pynamodb.expressions.update import Action
 
 from karma.core.clock import iso, parse_iso
-from karma.core.dynamo.access import count, delete, get, query
+from karma.core.dynamo.access import count, delete, get, query, query_up_to
 from karma.core.dynamo.items import Item, Key, TableMeta
 from karma.core.dynamo.partitions import delete_keys, empty, pages
 from karma.core.dynamo.requests import RequestAttributes, note_request, noted, request_key
@@ -175,26 +175,21 @@ class TaskRepository:
         pk = owner_pk(user_id) if status is None else status_pk(user_id, status)
         index = None if status is None else TasksItem.gsi1
         sort_key = TasksItem.sk if status is None else TasksItem.gsi1sk
-        found: list[Task] = []
         start: dict[str, str] | None = None
         if after:
             key = task_key(user_id, after)
             start = key._asdict() if status is None else {**key._asdict(), "gsi1pk": pk, "gsi1sk": key.sk}
-        while len(found) < limit:
-            page = query(
-                TasksItem,
-                pk,
-                sort_key.startswith(_TASK),
-                limit=limit - len(found),
-                forward=not newest_first,
-                start=start,
-                index=index,
-            )
-            found += [_task(item) for item in page.items if isinstance(item, TaskItem)]
-            start = page.last
-            if start is None:
-                break
-        return found
+        return query_up_to(
+            limit,
+            TasksItem,
+            pk,
+            sort_key.startswith(_TASK),
+            wanted=TaskItem,
+            read=_task,
+            forward=not newest_first,
+            start=start,
+            index=index,
+        )
 
     def count(self, user_id: UserId, *, status: TaskStatus | None, most: int) -> int:
         """See Tasks; one Get, or with a status one Query."""

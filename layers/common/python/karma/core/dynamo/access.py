@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Generic, NamedTuple, TypeVar
 
 from pynamodb.expressions.condition import Condition
@@ -12,6 +12,8 @@ from karma.core.dynamo.failures import storage_errors
 from karma.core.dynamo.items import Gsi1, Item, Key, connection_of
 
 M = TypeVar("M", bound=Item)
+W = TypeVar("W", bound=Item)
+T = TypeVar("T")
 
 
 class Page(NamedTuple, Generic[M]):
@@ -153,3 +155,30 @@ def query(
         items = list(result)
     last = result.last_evaluated_key
     return Page(items, {name: value["S"] for name, value in last.items()} if last else None)
+
+
+def query_up_to(
+    limit: int,
+    kind: type[M],
+    pk: str,
+    range_condition: Condition,
+    *,
+    wanted: type[W],
+    read: Callable[[W], T],
+    forward: bool,
+    start: dict[str, str] | None,
+    index: Gsi1 | None = None,
+) -> list[T]:
+    """Query until `limit` items of the wanted type are found or there is none left, and read each; a call a megabyte.
+
+    `start` is the whole key behind which the list goes on, of the index as well when one is given; the other arguments
+    are those of `query`.
+    """
+    found: list[T] = []
+    while len(found) < limit:
+        page = query(kind, pk, range_condition, limit=limit - len(found), forward=forward, start=start, index=index)
+        found += [read(item) for item in page.items if isinstance(item, wanted)]
+        start = page.last
+        if start is None:
+            break
+    return found

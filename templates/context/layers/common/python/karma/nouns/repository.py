@@ -15,7 +15,7 @@ from typing import Final
 from pynamodb.attributes import UnicodeAttribute
 
 from karma.core.clock import iso, parse_iso
-from karma.core.dynamo.access import get, query
+from karma.core.dynamo.access import get, query_up_to
 from karma.core.dynamo.items import Item, Key, TableMeta
 from karma.core.dynamo.partitions import empty
 from karma.core.dynamo.requests import RequestAttributes, note_request, noted, request_key
@@ -104,22 +104,16 @@ class NounRepository:
 
     def page(self, user_id: UserId, *, below: str, limit: int) -> list[Noun]:
         """See Nouns; one Query a megabyte, eventually consistent."""
-        found: list[Noun] = []
-        start: dict[str, str] | None = noun_key(user_id, below)._asdict() if below else None
-        while len(found) < limit:
-            page = query(
-                NounsItem,
-                owner_pk(user_id),
-                NounsItem.sk.startswith(_NOUN),
-                limit=limit - len(found),
-                forward=False,
-                start=start,
-            )
-            found += [_noun(item) for item in page.items if isinstance(item, NounItem)]
-            start = page.last
-            if start is None:
-                break
-        return found
+        return query_up_to(
+            limit,
+            NounsItem,
+            owner_pk(user_id),
+            NounsItem.sk.startswith(_NOUN),
+            wanted=NounItem,
+            read=_noun,
+            forward=False,
+            start=noun_key(user_id, below)._asdict() if below else None,
+        )
 
     def purge_account(self, purge: PurgeAttempt) -> bool:
         """Remove an account's nouns; True when it is done.
