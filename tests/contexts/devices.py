@@ -362,10 +362,15 @@ EXPIRES = Checks[DeviceRows](
     },
 )
 
+
+def _counted_hour(rows: DeviceRows) -> None:
+    assert rows.hours.take(rows.device.id, Cost.UNITS, 1, hour=1, most=2)
+
+
 OUTLIVES = Checks[DeviceRows](
     DeviceRows,
     {
         # Read by the messages of its own hour alone.
-        "device_hour": lambda r: r.hours.take(r.device.id, Cost.UNITS, 1, hour=1, most=2),
+        "device_hour": _counted_hour,
     },
 )
