@@ -181,6 +181,7 @@ def _deploy(engine: MiniStack) -> dict[str, str]:
         **{f"{name.upper()}_SECRET_ARN": arn for name, arn in arns.items()},
         "INBOX_QUEUE_URL": sqs.create_queue(QueueName="bench-inbox")["QueueUrl"],
         "RUNS_QUEUE_URL": sqs.create_queue(QueueName="bench-runs")["QueueUrl"],
+        "EXECUTIONS_QUEUE_URL": sqs.create_queue(QueueName="bench-executions")["QueueUrl"],
         "MAIL_QUEUE_URL": sqs.create_queue(QueueName="bench-mail")["QueueUrl"],
         "FILES_QUEUE_URL": sqs.create_queue(QueueName="bench-files")["QueueUrl"],
         "INGEST_QUEUE_URL": sqs.create_queue(QueueName="bench-ingest")["QueueUrl"],

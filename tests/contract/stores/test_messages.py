@@ -107,8 +107,8 @@ class TestWhatADeletedDeviceLeaves:
     def test_goes_piece_by_piece_and_its_tombstone_last(self, rows: Rows) -> None:
         gone = rows.left
         assert rows.leftovers.gone(gone.user_id) == [gone]
-        left = 1 + 1 + 1 + 1 + 1  # command, its entry in the queue, dead letter, its payload, batch
-        assert [rows.leftovers.remove(gone, now=NOW, limit=3) for _ in range(2)] == [3, left - 3]
+        left = 1 + 1 + 1 + 1 + 1 + 1  # command, its entry in the queue, its hour, dead letter, its payload, batch
+        assert [rows.leftovers.remove(gone, now=NOW, limit=4) for _ in range(2)] == [4, left - 4]
         assert rows.leftovers.gone(gone.user_id) == []
         assert rows.commands.page(gone.device_id, limit=5) == ([], None)
         assert list(rows.telemetry.batches(gone.device_id, from_ms=NOW_MS, to_ms=NOW_MS + 1)) == []

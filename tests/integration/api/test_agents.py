@@ -360,7 +360,7 @@ class TestReplacing:
         assert put("first", 1).data["agent"]["version"] == 2
         late = put("late", 1)
         assert (late.status, late.code) == (409, "STALE_VERSION")
-        assert admin.call("PUT", path, body("one"), if_match="nonsense").code == "STALE_VERSION"
+        assert admin.call("PUT", path, body("one"), if_match="nonsense").code == "VALIDATION_ERROR"
         assert admin.call("GET", path).data["agent"]["description"] == "first"
         assert admin.call("PUT", path, body("one", description="any"), if_match="*").status == 200
 

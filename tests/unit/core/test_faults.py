@@ -76,6 +76,9 @@ CALLS: dict[str, Callable[[], object]] = {
     "access.delete": lambda: access.delete(item()),
     "access.count": lambda: access.count(FaultItem, "P", most=10),
     "access.query": lambda: access.query(FaultItem, "P", limit=10),
+    "access.query_up_to": lambda: access.query_up_to(
+        10, FaultItem, "P", FaultItem.sk.startswith("S"), wanted=FaultItem, read=str, forward=True, start=None
+    ),
     "Transaction.commit": committed,
     "DynamoBuckets.take": lambda: DynamoBuckets().take(LIMIT, "k", now=NOW),
     "DynamoBuckets.give_back": lambda: DynamoBuckets().give_back(LIMIT, "k", now=NOW),

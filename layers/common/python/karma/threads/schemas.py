@@ -17,7 +17,11 @@ def _readable(text: str) -> str:
 
 
 Title = Annotated[str, line(MAX_TITLE_CHARS)]
-ClientId = Annotated[str, Field(min_length=1, max_length=128), AfterValidator(_readable)]
+ClientId = Annotated[
+    str,
+    Field(min_length=1, max_length=128, json_schema_extra={"pattern": r"^[!-\"$-~]{1,128}$"}),
+    AfterValidator(_readable),
+]
 
 
 class CreateThreadBody(Body):
