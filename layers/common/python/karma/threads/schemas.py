@@ -12,7 +12,7 @@ from karma.core.schemas import Body, Version, left_out, line
 
 def _readable(text: str) -> str:
     if not is_readable_id(text):
-        raise ValueError("1 to 128 printable ASCII characters, no space and no #")
+        raise ValueError("must be 1 to 128 printable ASCII characters without spaces and '#'")
     return text
 
 
