@@ -131,11 +131,20 @@ def user(make_user: Callable[[], User]) -> User:
     return make_user()
 
 
-def _register(deployment: Deployment) -> User:
+@pytest.fixture
+def newcomer(deployment: Deployment) -> Iterator[User]:
+    """Somebody whose address nobody has proven yet, so that its mail is still needed when it comes to be sent."""
+    user = _register(deployment, is_verified=False)
+    yield user
+    user.api.close()
+
+
+def _register(deployment: Deployment, *, is_verified: bool = True) -> User:
     api = ApiClient(deployment.addresses.api_url)
     email, password = f"user-{secrets.token_hex(6)}@example.com", secrets.token_urlsafe(16)
     user_id = api.call("POST", "/auth/register", {"email": email, "password": password, "name": "A User"})["user"]["id"]
-    _verify(deployment, user_id)
+    if is_verified:
+        _verify(deployment, user_id)
     token = api.call("POST", "/auth/login", {"email": email, "password": password})["access_token"]
     api.close()
     api = ApiClient(deployment.addresses.api_url, token=token)

@@ -81,8 +81,8 @@ class TestAccounts:
         assert refused.value.status == 401
 
     @pytest.mark.needs("ses-v2")  # only a verified address may make keys
-    def test_an_api_key_is_its_owner(self, user: User, deployment: Deployment) -> None:
-        verify_email(user.api, deployment.engine.endpoint_url, user.email)
-        key = user.api.call("POST", "/api-keys", {"name": "e2e"})["key"]
+    def test_an_api_key_is_its_owner(self, newcomer: User, deployment: Deployment) -> None:
+        verify_email(newcomer.api, deployment.engine.endpoint_url, newcomer.email)
+        key = newcomer.api.call("POST", "/api-keys", {"name": "e2e"})["key"]
         with ApiClient(deployment.addresses.api_url, api_key=key) as api:
-            assert api.call("GET", "/users/me")["user"]["id"] == user.id
+            assert api.call("GET", "/users/me")["user"]["id"] == newcomer.id
