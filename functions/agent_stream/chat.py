@@ -4,7 +4,7 @@
     {"stream": false}   200 with the answer, or the status of what went wrong
 
 What refuses a request has a status in both forms, but for an agent that nobody has: a stream says so in an `error`
-event. A whole answer that takes longer than the edge waits is kept alive by line feeds before its JSON; its status is
+event. A whole answer that takes longer than clients and proxies wait is kept alive by line feeds before its JSON; its status is
 200 by then, and a failure is the body's `error`. The run does not end with its client.
 """
 
@@ -30,7 +30,7 @@ from karma.runs.ports import Sink
 from karma.runs.service import StartedRun
 
 _SILENT_S: Final = 20.0
-"""Seconds for which a whole answer may take without a sign of life; the edge waits thirty."""
+"""Seconds for which a whole answer may take without a sign of life; clients and proxies often wait thirty."""
 _SIGN_EVERY_S: Final = 10.0
 MAX_KEY_CHARS: Final = 255
 _JSON: Final = (b"content-type", b"application/json")

@@ -14,7 +14,7 @@ from collections.abc import Mapping
 import orjson
 
 from agent_stream import services
-from agent_stream.exchange import Request, Send, until_gone
+from agent_stream.exchange import Request, Send, respond, until_gone
 from agent_stream.open_streams import counted
 from agent_stream.sse import SseWriter
 from karma.core.clock import epoch_ms
@@ -64,15 +64,12 @@ async def _answer(call: DirectCall) -> dict[str, object]:
 async def _stream(request: Request, call: DirectCall, send: Send) -> int:
     writer = SseWriter(send)
     telling = asyncio.create_task(_tell(call, writer))
-    gone = asyncio.create_task(until_gone(request))
-    gone.add_done_callback(lambda done: None if done.cancelled() else writer.lose())
     try:
-        await writer.respond()
+        await respond(request, writer)
     finally:
-        gone.cancel()
         if writer.is_lost:
             telling.cancel()
-        await asyncio.wait([telling, gone])
+        await asyncio.wait([telling])
     return 200
 
 

@@ -108,7 +108,7 @@ def _connection_over(rows: RealtimeRows) -> None:
 
 
 def _entries_over(rows: RealtimeRows) -> None:
-    """Whose `$disconnect` never came counts for as long as a connection lives."""
+    """A connection whose `$disconnect` never came counts for as long as a connection lives."""
     first = rows.connection
     entries = {f"{epoch_ms(NOW):013d}#c{number}" for number in range(MAX_OPEN - 1)}
     update(OpenConnections(*open_key(first.user_id)), [OpenConnections.open_ids.add(entries)])

@@ -269,7 +269,7 @@ class TelemetryBuffer:
         self._batches: OrderedDict[int, Batch] = OrderedDict()
         self._waiting: OrderedDict[int, None] = OrderedDict()
         self._sent: dict[int, int] = {}
-        """What was sent, and by how many ms the clock had been set then."""
+        """Messages that were sent, each with the milliseconds by which the clock had been set then."""
         self._bytes = 0
         self._set_by = 0
         """Ms by which the clock has been set since the start."""

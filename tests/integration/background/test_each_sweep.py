@@ -74,7 +74,7 @@ WORK: dict[str, Callable[[Stack], object]] = {
     "files": _file,
     "orphans": _orphan,
 }
-"""What makes one sweep's work, by the sweep's name."""
+"""Functions that give each sweep work, by the sweep's name."""
 
 
 def test_none_is_without_a_test() -> None:

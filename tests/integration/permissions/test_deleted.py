@@ -16,7 +16,7 @@ PART_OF = {
     "/api/v1/projects/{project_id}/invitations": "/api/v1/projects/{project_id}",
     "/api/v1/projects/{project_id}/members": "/api/v1/projects/{project_id}",
 }
-"""What cannot be deleted by itself, and what it goes with."""
+"""Objects that cannot be deleted by themselves, each with the one that it goes with."""
 REGISTER = "/api/v1/auth/register"
 UNNOTED = {REGISTER, "/api/v1/devices/{device_id}/directories", *PART_OF}
 """Creations that have no record of their request in their transaction, or whose parent is looked for first."""

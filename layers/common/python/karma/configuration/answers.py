@@ -102,7 +102,7 @@ def config_view(found: Standing) -> ConfigView:
 
 
 class RatesView(TypedDict):
-    """What a model costs now, in dollars for a million tokens."""
+    """Present price of a model, in dollars for a million tokens."""
 
     basis: Literal["configured", "published", "assumed"]
     """`assumed`: no price is known, and calls count as those of the dearest model that has one."""

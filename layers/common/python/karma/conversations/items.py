@@ -91,7 +91,7 @@ class ThreadItem(ConversationsItem, discriminator="thread"):
     active_run_id = UnicodeAttribute(null=True)
     title = UnicodeAttribute(null=True)
     title_from = UnicodeAttribute(null=True)
-    """Who gave it the title, as `TitleSource`; absent together with the title."""
+    """Source of the title, a `TitleSource`; absent together with the title."""
     agent_id = UnicodeAttribute(null=True)
     """Agent of its newest run."""
     messages_begun = NumberAttribute(default=0)

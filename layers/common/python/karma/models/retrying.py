@@ -25,7 +25,7 @@ _SPREAD: Final = 0.25
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RetryPolicy:
-    """How often and how long a call is repeated."""
+    """Bounds on repeats of a call: their number, and the time that they take."""
 
     attempts: int = 5
     """Calls at the most, the first one included."""

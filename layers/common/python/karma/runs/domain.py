@@ -82,7 +82,7 @@ ACTIVE = frozenset({RunStatus.RUNNING, RunStatus.PAUSED})
 
 
 class Wish(StrEnum):
-    """What another process wants of a run; stored beside its log, read by its writer, which alone carries it out."""
+    """Request of another process about a run; stored beside its log, read by its writer, which alone carries it out."""
 
     MOVED_ON = "moved_on"
     """The run's client has asked something else: it does not wait for the answer any more."""
