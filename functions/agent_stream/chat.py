@@ -3,9 +3,9 @@
     {"stream": true}    event: run_started, step_started, content_delta, …, at last run_completed or error
     {"stream": false}   200 with the answer, or the status of what went wrong
 
-What refuses a request has a status in both forms, but for an agent that nobody has: a stream says so in an `error`
-event. A whole answer that takes longer than clients and proxies wait is kept alive by line feeds before its JSON; its status is
-200 by then, and a failure is the body's `error`. The run does not end with its client.
+Each refusal has a status in both forms, but for an agent that nobody has: a stream says so in an `error` event. A whole
+answer that takes longer than clients and proxies wait is kept alive by line feeds before its JSON; its status is 200 by
+then, and a failure is the body's `error`. The run does not end with its client.
 """
 
 from __future__ import annotations
