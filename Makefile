@@ -2,11 +2,16 @@
 STAGE ?= dev
 # Lambda's version where it is found, else `python3`.
 PYTHON ?= $(or $(shell python3 -m infra.interpreters),python3)
+# One more than there are processors, since tests wait a quarter of their time: for engines, sockets, processes.
+PROCESSES ?= $(shell $(PYTHON) -c 'import os; print(min(4, (os.cpu_count() or 1) + 1))')
 ENGINE_TESTS = tests/e2e tests/integration/core tests/integration/billing/test_webhook.py
 
 export UV_SYSTEM_CERTS = 1
+# Hundreds of processes run the same modules: what one of them compiled is kept for the others, also where the
+# environment would have it otherwise, as many images of containers do.
+unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: install dev dev-down test test-localstack engines lint format docs map context clients synth bench deploy lock clean
+.PHONY: install dev dev-down test explore test-localstack engines lint format docs map context clients synth bench deploy lock clean
 
 # Virtual environments and npm packages, each only when its lock file changed; checks Python and Node first.
 install:
@@ -20,8 +25,12 @@ dev-down: install
 
 test: install
 	.venv/bin/coverage erase
-	.venv/bin/pytest --numprocesses auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder --cov --cov-report= $(ARGS)
+	.venv/bin/pytest --numprocesses $(PROCESSES) --dist loadfile --no-loadscope-reorder --cov --cov-report= $(ARGS)
 	.venv/bin/coverage report
+
+# The tests by dice that nobody has thrown yet: tests/support/seeds.py.
+explore:
+	@$(MAKE) --no-print-directory test SEED=random
 
 lint: install
 	.venv/bin/ruff check
@@ -75,7 +84,7 @@ engines: install
 	.venv/bin/python -m tests.engines.report
 
 lock: install
-	for group in api agent_stream device_ingest billing_webhook background realtime infra engine stripe_peer contract uv dev; do \
+	for group in api agent_stream device_ingest billing_webhook background realtime previews infra engine stripe_peer contract uv dev; do \
 		.venv/bin/uv pip compile --quiet pyproject.toml --group $$group --universal --generate-hashes --no-annotate \
 			--python-version 3.11 --custom-compile-command "make lock" -o requirements/$$group.txt; \
 	done

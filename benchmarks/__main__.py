@@ -2,15 +2,14 @@
 
 A miss is no error.
 
-Areas: cold webhook ingest api calls stream; all without arguments. `--write` puts the table into a Markdown file,
-between its two marker lines. `--items` is how many items each table has while `calls` is measured.
+Areas: cold webhook ingest api calls stream memory cache runs mcp push bodies; all without arguments.
+`--write` puts the rows into the table of a Markdown file, between its two marker lines; others stay as they are.
+`--items` is how many items each table has while `calls` is measured.
 """
 
 from __future__ import annotations
 
 import argparse
-import contextlib
-import io
 import platform
 import sys
 import traceback
@@ -24,9 +23,9 @@ ROOT = Path(__file__).resolve().parent.parent
 for _root in ("layers/common/python", "functions"):
     sys.path.insert(0, str(ROOT / _root))
 
-from benchmarks import calls, cold, report, stream, warm  # noqa: E402
+from benchmarks import bodies, calls, cold, mcp_clients, memory, prompt_cache, pushes, report, stream, turns, warm  # noqa: E402
 from benchmarks.report import Row  # noqa: E402
-from benchmarks.world import World, seeded  # noqa: E402
+from benchmarks.world import World, quiet, seeded  # noqa: E402
 
 _FROM, _TO = "<!-- figures -->", "<!-- end of figures -->"
 AREAS: dict[str, Callable[[World], list[Row]]] = {
@@ -36,6 +35,12 @@ AREAS: dict[str, Callable[[World], list[Row]]] = {
     "api": warm.api,
     "calls": calls.rows,
     "stream": stream.measure,
+    "memory": memory.measure,
+    "cache": prompt_cache.measure,
+    "runs": turns.measure,
+    "mcp": mcp_clients.measure,
+    "push": pushes.measure,
+    "bodies": bodies.measure,
 }
 
 
@@ -56,12 +61,11 @@ def main(arguments: Sequence[str]) -> int:
     broken = 0
     load = psutil.getloadavg()[0]
     print(f"CPython {platform.python_version()}, {psutil.cpu_count()} cores, load before {load:.1f}", flush=True)
-    with seeded() as world:
+    with quiet(), seeded() as world:
         for name in areas or measured:
             print(f"measuring {name} ...", file=sys.stderr, flush=True)
             try:
-                with contextlib.redirect_stdout(io.StringIO()):  # metrics lines of the functions
-                    rows += measured[name](world)
+                rows += measured[name](world)
             except Exception:  # noqa: BLE001  one area that fails must not take the others' figures along
                 broken += 1
                 traceback.print_exc()
@@ -76,8 +80,8 @@ def main(arguments: Sequence[str]) -> int:
 def _write(path: Path, rows: Sequence[Row]) -> None:
     text = path.read_text()
     before, _, rest = text.partition(_FROM)
-    _, _, after = rest.partition(_TO)
-    path.write_text(f"{before}{_FROM}\n{report.markdown(rows)}\n{_TO}{after}")
+    table, _, after = rest.partition(_TO)
+    path.write_text(f"{before}{_FROM}\n{report.merged(table, rows)}\n{_TO}{after}")
 
 
 if __name__ == "__main__":

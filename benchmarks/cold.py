@@ -20,7 +20,7 @@ from benchmarks.events import ingest_event, webhook_event
 from benchmarks.report import Row
 from benchmarks.world import ROOT, World, http_event
 
-_B = "import boto3; boto3.client('dynamodb', region_name='us-east-1')"
+BASELINE = "import boto3; boto3.client('dynamodb', region_name='us-east-1')"
 _SERVE = """
 import json, sys
 event = json.load(sys.stdin)
@@ -51,16 +51,16 @@ def measure(world: World, *, rounds: int = 9) -> list[Row]:
     env = world.environment(replayed=True)
     device_list = http_event("GET", "/api/v1/devices", headers={"authorization": f"Bearer {world.tokens[0]}"})
     cases: dict[str, Callable[[], float]] = {
-        "B": lambda: _process(_B, "", env),
-        "api": lambda: _process(_SERVE.format(module="api.handler"), json.dumps(device_list), env),
-        "api on stock FastAPI + Mangum": lambda: _process(
+        "B": lambda: process(BASELINE, "", env),
+        "api": lambda: process(_SERVE.format(module="api.handler"), json.dumps(device_list), env),
+        "api on stock FastAPI + Mangum": lambda: process(
             _SERVE.format(module="benchmarks.stock"), json.dumps(device_list), env
         ),
         "agent_stream": lambda: _first_event(world, env),
-        "device_ingest": lambda: _process(
+        "device_ingest": lambda: process(
             _SERVE.format(module="device_ingest.handler"), json.dumps(ingest_event(world, messages=1)), env
         ),
-        "billing_webhook": lambda: _process(
+        "billing_webhook": lambda: process(
             _SERVE.format(module="billing_webhook.handler"), json.dumps(webhook_event()), env
         ),
     }
@@ -91,7 +91,8 @@ def measure(world: World, *, rounds: int = 9) -> list[Row]:
     return rows
 
 
-def _process(code: str, event: str, env: dict[str, str]) -> float:
+def process(code: str, event: str, env: dict[str, str]) -> float:
+    """Run a program with an event as its input, and return its seconds; BASELINE is the program of B."""
     started = time.perf_counter()
     done = subprocess.run(
         [sys.executable, "-c", code], input=event, text=True, capture_output=True, env=env, check=False

@@ -43,5 +43,17 @@ def markdown(rows: Sequence[Row]) -> str:
     return "\n".join(lines)
 
 
+def merged(table: str, rows: Sequence[Row]) -> str:
+    """Render a table that `markdown` has rendered, with new rows in the place of those of the same area and metric."""
+    old = [line for line in table.strip().splitlines()[2:] if line.startswith("| ")]
+    new = {_name(line): line for line in markdown(rows).splitlines()[2:]}
+    kept = [new.pop(_name(line), line) for line in old]
+    return "\n".join([*markdown(()).splitlines(), *kept, *new.values()])
+
+
+def _name(line: str) -> tuple[str, ...]:
+    return tuple(line.split(" | ")[:2])
+
+
 def _cells(row: Row) -> tuple[str, ...]:
     return row.area, row.metric, row.baseline, row.measured, row.target, row.verdict

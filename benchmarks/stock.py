@@ -31,7 +31,8 @@ def build() -> Mangum:
         for router in (module.__dict__.get("router"), module.__dict__.get("agio")):
             for route in router.routes if isinstance(router, Router) else ():
                 app.add_api_route(route.path, route.endpoint, methods=list(route.methods or ()), response_model=None)
-                app.routes[-1].limit = route.limit  # type: ignore[attr-defined]  # read by the dependency of callers
+                for read_by_functions in ("limit", "idempotent"):
+                    setattr(app.routes[-1], read_by_functions, getattr(route, read_by_functions))
     app.add_exception_handler(AppError, _refused)
     return Mangum(app, lifespan="off")
 

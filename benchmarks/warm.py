@@ -6,13 +6,12 @@ session of the very clients that the functions use.
 
 from __future__ import annotations
 
-import contextlib
 import gc
-import io
 import json
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 from botocore.awsrequest import AWSResponse
@@ -24,6 +23,7 @@ from benchmarks.meter import Meter, item_size
 from benchmarks.report import Row
 from benchmarks.world import Context, World, http_event
 from karma.core import aws
+from karma.core.ratelimit import Limit
 
 _READS = frozenset({"GetItem", "Query", "BatchGetItem", "GetSecretValue"})
 
@@ -143,6 +143,9 @@ def ingest(world: World) -> list[Row]:
         spent = min(cpu_us(lambda: lambda_handler(event, Context()), times=15))  # type: ignore[arg-type]
     rate = messages * SAMPLES / spent * 1e6
 
+    # A process of its own: the one before has used up a portion of each device's hour by its repeats.
+    services.cache_clear()
+    lambda_handler(ingest_event(world, messages=messages), Context())  # type: ignore[arg-type]
     fresh = ingest_event(world, messages=messages)
     meter = Meter(aws.client("dynamodb"), lookup=world.client("dynamodb"))
     with meter.recording() as used:
@@ -154,7 +157,7 @@ def ingest(world: World) -> list[Row]:
     calls = ", ".join(f"{used.calls.count(name)} {name}" for name in dict.fromkeys(used.calls))
     return [
         Row("device_ingest", f"warm: samples a second of CPU ({messages} messages of {SAMPLES})", "",
-            f"{rate / 1000:.1f}k/s", ">= 20k/s", rate >= 20_000),
+            f"{rate / 1000:.1f}k/s", ">= 50k/s", rate >= 50_000),
         Row("device_ingest", f"write units of {messages} messages from {messages} devices", f"{stored_kb} KB stored",
             f"{used.write_units:.0f} WRU, {used.read_units:g} RRU", f"<= {limit} WRU", used.write_units <= limit),
         Row("device_ingest", "calls of that batch", "", calls, "", None),
@@ -204,9 +207,8 @@ def api(world: World) -> list[Row]:
     }  # fmt: skip
     creating = http_event("POST", "/api/v1/devices", body=json.dumps(body).encode(), headers=authorization)
     with _frozen_reads():
-        with contextlib.redirect_stdout(io.StringIO()):
-            shown = _data(lambda_handler(listing, Context()))
-            made = _data(lambda_handler(creating, Context()))
+        shown = _data(lambda_handler(listing, Context()))
+        made = _data(lambda_handler(creating, Context()))
 
         def bare_list() -> bytes:
             valid = listed.validate_python(shown)
@@ -227,6 +229,8 @@ def api(world: World) -> list[Row]:
         own_post, stock_post = beside(
             lambda: lambda_handler(creating, Context()), lambda: stock.lambda_handler(creating, Context()), times=150
         )
+        for event in (listing, creating):  # a refusal is another path, and what was measured was none
+            _data(lambda_handler(event, Context()))
     return [
         Row("api", "warm: authenticated GET of 20 devices, CPU", f"bare + pydantic {get_bare:.0f} us",
             f"{get:.0f} us, {get / get_bare:.1f}x", "<= 3.2x", get / get_bare <= 3.2),
@@ -243,10 +247,18 @@ def api(world: World) -> list[Row]:
 
 @contextmanager
 def _frozen_reads() -> Iterator[None]:
-    """Answer devices, the plan and the account as they were first read; a caller's token is verified each time."""
+    """Answer devices, the plan and the account as they were first read; a caller's token is verified each time.
+
+    Requests are counted, by limits that none of them reaches, and in this process where others count in DynamoDB.
+    """
     from api.services import billing, devices, identity
 
-    authenticator = identity.authenticator()
+    authenticator, throttle = identity.authenticator(), identity.throttle()
+    rules = vars(throttle)["_rules"]
+    vars(throttle)["_rules"] = {
+        name: replace(rule, stored=False, limits={plan: _boundless(limit) for plan, limit in rule.limits.items()})
+        for name, rule in rules.items()
+    }
     users, service, allowances = vars(authenticator)["_users"], devices.service, billing.allowances
     frozen_service, frozen_allowances = _Frozen(service()), _Frozen(allowances())
     vars(authenticator)["_users"] = _Frozen(users)
@@ -257,6 +269,11 @@ def _frozen_reads() -> Iterator[None]:
     finally:
         devices.service, billing.allowances = service, allowances
         vars(authenticator)["_users"] = users
+        vars(throttle)["_rules"] = rules
+
+
+def _boundless(limit: Limit) -> Limit:
+    return replace(limit, amount=1_000_000_000)
 
 
 def _data(answer: dict[str, Any]) -> Any:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+import logging
 import os
 import subprocess
 import sys
@@ -17,7 +18,9 @@ from typing import Any
 
 import boto3
 
+from infra.catalog import FUNCTIONS
 from karma.core.ids import UserId
+from karma.core.observability import logger
 from local.engine import MiniStack, ephemeral
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -25,8 +28,6 @@ WEBHOOK_SECRET = "whsec_benchmarks"  # noqa: S105  of a throw-away engine
 ACCOUNT = "424242424242"
 DEVICES = 20
 STREAM_USERS = 4
-INDEXED = ("identity", "devices", "work", "agents", "billing", "realtime")
-TABLES = (*INDEXED, "telemetry")
 
 
 @dataclass(frozen=True)
@@ -106,6 +107,24 @@ def http_event(
 
 
 @contextmanager
+def quiet() -> Iterator[None]:
+    """Have the functions of this process log warnings alone, and to standard error; children learn it from `World`.
+
+    By the logger itself: it read its level from the environment when it was imported, which may be before there is one.
+    """
+    handler, level = logger.registered_handler, logger.log_level
+    assert isinstance(handler, logging.StreamHandler)  # noqa: S101  Powertools makes no other for us
+    before = handler.setStream(sys.stderr) or sys.stderr
+    logger.setLevel(logging.WARNING)
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):  # lines of metrics
+            yield
+    finally:
+        logger.setLevel(level)
+        handler.setStream(before)
+
+
+@contextmanager
 def seeded() -> Iterator[World]:
     """Start everything, seed it through the API, and stop it at the end."""
     with ExitStack() as stack:
@@ -119,8 +138,7 @@ def seeded() -> Iterator[World]:
         os.environ.update(values)
         for path in ("layers/common/python", "functions"):
             sys.path.insert(0, str(ROOT / path))
-        with contextlib.redirect_stdout(io.StringIO()):
-            _seed(world)
+        _seed(world)
         yield world
 
 
@@ -150,23 +168,23 @@ def _client(engine: MiniStack, service: str) -> Any:
     return session.client(service, endpoint_url=engine.endpoint_url)  # type: ignore[call-overload]
 
 
-def table_shape(*, indexed: bool) -> dict[str, Any]:
+def table_shape() -> dict[str, Any]:
     """Return the arguments of `CreateTable`, without the name."""
-    keys = ["pk", "sk", *(("gsi1pk", "gsi1sk") if indexed else ())]
-    schema = [{"AttributeName": key, "KeyType": kind} for key, kind in zip(keys, ("HASH", "RANGE") * 2, strict=False)]
+    keys = ["pk", "sk", "gsi1pk", "gsi1sk"]
+    schema = [{"AttributeName": key, "KeyType": kind} for key, kind in zip(keys, ("HASH", "RANGE") * 2, strict=True)]
     index = {"IndexName": "gsi1", "KeySchema": schema[2:], "Projection": {"ProjectionType": "ALL"}}
     return {
         "BillingMode": "PAY_PER_REQUEST",
         "AttributeDefinitions": [{"AttributeName": key, "AttributeType": "S"} for key in keys],
         "KeySchema": schema[:2],
-        **({"GlobalSecondaryIndexes": [index]} if indexed else {}),
+        "GlobalSecondaryIndexes": [index],
     }
 
 
 def _deploy(engine: MiniStack) -> dict[str, str]:
     dynamodb, sqs, secrets = (_client(engine, name) for name in ("dynamodb", "sqs", "secretsmanager"))
-    for name in TABLES:
-        dynamodb.create_table(TableName=f"bench-{name}", **table_shape(indexed=name in INDEXED))
+    for name in map(str.lower, _wanted("TABLE")):
+        dynamodb.create_table(TableName=f"bench-{name}", **table_shape())
     arns = {
         name: secrets.create_secret(Name=f"bench/{name}", SecretString=json.dumps(value))["ARN"]
         for name, value in {
@@ -177,14 +195,13 @@ def _deploy(engine: MiniStack) -> dict[str, str]:
     }
     return {
         **engine.client_environment(ACCOUNT),
-        **{f"{name.upper()}_TABLE": f"bench-{name}" for name in TABLES},
+        **{f"{name}_TABLE": f"bench-{name.lower()}" for name in _wanted("TABLE")},
         **{f"{name.upper()}_SECRET_ARN": arn for name, arn in arns.items()},
-        "INBOX_QUEUE_URL": sqs.create_queue(QueueName="bench-inbox")["QueueUrl"],
-        "RUNS_QUEUE_URL": sqs.create_queue(QueueName="bench-runs")["QueueUrl"],
-        "EXECUTIONS_QUEUE_URL": sqs.create_queue(QueueName="bench-executions")["QueueUrl"],
-        "MAIL_QUEUE_URL": sqs.create_queue(QueueName="bench-mail")["QueueUrl"],
-        "FILES_QUEUE_URL": sqs.create_queue(QueueName="bench-files")["QueueUrl"],
-        "INGEST_QUEUE_URL": sqs.create_queue(QueueName="bench-ingest")["QueueUrl"],
+        **{
+            f"{name}_QUEUE_URL": sqs.create_queue(QueueName=f"bench-{name.lower().replace('_', '-')}")["QueueUrl"]
+            for name in _wanted("QUEUE_URL")
+        },
+        "VAULT_KEY_ARN": _client(engine, "kms").create_key()["KeyMetadata"]["KeyId"],
         "FILES_BUCKET": "bench-files",
         "STAGE": "bench",
         "DEVICE_POLICY_NAME": _policy(engine),
@@ -197,6 +214,12 @@ def _deploy(engine: MiniStack) -> dict[str, str]:
         "POWERTOOLS_METRICS_NAMESPACE": "Karma",
         "POWERTOOLS_LOG_LEVEL": "WARNING",
     }
+
+
+def _wanted(kind: str) -> list[str]:
+    """Return the names of all functions' resources of a kind, as their settings begin: `AGENTS` of `AGENTS_TABLE`."""
+    named = {name for spec in FUNCTIONS.values() for name in spec.environment}
+    return sorted(name.removesuffix(f"_{kind}") for name in named if name.endswith(f"_{kind}"))
 
 
 def _policy(engine: MiniStack) -> str:

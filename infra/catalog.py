@@ -1,7 +1,7 @@
 """The functions and tables of the backend, as data: stacks wire what is listed here, tests walk it.
 
 Names are those that the code reads: handler paths, environment variables (upper case = field of the function's
-settings model).
+settings model). One file of more than 450 lines: it is one table, which is read as a whole.
 """
 
 from dataclasses import dataclass
@@ -21,12 +21,23 @@ class FunctionName(StrEnum):
     RUNS = "background.runs"
     DELETION = "background.deletion"
     FILES = "background.files"
+    PREVIEWS = "previews"
     ROUTER = "background.router"
+    METRICS = "background.metrics"
+    SAMPLES = "background.samples"
+    EVENTS = "background.events"
+    WORK_ROUTER = "background.work_router"
+    IDENTITY_ROUTER = "background.identity_router"
+    PUSHES = "background.pushes"
+    WEBHOOKS = "background.webhooks"
     MAIL = "background.mail"
+    SCHEDULES = "background.schedules"
+    TELEMETRY = "background.telemetry"
     QUEUE_SWEEPS = "background.sweeps.queues"
     TABLE_SWEEPS = "background.sweeps.tables"
     FILE_SWEEP = "background.sweeps.files"
     DEVICE_SWEEP = "background.sweeps.devices"
+    FIRMWARE_SWEEP = "background.sweeps.firmware"
 
     @property
     def package(self) -> str:
@@ -49,12 +60,14 @@ class TableName(StrEnum):
     AGENTS = "agents"
     BILLING = "billing"
     REALTIME = "realtime"
+    SEARCH = "search"
 
 
 INDEXED_TABLES = frozenset(
     {
         TableName.IDENTITY,
         TableName.DEVICES,
+        TableName.TELEMETRY,
         TableName.WORK,
         TableName.AGENTS,
         TableName.BILLING,
@@ -62,8 +75,17 @@ INDEXED_TABLES = frozenset(
     }
 )
 """Tables with the sparse, overloaded index `gsi1`."""
-STREAMED_TABLES = frozenset({TableName.DEVICES})
-"""Tables whose streams the router reads."""
+STREAMED_TABLES = {
+    TableName.IDENTITY: "NEW_AND_OLD_IMAGES",
+    TableName.DEVICES: "NEW_AND_OLD_IMAGES",
+    TableName.WORK: "NEW_AND_OLD_IMAGES",
+    TableName.AGENTS: "NEW_AND_OLD_IMAGES",
+    TableName.TELEMETRY: "KEYS_ONLY",
+}
+"""Tables whose streams are read, with what these bring of each change.
+
+Each is read by its router; that of the agents also by what folds runs into figures. A stream has at most two readers.
+"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -107,6 +129,7 @@ FUNCTIONS: dict[FunctionName, FunctionSpec] = {
                 "AGENTS_TABLE",
                 "BILLING_TABLE",
                 "REALTIME_TABLE",
+                "SEARCH_TABLE",
                 "AUTH_SECRET_ARN",
                 "MODEL_ID",
                 "INBOX_QUEUE_URL",
@@ -115,14 +138,19 @@ FUNCTIONS: dict[FunctionName, FunctionSpec] = {
                 "INGEST_QUEUE_URL",
                 "RUNS_QUEUE_URL",
                 "EXECUTIONS_QUEUE_URL",
+                "TELEMETRY_QUEUE_URL",
                 "MAIL_QUEUE_URL",
                 "DELETIONS_QUEUE_URL",
+                "WEBHOOKS_QUEUE_URL",
                 "DEVICE_POLICY_NAME",
                 "MQTT_HOST",
                 "MQTT_PORT",
                 "MQTT_CA_PEM",
                 "BASIC_INGEST_RULE",
                 "IOT_DATA_ENDPOINT",
+                "VAULT_KEY_ARN",
+                "MCP_LOOPBACK",
+                "WEBHOOK_LOOPBACK",
                 "WEBSOCKET_URL",
                 "ORIGIN_SECRET_ARN",
                 "API_URL",
@@ -137,14 +165,17 @@ FUNCTIONS: dict[FunctionName, FunctionSpec] = {
             name=FunctionName.AGENT_STREAM,
             handler="agent_stream.app:app",
             timeout_s=900,
-            memory_mb=1024,
+            memory_mb=384,  # benchmarks/memory.py measures what it needs; docs/adr/0003-streaming-runtime.md
             snap_start=True,
             streaming=True,
             environment=(
                 "IDENTITY_TABLE",
                 "DEVICES_TABLE",
+                "WORK_TABLE",
                 "AGENTS_TABLE",
+                "REALTIME_TABLE",
                 "BILLING_TABLE",
+                "SEARCH_TABLE",
                 "FILES_BUCKET",
                 "AUTH_SECRET_ARN",
                 "MODEL_SECRET_ARN",
@@ -152,8 +183,12 @@ FUNCTIONS: dict[FunctionName, FunctionSpec] = {
                 "MODEL_ID",
                 "RUNS_QUEUE_URL",
                 "EXECUTIONS_QUEUE_URL",
+                "SHORT_WORK_QUEUE_URL",
+                "EXECUTION_WORKERS",
                 "INGEST_QUEUE_URL",
                 "IOT_DATA_ENDPOINT",
+                "VAULT_KEY_ARN",
+                "MCP_LOOPBACK",
                 "ORIGIN_SECRET_ARN",
             ),
         ),
@@ -164,16 +199,23 @@ FUNCTIONS: dict[FunctionName, FunctionSpec] = {
             timeout_s=900,
             memory_mb=1024,
             environment=(
+                "IDENTITY_TABLE",
                 "DEVICES_TABLE",
                 "AGENTS_TABLE",
                 "BILLING_TABLE",
+                "SEARCH_TABLE",
                 "FILES_BUCKET",
                 "MODEL_SECRET_ARN",
                 "MODEL_BASE_URL",
                 "MODEL_ID",
+                "RUNS_QUEUE_URL",
                 "EXECUTIONS_QUEUE_URL",
+                "SHORT_WORK_QUEUE_URL",
+                "EXECUTION_WORKERS",
                 "INGEST_QUEUE_URL",
                 "IOT_DATA_ENDPOINT",
+                "VAULT_KEY_ARN",
+                "MCP_LOOPBACK",
             ),
         ),
         FunctionSpec(
@@ -195,7 +237,7 @@ FUNCTIONS: dict[FunctionName, FunctionSpec] = {
             handler="realtime.handler.lambda_handler",
             timeout_s=10,
             memory_mb=512,
-            environment=("IDENTITY_TABLE", "REALTIME_TABLE"),
+            environment=("IDENTITY_TABLE", "REALTIME_TABLE", "DEVICES_TABLE", "WORK_TABLE", "AGENTS_TABLE"),
         ),
         FunctionSpec(
             name=FunctionName.INBOX,
@@ -215,7 +257,7 @@ FUNCTIONS: dict[FunctionName, FunctionSpec] = {
             handler="background.runs.lambda_handler",
             timeout_s=60,
             memory_mb=512,
-            environment=("AGENTS_TABLE", "RUNS_QUEUE_URL", "EXECUTIONS_QUEUE_URL"),
+            environment=("AGENTS_TABLE", "BILLING_TABLE", "RUNS_QUEUE_URL", "EXECUTIONS_QUEUE_URL"),
         ),
         FunctionSpec(
             name=FunctionName.FILES,
@@ -224,6 +266,14 @@ FUNCTIONS: dict[FunctionName, FunctionSpec] = {
             timeout_s=300,
             memory_mb=1769,  # one whole processor: two digests are computed
             environment=("DEVICES_TABLE", "BILLING_TABLE", "FILES_BUCKET"),
+        ),
+        FunctionSpec(
+            name=FunctionName.PREVIEWS,
+            handler="previews.handler.lambda_handler",
+            # The largest file at 20 MB/s, and a child that is killed after 25 s.
+            timeout_s=60,
+            memory_mb=1024,  # a child of up to 600 MB; docs/adr/0063-previews.md measures it
+            environment=("DEVICES_TABLE", "FILES_BUCKET"),
         ),
         FunctionSpec(
             name=FunctionName.DELETION,
@@ -238,7 +288,9 @@ FUNCTIONS: dict[FunctionName, FunctionSpec] = {
                 "AGENTS_TABLE",
                 "BILLING_TABLE",
                 "REALTIME_TABLE",
+                "SEARCH_TABLE",
                 "DELETIONS_QUEUE_URL",
+                "EXECUTIONS_QUEUE_URL",
                 "FILES_BUCKET",
                 "DEVICE_POLICY_NAME",
                 "STRIPE_API_SECRET_ARN",
@@ -250,7 +302,79 @@ FUNCTIONS: dict[FunctionName, FunctionSpec] = {
             handler="background.router.lambda_handler",
             timeout_s=60,
             memory_mb=512,
-            environment=("IDENTITY_TABLE", "DEVICES_TABLE"),
+            environment=(
+                "IDENTITY_TABLE",
+                "DEVICES_TABLE",
+                "REALTIME_TABLE",
+                "SEARCH_TABLE",
+                "PUSHES_QUEUE_URL",
+                "WEBHOOKS_QUEUE_URL",
+                "MAIL_QUEUE_URL",
+                "PREVIEWS_QUEUE_URL",
+                "FIRES_QUEUE_URL",
+            ),
+        ),
+        FunctionSpec(
+            name=FunctionName.WORK_ROUTER,
+            handler="background.work_router.lambda_handler",
+            timeout_s=60,
+            memory_mb=512,
+            environment=("IDENTITY_TABLE", "WORK_TABLE", "REALTIME_TABLE", "SEARCH_TABLE", "PUSHES_QUEUE_URL"),
+        ),
+        FunctionSpec(
+            name=FunctionName.IDENTITY_ROUTER,
+            handler="background.identity_router.lambda_handler",
+            timeout_s=60,
+            memory_mb=512,
+            environment=("IDENTITY_TABLE", "REALTIME_TABLE", "PUSHES_QUEUE_URL", "WEBSOCKET_URL"),
+        ),
+        FunctionSpec(
+            name=FunctionName.PUSHES,
+            handler="background.pushes.lambda_handler",
+            timeout_s=60,
+            memory_mb=512,
+            environment=("REALTIME_TABLE", "WEBSOCKET_URL"),
+        ),
+        FunctionSpec(
+            name=FunctionName.METRICS,
+            handler="background.metrics.lambda_handler",
+            timeout_s=60,
+            memory_mb=512,
+            environment=("IDENTITY_TABLE", "AGENTS_TABLE"),
+        ),
+        FunctionSpec(
+            name=FunctionName.SAMPLES,
+            handler="background.samples.lambda_handler",
+            timeout_s=60,
+            memory_mb=512,
+            environment=("TELEMETRY_TABLE",),
+        ),
+        FunctionSpec(
+            name=FunctionName.EVENTS,
+            handler="background.events.lambda_handler",
+            timeout_s=60,
+            memory_mb=512,
+            environment=(
+                "IDENTITY_TABLE",
+                "REALTIME_TABLE",
+                "SEARCH_TABLE",
+                "WEBHOOKS_QUEUE_URL",
+                "PUSHES_QUEUE_URL",
+            ),
+        ),
+        FunctionSpec(
+            name=FunctionName.WEBHOOKS,
+            handler="background.webhooks.lambda_handler",
+            # Attempts begin within 25 s, and take 15 s.
+            timeout_s=60,
+            memory_mb=512,
+            environment=(
+                "IDENTITY_TABLE",
+                "REALTIME_TABLE",
+                "WEBHOOKS_QUEUE_URL",
+                "VAULT_KEY_ARN",
+                "WEBHOOK_LOOPBACK",
+            ),
         ),
         FunctionSpec(
             name=FunctionName.MAIL,
@@ -258,6 +382,34 @@ FUNCTIONS: dict[FunctionName, FunctionSpec] = {
             timeout_s=60,
             memory_mb=512,
             environment=("IDENTITY_TABLE", "PUBLIC_URL", "MAIL_SENDER", "MAIL_CONFIGURATION_SET"),
+        ),
+        FunctionSpec(
+            name=FunctionName.SCHEDULES,
+            handler="background.schedules.lambda_handler",
+            # A fire may wait for MCP servers to list their tools.
+            timeout_s=60,
+            memory_mb=1024,
+            environment=(
+                "IDENTITY_TABLE",
+                "DEVICES_TABLE",
+                "AGENTS_TABLE",
+                "BILLING_TABLE",
+                "FILES_BUCKET",
+                "RUNS_QUEUE_URL",
+                "EXECUTIONS_QUEUE_URL",
+                "FIRES_QUEUE_URL",
+                "MODEL_ID",
+                "VAULT_KEY_ARN",
+                "MCP_LOOPBACK",
+            ),
+        ),
+        FunctionSpec(
+            name=FunctionName.TELEMETRY,
+            handler="background.telemetry.lambda_handler",
+            # Ten hours of a device that sends all it may, or an attempt at an export.
+            timeout_s=60,
+            memory_mb=1024,
+            environment=("TELEMETRY_TABLE", "DEVICES_TABLE", "BILLING_TABLE", "FILES_BUCKET", "TELEMETRY_QUEUE_URL"),
         ),
         FunctionSpec(
             name=FunctionName.QUEUE_SWEEPS,
@@ -269,10 +421,16 @@ FUNCTIONS: dict[FunctionName, FunctionSpec] = {
                 "BILLING_TABLE",
                 "DEVICES_TABLE",
                 "AGENTS_TABLE",
+                "REALTIME_TABLE",
+                "TELEMETRY_TABLE",
                 "INBOX_QUEUE_URL",
                 "MAIL_QUEUE_URL",
                 "DELETIONS_QUEUE_URL",
                 "INGEST_QUEUE_URL",
+                "SHORT_WORK_QUEUE_URL",
+                "WEBHOOKS_QUEUE_URL",
+                "FIRES_QUEUE_URL",
+                "TELEMETRY_QUEUE_URL",
             ),
         ),
         FunctionSpec(
@@ -296,6 +454,13 @@ FUNCTIONS: dict[FunctionName, FunctionSpec] = {
             memory_mb=512,
             environment=("DEVICES_TABLE", "TELEMETRY_TABLE", "BILLING_TABLE", "FILES_BUCKET", "DEVICE_POLICY_NAME"),
         ),
+        FunctionSpec(
+            name=FunctionName.FIRMWARE_SWEEP,
+            handler="background.sweeps.firmware.lambda_handler",
+            timeout_s=50,
+            memory_mb=512,
+            environment=("DEVICES_TABLE", "FILES_BUCKET", "FIRMWARE_ROLE_ARN"),
+        ),
     )
 }
 
@@ -305,45 +470,20 @@ SWEEPS: dict[str, FunctionName] = {
     "mail": FunctionName.QUEUE_SWEEPS,
     "deletions": FunctionName.QUEUE_SWEEPS,
     "commands": FunctionName.QUEUE_SWEEPS,
+    "bulks": FunctionName.QUEUE_SWEEPS,
+    "interrupts": FunctionName.QUEUE_SWEEPS,
+    "webhooks": FunctionName.QUEUE_SWEEPS,
+    "schedules": FunctionName.QUEUE_SWEEPS,
+    "alarms": FunctionName.QUEUE_SWEEPS,
+    "rollups": FunctionName.QUEUE_SWEEPS,
     "projects": FunctionName.TABLE_SWEEPS,
     "tasks": FunctionName.TABLE_SWEEPS,
     "runs": FunctionName.TABLE_SWEEPS,
     "files": FunctionName.FILE_SWEEP,
     "orphans": FunctionName.DEVICE_SWEEP,
+    "rollouts": FunctionName.FIRMWARE_SWEEP,
 }
 """Scheduled sweeps, each with the function that is called every minute with `{"sweep": <name>}`.
 
 Sweeps share a function when they need the same services of AWS (docs/adr/0041).
 """
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RuleSpec:
-    """One IoT rule, with the topic that it selects."""
-
-    name: str
-    topic_filter: str
-
-
-IOT_RULES: tuple[RuleSpec, ...] = (
-    RuleSpec(name="data", topic_filter="dt/karma/+/+"),
-    RuleSpec(name="ready", topic_filter="cmd/karma/+/ready"),
-    RuleSpec(name="response", topic_filter="cmd/karma/+/response"),
-    RuleSpec(name="presence", topic_filter="$aws/events/presence/+/+"),
-)
-IOT_SQL_VERSION = "2016-03-23"
-"""Stated because CloudFormation's default is the version of 2015."""
-IOT_SELECT = (
-    "SELECT encode(*, 'base64') AS payload_b64, topic() AS topic, principal() AS principal, "
-    "timestamp() AS received_ms FROM '{}'"
-)
-
-STREAM_PATHS = (
-    "/api/agent",
-    "/api/v1/agent",
-    "/api/chat",
-    "/api/v1/chat",
-    "/api/v1/llm/messages",
-    "/api/v1/runs/*/events",
-)
-"""Paths that CloudFront sends to the stream URL: those that functions/agent_stream serves."""

@@ -44,6 +44,8 @@ class Overrides:
     stripe_api_base: str = ""
     payment_retry_days: int = 14
     """Days for which Stripe retries a failed payment, as set in its dashboard; access lasts three days longer."""
+    execution_workers: int = 50
+    """Processes that execute runs without a client, at the most: of all accounts together."""
     websocket_url: str = ""
     """WebSocket URL that clients are told; empty: the WebSocket API's own address."""
     cors_origins: tuple[str, ...] = ()

@@ -11,8 +11,11 @@ Resources are written as `kind/name`:
     stream/<name>           its DynamoDB stream      queue/<name>         an SQS queue of ours
     bucket/<name>           a bucket                 objects/<name>       see `OBJECT_PREFIXES`
     secret/<name>           a Secrets Manager secret iot/<what>           see `IOT_RESOURCES`
+    key/vault               the KMS key of secrets that users give us
     websocket/connections   connections of our WebSocket API, to be closed
+    websocket/messages      the same, to be sent to
     ses/sender              the domain of our mail   ses/configuration    the set of rules it is sent under
+    role/firmware           the role by which AWS IoT signs links to releases
     any/<what>              actions that AWS offers no resource for
 """
 
@@ -34,6 +37,7 @@ CHECK = "dynamodb:ConditionCheckItem"
 CONSUME = ("sqs:ReceiveMessage", "sqs:DeleteMessage", "sqs:GetQueueAttributes")
 """Actions with which Lambda polls a queue, the same as in AWSLambdaSQSQueueExecutionRole."""
 SEND = ("sqs:SendMessage",)
+READ_STREAM = ("dynamodb:DescribeStream", "dynamodb:GetRecords", "dynamodb:GetShardIterator")
 SECRET = ("secretsmanager:GetSecretValue",)
 SEE = ("s3:ListBucket",)
 """Without it a missing object is answered 403, not 404; HeadBucket needs it, too."""
@@ -57,27 +61,33 @@ GRANTS: dict[FunctionName, tuple[Grant, ...]] = {
         Grant("index/identity", (QUERY,)),
         Grant("table/devices", (GET, BATCH_GET, QUERY, PUT, UPDATE, DELETE, CHECK)),
         Grant("index/devices", (QUERY,)),
-        Grant("table/telemetry", (QUERY,)),
+        Grant("table/telemetry", (GET, QUERY, PUT, UPDATE)),
         Grant("table/work", (GET, BATCH_GET, QUERY, PUT, UPDATE, DELETE, CHECK)),
         Grant("index/work", (QUERY,)),
         Grant("table/agents", (GET, BATCH_GET, QUERY, PUT, UPDATE, DELETE, CHECK)),
         Grant("index/agents", (QUERY,)),
-        Grant("table/billing", (GET, BATCH_GET, PUT, UPDATE, DELETE)),
+        Grant("table/billing", (GET, BATCH_GET, QUERY, PUT, UPDATE, DELETE, CHECK)),
         Grant("index/billing", (QUERY,)),
-        Grant("table/realtime", (PUT,)),
-        Grant("index/realtime", (QUERY,)),
+        Grant("table/realtime", (GET, BATCH_GET, QUERY, PUT, UPDATE, DELETE, CHECK)),
+        Grant("table/search", (GET, QUERY)),
         Grant("websocket/connections", ("execute-api:ManageConnections",)),
         Grant("queue/inbox", (*SEND, "sqs:GetQueueAttributes")),
         Grant("queue/deletions", SEND),
+        Grant("queue/webhooks", SEND),
         Grant("queue/files", SEND),
         Grant("queue/ingest", SEND),
         Grant("queue/runs", SEND),
         Grant("queue/executions", SEND),
+        Grant("queue/telemetry", SEND),
         Grant("bucket/files", (*SEE, *REMOVE_LISTED)),
         Grant("objects/files", (*REMOVE, "s3:GetObject", "s3:PutObject", "s3:ListMultipartUploadParts")),
-        Grant("objects/attachments", ("s3:GetObject",)),
+        Grant("objects/attachments", ("s3:GetObject", "s3:PutObject")),
         Grant("objects/exports", ("s3:GetObject", "s3:PutObject")),
+        Grant("objects/firmware", ("s3:GetObject", "s3:PutObject", "s3:DeleteObject", "s3:DeleteObjectVersion")),
+        Grant("iot/jobs", ("iot:CancelJob",)),
+        Grant("objects/archives", ("s3:GetObject",)),
         Grant("queue/mail", SEND),
+        Grant("key/vault", ("kms:Encrypt", "kms:Decrypt")),
         Grant("secret/auth", SECRET),
         Grant("secret/oauth", SECRET),
         Grant("secret/origin", SECRET),
@@ -97,15 +107,20 @@ GRANTS: dict[FunctionName, tuple[Grant, ...]] = {
     ),
     FunctionName.AGENT_STREAM: (
         Grant("table/identity", (GET, BATCH_GET, UPDATE, CHECK)),
-        Grant("table/devices", (GET, QUERY, PUT, UPDATE, DELETE, CHECK)),
-        Grant("table/agents", (GET, QUERY, PUT, UPDATE, DELETE, CHECK)),
-        Grant("table/billing", (GET, UPDATE)),
+        Grant("table/devices", (GET, BATCH_GET, QUERY, PUT, UPDATE, DELETE, CHECK)),
+        Grant("table/agents", (GET, BATCH_GET, QUERY, PUT, UPDATE, DELETE, CHECK)),
+        Grant("table/billing", (GET, QUERY, UPDATE)),
+        Grant("table/search", (GET, QUERY)),
+        Grant("table/realtime", (GET, BATCH_GET, QUERY, PUT, UPDATE, DELETE, CHECK)),
+        Grant("table/work", (GET, BATCH_GET)),
         Grant("queue/runs", SEND),
         Grant("queue/executions", SEND),
+        Grant("queue/short-work", SEND),
         Grant("queue/ingest", SEND),
         Grant("bucket/files", SEE),
-        Grant("objects/files", ("s3:GetObject",)),
+        Grant("objects/files", ("s3:GetObject", "s3:ListMultipartUploadParts")),
         Grant("objects/attachments", ("s3:GetObject", "s3:PutObject")),
+        Grant("key/vault", ("kms:Decrypt",)),
         Grant("secret/auth", SECRET),
         Grant("secret/model", SECRET),
         Grant("secret/origin", SECRET),
@@ -114,13 +129,18 @@ GRANTS: dict[FunctionName, tuple[Grant, ...]] = {
     ),
     FunctionName.EXECUTION: (
         Grant("queue/executions", (*CONSUME, *SEND)),
-        Grant("table/devices", (GET, QUERY, PUT, UPDATE, DELETE, CHECK)),
-        Grant("table/agents", (GET, QUERY, PUT, UPDATE, DELETE, CHECK)),
-        Grant("table/billing", (GET, UPDATE)),
+        Grant("queue/short-work", (*CONSUME, *SEND)),
+        Grant("queue/runs", SEND),
+        Grant("table/identity", (GET, CHECK)),
+        Grant("table/devices", (GET, BATCH_GET, QUERY, PUT, UPDATE, DELETE, CHECK)),
+        Grant("table/agents", (GET, BATCH_GET, QUERY, PUT, UPDATE, DELETE, CHECK)),
+        Grant("table/billing", (QUERY, UPDATE)),
+        Grant("table/search", (GET, QUERY)),
         Grant("queue/ingest", SEND),
         Grant("bucket/files", SEE),
-        Grant("objects/files", ("s3:GetObject",)),
+        Grant("objects/files", ("s3:GetObject", "s3:ListMultipartUploadParts")),
         Grant("objects/attachments", ("s3:GetObject", "s3:PutObject")),
+        Grant("key/vault", ("kms:Decrypt",)),
         Grant("secret/model", SECRET),
         Grant("iot/requests", ("iot:Publish",)),
         Grant("any/iot-account", ("iot:DescribeEndpoint",)),
@@ -140,6 +160,9 @@ GRANTS: dict[FunctionName, tuple[Grant, ...]] = {
     FunctionName.REALTIME: (
         Grant("table/identity", (CHECK,)),
         Grant("table/realtime", (GET, QUERY, PUT, UPDATE, DELETE, CHECK)),
+        Grant("table/devices", (QUERY,)),
+        Grant("table/work", (GET, BATCH_GET)),
+        Grant("table/agents", (GET, QUERY)),
     ),
     FunctionName.INBOX: (
         Grant("queue/inbox", CONSUME),
@@ -151,7 +174,8 @@ GRANTS: dict[FunctionName, tuple[Grant, ...]] = {
     FunctionName.RUNS: (
         Grant("queue/runs", (*CONSUME, *SEND)),
         Grant("queue/executions", SEND),
-        Grant("table/agents", (GET, QUERY, PUT, UPDATE)),
+        Grant("table/agents", (GET, BATCH_GET, QUERY, PUT, UPDATE)),
+        Grant("table/billing", (UPDATE,)),
     ),
     FunctionName.FILES: (
         Grant("queue/files", CONSUME),
@@ -160,33 +184,106 @@ GRANTS: dict[FunctionName, tuple[Grant, ...]] = {
         Grant("bucket/files", (*SEE, *REMOVE_LISTED)),
         Grant("objects/files", (*REMOVE, "s3:GetObject")),
     ),
+    FunctionName.PREVIEWS: (
+        Grant("queue/previews", CONSUME),
+        Grant("table/devices", (GET, UPDATE)),
+        Grant("bucket/files", (*SEE, *REMOVE_LISTED)),
+        Grant("objects/files", ("s3:GetObject",)),
+        Grant("objects/previews", ("s3:PutObject", "s3:DeleteObject", "s3:DeleteObjectVersion")),
+    ),
     FunctionName.DELETION: (
         Grant("queue/deletions", (*CONSUME, *SEND)),
+        Grant("queue/executions", SEND),
         Grant("table/identity", (GET, QUERY, UPDATE, BATCH_WRITE)),
         Grant("index/identity", (QUERY,)),
         Grant("table/devices", (QUERY, PUT, UPDATE, DELETE, BATCH_WRITE)),
-        Grant("table/telemetry", (QUERY, BATCH_WRITE)),
+        Grant("table/telemetry", (QUERY, UPDATE, DELETE, BATCH_WRITE)),
         Grant("bucket/files", REMOVE_LISTED),
         Grant("objects/files", REMOVE),
+        Grant("objects/archives", ("s3:DeleteObject", "s3:DeleteObjectVersion")),
         Grant("objects/attachments", ("s3:DeleteObject", "s3:DeleteObjectVersion")),
+        Grant("objects/firmware", ("s3:DeleteObject", "s3:DeleteObjectVersion")),
+        Grant("objects/exports", REMOVE),
+        Grant("iot/jobs", ("iot:DeleteJob",)),
         Grant("table/work", (GET, QUERY, DELETE, BATCH_WRITE)),
         Grant("index/work", (QUERY,)),
-        Grant("table/agents", (GET, QUERY, PUT, UPDATE, DELETE, BATCH_WRITE)),
+        Grant("table/agents", (GET, QUERY, PUT, UPDATE, DELETE, CHECK, BATCH_WRITE)),
         Grant("index/agents", (QUERY,)),
         Grant("table/billing", (GET, BATCH_GET, QUERY, UPDATE, DELETE, BATCH_WRITE)),
         Grant("table/realtime", (QUERY, BATCH_WRITE)),
         Grant("index/realtime", (QUERY,)),
+        Grant("table/search", (QUERY, BATCH_WRITE)),
         Grant("secret/stripe-api", SECRET),
         Grant("iot/things", ("iot:DeleteThing", "iot:ListThingPrincipals")),
         Grant("iot/certificates", ("iot:DetachPolicy", "iot:UpdateCertificate", "iot:DeleteCertificate")),
         Grant("any/iot-attachments", ("iot:DetachThingPrincipal",)),
     ),
     FunctionName.ROUTER: (
-        Grant("stream/devices", ("dynamodb:DescribeStream", "dynamodb:GetRecords", "dynamodb:GetShardIterator")),
+        Grant("stream/devices", READ_STREAM),
         Grant("any/streams", ("dynamodb:ListStreams",)),
         Grant("queue/router-failures", SEND),
+        Grant("table/identity", (PUT, CHECK)),
+        Grant("table/devices", (GET, QUERY, UPDATE)),
+        Grant("table/realtime", (GET, QUERY, PUT, UPDATE, CHECK)),
+        Grant("table/search", (UPDATE,)),
+        Grant("queue/pushes", SEND),
+        Grant("queue/webhooks", SEND),
+        Grant("queue/mail", SEND),
+        Grant("queue/previews", SEND),
+        Grant("queue/fires", SEND),
+    ),
+    FunctionName.WORK_ROUTER: (
+        Grant("stream/work", READ_STREAM),
+        Grant("any/streams", ("dynamodb:ListStreams",)),
+        Grant("queue/work-router-failures", SEND),
         Grant("table/identity", (CHECK,)),
-        Grant("table/devices", (UPDATE,)),
+        Grant("table/work", (BATCH_GET, QUERY)),
+        Grant("table/search", (UPDATE,)),
+        Grant("table/realtime", (GET, BATCH_GET, QUERY, UPDATE, DELETE)),
+        Grant("queue/pushes", SEND),
+    ),
+    FunctionName.IDENTITY_ROUTER: (
+        Grant("stream/identity", READ_STREAM),
+        Grant("any/streams", ("dynamodb:ListStreams",)),
+        Grant("queue/identity-router-failures", SEND),
+        Grant("table/identity", (GET, CHECK)),
+        Grant("table/realtime", (GET, BATCH_GET, QUERY, UPDATE, DELETE)),
+        Grant("websocket/connections", ("execute-api:ManageConnections",)),
+        Grant("queue/pushes", SEND),
+    ),
+    FunctionName.PUSHES: (
+        Grant("queue/pushes", CONSUME),
+        Grant("table/realtime", (GET, BATCH_GET, QUERY, UPDATE, DELETE)),
+        Grant("websocket/messages", ("execute-api:ManageConnections",)),
+    ),
+    FunctionName.METRICS: (
+        Grant("stream/agents", READ_STREAM),
+        Grant("any/streams", ("dynamodb:ListStreams",)),
+        Grant("queue/metrics-failures", SEND),
+        Grant("table/identity", (CHECK,)),
+        Grant("table/agents", (BATCH_GET, PUT, UPDATE)),
+    ),
+    FunctionName.SAMPLES: (
+        Grant("stream/telemetry", ("dynamodb:DescribeStream", "dynamodb:GetRecords", "dynamodb:GetShardIterator")),
+        Grant("any/streams", ("dynamodb:ListStreams",)),
+        Grant("queue/samples-failures", SEND),
+        Grant("table/telemetry", (UPDATE,)),
+    ),
+    FunctionName.EVENTS: (
+        Grant("stream/agents", READ_STREAM),
+        Grant("any/streams", ("dynamodb:ListStreams",)),
+        Grant("queue/events-failures", SEND),
+        Grant("table/identity", (CHECK,)),
+        Grant("table/realtime", (GET, QUERY, PUT, UPDATE, CHECK)),
+        Grant("table/search", (UPDATE,)),
+        Grant("queue/webhooks", SEND),
+        Grant("queue/pushes", SEND),
+    ),
+    FunctionName.WEBHOOKS: (
+        Grant("queue/webhooks", (*CONSUME, *SEND)),
+        Grant("table/identity", (PUT,)),
+        Grant("table/realtime", (GET, BATCH_GET, QUERY, PUT, UPDATE, DELETE)),
+        Grant("key/vault", ("kms:Decrypt",)),
     ),
     FunctionName.MAIL: (
         Grant("queue/mail", CONSUME),
@@ -194,19 +291,49 @@ GRANTS: dict[FunctionName, tuple[Grant, ...]] = {
         Grant("ses/sender", ("ses:SendEmail",)),
         Grant("ses/configuration", ("ses:SendEmail",)),
     ),
+    FunctionName.SCHEDULES: (
+        Grant("queue/fires", (*CONSUME, *SEND)),
+        Grant("queue/runs", SEND),
+        Grant("queue/executions", SEND),
+        Grant("table/identity", (GET, PUT, CHECK)),
+        Grant("table/devices", (GET, UPDATE)),
+        Grant("table/agents", (GET, BATCH_GET, QUERY, PUT, UPDATE)),
+        Grant("table/billing", (GET, QUERY, UPDATE)),
+        Grant("bucket/files", SEE),
+        Grant("objects/files", ("s3:GetObject",)),
+        Grant("objects/attachments", ("s3:GetObject", "s3:PutObject")),
+        Grant("key/vault", ("kms:Decrypt",)),
+    ),
+    FunctionName.TELEMETRY: (
+        Grant("queue/telemetry", (*CONSUME, *SEND)),
+        Grant("table/telemetry", (GET, QUERY, PUT, UPDATE, DELETE, CHECK)),
+        Grant("table/devices", (GET,)),
+        Grant("table/billing", (GET,)),
+        Grant("bucket/files", (*SEE, *REMOVE_LISTED)),
+        Grant("objects/exports", ("s3:GetObject", "s3:PutObject", "s3:AbortMultipartUpload")),
+        Grant("objects/archives", ("s3:GetObject", "s3:PutObject", "s3:DeleteObject", "s3:DeleteObjectVersion")),
+    ),
     FunctionName.QUEUE_SWEEPS: (
         Grant("table/identity", (UPDATE,)),
         Grant("index/identity", (QUERY,)),
         Grant("table/billing", (UPDATE,)),
         Grant("index/billing", (QUERY,)),
-        Grant("table/devices", (UPDATE, DELETE)),
+        Grant("table/devices", (GET, QUERY, PUT, UPDATE, DELETE)),
         Grant("index/devices", (QUERY,)),
         Grant("table/agents", (UPDATE,)),
         Grant("index/agents", (QUERY,)),
+        Grant("table/realtime", (UPDATE,)),
+        Grant("index/realtime", (QUERY,)),
+        Grant("table/telemetry", (UPDATE,)),
+        Grant("index/telemetry", (QUERY,)),
         Grant("queue/inbox", SEND),
         Grant("queue/mail", SEND),
+        Grant("queue/webhooks", SEND),
         Grant("queue/deletions", SEND),
         Grant("queue/ingest", SEND),
+        Grant("queue/short-work", SEND),
+        Grant("queue/fires", SEND),
+        Grant("queue/telemetry", SEND),
     ),
     FunctionName.TABLE_SWEEPS: (
         Grant("table/work", (BATCH_GET, QUERY, UPDATE, DELETE, CHECK)),
@@ -226,17 +353,28 @@ GRANTS: dict[FunctionName, tuple[Grant, ...]] = {
     FunctionName.DEVICE_SWEEP: (
         Grant("table/devices", (GET, QUERY, PUT, DELETE)),
         Grant("index/devices", (QUERY,)),
-        Grant("table/telemetry", (QUERY, DELETE)),
+        Grant("table/telemetry", (QUERY, UPDATE, DELETE)),
         Grant("table/billing", (UPDATE,)),
         Grant("bucket/files", REMOVE_LISTED),
         Grant("objects/files", REMOVE),
+        Grant("objects/archives", ("s3:DeleteObject", "s3:DeleteObjectVersion")),
         Grant("iot/things", ("iot:DeleteThing", "iot:ListThingPrincipals")),
         Grant("iot/certificates", ("iot:DetachPolicy", "iot:UpdateCertificate", "iot:DeleteCertificate")),
         Grant("any/iot-attachments", ("iot:DetachThingPrincipal", "iot:ListCertificates", "iot:ListPrincipalThings")),
     ),
+    FunctionName.FIRMWARE_SWEEP: (
+        Grant("table/devices", (GET, BATCH_GET, QUERY, PUT, UPDATE, DELETE)),
+        Grant("index/devices", (QUERY,)),
+        Grant(
+            "iot/jobs", ("iot:CreateJob", "iot:CancelJob", "iot:DescribeJobExecution", "iot:ListJobExecutionsForJob")
+        ),
+        # CreateJob and DescribeJobExecution name the things, too.
+        Grant("iot/things", ("iot:CreateJob", "iot:DescribeJobExecution")),
+        Grant("role/firmware", ("iam:PassRole",)),
+    ),
 }
 
-WEBSOCKETS_ONLY = frozenset({"websocket/connections"})
+WEBSOCKETS_ONLY = frozenset({"websocket/connections", "websocket/messages"})
 """Resources that exist only in stages with a WebSocket API."""
 EDGE_ONLY = frozenset({"secret/origin"})
 """Resources that exist only in stages with CloudFront; their grants are left out elsewhere."""
@@ -244,23 +382,32 @@ EDGE_ONLY = frozenset({"secret/origin"})
 IOT_RESOURCES: dict[str, tuple[str, ...]] = {
     "iot/things": ("thing/*",),
     "iot/certificates": ("cert/*",),
+    "iot/jobs": ("job/*",),
     "iot/requests": ("topic/cmd/karma/*/request",),
 }
 """ARN tails of the IoT resources."""
 
 OBJECT_PREFIXES: dict[str, str] = {
     "objects/files": "devices/*",
+    "objects/previews": "devices/*/*/previews/*",
     "objects/attachments": "attachments/*",
     "objects/exports": "exports/*",
+    "objects/firmware": "firmware/*",
+    "objects/archives": "archives/*",
 }
 """Key prefixes in the bucket of files."""
 
 WILDCARDS: dict[str, str] = {
     "objects/files": "objects are made at run time, one a file; the pattern holds device files and nothing else",
+    "objects/previews": "as objects/files; the pattern holds what is made of device files, and none of these",
     "objects/attachments": "as objects/files; the pattern holds what conversations refer to and nothing else",
-    "objects/exports": "as objects/files; the pattern holds exported threads and nothing else",
+    "objects/exports": "as objects/files; the pattern holds what was exported and nothing else",
+    "objects/firmware": "as objects/files; the pattern holds releases of firmware and nothing else",
+    "objects/archives": "as objects/files; the pattern holds archived telemetry and nothing else",
     "websocket/connections": "connection ids are minted by API Gateway; the pattern closes connections of our API only",
+    "websocket/messages": "as websocket/connections; the pattern sends to connections of our API only",
     "iot/things": "things are created at run time, one a device; their names are the devices' serials",
+    "iot/jobs": "jobs are made at run time, one a round and batch of a rollout; their ids derive from the rollout's",
     "iot/certificates": "certificate ids are minted by AWS IoT at run time",
     "any/iot-attachments": "AWS IoT defines no resource type for ties between things and certificates, nor for lists",
     "iot/requests": "one request topic a device; the pattern holds command requests and nothing else",

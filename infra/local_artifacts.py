@@ -8,7 +8,9 @@ work tree. A change of code is no change of an archive: a function that starts a
     build/layers/<target>/views-<digest>/<function>/   links to those that one function pins
 """
 
+import hashlib
 import importlib.metadata
+import json
 import re
 import shutil
 import tempfile
@@ -66,7 +68,10 @@ def make_views(target: Target) -> Path:
         together.write_text("".join(union[name] for name in sorted(union)), encoding="utf-8")
         digest = layer_digest(together, target)[:16]
         folder = BUILD / "layers" / target.label
-        installed, views = folder / f"packages-{digest}", folder / f"views-{digest}"
+        held = json.dumps({package: sorted(own) for package, own in pins.items()}, sort_keys=True)
+        installed = folder / f"packages-{digest}"
+        # Also by who pins what: a function that pins one more of the same packages needs another view.
+        views = folder / f"views-{digest}-{hashlib.sha256(held.encode()).hexdigest()[:8]}"
         with locked(folder / "local"):
             if views.is_dir():
                 return views

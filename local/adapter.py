@@ -28,7 +28,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from local.engine import MiniStack
-from local.stacks import AT_ONCE, StackFiles, Stacks
+from local.stacks import AT_ONCE, RUNS_AT_ONCE, StackFiles, Stacks
 from local.upstream import Upstream
 
 _WEBSOCKET_API, _WEBSOCKET_STAGE = "4b617277", "live"
@@ -67,8 +67,9 @@ class Adapter(Stacks):
                     ApiId=physical[logical], CorsConfiguration=properties["CorsConfiguration"]
                 )
             if resource["Type"] == "AWS::Lambda::EventSourceMapping" and "ScalingConfig" in properties:
+                at_once = RUNS_AT_ONCE if "Executions" in json.dumps(properties["EventSourceArn"]) else AT_ONCE
                 self.client("lambda").update_event_source_mapping(
-                    UUID=physical[logical], ScalingConfig={"MaximumConcurrency": AT_ONCE}
+                    UUID=physical[logical], ScalingConfig={"MaximumConcurrency": at_once}
                 )
             if resource["Type"] == "AWS::IAM::Role":
                 self._widen_grants(physical[logical], properties)
@@ -166,6 +167,7 @@ class Adapter(Stacks):
             "mqtt_port": engine.mqtt_port,
             "mqtt_ca_pem": engine.ca_path.read_text(),
             "iot_data_endpoint": engine.endpoint_url,
+            "execution_workers": RUNS_AT_ONCE,
             "websocket_url": self.websocket_url(_WEBSOCKET_API, _WEBSOCKET_STAGE),
         }
 

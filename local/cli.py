@@ -12,9 +12,10 @@
     karma inbox link CUSTOMER USER say which account a customer of Stripe pays for: --from USER, who has it now
     karma run explain RUN_ID       tell what a run did
     karma migrate up|down|status   rewrite stored items after a change of their schema
+    karma search fill              let older objects be found; --account USER makes that account's rows anew
     karma keys show|rotate         see, or move one step on, the rotation of the keys that sign access tokens
 
-The last five work on the local environment; with `--stage dev` or another, on that one with the shell's AWS settings.
+The last six work on the local environment; with `--stage dev` or another, on that one with the shell's AWS settings.
 """
 
 from __future__ import annotations
@@ -218,6 +219,13 @@ def migrate(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def search_fill(arguments: argparse.Namespace) -> int:
+    """Let objects be found that are older than search."""
+    for line in Operations(arguments.stage, local_places.of_repository()).fill_search(arguments.account):
+        print(line, flush=True)
+    return 0
+
+
 def keys_show(arguments: argparse.Namespace) -> int:
     """Show the state of the rotation of the signing keys."""
     print(Operations(arguments.stage, local_places.of_repository()).show_keys())
@@ -321,6 +329,11 @@ def _parser() -> argparse.ArgumentParser:
     each = commands.add_parser("migrate", parents=[stage], help="rewrite stored items after a change of their schema")
     each.add_argument("direction", choices=("up", "down", "status"))
     each.set_defaults(command=migrate)
+
+    search = commands.add_parser("search", help="rows of search").add_subparsers(required=True, metavar="ACTION")
+    each = search.add_parser("fill", parents=[stage], help="let objects be found that are older than search")
+    each.add_argument("--account", default="", metavar="USER", help="make the rows of one account anew")
+    each.set_defaults(command=search_fill)
 
     keys = commands.add_parser("keys", help="keys that sign access tokens").add_subparsers(
         required=True, metavar="ACTION"

@@ -63,13 +63,16 @@ Next:
   4. {bounds}: say what bounds its items; a count or a plan's limit is better than the rate of requests alone.
   5. After each change: make docs map, and what each refused condition answers, to be read before it is committed:
      REWRITE=1 .venv/bin/pytest tests/contract/stores/test_refusals.py -k "ministack and {store}"
-  6. ROUTES=/{plural} .venv/bin/pytest {tests}
+  6. make install, once: without the engine that it installs, whatever needs a database is an error. Then
+     ROUTES=/{plural} .venv/bin/pytest {tests}
   7. A second noun of the context, a sweep, ids that others take: CONTRIBUTING.md, A new context.
 """
 CHECKS = (
     "tests/unit/nouns",
     "tests/unit/test_architecture.py",
     "tests/unit/test_bounds.py",
+    "tests/unit/http/test_names.py",
+    "tests/unit/runs/test_happenings.py",
     "tests/unit/test_decisions.py::test_the_readme_lists_all_contexts",
     "tests/unit/identity/test_deletion.py",
     "tests/unit/core/test_paging.py::test_every_list_is_cut_or_its_largest_page_fits",

@@ -45,6 +45,10 @@ class Transcript:
         arguments: dict[str, str] = {}
         for event in events:
             match event["type"]:
+                case "SUBAGENT_STARTED":
+                    self._line(f"   asks {event['name']}\n")
+                case _ if "subagentRunId" in event:
+                    pass  # the run's own agent tells what came of it
                 case "TEXT_MESSAGE_START":
                     self._line("Agent  ")
                 case "TEXT_MESSAGE_CONTENT":

@@ -166,6 +166,25 @@ class Operations:
         if not ran:
             yield "there are no migrations: every stored layout is the first one"
 
+    def fill_search(self, account: str = "") -> Iterator[str]:
+        """Write rows of search for objects that have none, or make an account's anew; yields lines to print."""
+        self._become("FunctionApi")
+        from karma.core import aws
+        from karma.core.clock import SystemClock
+        from karma.core.ids import UserId
+        from karma.core.searchables import declared
+        from karma.search.feed import Feed
+        from karma.search.filling import Filling
+        from karma.search.repository import SearchRepository
+
+        rows, owner = SearchRepository(), UserId(account) if account else None
+        with _translated():
+            if owner is not None:
+                rows.forget(owner)
+            filling = Filling(aws.client("dynamodb"), self.tables, Feed(rows, declared(), SystemClock()))
+            for table in filling.run(owner=owner):
+                yield f"{table.name}: {table.written} rows written"
+
     def show_keys(self) -> str:
         """Describe which keys sign and are accepted, and the next step; the text has no key."""
         self._become("FunctionApi")

@@ -32,6 +32,9 @@ if TYPE_CHECKING:
 
 AT_ONCE = 2
 """Functions that are started at the same time."""
+RUNS_AT_ONCE = 5
+"""Processes that execute runs without a stream: an account has less than half of them, as on AWS, and so two. They wait
+for a model more than they work."""
 _DEPLOY_S = 300
 """Seconds for a deployment: a busy machine may take two minutes for ten seconds' work."""
 _CONFIG = Config(

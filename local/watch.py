@@ -4,9 +4,10 @@
 
 Functions read their code from the work tree (`infra.local_artifacts`), so nothing is deployed: instances that hold the
 old code are ended after the calls that they carry out (local/ministack/launch.py), and the next call starts one that
-reads the new. A file that Python cannot read ends nothing: the old code goes on until the mistake is mended. What
-templates are made of is only named: `make dev` deploys it, also to what is up already. Each of
-this is one line of the program's log, `.local/logs/watch.log`.
+reads the new. A file that Python cannot read ends nothing: the old code goes on in the instances that there are until
+the mistake is mended, and an instance that starts meanwhile fails with Python's words. What templates are made of is
+only named: `make dev` deploys it, also to what is up already. Each of this is one line of the program's log,
+`.local/logs/watch.log`.
 
 Times of files are compared every half second, 800 files in 5 ms: system notifications would be a dependency for each
 system, and are not sent for all file systems.

@@ -22,18 +22,31 @@ if TYPE_CHECKING:
     from local.engine import Engine
     from tests.engines.choice import Choice
 
-# Machines that run tests are slow and busy: how long something took is no failure.
-settings.register_profile("busy", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+# Machines that run tests are slow and busy: how long something took is no failure. And no examples are kept: what a run
+# tries depends on its number alone (tests/support/seeds.py).
+settings.register_profile(
+    "busy", deadline=None, suppress_health_check=[HealthCheck.too_slow], database=None, print_blob=True
+)
 settings.load_profile("busy")
 
-pytest_plugins = ["tests.engines.plugin"]
+pytest_plugins = ["tests.engines.plugin", "tests.support.seeds"]
 HERE = Path(__file__).parent
 DEPLOYMENT = "deployment"
 """Tests that build layers and stacks: dear fixtures, and one folder `build`. One process takes them all."""
 _BUILDERS = ("infra", "e2e")
-_LONG_FILES = tuple(
+_LONG_FILES = tuple(  # else the last process works on alone
     f"{HERE.name}/integration/{path}"
-    for path in ("benchmarks/test_calls.py", "identity/test_deletion_interleavings.py", "api/test_crash.py")
+    for path in (
+        "benchmarks/test_calls.py",
+        "permissions/test_bodies.py",
+        "identity/test_deletion_interleavings.py",
+        "agent_stream/test_crash.py",
+        "background/test_webhooks.py",
+        "test_new_context.py",
+        "projects/test_crash.py",
+        "identity/test_deletion.py",
+        "api/test_crash.py",
+    )
 )
 _STORES = (f"{HERE.name}/contract/stores/dynamodb_local", f"{HERE.name}/contract/stores/ministack")
 """One process takes all tests of an engine: it alone starts it, and knows in the end what was asked of it."""

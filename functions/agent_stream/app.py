@@ -5,7 +5,9 @@
     POST /api/chat, /api/v1/chat            say something to an agent as the Agio API has it, streaming or not
     POST /api/v1/llm/messages               call a configured model once, streaming or not
     GET  /api/v1/runs/{id}/events?after=n   replay a run's log from segment n+1 and follow it for up to 55 s;
-                                            asked for application/json alone: a page of it, as the API gives it
+                                            asked for application/json alone: a page of it, as the API gives it;
+                                            with join=true the conversation and state first, for any client
+    GET  /api/v1/realtime/stream            tell what changes, for up to 55 s, to who has no WebSocket
     GET  /health, /openapi.json
 
 Refusals are answered with a status, before the stream begins; after the first byte a failure is a RUN_ERROR.
@@ -16,16 +18,16 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
 from datetime import timedelta
+from functools import partial
+from importlib import import_module
+from typing import TYPE_CHECKING
 
 import orjson
 
 from agent_stream import services
-from agent_stream.chat import chat
-from agent_stream.direct import call_model
 from agent_stream.exchange import ClientLeft, Receive, Request, Response, Scope, Send, respond
-from agent_stream.open_streams import counted
+from agent_stream.open_streams import counted, counted_reading
 from agent_stream.sse import HEADERS, SseWriter, wants_done, wants_page
 from karma.core.clock import epoch_ms, monotonic
 from karma.core.errors import (
@@ -36,14 +38,18 @@ from karma.core.errors import (
 )
 from karma.core.ids import RunId
 from karma.core.observability import count, log_request, logger
+from karma.core.records import Record, compile_all
+from karma.core.runtime.memory import relieve
 from karma.core.runtime.snapshot import before_snapshot
 from karma.http.admission import ORIGIN_HEADER, Headers
-from karma.http.envelope import InternalError, failure, require_json, require_unconditional, success
+from karma.http.envelope import UNTAKEN, InternalError, failure, require_json, require_unconditional, success
 from karma.identity.domain import Caller
-from karma.runs.answers import events_view
 from karma.runs.domain import Segment
 from karma.runs.events import frames, position
 from karma.runs.requests import parse_run_input
+
+if TYPE_CHECKING:
+    from karma.runs.joining import Joined
 
 PathValues = Mapping[str, str]
 """Values of a path for the `{names}` of its route."""
@@ -88,6 +94,7 @@ async def app(scope: Scope, receive: Receive, send: Send) -> None:
             status=status,
             duration_s=round(monotonic() - started, 3),
         )
+        relieve()
 
 
 async def _route(request: Request, response: Response) -> int:
@@ -97,6 +104,7 @@ async def _route(request: Request, response: Response) -> int:
         return await _answer(response, 200, orjson.dumps({"status": "ok"}))
     if request.path == "/openapi.json":
         _require_method(request, "GET", "HEAD")
+        request.require_known(())
         from agent_stream import openapi  # local: runs do not need it
 
         return await _answer(response, 200, orjson.dumps(openapi.document(ROUTES)))
@@ -107,7 +115,7 @@ async def _route(request: Request, response: Response) -> int:
             caller = await _admit(request, route, response)
             request.require_known(route.query)
             if route.method != "GET":
-                require_unconditional(request.header(b"if-match"))
+                require_unconditional({name: request.header(name.encode()) for name in UNTAKEN})
             return await route.serve(request, caller, values, response)
     raise NotFound(f"No route {request.path[:200]}")
 
@@ -115,9 +123,9 @@ async def _route(request: Request, response: Response) -> int:
 async def _run(request: Request, caller: Caller, _: PathValues, send: Send) -> int:
     require_json(request.header(b"content-type"), request.header(b"content-encoding"))
     body, runs = await request.body(), services.run_service()
-    asked = await asyncio.to_thread(parse_run_input, body, taken=runs.own_tools)
-    async with counted(caller, until=request.deadline):
-        started = await runs.start(caller, asked, deadline=request.deadline)
+    read = partial(parse_run_input, taken=runs.own_tools)
+    async with counted_reading(caller, read, body, until=request.deadline) as (asked, stream):
+        started = await runs.start(caller, asked, deadline=request.deadline, stream=stream)
         writer = SseWriter(send, done=wants_done(request.header(b"accept")))
         run = started.execute(writer)
         run.add_done_callback(lambda _: writer.end())
@@ -126,14 +134,36 @@ async def _run(request: Request, caller: Caller, _: PathValues, send: Send) -> i
     return 200
 
 
+async def _chat(request: Request, caller: Caller, values: PathValues, send: Send) -> int:
+    from agent_stream.chat import chat  # local, as those below: most processes serve runs of AG-UI alone
+
+    return await chat(request, caller, values, send)
+
+
+async def _call_model(request: Request, caller: Caller, values: PathValues, send: Send) -> int:
+    from agent_stream.direct import call_model
+
+    return await call_model(request, caller, values, send)
+
+
+async def _live_stream(request: Request, caller: Caller, values: PathValues, send: Send) -> int:
+    from agent_stream.live import stream
+
+    return await stream(request, caller, values, send)
+
+
 async def _events(request: Request, caller: Caller, values: PathValues, send: Send) -> int:
+    from karma.runs.joining import Joined
+
     run_id = RunId(values["run_id"])
     reader = services.run_reader()
     paged = wants_page(request.header(b"accept"))
+    of_page = [lambda: _page_size(request)] if paged else []
+    ValidationFailed.together(lambda: _after(request), *of_page, lambda: _joins(request, paged=paged))
+    after, joins = _after(request), _joins(request, paged=paged)
     if paged:
-        ValidationFailed.together(lambda: _after(request), lambda: _page_size(request))
-    after = _after(request)
-    if paged:
+        from karma.runs.answers import events_view
+
         limit = _page_size(request)
 
         def page() -> list[Segment]:
@@ -143,7 +173,11 @@ async def _events(request: Request, caller: Caller, values: PathValues, send: Se
         data = events_view(await asyncio.to_thread(page), after=after)
         body = success(data, now_ms=epoch_ms(services.clock().now()))
         return await _answer(send, 200, body, [(b"vary", b"accept")])
-    await asyncio.to_thread(reader.get, caller.user_id, run_id)
+    joined = Joined((), after, is_over=False)
+    if joins and not after:
+        joined = await asyncio.to_thread(reader.joined, caller.user_id, run_id)
+    else:
+        await asyncio.to_thread(reader.get, caller.user_id, run_id)
     if request.method == "HEAD":
         await send({"type": "http.response.start", "status": 200, "headers": HEADERS})
         await send({"type": "http.response.body"})
@@ -155,7 +189,7 @@ async def _events(request: Request, caller: Caller, values: PathValues, send: Se
         seconds = max(0.0, min(seconds, left_s))
     longest_s = seconds + _CLOSE_MARGIN_S
     async with counted(caller, until=services.clock().now() + timedelta(seconds=longest_s)):
-        follow = asyncio.create_task(_follow(writer, caller, run_id, after=after, seconds=seconds))
+        follow = asyncio.create_task(_follow(writer, caller, run_id, joined=joined, seconds=seconds))
         try:
             async with asyncio.timeout(longest_s):
                 await respond(request, writer)
@@ -168,11 +202,16 @@ async def _events(request: Request, caller: Caller, values: PathValues, send: Se
     return 200
 
 
-async def _follow(writer: SseWriter, caller: Caller, run_id: RunId, *, after: int, seconds: float) -> None:
-    reader = services.run_reader()
+async def _follow(writer: SseWriter, caller: Caller, run_id: RunId, *, joined: Joined, seconds: float) -> None:
+    if joined.events:
+        writer.write(frames(joined.events, n=joined.n))
+    if joined.is_over:
+        writer.end()
+        return
+    after, reader = joined.n, services.run_reader()
     until = monotonic() + seconds
     pause_s = _POLL_S
-    read = reader.first_segments
+    read = reader.segments if joined.events else reader.first_segments
     try:
         while not writer.is_lost:
             segments = await asyncio.to_thread(read, caller.user_id, run_id, after=after, limit=_PAGE)
@@ -213,7 +252,7 @@ async def _admit(request: Request, route: Route, response: Response) -> Caller:
         if route.network_limit:
             admission.count_network(route.network_limit, request.address(is_proven=is_proven))
         given = request.header(b"authorization") or None, request.header(b"x-api-key") or None
-        caller = admission.caller(*given, method=request.method)
+        caller = admission.caller(*given, method="POST" if route.is_afresh else request.method)
         return caller, admission.admit(caller, permission=route.permission, limit=route.limit)
 
     caller, response.limit = await asyncio.to_thread(admit)
@@ -240,6 +279,16 @@ def _after(request: Request) -> int:
 
     ValidationFailed.together(asked, lambda: _whole("Last-Event-ID", given[1], high=_MAX_AFTER))
     return _whole("Last-Event-ID", given[1], default=asked(), high=_MAX_AFTER)
+
+
+def _joins(request: Request, *, paged: bool) -> bool:
+    """Tell whether the client joins the run; a position goes before it, as clients that reconnect send the same URL."""
+    given = request.query.get("join", "false")
+    if given not in {"true", "false"}:
+        raise ValidationFailed.of("join", "must be true or false")
+    if paged and given == "true":
+        raise ValidationFailed.of("join", "must be false where JSON is asked for: only a stream can be joined")
+    return given == "true"
 
 
 def _page_size(request: Request) -> int:
@@ -271,8 +320,7 @@ async def _answer(send: Send, status: int, body: bytes, headers: list[tuple[byte
     return status
 
 
-@dataclass(frozen=True, slots=True)
-class Route:
+class Route(Record):
     """A route that needs a caller: all of them but `/health`."""
 
     method: str
@@ -286,6 +334,9 @@ class Route:
     """Query parameters of the route; others are refused."""
     network_limit: str = ""
     """Name of a row that counts by network, before the caller is known; "": none does."""
+
+    is_afresh: bool = False
+    """Its caller is read anew, and not believed for some seconds as readers are."""
 
     @property
     def methods(self) -> tuple[str, ...]:
@@ -305,11 +356,45 @@ class Route:
 ROUTES = (
     Route("POST", "/api/agent", "agent:run", "run", _run),
     Route("POST", "/api/v1/agent", "agent:run", "run", _run),
-    Route("POST", "/api/chat", "agent:run", "run", chat, network_limit="chat"),
-    Route("POST", "/api/v1/chat", "agent:run", "run", chat, network_limit="chat"),
-    Route("POST", "/api/v1/llm/messages", "agent:run", "run", call_model),
-    Route("GET", "/api/v1/runs/{run_id}/events", "run:read", "default", _events, frozenset({"after", "limit"})),
+    Route("POST", "/api/chat", "agent:run", "run", _chat, network_limit="chat"),
+    Route("POST", "/api/v1/chat", "agent:run", "run", _chat, network_limit="chat"),
+    Route("POST", "/api/v1/llm/messages", "agent:run", "run", _call_model),
+    Route("GET", "/api/v1/runs/{run_id}/events", "run:read", "default", _events, frozenset({"after", "limit", "join"})),
+    Route(
+        "GET",
+        "/api/v1/realtime/stream",
+        "realtime:connect",
+        "default",
+        _live_stream,
+        frozenset({"channels", "held", "after"}),
+        is_afresh=True,
+    ),
 )
+
+
+LATER = (
+    "agent_stream.chat",
+    "agent_stream.direct",
+    "agent_stream.live",
+    "karma.core.foreign",
+    "karma.core.searchables",
+    "karma.files.awaiting",
+    "karma.integrations.kms",
+    "karma.integrations.mcp",
+    "karma.integrations.openai",
+    "karma.mcp.service",
+    "karma.realtime.channel_repository",
+    "karma.realtime.inbox_repository",
+    "karma.realtime.repository",
+    "karma.realtime.streaming",
+    "karma.runs.answers",
+    "karma.runs.reading",
+    "karma.search.cache",
+    "karma.search.repository",
+    "karma.search.service",
+    "karma.threads.titles",
+)
+"""Modules that only some requests need; they are imported by these, or before a snapshot of the process is taken."""
 
 
 async def _live(receive: Receive, send: Send) -> None:
@@ -329,3 +414,6 @@ def warm() -> None:
 
     load_sdk()
     services.build()
+    for name in LATER:
+        import_module(name)
+    compile_all()

@@ -12,19 +12,20 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
+from functools import partial
 from typing import Final
 
 import orjson
 
 from agent_stream import services
 from agent_stream.exchange import Request, Send, respond
-from agent_stream.open_streams import counted
+from agent_stream.open_streams import counted_reading
 from agent_stream.sse import HEADERS, SseWriter
 from karma.core.clock import epoch_ms
-from karma.core.errors import AppError, InvalidRequest, NotFound, Upstream
+from karma.core.errors import AppError, Conflict, NotFound, Upstream
 from karma.http.envelope import failure, require_json, style_of, success
 from karma.identity.domain import Caller
-from karma.runs.chat import Chat, ChatEvent, parse_chat
+from karma.runs.chat import Chat, ChatEvent, calls_in, parse_chat
 from karma.runs.events import frame
 from karma.runs.ports import Sink
 from karma.runs.service import StartedRun
@@ -32,8 +33,17 @@ from karma.runs.service import StartedRun
 _SILENT_S: Final = 20.0
 """Seconds for which a whole answer may take without a sign of life; clients and proxies often wait thirty."""
 _SIGN_EVERY_S: Final = 10.0
-MAX_KEY_CHARS: Final = 255
 _JSON: Final = (b"content-type", b"application/json")
+
+
+class RunWaits(Conflict):
+    """The run of a chat has ended with questions; `details` has them and what it said before."""
+
+    code = "INTERRUPTED"
+
+    def __init__(self, told: Chat, message: str) -> None:
+        details = {"run_id": told.run_id, "status": "interrupted", "response": told.response}
+        super().__init__(message, details={**details, "interrupts": list(told.questions)})
 
 
 class RunNotCompleted(Upstream):
@@ -46,15 +56,12 @@ class RunNotCompleted(Upstream):
 async def chat(request: Request, caller: Caller, _: Mapping[str, str], send: Send) -> int:
     """Serve one request."""
     require_json(request.header(b"content-type"), request.header(b"content-encoding"))
-    key = request.header(b"idempotency-key")
-    if not (key.isascii() and key.isprintable() and len(key) <= MAX_KEY_CHARS):
-        raise InvalidRequest(
-            f"Idempotency-Key: 1 to {MAX_KEY_CHARS} printable ASCII characters", code="INVALID_IDEMPOTENCY_KEY"
-        )
-    asked = await asyncio.to_thread(parse_chat, await request.body(), user_id=caller.user_id, key=key)
-    async with counted(caller, until=request.deadline):
+    key = request.idempotency_key or ""
+    read = partial(parse_chat, user_id=caller.user_id, key=key)
+    async with counted_reading(caller, read, await request.body(), until=request.deadline) as (asked, stream):
         try:
-            started = await services.run_service().start(caller, asked.run, deadline=request.deadline)
+            runs = services.run_service()
+            started = await runs.start(caller, asked.run, deadline=request.deadline, stream=stream)
         except NotFound as exc:
             if not asked.is_streamed:
                 raise
@@ -72,7 +79,7 @@ async def _refused(send: Send, error: AppError) -> int:
 
 async def _stream(request: Request, started: StartedRun, send: Send) -> int:
     writer = SseWriter(send)
-    run = started.execute(ChatSink(Chat(services.clock()), writer))
+    run = started.execute(ChatSink(Chat(services.clock(), lambda: calls_in(started.messages)), writer))
     run.add_done_callback(lambda _: writer.end())
     await respond(request, writer)
     await run  # also without its client: until then the process serves nobody else
@@ -80,7 +87,7 @@ async def _stream(request: Request, started: StartedRun, send: Send) -> int:
 
 
 async def _whole(request: Request, started: StartedRun, send: Send) -> int:
-    told = Chat(services.clock())
+    told = Chat(services.clock(), lambda: calls_in(started.messages))
     run = started.execute(ChatSink(told, None))
     done, _ = await asyncio.wait([run], timeout=_SILENT_S)
     if done:
@@ -103,7 +110,9 @@ def _body(request: Request, told: Chat) -> tuple[int, bytes]:
         bare = style_of(request.path) == "agio"
         return 200, orjson.dumps(told.answer()) if bare else success(told.answer(), now_ms=now_ms)
     code, message = told.failure or ("UPSTREAM_ERROR", "The run goes on in another process; read it by its id")
-    error = RunNotCompleted(message, code=code, details={"run_id": told.run_id})
+    error: AppError = RunNotCompleted(message, code=code, details={"run_id": told.run_id})
+    if told.questions:
+        error = RunWaits(told, message)
     return error.status, failure(error, path=request.path, request_id=request.id, now_ms=now_ms)
 
 

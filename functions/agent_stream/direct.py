@@ -15,7 +15,7 @@ import orjson
 
 from agent_stream import services
 from agent_stream.exchange import Request, Send, respond, until_gone
-from agent_stream.open_streams import counted
+from agent_stream.open_streams import counted_reading
 from agent_stream.sse import SseWriter
 from karma.core.clock import epoch_ms
 from karma.core.errors import AppError
@@ -29,11 +29,14 @@ from karma.runs.direct_requests import parse_direct_input
 async def call_model(request: Request, caller: Caller, _: Mapping[str, str], send: Send) -> int:
     """Serve one request."""
     require_json(request.header(b"content-type"), request.header(b"content-encoding"))
-    asked = await asyncio.to_thread(parse_direct_input, await request.body())
-    async with counted(caller, until=request.deadline):
+    body = await request.body()
+    async with counted_reading(caller, parse_direct_input, body, until=request.deadline) as (asked, _token):
         call = await services.direct_calls().admit(caller, asked)
         work = _stream if asked.is_streamed else _whole
-        return await work(request, call, send)
+        try:
+            return await work(request, call, send)
+        finally:
+            await services.direct_calls().release(call)
 
 
 async def _whole(request: Request, call: DirectCall, send: Send) -> int:
@@ -79,7 +82,9 @@ async def _tell(call: DirectCall, writer: SseWriter) -> None:
             writer.write(b"".join(map(_frame, events)))
         writer.write(_frame({"type": "end", **call.view()}))
     except AppError as exc:
-        writer.write(_frame({"type": "error", "code": exc.code, "message": exc.message, "retryable": exc.retryable}))
+        later = {"retry_after_s": int(exc.headers["Retry-After"])} if "Retry-After" in exc.headers else {}
+        told = {"type": "error", "code": exc.code, "message": exc.message, "retryable": exc.retryable, **later}
+        writer.write(_frame(told))
     except Exception:  # noqa: BLE001 - the edge of the call: its client must be told
         logger.exception("call.broken", call_id=call.id)
         count("UnhandledError")

@@ -17,6 +17,7 @@ from karma.core.errors import (
 from karma.core.ids import new_id
 from karma.http.admission import Headers
 from karma.http.envelope import completed, repeated_parameters, unknown_parameters
+from karma.http.headers import caller_address, read_idempotency_key
 from karma.runs.requests import check_size
 
 Scope = MutableMapping[str, Any]
@@ -49,13 +50,21 @@ class Request:
         """Return a header by its name in lower case; "" when the request has none."""
         return self._headers.get(name, b"").decode("latin-1")
 
+    @property
+    def idempotency_key(self) -> str | None:
+        """Return the request's Idempotency-Key; None: it has none.
+
+        Raises:
+            InvalidRequest: as `read_idempotency_key`.
+        """
+        given = self._headers.get(b"idempotency-key")
+        return read_idempotency_key(None if given is None else given.decode("latin-1"))
+
     def address(self, *, is_proven: bool) -> str:
         """Return the caller's address, as CloudFront says where the request has proven to come from there."""
         viewer = self.header(b"cloudfront-viewer-address") if is_proven else ""
-        if viewer:
-            return viewer.rpartition(":")[0].strip("[]")
         client = self._scope.get("client")
-        return str(client[0]) if client else ""
+        return caller_address(viewer=viewer, peer=str(client[0]) if client else "")
 
     @cached_property
     def query(self) -> Mapping[str, str]:

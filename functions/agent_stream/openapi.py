@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from typing import Any, Protocol
 
 from agent_stream.openapi_chat import CHAT_SCHEMAS, chat
+from agent_stream.openapi_live import live
 from agent_stream.openapi_models import MODEL_SCHEMAS, call
 from agent_stream.openapi_parts import NULL as _NULL
 from agent_stream.openapi_parts import REF as _REF
@@ -17,11 +18,13 @@ from agent_stream.openapi_parts import Schema
 from agent_stream.openapi_parts import either as _either
 from agent_stream.openapi_parts import failures as _failures
 from agent_stream.openapi_parts import object_of as _object
+from agent_stream.openapi_parts import parameter as _parameter
 from karma.agents.domain import MAX_NAME_CHARS
 from karma.conversations.fields import MAX_TEXT_CHARS
 from karma.conversations.media import MAX_MEDIA_CHARS
 from karma.conversations.messages import MAX_HELD_CHARS, MAX_MESSAGE_BYTES, MAX_TYPE_CHARS
 from karma.core.health import VERSION
+from karma.models.budgets import LIMITS
 from karma.runs.requests import MAX_BODY_BYTES, MAX_TOOLS, MAX_VERSION_CHARS
 
 EVENTS = (
@@ -29,6 +32,12 @@ EVENTS = (
     "MESSAGES_SNAPSHOT",
     "CUSTOM",
     "STATE_SNAPSHOT",
+    "STATE_DELTA",
+    "REASONING_START",
+    "REASONING_MESSAGE_START",
+    "REASONING_MESSAGE_CONTENT",
+    "REASONING_MESSAGE_END",
+    "REASONING_END",
     "TEXT_MESSAGE_START",
     "TEXT_MESSAGE_CONTENT",
     "TEXT_MESSAGE_END",
@@ -36,6 +45,11 @@ EVENTS = (
     "TOOL_CALL_ARGS",
     "TOOL_CALL_END",
     "TOOL_CALL_RESULT",
+    "ACTIVITY_SNAPSHOT",
+    "ACTIVITY_DELTA",
+    "SUBAGENT_STARTED",
+    "SUBAGENT_FINISHED",
+    "SUBAGENT_ERROR",
     "RUN_FINISHED",
     "RUN_ERROR",
 )
@@ -43,8 +57,8 @@ EVENTS = (
 
 _THREAD = "01994b94-9b20-7e83-b6c4-d2e1f0a98765"
 _RUN = "01994b95-0a6e-7d19-a5b8-3c2d1e0f9a87"
-_ID_PATTERN = r"^[!-\"$-~]{1,128}$"
-_RUN_ID_PATTERN = r"^(?!\.{1,2}$)[!\"$&-.0->@-\[\]-~]{1,128}$"
+_ID_PATTERN = r"^[!\x22$-~]{1,128}$"
+_RUN_ID_PATTERN = r"^(?!\.{1,2}$)[!\x22$&-.0->@-\[\]-~]{1,128}$"
 """Pattern of run ids that URLs can hold: karma.conversations.domain.is_in_urls."""
 _MESSAGE = "01994b98-3e5f-7c41-b2a3-d4c5b6a79808"
 
@@ -67,6 +81,7 @@ def document(routes: Iterable[Described]) -> Schema:
             "get": {
                 "operationId": "stream_health",
                 "tags": ["health"],
+                "security": [],
                 "description": "Say that the function answers.",
                 "responses": {
                     "200": _json("OK", {"$ref": _REF + "Health"}, {"status": "ok"}),
@@ -84,6 +99,7 @@ def document(routes: Iterable[Described]) -> Schema:
     return {
         "openapi": "3.1.0",
         "info": {"title": "karma-cloud streams", "version": VERSION, "description": _ABOUT},
+        "servers": [{"url": "/"}],
         "paths": paths,
         "components": {
             "schemas": _SCHEMAS,
@@ -133,7 +149,9 @@ def _attach(path: str) -> Schema:
         "description": (
             "Replay a run's log from segment n+1 and follow it for up to 55 seconds; come back with the last `id:`, "
             "and drop before that what came after it, since it comes again. "
-            "Asked for `application/json` alone it is one page."
+            "Asked for `application/json` alone it is one page. "
+            "With `join=true` the conversation and the state as they are come first, then what follows: for a client "
+            "that holds any part of the conversation, or none."
         ),
         "parameters": [
             _parameter("run_id", "path", {"type": "string"}, _RUN, "The run"),
@@ -144,6 +162,13 @@ def _attach(path: str) -> Schema:
                 {"type": "integer", "minimum": 1, "maximum": 1000, "default": 100},
                 100,
                 "Segments of a page",
+            ),
+            _parameter(
+                "join",
+                "query",
+                {"type": "boolean", "default": False},
+                True,
+                "Begin with the conversation; a position, as of a client that comes back, goes before it",
             ),
             _parameter("Last-Event-ID", "header", whole, 0, "The last id that came, which goes before `after`"),
         ],
@@ -167,18 +192,8 @@ _OPERATIONS = {
     "POST /api/agent": ("run_agent", _run),
     "POST /api/v1/agent": ("run_agent_v1", _run),
     "GET /api/v1/runs/{run_id}/events": ("stream_run_events", _attach),
+    "GET /api/v1/realtime/stream": ("stream_changes", live),
 }
-
-
-def _parameter(name: str, place: str, schema: Schema, example: object, about: str) -> Schema:
-    return {
-        "name": name,
-        "in": place,
-        "required": place == "path",
-        "schema": schema,
-        "example": example,
-        "description": about,
-    }
 
 
 def _json(about: str, schema: Schema, example: object) -> Schema:
@@ -204,6 +219,12 @@ _ID = _either({"type": "string", "pattern": _ID_PATTERN}, {"const": ""}, _NULL, 
 _RUN_ID = _either({"type": "string", "pattern": _RUN_ID_PATTERN}, {"const": ""}, _NULL, examples=[_RUN])
 _REQUIRED_ID: Schema = {"type": "string", "pattern": _ID_PATTERN, "examples": ["call_1"]}
 _TEXT: Schema = {"type": "string", "maxLength": MAX_TEXT_CHARS, "examples": ["Answer in one sentence."]}
+_BUDGET: Schema = {
+    "type": "object",
+    "description": "What the run may use at the most: tokens of input and output together, and micro-dollars",
+    "properties": {name: {"type": "integer", "minimum": 1, "maximum": most} for name, most in LIMITS.items()},
+    "additionalProperties": False,
+}
 _CONTENT: Schema = {
     "type": "string",
     "maxLength": MAX_MESSAGE_BYTES,
@@ -250,6 +271,7 @@ _SCHEMAS: Schema = {
                 "properties": {
                     "agent_id": _either({"type": "string", "minLength": 1, "maxLength": MAX_NAME_CHARS}, _NULL),
                     "multitask_strategy": _either({"enum": ["reject", "interrupt"]}, _NULL),
+                    "budget": _either(_BUDGET, _NULL),
                     "on_disconnect": _either({"enum": ["continue", "cancel"]}, _NULL),
                 }
             },

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from agent_stream.chat import MAX_KEY_CHARS
 from agent_stream.openapi_parts import NULL, REF, Schema, either, failures, object_of
 from karma.agents.domain import MAX_NAME_CHARS
 from karma.conversations.fields import MAX_TEXT_CHARS
 from karma.http.envelope import style_of
+from karma.http.headers import MAX_KEY_CHARS
 
 _RUN = "01994b95-0a6e-7d19-a5b8-3c2d1e0f9a87"
 
@@ -72,6 +72,7 @@ _ANSWER: Schema = object_of(
     {
         "run_id": {"type": "string"},
         "response": {"type": "string"},
+        "stop_reason": {"const": "max_tokens", "description": "The response was cut off; absent: it is whole"},
         "metrics": object_of(
             ["total_tokens", "duration"],
             {
@@ -94,7 +95,7 @@ CHAT_SCHEMAS: Schema = {
                 description="The caller's own id, if it is given",
             ),
             "session_id": either(
-                {"type": "string", "pattern": r"^[!-\"$-~]{1,128}$"}, NULL, description="Thread to go on with"
+                {"type": "string", "pattern": r"^[!\x22$-~]{1,128}$"}, NULL, description="Thread to go on with"
             ),
             "stream": either({"type": "boolean"}, NULL, default=True),
         },

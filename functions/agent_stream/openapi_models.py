@@ -72,11 +72,12 @@ _ANSWER: Schema = {
 }
 
 
-def _event(kind: str, **properties: Schema) -> Schema:
-    return object_of(["type", *properties], {"type": {"const": kind}, **properties})
+def _event(kind: str, optional: Schema | None = None, **properties: Schema) -> Schema:
+    return object_of(["type", *properties], {"type": {"const": kind}, **properties, **(optional or {})})
 
 
 _STRING: Schema = {"type": "string"}
+_WAIT: Schema = {"retry_after_s": {"type": "integer", "minimum": 1, "description": "Seconds to wait before a repeat"}}
 
 MODEL_SCHEMAS: Schema = {
     "ModelEvent": {
@@ -86,7 +87,7 @@ MODEL_SCHEMAS: Schema = {
             _event("tool_call_arguments", id=_STRING, delta=_STRING),
             _event("tool_call_end", id=_STRING),
             _event("end", **_ANSWER),
-            _event("error", code=_STRING, message=_STRING, retryable={"type": "boolean"}),
+            _event("error", _WAIT, code=_STRING, message=_STRING, retryable={"type": "boolean"}),
         ]
     },
     "ModelCall": object_of(

@@ -12,6 +12,18 @@ REF = "#/components/schemas/"
 NULL: Schema = {"type": "null"}
 
 
+def parameter(name: str, place: str, schema: Schema, example: object, about: str, *, required: bool = False) -> Schema:
+    """Describe a parameter; one of the path is always required."""
+    return {
+        "name": name,
+        "in": place,
+        "required": required or place == "path",
+        "schema": schema,
+        "example": example,
+        "description": about,
+    }
+
+
 def failures(path: str, *statuses: int) -> Schema:
     """Describe the errors of a path."""
     name = "AgioError" if style_of(path) == "agio" else "Error"

@@ -1,17 +1,16 @@
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from karma.core.settings import FunctionSettings
 
 
-@dataclass(frozen=True, kw_only=True)
-class ExecutionSettings(FunctionSettings):
+class ExecutionSettings(FunctionSettings, kw_only=True):
     """Variables of whatever executes runs; infra/grants.py grants access to the resources that they name."""
 
+    identity_table: str
     devices_table: str
     agents_table: str
     billing_table: str
+    search_table: str
     model_secret_arn: str
     """ARN of a secret with JSON `{"api_key": "..."}`; empty: runs are answered 503 MODEL_NOT_CONFIGURED."""
     model_base_url: str = ""
@@ -19,19 +18,26 @@ class ExecutionSettings(FunctionSettings):
     model_id: str = "claude-sonnet-5-5"
     files_bucket: str
     """Bucket of device files that users show to agents, and of attachments of conversations."""
+    runs_queue_url: str
     executions_queue_url: str
+    short_work_queue_url: str
+    execution_workers: int = 50
+    """Processes of the function of executions, at the most."""
     ingest_queue_url: str
     iot_data_endpoint: str = ""
+    vault_key_arn: str
+    """Key of KMS that encrypted headers of MCP servers; its alias will do."""
+    mcp_loopback: str = ""
+    """Not empty: MCP servers of this machine may be asked. For stages on a developer's machine."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Settings(ExecutionSettings):
+class Settings(ExecutionSettings, kw_only=True):
     """Variables of the stream function."""
 
-    identity_table: str
+    work_table: str
+    realtime_table: str
     auth_secret_arn: str
     """ARN of a secret with JSON `{"current": kid, kid: key, ...}`; every kid is accepted."""
-    runs_queue_url: str
     origin_secret_arn: str = ""
     """ARN of a secret with JSON `{"secrets": [...]}`; empty: no origin header is required (stages without CloudFront).
     """

@@ -7,6 +7,7 @@ that leaves, or does not read, loses only its stream.
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Awaitable, Callable, Iterator, MutableMapping
 from typing import Any
 
@@ -20,7 +21,14 @@ MAX_UNREAD_BYTES = 8 * 1024 * 1024
 
 _SSE = "text/event-stream"
 _JSON = "application/json"
-HEADERS = [(b"content-type", _SSE.encode()), (b"cache-control", b"no-cache")]
+_NOT_TAKEN = re.compile(r"q=0(\.0{0,3})?")
+HEADERS = [
+    (b"content-type", _SSE.encode()),
+    (b"cache-control", b"no-store, no-transform"),
+    (b"x-accel-buffering", b"no"),
+]
+"""Headers of each answer of events: caches keep none of it, and proxies neither compress it, which would hold events
+back until a block is full, nor collect it (nginx and those that heed its header)."""
 
 
 def wants_done(accept: str) -> bool:
@@ -35,9 +43,11 @@ def wants_page(accept: str) -> bool:
 
 
 def _accepted(accept: str) -> Iterator[tuple[str, list[str]]]:
+    """Yield the media types that a client takes, with their parameters; one of weight 0 it does not take."""
     for each in accept.lower().split(","):
         media_type, *parameters = (part.strip() for part in each.split(";"))
-        yield media_type, parameters
+        if not any(_NOT_TAKEN.fullmatch(parameter) for parameter in parameters):
+            yield media_type, parameters
 
 
 class SseWriter:

@@ -1,4 +1,4 @@
-"""The API's description for people: `/docs` (Swagger UI) and `/redoc`, with nothing from any other host.
+"""The API's description: `/openapi.json`, and for people `/docs` (Swagger UI) and `/redoc`, all from this host alone.
 
 The pages load files of `static/`: two short scripts of ours, and the bundles of both programs from npm, which
 `make install` puts there compressed (local/api_pages.py). None is read before somebody opens a page.
@@ -12,15 +12,18 @@ import gzip
 import hashlib
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
 from starlette.requests import Request
 from starlette.responses import Response
 
+from karma.core.answers import AboutData
 from karma.core.errors import NotFound
 from karma.core.freeform import render
+from karma.core.health import APP, VERSION
+from karma.core.records import Record
+from karma.http.presenters import BareAnswer, bare
 from karma.http.routing import Router
 
 STATIC = Path(__file__).with_name("static")
@@ -46,22 +49,34 @@ POLICY = "; ".join(
 _WEIGHT = re.compile(r"0(\.[0-9]{0,3})?|1(\.0{0,3})?")
 _KEPT_FOR_GOOD = "public, max-age=31536000, immutable"
 
-description = Router("description", prefix="")
+router = Router("about", prefix="")
 
 
-@description.get("/docs", limit="public", include_in_schema=False)
+@router.get("/", limit="public")
+async def root() -> BareAnswer[AboutData]:
+    """Name this API and the address of its description."""
+    return bare({"app": APP, "version": VERSION, "docs": "/docs", "openapi": "/openapi.json"})
+
+
+@router.get("/openapi.json", limit="public", include_in_schema=False)
+async def openapi_document(request: Request) -> Response:
+    """Send the description, written once a process; who has it already is told so."""
+    return _document().answer(request)
+
+
+@router.get("/docs", limit="public", include_in_schema=False)
 async def swagger_ui() -> Response:
     """Show the description in Swagger UI, where requests can be tried."""
     return _page("swagger-ui.css", "swagger-ui-bundle.js", "swagger.js")
 
 
-@description.get("/redoc", limit="public", include_in_schema=False)
+@router.get("/redoc", limit="public", include_in_schema=False)
 async def redoc() -> Response:
     """Show the description in Redoc, for reading."""
     return _page("redoc.standalone.js", "redoc.js")
 
 
-@description.get(PATH + "/{digest}/{name}", limit="public", include_in_schema=False)
+@router.get(PATH + "/{digest}/{name}", limit="public", include_in_schema=False)
 async def static_file(digest: str, name: str, request: Request) -> Response:
     """Send a file of the pages, compressed to those who accept it."""
     if name not in FILES or digest != digest_of(name):
@@ -75,8 +90,7 @@ async def static_file(digest: str, name: str, request: Request) -> Response:
     return Response(body, headers=headers, media_type=_TYPES[Path(name).suffix])
 
 
-@dataclass(frozen=True)
-class Document:
+class Document(Record):
     """The description as it is sent, with its ETag: it changes with a release only, and may be kept and asked about."""
 
     body: bytes
@@ -110,6 +124,13 @@ def takes_gzip(accept_encoding: str) -> bool:
         given = next((part[2:] for part in parameters if part.startswith("q=")), "1")
         weights[name] = float(given) if _WEIGHT.fullmatch(given) else 0
     return weights.get("gzip", weights.get("*", 0)) > 0
+
+
+@cache
+def _document() -> Document:
+    from api.app import build  # local: it imports every route, and FastAPI's application
+
+    return Document.of(build().openapi())
 
 
 @cache

@@ -1,12 +1,9 @@
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from karma.core.settings import FunctionSettings
 
 
-@dataclass(frozen=True, kw_only=True)
-class Settings(FunctionSettings):
+class Settings(FunctionSettings, kw_only=True):
     """Variables of the API; infra/grants.py grants access to the resources that they name."""
 
     identity_table: str
@@ -16,17 +13,26 @@ class Settings(FunctionSettings):
     agents_table: str
     billing_table: str
     realtime_table: str
+    search_table: str
     files_bucket: str
     files_queue_url: str
     ingest_queue_url: str
     runs_queue_url: str
     executions_queue_url: str
+    telemetry_queue_url: str
     model_id: str
     """Id of the built-in agent's model."""
+    vault_key_arn: str
+    """Key of KMS that encrypts headers of MCP servers and secrets of webhooks; its alias will do."""
+    mcp_loopback: str = ""
+    """Not empty: MCP servers of this machine may be named, by http:// too. For stages on a developer's machine."""
+    webhook_loopback: str = ""
+    """Not empty: webhooks may lead to this machine, by http:// too. As `mcp_loopback`."""
     auth_secret_arn: str
     """ARN of a secret with JSON `{"current": kid, kid: key, ...}`; every kid is accepted, `current` signs."""
     inbox_queue_url: str = ""
     deletions_queue_url: str = ""
+    webhooks_queue_url: str = ""
     mail_queue_url: str
     device_policy_name: str = ""
     mqtt_host: str = ""

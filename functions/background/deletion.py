@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
+from karma.alarms.repository.alarms import AlarmRepository
+from karma.billing.plans import all_archived_days
 from karma.billing.purge import BillingPurge, UsagePurge
 from karma.billing.repository.customers import CustomerRepository
 from karma.billing.repository.subscriptions import SubscriptionRepository
@@ -18,17 +19,23 @@ from karma.core.batch import Ids, each_message
 from karma.core.clock import Clock, SystemClock
 from karma.core.dynamo.tables import bind_tables
 from karma.core.ids import UserId, is_id
+from karma.core.records import Record
 from karma.core.settings import FunctionSettings, load
 from karma.devices.purge import DevicesPurge
 from karma.devices.repository.deleted_devices import DeletedDeviceRepository
 from karma.devices.repository.devices import DeviceRepository
 from karma.files.removal import FilesOfDevices
 from karma.files.repository.files import FileRepository
+from karma.firmware.purge import FirmwarePurge
+from karma.firmware.repository.rollouts import RolloutRepository
 from karma.identity.accounts.deletion import Cascade
 from karma.identity.accounts.repository.deletions import DeletionRepository
 from karma.identity.accounts.repository.purge import AccountPurge
 from karma.integrations.iot import IotRegistry
-from karma.integrations.s3 import S3Attachments, S3Files
+from karma.integrations.iot_jobs import IotJobs
+from karma.integrations.s3 import S3Archives, S3Attachments, S3Files
+from karma.integrations.s3_exports import S3ExportObjects
+from karma.integrations.s3_firmware import S3Firmware
 from karma.integrations.sqs import SqsQueue
 from karma.integrations.stripe import StripeGateway
 from karma.runs.attachment_removal import AttachmentsRemoval
@@ -37,6 +44,10 @@ from karma.runs.purge import RunsPurge
 from karma.runs.removal import RunsRemoval
 from karma.runs.removal_repository import RunRemovalRepository
 from karma.runs.repository import RunRepository
+from karma.runs.watchdog import QueuedExecutions
+from karma.telemetry.purge import ExportsPurge
+from karma.telemetry.removal import TelemetryOfDevices
+from karma.telemetry.repository import RollupRepository
 from karma.threads.deletion import ThreadCascade
 from karma.threads.messages import read_message
 
@@ -44,8 +55,7 @@ if TYPE_CHECKING:
     from aws_lambda_powertools.utilities.typing import LambdaContext
 
 
-@dataclass(frozen=True, kw_only=True)
-class Settings(FunctionSettings):
+class Settings(FunctionSettings, kw_only=True):
     """Variables of this function."""
 
     identity_table: str
@@ -55,7 +65,9 @@ class Settings(FunctionSettings):
     agents_table: str
     billing_table: str
     realtime_table: str
+    search_table: str
     deletions_queue_url: str
+    executions_queue_url: str
     files_bucket: str
     device_policy_name: str
     stripe_api_secret_arn: str = ""
@@ -63,8 +75,7 @@ class Settings(FunctionSettings):
     """Address of a Stripe-compatible peer; absent means Stripe itself."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Services:
+class Services(Record, kw_only=True):
     """Services that handle a message."""
 
     accounts: Cascade
@@ -77,7 +88,12 @@ def services() -> Services:
     settings = load(Settings)
     bind_tables(settings)
     clock, queue = SystemClock(), SqsQueue(settings.deletions_queue_url)
-    removal = RunsRemoval(store=RunRepository(), removals=RunRemovalRepository(), clock=clock)
+    removal = RunsRemoval(
+        store=RunRepository(),
+        removals=RunRemovalRepository(),
+        executions=QueuedExecutions(SqsQueue(settings.executions_queue_url)),
+        clock=clock,
+    )
     threads = ThreadCascade(
         deletions=ThreadDeletionRepository(),
         runs=removal,
@@ -111,8 +127,16 @@ def _accounts(settings: Settings, queue: SqsQueue, clock: Clock) -> Cascade:
                 deleted_devices=DeletedDeviceRepository(),
                 registry=IotRegistry(policy_name=settings.device_policy_name),
                 clock=clock,
-                others=(FilesOfDevices(files, S3Files(settings.files_bucket)),),
+                others=(
+                    FilesOfDevices(files, S3Files(settings.files_bucket)),
+                    TelemetryOfDevices(
+                        RollupRepository(), S3Archives(settings.files_bucket, kept_days=all_archived_days()), clock
+                    ),
+                    AlarmRepository(),
+                ),
             ),
+            FirmwarePurge(rollouts=RolloutRepository(), store=S3Firmware(settings.files_bucket), jobs=IotJobs()),
+            ExportsPurge(S3ExportObjects(settings.files_bucket)),
             # What is stored and does nothing: the `purge.py` of each context that offers a step.
             *purge.offered(),
             # Behind everything that gives back what it took of the plan.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from datetime import timedelta
 from functools import cache
 from typing import TYPE_CHECKING, Any
@@ -21,6 +20,7 @@ from karma.core.dynamo.tables import bind_tables
 from karma.core.errors import AppError
 from karma.core.ids import UserId
 from karma.core.observability import logger
+from karma.core.records import Record
 from karma.core.settings import FunctionSettings, load
 from karma.integrations.stripe import StripeGateway
 
@@ -28,8 +28,7 @@ if TYPE_CHECKING:
     from aws_lambda_powertools.utilities.typing import LambdaContext
 
 
-@dataclass(frozen=True, kw_only=True)
-class Settings(FunctionSettings):
+class Settings(FunctionSettings, kw_only=True):
     """Variables of this function."""
 
     identity_table: str
@@ -41,8 +40,7 @@ class Settings(FunctionSettings):
     """Address of a Stripe-compatible peer; absent means Stripe itself."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Services:
+class Services(Record, kw_only=True):
     """Services that handle a message."""
 
     projector: EventProjector

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from karma.core.batch import Ids, each_message
 from karma.core.clock import SystemClock
 from karma.core.dynamo.tables import bind_tables
+from karma.core.records import Record
 from karma.core.settings import FunctionSettings, load
 from karma.integrations.sqs import SqsQueue
 from karma.runs.repository import RunRepository
@@ -18,17 +18,16 @@ if TYPE_CHECKING:
     from aws_lambda_powertools.utilities.typing import LambdaContext
 
 
-@dataclass(frozen=True, kw_only=True)
-class Settings(FunctionSettings):
+class Settings(FunctionSettings, kw_only=True):
     """Variables of this function."""
 
     agents_table: str
+    billing_table: str
     runs_queue_url: str
     executions_queue_url: str
 
 
-@dataclass(frozen=True, kw_only=True)
-class Services:
+class Services(Record, kw_only=True):
     """Services that handle a message."""
 
     inspector: Inspector

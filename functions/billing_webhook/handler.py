@@ -7,7 +7,6 @@ from karma.core import startup
 # isort: split
 import base64
 import binascii
-from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
@@ -29,8 +28,7 @@ _HEADERS = {"content-type": "application/json"}
 _clock = SystemClock()
 
 
-@dataclass(frozen=True, kw_only=True)
-class Settings(FunctionSettings):
+class Settings(FunctionSettings, kw_only=True):
     """Variables of this function."""
 
     billing_table: str

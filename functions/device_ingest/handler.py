@@ -9,14 +9,17 @@ from karma.core import startup
 
 # isort: split
 import base64
-from dataclasses import dataclass
 from functools import cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import orjson
 
+from karma.alarms.repository.rules import AlarmRuleRepository
+from karma.alarms.watching import AlarmWatcher
 from karma.core.clock import SystemClock
+from karma.core.dynamo.failures import ConditionFailed
 from karma.core.dynamo.tables import bind_tables
+from karma.core.errors import AppError
 from karma.core.ids import DeviceId, UserId, is_id
 from karma.core.observability import logger
 from karma.core.settings import FunctionSettings, load
@@ -33,11 +36,14 @@ from karma.integrations.iot import IotPublisher
 from karma.integrations.sqs import SqsQueue
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from aws_lambda_powertools.utilities.typing import LambdaContext
 
+    from karma.devices.bulk_sending import BulkSender
 
-@dataclass(frozen=True, kw_only=True)
-class Settings(FunctionSettings):
+
+class Settings(FunctionSettings, kw_only=True):
     """Variables of this function."""
 
     devices_table: str
@@ -46,22 +52,43 @@ class Settings(FunctionSettings):
     iot_data_endpoint: str = ""
 
 
+class Services(NamedTuple):
+    """Handlers of the queue's messages."""
+
+    ingest: IngestService
+    bulks: Callable[[], BulkSender]
+    """Builds what sends bulk commands, with the first part of one: few processes ever see any."""
+
+
 @cache
-def services() -> IngestService:
-    """Build the ingest service once a process."""
+def services() -> Services:
+    """Build the services once a process."""
     settings = load(Settings)
     bind_tables(settings)
     clock = SystemClock()
-    commands = CommandRepository()
-    publisher = IotPublisher(endpoint_url=settings.iot_data_endpoint)
-    return IngestService(
-        devices=DeviceRepository(),
+    devices, commands, queue = DeviceRepository(), CommandRepository(), SqsQueue(settings.ingest_queue_url)
+    publisher, wake_ups = IotPublisher(endpoint_url=settings.iot_data_endpoint), QueuedWakeUps(queue)
+    ingest = IngestService(
+        devices=devices,
         telemetry=TelemetryRepository(),
         dead_letters=DeadLetterRepository(),
-        dispatcher=Dispatcher(commands, publisher, QueuedWakeUps(SqsQueue(settings.ingest_queue_url)), clock),
+        dispatcher=Dispatcher(commands, publisher, wake_ups, clock),
         allowance=HourlyAllowance(HourRepository()),
         clock=clock,
+        watcher=AlarmWatcher(AlarmRuleRepository(), devices),
     )
+
+    @cache
+    def bulks() -> BulkSender:
+        from karma.devices.bulk_parts import QueuedBulkParts
+        from karma.devices.bulk_sending import BulkSender
+        from karma.devices.commands import CommandService
+        from karma.devices.repository.bulk_commands import BulkCommandRepository
+
+        sender = CommandService(devices, commands, publisher, wake_ups, clock)
+        return BulkSender(BulkCommandRepository(), sender, commands, QueuedBulkParts(queue), clock)
+
+    return Services(ingest, bulks)
 
 
 startup.over()
@@ -71,6 +98,7 @@ def lambda_handler(event: dict[str, Any], context: LambdaContext) -> dict[str, A
     """Handle a batch; return which messages must be delivered again."""
     messages: list[DeviceMessage] = []
     wake_ups: list[WakeUp] = []
+    bulks: list[tuple[str, dict[str, Any]]] = []
     failed: list[str] = []
     for record in event["Records"]:
         try:
@@ -78,14 +106,34 @@ def lambda_handler(event: dict[str, Any], context: LambdaContext) -> dict[str, A
             repeated = record.get("attributes", {}).get("ApproximateReceiveCount", "1") != "1"
             if "wake_up" in body:
                 wake_ups.append(_wake_up(record["messageId"], body["wake_up"], repeated=repeated))
+            elif "bulk" in body:
+                bulks.append((record["messageId"], body["bulk"]))
             else:
                 messages.append(_message(record["messageId"], body, repeated=repeated))
         except (ValueError, KeyError, TypeError):
             # Not what our rule writes: for operators, by way of the dead-letter queue.
             logger.warning("ingest.unreadable_record", message_id=record.get("messageId"))
             failed.append(record["messageId"])
-    failed += services().take(messages, wake_ups)
+    failed += services().ingest.take(messages, wake_ups)
+    # Behind the devices' own messages, which wait for nothing.
+    failed += [message_id for message_id, part in bulks if not _sent(part)]
     return {"batchItemFailures": [{"itemIdentifier": each} for each in failed]}
+
+
+def _sent(part: dict[str, Any]) -> bool:
+    from karma.devices.bulk_parts import read_part
+
+    try:
+        key = read_part(part)
+        outcome = services().bulks().take(key)
+    except (ValueError, KeyError, TypeError):
+        logger.warning("ingest.unreadable_record")
+        return False
+    except (AppError, ConditionFailed) as exc:
+        logger.warning("bulk.retry", cause=type(exc).__name__)
+        return False
+    logger.info("bulk.part", bulk_id=key.bulk.bulk_id, part=key.number, outcome=outcome)
+    return True
 
 
 def _wake_up(message_id: str, call: dict[str, Any], *, repeated: bool) -> WakeUp:

@@ -13,8 +13,10 @@ import orjson
 from karma.core.clock import SystemClock
 from karma.core.dynamo.tables import bind_tables
 from karma.core.errors import AppError
+from karma.core.live import declared
 from karma.core.observability import logger
 from karma.core.settings import load
+from karma.realtime.channel_repository import ChannelRepository
 from karma.realtime.messages import SocketRequest, answer, error_message, parse
 from karma.realtime.repository import RealtimeRepository
 from karma.realtime.service import ConnectionService
@@ -26,7 +28,9 @@ def services() -> ConnectionService:
     """Build the service once a process."""
     settings = load(Settings)
     bind_tables(settings)
-    return ConnectionService(store=RealtimeRepository(), clock=SystemClock())
+    return ConnectionService(
+        store=RealtimeRepository(), channels=ChannelRepository(), sources=declared(), clock=SystemClock()
+    )
 
 
 def lambda_handler(event: dict[str, Any], _context: object) -> dict[str, Any]:

@@ -1,13 +1,13 @@
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from karma.core.settings import FunctionSettings
 
 
-@dataclass(frozen=True, kw_only=True)
-class Settings(FunctionSettings):
+class Settings(FunctionSettings, kw_only=True):
     """Variables of the WebSocket's function."""
 
     identity_table: str
     realtime_table: str
+    devices_table: str
+    work_table: str
+    agents_table: str

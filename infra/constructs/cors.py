@@ -15,6 +15,7 @@ REQUEST_HEADERS = (
 """Spelled out: with credentials, browsers take `*` literally."""
 RESPONSE_HEADERS = (
     "etag",
+    "idempotent-replayed",
     "location",
     "ratelimit",
     "ratelimit-policy",

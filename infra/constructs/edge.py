@@ -1,13 +1,13 @@
 """CloudFront: API and stream URL under one host, which authenticates itself to both by a secret header."""
 
-from aws_cdk import Duration, RemovalPolicy, SecretValue
+from typing import Any
+
+from aws_cdk import Duration, SecretValue
 from aws_cdk import aws_certificatemanager as acm
 from aws_cdk import aws_cloudfront as cloudfront
 from aws_cdk import aws_cloudfront_origins as origins
-from aws_cdk import aws_s3 as s3
 from constructs import Construct
 
-from infra.catalog import STREAM_PATHS
 from infra.config import StageSettings
 from infra.constructs.waivers import waive
 
@@ -31,18 +31,31 @@ PASSED_HEADERS = (
 """Other headers that reach the origins. CloudFront adds the viewer's address itself, but only when it is listed here.
 Host is not passed on: the origins are chosen by their own names. tests/infra/test_edge.py compares with the code.
 """
-LOGIN_COOKIE = "karma-oauth"
-"""Cookie that binds a login through a provider to its browser; no other cookie is read."""
+LOGIN_COOKIE = "__Host-karma-oauth"
+"""Cookie that binds a login through a provider to its browser, by its name on https; no other cookie is read."""
 NOTHING_LOADED = "default-src 'none'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 """Content-Security-Policy of answers whose origin gave none: they load nothing and are shown in no frame."""
 KEPT_ERRORS = (400, 403, 404, 405, 414, 416, 500, 501, 502, 503, 504)
 """Statuses that CloudFront keeps for ten seconds, whatever the origin allows, unless it is told otherwise for each."""
+STATIC_PATHS = ("/docs/static/*",)
+"""Paths of files whose address names their content: what is kept of them never gets old."""
 STREAM_READ_TIMEOUT_S = 60
 """Longest silence on a stream in seconds; the app sends a comment every 10 s."""
 
+STREAM_PATHS = (
+    "/api/agent",
+    "/api/v1/agent",
+    "/api/chat",
+    "/api/v1/chat",
+    "/api/v1/llm/messages",
+    "/api/v1/runs/*/events",
+    "/api/v1/realtime/stream",
+)
+"""Paths that CloudFront sends to the stream URL: those that functions/agent_stream serves."""
+
 
 class Edge(Construct):
-    """A distribution that caches only what an origin allows, for a second."""
+    """A distribution that caches only what an origin allows, for a second unless its address names its content."""
 
     def __init__(
         self,
@@ -58,32 +71,35 @@ class Edge(Construct):
         proof = {ORIGIN_HEADER: header.unsafe_unwrap()}
         cached, passed, answered = self._cache_policy(settings), self._passed(settings), self._security_headers()
 
-        def behavior(host: str, read_timeout_s: int) -> cloudfront.BehaviorOptions:
+        api, stream = _origin(api_host, 30, proof), _origin(stream_host, STREAM_READ_TIMEOUT_S, proof)
+
+        def behavior(origin: origins.HttpOrigin, **more: Any) -> cloudfront.BehaviorOptions:
+            given: dict[str, Any] = {
+                "allowed_methods": cloudfront.AllowedMethods.ALLOW_ALL,
+                "cache_policy": cached,
+                "origin_request_policy": passed,
+                "response_headers_policy": answered,
+            }
             return cloudfront.BehaviorOptions(
-                origin=origins.HttpOrigin(
-                    host,
-                    protocol_policy=cloudfront.OriginProtocolPolicy.HTTPS_ONLY,
-                    origin_ssl_protocols=[cloudfront.OriginSslPolicy.TLS_V1_2],
-                    custom_headers=proof,
-                    read_timeout=Duration.seconds(read_timeout_s),
-                    keepalive_timeout=Duration.seconds(5),
-                ),
-                allowed_methods=cloudfront.AllowedMethods.ALLOW_ALL,
+                origin=origin,
                 viewer_protocol_policy=cloudfront.ViewerProtocolPolicy.REDIRECT_TO_HTTPS,
-                cache_policy=cached,
-                origin_request_policy=passed,
-                response_headers_policy=answered,
                 compress=False,
+                **(given | more),
             )
 
-        streaming = behavior(stream_host, STREAM_READ_TIMEOUT_S)
+        streaming = behavior(stream)
+        static = behavior(
+            api,
+            allowed_methods=cloudfront.AllowedMethods.ALLOW_GET_HEAD,
+            cache_policy=self._static_policy(settings),
+        )
         domain = settings.overrides.public_domain
         self.distribution = cloudfront.Distribution(
             self,
             "Distribution",
             comment=f"{settings.stack_prefix}: API and stream",
-            default_behavior=behavior(api_host, 30),
-            additional_behaviors=dict.fromkeys(STREAM_PATHS, streaming),
+            default_behavior=behavior(api),
+            additional_behaviors={**dict.fromkeys(STREAM_PATHS, streaming), **dict.fromkeys(STATIC_PATHS, static)},
             error_responses=[
                 cloudfront.ErrorResponse(http_status=status, ttl=Duration.seconds(0)) for status in KEPT_ERRORS
             ],
@@ -95,7 +111,6 @@ class Edge(Construct):
             ),
             minimum_protocol_version=cloudfront.SecurityPolicyProtocol.TLS_V1_2_2021 if domain else None,
             http_version=cloudfront.HttpVersion.HTTP2_AND_3,
-            log_bucket=self._log_bucket(settings),
             price_class=cloudfront.PriceClass.PRICE_CLASS_100,
         )
         self.url = f"https://{domain or self.distribution.distribution_domain_name}"
@@ -107,6 +122,13 @@ class Edge(Construct):
             self.distribution,
             "AwsSolutions-CFR2",
             "every route asks for a token and is rate limited per caller; a web ACL, if wanted, lives in us-east-1",
+        )
+        # Those logs hold whole paths and queries, and no setting leaves these out: links to shared files are in them,
+        # and codes of logins.
+        waive(
+            self.distribution,
+            "AwsSolutions-CFR3",
+            "its logs would hold the secrets of paths and queries; the functions log each request's route",
         )
         if not has_domain:
             waive(
@@ -128,6 +150,21 @@ class Edge(Construct):
             max_ttl=Duration.seconds(1),
             header_behavior=cloudfront.CacheHeaderBehavior.allow_list(*CHOOSING_HEADERS),
             query_string_behavior=cloudfront.CacheQueryStringBehavior.all(),
+            cookie_behavior=cloudfront.CacheCookieBehavior.none(),
+            enable_accept_encoding_gzip=True,
+        )
+
+    def _static_policy(self, settings: StageSettings) -> cloudfront.CachePolicy:
+        return cloudfront.CachePolicy(
+            self,
+            "Static",
+            cache_policy_name=f"{settings.stack_prefix}-static",
+            comment="Kept as long as the origin says, for everybody",
+            min_ttl=Duration.seconds(0),
+            default_ttl=Duration.seconds(0),
+            max_ttl=Duration.days(365),
+            header_behavior=cloudfront.CacheHeaderBehavior.none(),
+            query_string_behavior=cloudfront.CacheQueryStringBehavior.none(),
             cookie_behavior=cloudfront.CacheCookieBehavior.none(),
             enable_accept_encoding_gzip=True,
         )
@@ -165,20 +202,13 @@ class Edge(Construct):
             ),
         )
 
-    def _log_bucket(self, settings: StageSettings) -> s3.Bucket:
-        bucket = s3.Bucket(
-            self,
-            "Logs",
-            encryption=s3.BucketEncryption.S3_MANAGED,
-            block_public_access=s3.BlockPublicAccess.BLOCK_ALL,
-            # CloudFront's standard logs are written under an ACL.
-            object_ownership=s3.ObjectOwnership.OBJECT_WRITER,
-            enforce_ssl=True,
-            versioned=True,
-            lifecycle_rules=[
-                s3.LifecycleRule(expiration=Duration.days(90), noncurrent_version_expiration=Duration.days(7))
-            ],
-            removal_policy=RemovalPolicy.RETAIN if settings.retain_data else RemovalPolicy.DESTROY,
-        )
-        waive(bucket, "AwsSolutions-S1", "it is the bucket that receives access logs; logging it would never end")
-        return bucket
+
+def _origin(host: str, read_timeout_s: int, proof: dict[str, str]) -> origins.HttpOrigin:
+    return origins.HttpOrigin(
+        host,
+        protocol_policy=cloudfront.OriginProtocolPolicy.HTTPS_ONLY,
+        origin_ssl_protocols=[cloudfront.OriginSslPolicy.TLS_V1_2],
+        custom_headers=proof,
+        read_timeout=Duration.seconds(read_timeout_s),
+        keepalive_timeout=Duration.seconds(5),
+    )

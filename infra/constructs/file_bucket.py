@@ -7,6 +7,9 @@ from constructs import Construct
 from infra.config import StageSettings
 from infra.constructs.waivers import waive
 
+ARCHIVE_DAYS = (365, 730, 1_825)
+"""Days for which plans keep archives of raw telemetry (karma.billing.plans.all_archived_days; a test compares)."""
+
 
 class FileBucket(Construct):
     """Device files and telemetry archives; browsers upload parts by presigned URL."""
@@ -48,11 +51,12 @@ class FileBucket(Construct):
                     noncurrent_version_expiration=Duration.days(30),
                 ),
                 s3.LifecycleRule(
-                    # Exported threads: their links end after an hour.
+                    # Exported threads and telemetry: their links end after an hour.
                     prefix="exports/",
                     expiration=Duration.days(1),
                     noncurrent_version_expiration=Duration.days(1),
                 ),
+                *_archives(),
             ],
             cors=[
                 s3.CorsRule(
@@ -65,3 +69,15 @@ class FileBucket(Construct):
             ],
             removal_policy=removal,
         )
+
+
+def _archives() -> list[s3.LifecycleRule]:
+    """Return the ends of raw telemetry of days, each of which is put a month behind its day."""
+    return [
+        s3.LifecycleRule(
+            prefix=f"archives/{days}/",
+            expiration=Duration.days(days),
+            noncurrent_version_expiration=Duration.days(30),
+        )
+        for days in ARCHIVE_DAYS
+    ]

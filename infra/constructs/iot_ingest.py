@@ -10,9 +10,10 @@ from aws_cdk import aws_iot as iot
 from aws_cdk import aws_sqs as sqs
 from constructs import Construct
 
-from infra.catalog import FUNCTIONS, IOT_RULES, IOT_SELECT, IOT_SQL_VERSION, FunctionName
+from infra.catalog import FUNCTIONS, FunctionName
 from infra.config import StageSettings
 from infra.constructs.queue import DeadLetterQueue, WorkQueue
+from infra.iot_rules import IOT_RULES, IOT_SELECT, IOT_SQL_VERSION
 
 THING = "${iot:Connection.Thing.ThingName}"
 
@@ -30,6 +31,10 @@ class DevicePolicy(Construct):
         basic_ingest = f"topic/$aws/rules/{settings.basic_ingest_rule}/dt/karma/{THING}/telemetry"
         published = [f"topic/dt/karma/{THING}/{kind}" for kind in ("telemetry", "heartbeat", "event")]
         published += [f"topic/cmd/karma/{THING}/{kind}" for kind in ("ready", "response")]
+        # Jobs have their ids in the topic, and AWS takes a document of 2,048 characters.
+        jobs = f"$aws/things/{THING}/jobs/*"
+        published.append(f"topic/{jobs}")
+        heard = [f"cmd/karma/{THING}/request", jobs]
         self.policy = iot.CfnPolicy(
             self,
             "Policy",
@@ -51,9 +56,13 @@ class DevicePolicy(Construct):
                     {
                         "Effect": "Allow",
                         "Action": "iot:Subscribe",
-                        "Resource": arn(f"topicfilter/cmd/karma/{THING}/request"),
+                        "Resource": [arn(f"topicfilter/{each}") for each in heard],
                     },
-                    {"Effect": "Allow", "Action": "iot:Receive", "Resource": arn(f"topic/cmd/karma/{THING}/request")},
+                    {
+                        "Effect": "Allow",
+                        "Action": "iot:Receive",
+                        "Resource": [arn(f"topic/{each}") for each in heard],
+                    },
                 ],
             },
         )

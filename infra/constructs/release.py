@@ -18,7 +18,7 @@ from aws_cdk import aws_lambda as lambda_
 from aws_cdk import aws_logs as logs
 from constructs import Construct
 
-from infra.catalog import FunctionName
+from infra.catalog import SWEEPS, FunctionName
 from infra.config import StageSettings
 from infra.constructs.alarms import crash_alarm
 from infra.constructs.python_function import RUNTIME_REASON, PythonFunction, retention_of
@@ -81,12 +81,10 @@ _CHECKS = {
     # Powertools refuses a batch of nothing: messages about a run, a file and an account that there are not.
     FunctionName.RUNS: _message(json.dumps({"user_id": "release-check", "run_id": "release-check"})),
     FunctionName.FILES: _message(json.dumps({"device_id": _NOBODY, "file_id": _NOBODY})),
+    FunctionName.PREVIEWS: _message(json.dumps({"device_id": _NOBODY, "file_id": _NOBODY})),
     FunctionName.DELETION: _message(_NOBODY),
     # What the next minute's call would do, only sooner.
-    FunctionName.QUEUE_SWEEPS: Check(event={"sweep": "commands"}, expected={}),
-    FunctionName.TABLE_SWEEPS: Check(event={"sweep": "tasks"}, expected={}),
-    FunctionName.FILE_SWEEP: Check(event={"sweep": "files"}, expected={}),
-    FunctionName.DEVICE_SWEEP: Check(event={"sweep": "orphans"}, expected={}),
+    **{name: Check(event={"sweep": sweep}, expected={}) for sweep, name in SWEEPS.items()},
 }
 
 

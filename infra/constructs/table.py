@@ -14,8 +14,9 @@ class ContextTable(Construct):
     """One table of a lifecycle; no physical name, so that a replacement never collides."""
 
     def __init__(
-        self, scope: Construct, construct_id: str, *, settings: StageSettings, indexed: bool, streamed: bool
+        self, scope: Construct, construct_id: str, *, settings: StageSettings, indexed: bool, stream: str | None
     ) -> None:
+        """Build the table; `stream` says what its stream brings of each change: None, it has none."""
         super().__init__(scope, construct_id)
         text = dynamodb.AttributeType.STRING
         self.table = dynamodb.Table(
@@ -31,7 +32,7 @@ class ContextTable(Construct):
             ),
             deletion_protection=settings.deletion_protection,
             removal_policy=RemovalPolicy.RETAIN if settings.retain_data else RemovalPolicy.DESTROY,
-            stream=dynamodb.StreamViewType.NEW_AND_OLD_IMAGES if streamed else None,
+            stream=dynamodb.StreamViewType(stream) if stream else None,
         )
         if indexed:
             self.table.add_global_secondary_index(

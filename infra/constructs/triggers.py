@@ -1,6 +1,7 @@
 """Triggers of the functions that no client calls: queues, a table's stream, schedules."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from aws_cdk import Duration
 from aws_cdk import aws_dynamodb as dynamodb
@@ -62,7 +63,14 @@ class StreamTrigger(Construct):
         function: PythonFunction,
         table: dynamodb.Table,
         failures: sqs.IQueue,
+        filters: Sequence[Mapping[str, Any]] = (),
+        batch: int = STREAM_BATCH,
+        window: Duration | None = None,
     ) -> None:
+        """Build the trigger; `filters` are patterns of Lambda's, of which one lets a record through: none, all are.
+
+        `window`: time for which records are collected while there are fewer than `batch`.
+        """
         super().__init__(scope, construct_id)
         mapping = lambda_.EventSourceMapping(
             self,
@@ -70,12 +78,14 @@ class StreamTrigger(Construct):
             target=function.target,
             event_source_arn=table.table_stream_arn,
             starting_position=lambda_.StartingPosition.TRIM_HORIZON,
-            batch_size=STREAM_BATCH,
+            batch_size=batch,
+            max_batching_window=window,
             bisect_batch_on_error=True,
             retry_attempts=STREAM_RETRIES,
             max_record_age=Duration.hours(12),
             report_batch_item_failures=True,
             on_failure=sources.SqsDlq(failures),
+            filters=[lambda_.FilterCriteria.filter(dict(each)) for each in filters] or None,
         )
         self.mapping_id = mapping.event_source_mapping_id
 

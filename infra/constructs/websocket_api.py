@@ -70,11 +70,15 @@ class FunctionWebsocketApi(Construct):
         if settings.access_logs:
             stage.add_resource_dependency(self._log_permission())
         self.api_id = api.ref
-        self.connections_arn = Stack.of(self).format_arn(
-            service="execute-api", resource=api.ref, resource_name=f"{STAGE_NAME}/DELETE/@connections/*"
-        )
+        self.connections_arn = self._managed(api, "DELETE")
         """Resource whose DELETE closes a connection, as the API does when a session ends."""
+        self.messages_arn = self._managed(api, "POST")
+        """Resource whose POST sends to a connection."""
         self.url = f"wss://{api.ref}.execute-api.{Aws.REGION}.{Aws.URL_SUFFIX}/{STAGE_NAME}"
+
+    def _managed(self, api: apigateway.CfnApi, verb: str) -> str:
+        path = f"{STAGE_NAME}/{verb}/@connections/*"
+        return Stack.of(self).format_arn(service="execute-api", resource=api.ref, resource_name=path)
 
     def _log_permission(self) -> account_settings.CfnAccount:
         """Let API Gateway write WebSocket access logs: an account-wide setting, and a stage has its own account."""

@@ -1,6 +1,6 @@
 """The code: functions behind their APIs, queues, streams and schedules."""
 
-from aws_cdk import Fn
+from aws_cdk import Duration, Fn
 from constructs import Construct
 
 from infra.artifacts import Artifacts
@@ -21,6 +21,42 @@ from infra.stacks.data import DataStack
 from infra.stacks.devices import DevicesStack
 
 WEBHOOK_PATH = "/webhooks/stripe"
+RUN_CHANGES = (
+    {"eventName": ["INSERT"], "dynamodb": {"NewImage": {"type": {"S": ["run"]}}}},
+    {
+        "eventName": ["MODIFY"],
+        "dynamodb": {
+            "OldImage": {"type": {"S": ["run"]}, "status": {"S": ["queued", "running", "paused"]}},
+            "NewImage": {"status": {"S": ["finished", "interrupted", "cancelled", "failed"]}},
+        },
+    },
+)
+"""Records of the agents table's stream that are counted: runs that begin or end, and not the many pieces of their logs.
+
+Lambda filters without charge.
+"""
+FIGURES_WINDOW = Duration.seconds(30)
+"""Time for which a change of a run waits for more: a short run is then counted once, with its end (docs/adr/0054)."""
+SHORT_WORKERS = 10
+"""Processes for titles and expired questions, of 2 s each: 300 a minute, beside those for runs."""
+STORED_BATCHES = ({"eventName": ["INSERT"], "dynamodb": {"Keys": {"pk": {"S": [{"prefix": "DEV#"}]}}}},)
+"""Records of the telemetry table's stream that say of new samples."""
+EVENT_CHANGES = (
+    {"dynamodb": {"NewImage": {"type": {"S": ["run", "thread", "avatar"]}}}},
+    {"eventName": ["REMOVE"], "dynamodb": {"OldImage": {"type": {"S": ["run", "thread", "avatar"]}}}},
+    {"eventName": ["INSERT"], "dynamodb": {"NewImage": {"type": {"S": ["segment", "messages"]}}}},
+)
+"""Records of that stream that events, live messages and rows of search are made of."""
+WORK_CHANGES = (
+    {"dynamodb": {"NewImage": {"type": {"S": ["task", "project", "project_member"]}}}},
+    {"eventName": ["REMOVE"], "dynamodb": {"OldImage": {"type": {"S": ["task", "project", "project_member"]}}}},
+)
+"""Records of the work table's stream that its router takes."""
+IDENTITY_CHANGES = (
+    {"eventName": ["MODIFY"], "dynamodb": {"OldImage": {"type": {"S": ["user", "session", "api_key"]}}}},
+    {"eventName": ["INSERT"], "dynamodb": {"NewImage": {"type": {"S": ["account_tombstone", "notice"]}}}},
+)
+"""Records of the identity table's stream that its router takes; most are rate limits and tokens."""
 
 
 class AppStack(StageStack):
@@ -58,10 +94,11 @@ class AppStack(StageStack):
             )
             values["WEBSOCKET_URL"] = settings.overrides.websocket_url or self.websocket.url
             arns["websocket/connections"] = self.websocket.connections_arn
+            arns["websocket/messages"] = self.websocket.messages_arn
         self.functions = {name: realtime if name is FunctionName.REALTIME else build(name) for name in FunctionName}
 
         self._addresses(settings)
-        self._triggers(data, devices)
+        self._triggers(settings, data, devices)
         self._edge(settings, data)
         if settings.released:
             self._releases(settings)
@@ -100,17 +137,27 @@ class AppStack(StageStack):
             self, "Stream", settings=settings, target=stream_function.target, streaming=True, cors=True
         )
 
-    def _triggers(self, data: DataStack, devices: DevicesStack) -> None:
+    def _triggers(self, settings: StageSettings, data: DataStack, devices: DevicesStack) -> None:
         for name, queue, concurrency, batch in (
             (FunctionName.DEVICE_INGEST, devices.iot.ingest.queue, 50, QUEUE_BATCH),
             (FunctionName.INBOX, data.inbox.queue, 5, QUEUE_BATCH),
             (FunctionName.RUNS, data.runs.queue, 20, QUEUE_BATCH),
             # Its time is for one run.
-            (FunctionName.EXECUTION, data.executions.queue, 50, 1),
+            (FunctionName.EXECUTION, data.executions.queue, settings.overrides.execution_workers, 1),
             # Its time is for one file of the largest size.
             (FunctionName.FILES, data.file_checks.queue, 20, 1),
+            # Its time is for one file, and its memory for one child process.
+            (FunctionName.PREVIEWS, data.previews.queue, 10, 1),
             (FunctionName.MAIL, data.mail.queue, 5, QUEUE_BATCH),
             (FunctionName.DELETION, data.deletions.queue, 5, QUEUE_BATCH),
+            # Its time is for one receiver, who may be slow.
+            (FunctionName.WEBHOOKS, data.webhooks.queue, 50, 1),
+            # Many schedules name the same minute. A batch is handled one after the other.
+            (FunctionName.SCHEDULES, data.fires.queue, 50, 1),
+            # A message names up to ten hours or days, or an export to write on for some seconds.
+            (FunctionName.TELEMETRY, data.telemetry_jobs.queue, 20, 1),
+            # Ten jobs of a hundred connections each.
+            (FunctionName.PUSHES, data.pushes.queue, 20, QUEUE_BATCH),
         ):
             QueueTrigger(
                 self,
@@ -120,6 +167,19 @@ class AppStack(StageStack):
                 concurrency=concurrency,
                 batch=batch,
             )
+        # Titles and expired questions, so that none waits for a process behind runs of minutes (docs/adr/0049).
+        QueueTrigger(
+            self,
+            "ShortWorkQueue",
+            function=self.functions[FunctionName.EXECUTION],
+            queue=data.short_work.queue,
+            concurrency=SHORT_WORKERS,
+            batch=1,
+        )
+        self._streams(data)
+        SweepSchedules(self, "Sweeps", functions=self.functions)
+
+    def _streams(self, data: DataStack) -> None:
         self.router_trigger = StreamTrigger(
             self,
             "RouterStream",
@@ -127,7 +187,49 @@ class AppStack(StageStack):
             table=data.tables[TableName.DEVICES],
             failures=data.router_failures.queue,
         )
-        SweepSchedules(self, "Sweeps", functions=self.functions)
+        self.metrics_trigger = StreamTrigger(
+            self,
+            "MetricsStream",
+            function=self.functions[FunctionName.METRICS],
+            table=data.tables[TableName.AGENTS],
+            failures=data.metrics_failures.queue,
+            filters=RUN_CHANGES,
+            window=FIGURES_WINDOW,
+        )
+        self.events_trigger = StreamTrigger(
+            self,
+            "EventsStream",
+            function=self.functions[FunctionName.EVENTS],
+            table=data.tables[TableName.AGENTS],
+            failures=data.events_failures.queue,
+            filters=EVENT_CHANGES,
+        )
+        self.work_trigger = StreamTrigger(
+            self,
+            "WorkStream",
+            function=self.functions[FunctionName.WORK_ROUTER],
+            table=data.tables[TableName.WORK],
+            failures=data.work_router_failures.queue,
+            filters=WORK_CHANGES,
+        )
+        self.identity_trigger = StreamTrigger(
+            self,
+            "IdentityStream",
+            function=self.functions[FunctionName.IDENTITY_ROUTER],
+            table=data.tables[TableName.IDENTITY],
+            failures=data.identity_router_failures.queue,
+            filters=IDENTITY_CHANGES,
+        )
+        self.samples_trigger = StreamTrigger(
+            self,
+            "SamplesStream",
+            function=self.functions[FunctionName.SAMPLES],
+            table=data.tables[TableName.TELEMETRY],
+            failures=data.samples_failures.queue,
+            filters=STORED_BATCHES,
+            batch=1_000,
+            window=Duration.seconds(10),
+        )
 
     def _edge(self, settings: StageSettings, data: DataStack) -> None:
         self.edge: Edge | None = None
@@ -181,6 +283,11 @@ class AppStack(StageStack):
         for name, function in self.functions.items():
             self.output(f"Function{name.label}", function.function.function_name)
         self.output("RouterMappingId", self.router_trigger.mapping_id)
+        self.output("MetricsMappingId", self.metrics_trigger.mapping_id)
+        self.output("EventsMappingId", self.events_trigger.mapping_id)
+        self.output("SamplesMappingId", self.samples_trigger.mapping_id)
+        self.output("WorkRouterMappingId", self.work_trigger.mapping_id)
+        self.output("IdentityRouterMappingId", self.identity_trigger.mapping_id)
 
 
 def _grantable(data: DataStack, devices: DevicesStack) -> dict[str, str]:
@@ -189,8 +296,12 @@ def _grantable(data: DataStack, devices: DevicesStack) -> dict[str, str]:
         "queue/inbox": data.inbox.queue.queue_arn,
         "queue/runs": data.runs.queue.queue_arn,
         "queue/executions": data.executions.queue.queue_arn,
+        "queue/short-work": data.short_work.queue.queue_arn,
         "queue/deletions": data.deletions.queue.queue_arn,
         "queue/files": data.file_checks.queue.queue_arn,
+        "queue/previews": data.previews.queue.queue_arn,
+        "queue/fires": data.fires.queue.queue_arn,
+        "queue/telemetry": data.telemetry_jobs.queue.queue_arn,
         "bucket/files": data.files.bucket_arn,
         # By its export, whose name cdk-nag gives to what it finds.
         **{
@@ -200,7 +311,16 @@ def _grantable(data: DataStack, devices: DevicesStack) -> dict[str, str]:
         "queue/mail": data.mail.queue.queue_arn,
         "ses/sender": data.mail_sender.identity_arn,
         "ses/configuration": data.mail_sender.configuration_set_arn,
+        "queue/webhooks": data.webhooks.queue.queue_arn,
+        "queue/pushes": data.pushes.queue.queue_arn,
+        "queue/work-router-failures": data.work_router_failures.queue.queue_arn,
+        "queue/identity-router-failures": data.identity_router_failures.queue.queue_arn,
+        "queue/events-failures": data.events_failures.queue.queue_arn,
+        "queue/metrics-failures": data.metrics_failures.queue.queue_arn,
+        "queue/samples-failures": data.samples_failures.queue.queue_arn,
         "queue/router-failures": data.router_failures.queue.queue_arn,
+        "key/vault": data.vault_key.key_arn,
+        "role/firmware": data.firmware_role.role_arn,
         "queue/ingest": devices.iot.ingest.queue.queue_arn,
     }
     for name, table in data.tables.items():
@@ -227,10 +347,17 @@ def _environment(settings: StageSettings, data: DataStack, devices: DevicesStack
         "INBOX_QUEUE_URL": data.inbox.queue.queue_url,
         "RUNS_QUEUE_URL": data.runs.queue.queue_url,
         "EXECUTIONS_QUEUE_URL": data.executions.queue.queue_url,
+        "SHORT_WORK_QUEUE_URL": data.short_work.queue.queue_url,
         "DELETIONS_QUEUE_URL": data.deletions.queue.queue_url,
         "FILES_BUCKET": data.files.bucket_name,
         "FILES_QUEUE_URL": data.file_checks.queue.queue_url,
+        "PREVIEWS_QUEUE_URL": data.previews.queue.queue_url,
+        "FIRMWARE_ROLE_ARN": data.firmware_role.role_arn,
+        "FIRES_QUEUE_URL": data.fires.queue.queue_url,
+        "TELEMETRY_QUEUE_URL": data.telemetry_jobs.queue.queue_url,
         "INGEST_QUEUE_URL": devices.iot.ingest.queue.queue_url,
+        "WEBHOOKS_QUEUE_URL": data.webhooks.queue.queue_url,
+        "PUSHES_QUEUE_URL": data.pushes.queue.queue_url,
         "MAIL_QUEUE_URL": data.mail.queue.queue_url,
         "PUBLIC_URL": settings.public_url,
         "MAIL_SENDER": settings.mail_sender,
@@ -244,10 +371,14 @@ def _environment(settings: StageSettings, data: DataStack, devices: DevicesStack
         "MODEL_BASE_URL": given.model_base_url,
         "MODEL_ID": given.model_id,
         "STRIPE_API_BASE": given.stripe_api_base,
+        "EXECUTION_WORKERS": str(given.execution_workers),
         "PAYMENT_RETRY_DAYS": str(given.payment_retry_days),
         "API_URL": given.public_api_url or (f"https://{given.public_domain}" if given.public_domain else ""),
         "FRONTEND_ORIGINS": ",".join([*settings.cors_origins, *settings.loopback_origins]),
         "OAUTH_SECRET_ARN": secrets["oauth"],
+        "VAULT_KEY_ARN": data.vault_key.key_arn,
+        "MCP_LOOPBACK": "1" if settings.loopback_origins else "",
+        "WEBHOOK_LOOPBACK": "1" if settings.loopback_origins else "",
         "GITHUB_URL": given.github_url,
         "GITHUB_API_URL": given.github_api_url,
         "GOOGLE_ISSUER": given.google_issuer,

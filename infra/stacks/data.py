@@ -1,5 +1,7 @@
 """Stateful resources: tables, bucket, secrets, the credential vault's key, work queues."""
 
+from functools import partial
+
 from aws_cdk import RemovalPolicy
 from aws_cdk import aws_kms as kms
 from constructs import Construct
@@ -7,6 +9,7 @@ from constructs import Construct
 from infra.catalog import FUNCTIONS, INDEXED_TABLES, STREAMED_TABLES, FunctionName, TableName
 from infra.config import StageSettings
 from infra.constructs.file_bucket import FileBucket
+from infra.constructs.firmware_reader import FirmwareReader
 from infra.constructs.mail_sender import MailSender
 from infra.constructs.queue import DeadLetterQueue, WorkQueue
 from infra.constructs.secrets import Secrets
@@ -25,11 +28,12 @@ class DataStack(StageStack):
                 name.capitalize(),
                 settings=settings,
                 indexed=name in INDEXED_TABLES,
-                streamed=name in STREAMED_TABLES,
+                stream=STREAMED_TABLES.get(name),
             ).table
             for name in TableName
         }
         self.files = FileBucket(self, "Files", settings=settings).bucket
+        self.firmware_role = FirmwareReader(self, "FirmwareReader", bucket=self.files).role
         self.secrets = Secrets(self, "Secrets", settings=settings)
         self.vault_key = kms.Key(
             self,
@@ -38,27 +42,36 @@ class DataStack(StageStack):
             enable_key_rotation=True,
             removal_policy=RemovalPolicy.RETAIN if settings.retain_data else RemovalPolicy.DESTROY,
         )
-        self.inbox = WorkQueue(
-            self, "Inbox", settings=settings, consumer_timeout_s=FUNCTIONS[FunctionName.INBOX].timeout_s
-        )
-        self.runs = WorkQueue(
-            self, "Runs", settings=settings, consumer_timeout_s=FUNCTIONS[FunctionName.RUNS].timeout_s
-        )
-        self.executions = WorkQueue(
-            self, "Executions", settings=settings, consumer_timeout_s=FUNCTIONS[FunctionName.EXECUTION].timeout_s
-        )
-        self.file_checks = WorkQueue(
-            self, "FileChecks", settings=settings, consumer_timeout_s=FUNCTIONS[FunctionName.FILES].timeout_s
-        )
-        self.mail = WorkQueue(
-            self, "Mail", settings=settings, consumer_timeout_s=FUNCTIONS[FunctionName.MAIL].timeout_s
-        )
+        work_queue = partial(self._work_queue, settings)
+        self.inbox = work_queue("Inbox", FunctionName.INBOX)
+        self.runs = work_queue("Runs", FunctionName.RUNS)
+        self.executions = work_queue("Executions", FunctionName.EXECUTION)
+        self.short_work = work_queue("ShortWork", FunctionName.EXECUTION)
+        self.file_checks = work_queue("FileChecks", FunctionName.FILES)
+        self.previews = work_queue("Previews", FunctionName.PREVIEWS)
+        self.mail = work_queue("Mail", FunctionName.MAIL)
         self.mail_sender = MailSender(self, "MailSender", settings=settings)
-        self.deletions = WorkQueue(
-            self, "Deletions", settings=settings, consumer_timeout_s=FUNCTIONS[FunctionName.DELETION].timeout_s
+        self.deletions = work_queue("Deletions", FunctionName.DELETION)
+        self.webhooks = work_queue("Webhooks", FunctionName.WEBHOOKS)
+        self.fires = work_queue("Fires", FunctionName.SCHEDULES)
+        self.telemetry_jobs = work_queue("TelemetryJobs", FunctionName.TELEMETRY)
+        self.pushes = work_queue("Pushes", FunctionName.PUSHES)
+        self._failures(settings)
+        self._outputs()
+
+    def _work_queue(self, settings: StageSettings, name: str, consumer: FunctionName) -> WorkQueue:
+        return WorkQueue(self, name, settings=settings, consumer_timeout_s=FUNCTIONS[consumer].timeout_s)
+
+    def _failures(self, settings: StageSettings) -> None:
+        """Make a queue for the records of each stream's reader that failed each time."""
+        self.work_router_failures = DeadLetterQueue(self, "WorkRouterFailures", settings=settings, redriven=False)
+        self.identity_router_failures = DeadLetterQueue(
+            self, "IdentityRouterFailures", settings=settings, redriven=False
         )
         self.router_failures = DeadLetterQueue(self, "RouterFailures", settings=settings, redriven=False)
-        self._outputs()
+        self.metrics_failures = DeadLetterQueue(self, "MetricsFailures", settings=settings, redriven=False)
+        self.events_failures = DeadLetterQueue(self, "EventsFailures", settings=settings, redriven=False)
+        self.samples_failures = DeadLetterQueue(self, "SamplesFailures", settings=settings, redriven=False)
 
     def _outputs(self) -> None:
         for name, table in self.tables.items():
@@ -74,10 +87,27 @@ class DataStack(StageStack):
         self.output("QueueUrlRunsDlq", self.runs.dead_letters.queue.queue_url)
         self.output("QueueUrlExecutions", self.executions.queue.queue_url)
         self.output("QueueUrlExecutionsDlq", self.executions.dead_letters.queue.queue_url)
+        self.output("QueueUrlShortWork", self.short_work.queue.queue_url)
+        self.output("QueueUrlShortWorkDlq", self.short_work.dead_letters.queue.queue_url)
         self.output("QueueUrlFiles", self.file_checks.queue.queue_url)
         self.output("QueueUrlFilesDlq", self.file_checks.dead_letters.queue.queue_url)
+        self.output("QueueUrlPreviews", self.previews.queue.queue_url)
+        self.output("QueueUrlPreviewsDlq", self.previews.dead_letters.queue.queue_url)
         self.output("QueueUrlMail", self.mail.queue.queue_url)
         self.output("QueueUrlMailDlq", self.mail.dead_letters.queue.queue_url)
         self.output("QueueUrlDeletions", self.deletions.queue.queue_url)
         self.output("QueueUrlDeletionsDlq", self.deletions.dead_letters.queue.queue_url)
+        self.output("QueueUrlWebhooks", self.webhooks.queue.queue_url)
+        self.output("QueueUrlWebhooksDlq", self.webhooks.dead_letters.queue.queue_url)
+        self.output("QueueUrlEventsFailures", self.events_failures.queue.queue_url)
+        self.output("QueueUrlFires", self.fires.queue.queue_url)
+        self.output("QueueUrlFiresDlq", self.fires.dead_letters.queue.queue_url)
+        self.output("QueueUrlTelemetry", self.telemetry_jobs.queue.queue_url)
+        self.output("QueueUrlTelemetryDlq", self.telemetry_jobs.dead_letters.queue.queue_url)
+        self.output("QueueUrlSamplesFailures", self.samples_failures.queue.queue_url)
+        self.output("QueueUrlPushes", self.pushes.queue.queue_url)
+        self.output("QueueUrlPushesDlq", self.pushes.dead_letters.queue.queue_url)
+        self.output("QueueUrlWorkRouterFailures", self.work_router_failures.queue.queue_url)
+        self.output("QueueUrlIdentityRouterFailures", self.identity_router_failures.queue.queue_url)
         self.output("QueueUrlRouterFailures", self.router_failures.queue.queue_url)
+        self.output("QueueUrlMetricsFailures", self.metrics_failures.queue.queue_url)

@@ -21,6 +21,8 @@ from infra.stacks.devices import DevicesStack
 
 SLOW_API_MS = 3000
 ITERATOR_AGE_LIMIT = Duration.minutes(5)
+MODEL_CALLERS = (FunctionName.AGENT_STREAM, FunctionName.EXECUTION)
+"""Functions that call models."""
 BAD_FACTS = (
     (
         "IngestRejected",
@@ -28,6 +30,7 @@ BAD_FACTS = (
         100,
         "many device messages are refused: a bad firmware, or a foreign sender",
     ),
+    ("PushRefused", FunctionName.PUSHES, 1, "API Gateway refuses what is sent to clients: we lack a right"),
     (
         "MailRefused",
         FunctionName.MAIL,
@@ -104,10 +107,21 @@ class OpsStack(StageStack):
             "Inbox": data.inbox.dead_letters.queue,
             "Runs": data.runs.dead_letters.queue,
             "Executions": data.executions.dead_letters.queue,
+            "ShortWork": data.short_work.dead_letters.queue,
             "Deletions": data.deletions.dead_letters.queue,
+            "Fires": data.fires.dead_letters.queue,
+            "Telemetry": data.telemetry_jobs.dead_letters.queue,
             "Files": data.file_checks.dead_letters.queue,
+            "Previews": data.previews.dead_letters.queue,
             "Mail": data.mail.dead_letters.queue,
+            "Webhooks": data.webhooks.dead_letters.queue,
+            "Pushes": data.pushes.dead_letters.queue,
+            "WorkRouterFailures": data.work_router_failures.queue,
+            "IdentityRouterFailures": data.identity_router_failures.queue,
+            "EventsFailures": data.events_failures.queue,
             "RouterFailures": data.router_failures.queue,
+            "MetricsFailures": data.metrics_failures.queue,
+            "SamplesFailures": data.samples_failures.queue,
         }
         return [
             alarm(
@@ -120,14 +134,21 @@ class OpsStack(StageStack):
         ]
 
     def _facts(self, app: AppStack) -> list[cloudwatch.Alarm]:
-        router = app.functions[FunctionName.ROUTER].target
         found = [
             alarm(
                 self,
-                "RouterLag",
-                router.metric("IteratorAge", statistic="Maximum", period=Duration.minutes(1)),
-                description="The router falls behind the devices table's stream",
+                name,
+                app.functions[function].target.metric("IteratorAge", statistic="Maximum", period=Duration.minutes(1)),
+                description=meaning,
                 threshold=ITERATOR_AGE_LIMIT.to_milliseconds(),
+            )
+            for name, function, meaning in (
+                ("RouterLag", FunctionName.ROUTER, "The router falls behind the devices table's stream"),
+                ("MetricsLag", FunctionName.METRICS, "The figures of runs fall behind the agents table's stream"),
+                ("EventsLag", FunctionName.EVENTS, "Events fall behind the agents table's stream"),
+                ("SamplesLag", FunctionName.SAMPLES, "Late samples are missing in rollups that are read"),
+                ("WorkRouterLag", FunctionName.WORK_ROUTER, "The router falls behind the work table's stream"),
+                ("IdentityRouterLag", FunctionName.IDENTITY_ROUTER, "Ended sessions are noticed late"),
             )
         ]
         found += [
@@ -169,5 +190,30 @@ class OpsStack(StageStack):
         board.add_widgets(
             cloudwatch.GraphWidget(
                 title="Business", left=[business_metric(name, service) for name, service, _limit, _meaning in BAD_FACTS]
-            )
+            ),
+            _prompt_cache(),
         )
+
+
+def _prompt_cache() -> cloudwatch.GraphWidget:
+    """Return a graph of the tokens that models read, of which those from a provider's cache cost a tenth."""
+    period = Duration.minutes(5)
+    facts = {"input": "ModelInputTokens", "cached": "ModelCachedTokens", "written": "ModelCacheWrittenTokens"}
+    sums = {
+        name: cloudwatch.MathExpression(
+            expression=" + ".join(f"FILL({name}{each.label}, 0)" for each in MODEL_CALLERS),
+            using_metrics={f"{name}{each.label}": business_metric(fact, each, period=period) for each in MODEL_CALLERS},
+            label=fact,
+            period=period,
+        )
+        for name, fact in facts.items()
+    }
+    rate = cloudwatch.MathExpression(
+        expression="100 * cached / input",
+        using_metrics={"cached": sums["cached"], "input": sums["input"]},
+        label="hit rate, %",
+        period=period,
+    )
+    return cloudwatch.GraphWidget(
+        title="Prompt cache", left=list(sums.values()), right=[rate], right_y_axis=cloudwatch.YAxisProps(min=0, max=100)
+    )

@@ -15,6 +15,7 @@ from typing import Any
 _TOP = frozenset(
     {
         "model", "messages", "tools", "tool_choice", "max_tokens", "max_completion_tokens", "stream", "stream_options",
+        "reasoning_effort",
         "temperature", "top_p", "stop", "n", "user", "seed", "metadata", "parallel_tool_calls", "response_format",
     }
 )  # fmt: skip

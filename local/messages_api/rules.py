@@ -44,10 +44,14 @@ _FIELDS: Mapping[str, frozenset[str]] = {
     "tool_result": _COMMON | {"tool_use_id", "content", "is_error", "toolset_name"},
     "thinking": frozenset({"type", "thinking", "signature"}),
     "redacted_thinking": frozenset({"type", "data"}),
+    "server_tool_use": _COMMON | {"id", "name", "input", "caller"},
+    "web_search_tool_result": _COMMON | {"tool_use_id", "content", "caller"},
 }
 _PLACES: Mapping[str, frozenset[str]] = {
     "user": frozenset({"text", "image", "document", "tool_result"}),
-    "assistant": frozenset({"text", "tool_use", "thinking", "redacted_thinking"}),
+    "assistant": frozenset(
+        {"text", "tool_use", "thinking", "redacted_thinking", "server_tool_use", "web_search_tool_result"}
+    ),
     "result": frozenset({"text", "image", "document"}),
 }
 _TOOL_FIELDS = frozenset(
@@ -58,6 +62,8 @@ _TOOL_FIELDS = frozenset(
 )  # fmt: skip
 _TOOL_NAME = re.compile(r"[a-zA-Z0-9_-]{1,128}")
 _CALL_ID = re.compile(r"[a-zA-Z0-9_-]+")
+_OF_SERVER_TOOLS = frozenset({"server_tool_use", "web_search_tool_result"})
+"""Blocks of tools that the API runs itself; a turn that has paused for them is sent back as it is, and continued."""
 _IMAGE_TYPES = frozenset({"image/jpeg", "image/png", "image/gif", "image/webp"})
 _THINKING = frozenset({"adaptive", "enabled", "disabled", "between_tools"})
 _SCHEMA_COMBINATORS = ("oneOf", "allOf", "anyOf")
@@ -106,6 +112,7 @@ def _check(body: object) -> None:
     _require(marks <= MAX_MARKS, f"A maximum of {MAX_MARKS} blocks with cache_control may be provided. Found {marks}.")
     turns = _turns(messages)
     _check_pairs(turns)
+    _check_server_tools(turns)
     _check_images(turns)
 
 
@@ -174,7 +181,7 @@ def _turns(messages: Sequence[object]) -> list[tuple[str, _Blocks]]:
             turns.append((str(role), blocks))
     _require(turns[0][0] == "user", "messages: first message must use the user role")
     _require(
-        turns[-1][0] == "user",
+        turns[-1][0] == "user" or any(block["type"] in _OF_SERVER_TOOLS for block in turns[-1][1]),
         "This model does not support assistant message prefill. The conversation must end with a user message.",
     )
     return turns
@@ -216,6 +223,12 @@ def _block(kind: str, block: Mapping[str, object], at: str) -> None:
         content = block.get("content")
         if content is not None and not isinstance(content, str):
             list(_blocks(content, at=f"{at}.tool_result.content", place="result"))
+    elif kind == "server_tool_use":
+        _require(_matches(_CALL_ID, block.get("id")), f"{at}.server_tool_use.id: must match {_CALL_ID.pattern}")
+        _require(isinstance(block.get("input"), Mapping), f"{at}.server_tool_use.input: must be a valid dictionary")
+    elif kind == "web_search_tool_result":
+        _require(isinstance(block.get("tool_use_id"), str), f"{at}.web_search_tool_result.tool_use_id: Field required")
+        _require(block.get("content") is not None, f"{at}.web_search_tool_result.content: Field required")
     elif kind == "thinking":
         signature = block.get("signature")
         _require(isinstance(block.get("thinking"), str), f"{at}.thinking.thinking: Field required")
@@ -299,6 +312,22 @@ def _check_pairs(turns: Sequence[tuple[str, _Blocks]]) -> None:
                 f"turn {n}: `tool_use` ids must be unique",
             )
             seen |= set(open_ids)
+
+
+def _check_server_tools(turns: Sequence[tuple[str, _Blocks]]) -> None:
+    """Check that calls of tools that the API runs itself have their results in the turn, unless it may still run them.
+
+    It may in the last turn, and in one that waits for results of the client's tools.
+    """
+    for n, (_, blocks) in enumerate(turns):
+        made = [str(block["id"]) for block in blocks if block["type"] == "server_tool_use"]
+        given = [str(block["tool_use_id"]) for block in blocks if block["type"] == "web_search_tool_result"]
+        _require(set(given) <= set(made), f"turn {n}: `web_search_tool_result` without its `server_tool_use`")
+        may_wait = n == len(turns) - 1 or any(block["type"] == "tool_use" for block in blocks)
+        _require(
+            may_wait or set(made) <= set(given),
+            f"turn {n}: `server_tool_use` ids were found without a corresponding result block",
+        )
 
 
 def _check_images(turns: Sequence[tuple[str, _Blocks]]) -> None:

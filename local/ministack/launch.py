@@ -11,13 +11,15 @@ check the first four, test_watch.py the fifth and the last, tests/integration/in
 * Instances of functions end after the call that they carry out.
 * A message that Python's parser cannot read is acknowledged and passed on.
 
-* A call of a function that fails is written to a file, whoever made it: a schedule or a queue tells nobody.
+* A call of a function that fails is written to a file, whoever made it: a schedule or a queue tells nobody. So is one
+  that ends well, but gives messages of a batch back.
 
     python -P launch.py PORT FAILURES
 """
 
 import argparse
 import asyncio
+import json
 import ssl
 import sys
 import threading
@@ -39,6 +41,7 @@ from local import cross_origin
 sys.path.pop()
 
 _LOOPBACK = "127.0.0.1"
+_SERVER_ERROR = 500
 _POLICY_VIOLATION = 1008
 
 
@@ -115,19 +118,51 @@ def take_any_message() -> None:
 
 
 def write_failures(file: Path) -> None:
-    """Append what a function wrote during a call that failed, beside the engine's own copy in CloudWatch Logs."""
+    """Append what a function wrote during a call that failed, beside the engine's own copy in CloudWatch Logs.
+
+    A call has failed too when it names messages, or records of a stream, that are to be delivered to it again, and when
+    it answers a request by a status of 500 or above.
+    """
     keep = lambda_svc._emit_lambda_logs  # noqa: SLF001 -- the one place where each call ends
+    execute = lambda_svc._execute_function  # noqa: SLF001 -- and the one that has its answer
+
+    def append(func: Any, said: str, log_text: str) -> None:
+        name = (func.get("config") or func).get("FunctionName", "?")
+        lines = log_text.strip().splitlines() or ["it has written nothing"]
+        with file.open("a", encoding="utf-8", errors="replace") as log:
+            log.write("\n  ".join([f"{time.strftime('%H:%M:%S')} {name} {said}", *lines]) + "\n")
 
     def emit(func: Any, request_id: str, log_text: str, error: bool, duration_ms: int, **more: Any) -> None:
         keep(func, request_id, log_text, error, duration_ms, **more)
         if error:
-            name = (func.get("config") or func).get("FunctionName", "?")
-            lines = log_text.strip().splitlines() or ["it has written nothing"]
-            said = f"{time.strftime('%H:%M:%S')} {name} failed after {duration_ms} ms, request {request_id}"
-            with file.open("a", encoding="utf-8", errors="replace") as log:
-                log.write("\n  ".join([said, *lines]) + "\n")
+            append(func, f"failed after {duration_ms} ms, request {request_id}", log_text)
+
+    def executed(func: Any, event: Any, *args: Any, **more: Any) -> Any:
+        result = execute(func, event, *args, **more)
+        said = "" if result.get("error") else _failure(result.get("body"), event)
+        if said:
+            append(func, said, result.get("log", ""))
+        return result
 
     lambda_svc._emit_lambda_logs = emit  # noqa: SLF001
+    lambda_svc._execute_function = executed  # noqa: SLF001
+
+
+def _failure(body: Any, event: Any) -> str:
+    """Return what an answer says that did not succeed; "": nothing."""
+    if isinstance(body, str):
+        try:
+            body = json.loads(body)
+        except (RecursionError, ValueError):
+            return ""
+    if not isinstance(body, dict):
+        return ""
+    named, status = body.get("batchItemFailures"), body.get("statusCode")
+    if isinstance(named, list) and named:
+        return f"gave {len(named)} of {len(event.get('Records', ()))} back"
+    if isinstance(status, int) and status >= _SERVER_ERROR:
+        return f"answered {status} to {event.get('rawPath', 'a request')}"
+    return ""
 
 
 async def without_mqtt(scope: cross_origin.Scope, receive: cross_origin.Receive, send: cross_origin.Send) -> None:

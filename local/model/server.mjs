@@ -38,12 +38,20 @@ const AXES = [
   [/\bdown(wards?)?\b|下/i, "z", -1],
 ];
 const STEP_MM = 100;
+// The server asks for the title of a conversation.
+const TITLE = /^<question>\n([\s\S]*?)\n<\/question>/;
+// What tries out budgets, pauses and failures (README.md): such words in a message that asks for no tool.
+const FAILING = /\bfail with ([45]\d\d)\b/i;
+const LONG = /\bin (\d+) words\b/i;
+const MAX_WORDS = 20000;
+const SLOW = /\bslowly\b/i;
+const SLOWER = 20;
 // How the server words the result of a call that has none.
 const UNANSWERED = /^\{"error": ?"(The run ended before this call had a result|This call was not answered)/;
 // How the server words the result of a call that came late.
 const LATE = /The call \S+ of (\S+|a tool), open until now, (?:gave its result|failed):\n?/;
 // Tools of the server, which are called for what is asked, not by name.
-const SERVER_TOOLS = new Set(["searchDatabase", "controlDevice", "readTelemetry"]);
+const SERVER_TOOLS = new Set(["searchDatabase", "controlDevice", "readTelemetry", "waitForFile"]);
 
 function text(content) {
   if (typeof content === "string") return content;
@@ -200,12 +208,12 @@ function answer(request) {
     return { content: `${prefix.join("")}The tool ${name} has answered late, and this is what it said: ${beginning(content, 300)}. That is all I need.` };
   }
   const response = answerTo(turn, request);
-  return { ...response, content: prefix.join("") + response.content };
+  return response.error ? response : { ...response, content: prefix.join("") + response.content };
 }
 
 function answerTo({ question, results }, request) {
   // The server asks for the title of a conversation: its first words.
-  const titled = question.match(/^<question>\n([\s\S]*?)\n<\/question>/);
+  const titled = question.match(TITLE);
   if (titled) return { content: titled[1].split(/\s+/).slice(0, 6).join(" ") };
   const offered = new Map((request.tools ?? []).map((tool) => [tool.function.name, tool.function.parameters?.properties ?? {}]));
   const last = results.at(-1);
@@ -229,6 +237,10 @@ function answerTo({ question, results }, request) {
     if (SEARCH.test(question) && DEVICE.test(question)) {
       return { content: "I cannot search here, since no search tool was offered to me. Ask me anything else and I will gladly answer." };
     }
+    const status = question.match(FAILING);
+    if (status) return { error: { message: "The offline model fails, as it was asked to", type: "api_error" }, status: Number(status[1]) };
+    const words = question.match(LONG);
+    if (words) return { content: Array.from({ length: Math.min(Number(words[1]), MAX_WORDS) }, (_, n) => `word${n + 1}`).join(" ") };
     return {
       content: `You said: "${beginning(question, 200)}". I am the offline model of the local environment: I stream this answer in small pieces, and I can find your devices and control them. Ask me which devices are online, or tell me to move one.`,
     };
@@ -281,13 +293,17 @@ http.Server.prototype.emit = function (event, request, answer, ...more) {
 };
 
 const mock = new LLMock({ port, host: "127.0.0.1", latency: pace, chunkSize: PIECE, logLevel: "warn", journalMaxEntries: 200, auth: { apiKeys: [key] } });
-mock.on({ predicate: () => true }, (request) => {
+const answered = (request) => {
   const response = answer(request);
+  if (response.error) return response;
   // Roughly four characters a token, as billing code needs numbers above zero.
   const asked = request.messages.reduce((sum, message) => sum + text(message.content).length, 0);
   const said = (response.content ?? "").length + JSON.stringify(response.toolCalls ?? "").length;
   return { ...response, usage: { input_tokens: Math.ceil(asked / 4), output_tokens: Math.ceil(said / 4) } };
-});
+};
+const isSlow = (request) => SLOW.test(currentTurn(request.messages).question) && !TITLE.test(currentTurn(request.messages).question);
+mock.on({ predicate: isSlow }, answered, { latency: pace * SLOWER });
+mock.on({ predicate: () => true }, answered);
 await mock.start();
 console.log(`offline model on ${mock.url}`);
 for (const signal of ["SIGTERM", "SIGINT"]) {

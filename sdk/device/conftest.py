@@ -1,5 +1,6 @@
 """Fixtures of the device SDK's tests. They are here and not in `tests/`, where the module name would be taken twice."""
 
+import threading
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -10,6 +11,7 @@ import pytest
 from karma_device.config import DeviceConfig
 from karma_device.device import Device
 from karma_device_testing.cloud import ENGINE, Broker, Cloud, Ingest, MakeDevice
+from karma_device_testing.firmware import Shop
 
 
 @pytest.fixture(scope="session")
@@ -67,3 +69,15 @@ def make_device(credentials: dict[str, Any], tmp_path: Path) -> Iterator[MakeDev
             return device
 
         yield make
+
+
+@pytest.fixture
+def shop() -> Iterator[Shop]:
+    """Serve firmware on a free port."""
+    server = Shop()
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
+    thread.start()
+    yield server
+    server.shutdown()
+    server.server_close()
+    thread.join()

@@ -13,12 +13,13 @@ from karma.billing.domain import EventState, project
 from karma.billing.ports import CustomerLink
 from karma.billing.repository.arrivals import ArrivalRepository
 from karma.billing.repository.customers import CustomerRepository
+from karma.billing.repository.daily_budgets import DailyBudgetRepository
 from karma.billing.repository.inbox import InboxRepository
 from karma.billing.repository.subscriptions import SubscriptionRepository
 from karma.billing.repository.usage import UsageRepository
 from karma.core.ids import UserId, new_id
 from karma.core.purge import PurgeAttempt
-from tests.fakes.billing import MemoryBilling
+from tests.fakes.billing import MemoryBilling, MemoryDailyBudgets
 from tests.fakes.usage import MemoryUsage
 from tests.integration.permissions.world import Bodies, Objects, World
 from tests.support.contexts import Checks, Fakes, Scenarios, made
@@ -88,6 +89,11 @@ class BillingRows(AccountRows):
     def ignore_payer(self, event: str) -> bool:
         return self.inbox.ignore_payer(event, f"cus_of_nobody_{self.id}", [self.price], asked_at=NOW, at=NOW, note="")
 
+    def limit_day(self, max_cost_micros: int) -> bool:
+        budgets = DailyBudgetRepository()
+        seen = budgets.get(self.ada.id)
+        return budgets.save(self.ada.id, max_cost_micros, seen=seen, used=7, at=NOW, entry=self.entry)
+
     @property
     def price(self) -> str:
         return f"price_{self.id}"
@@ -100,6 +106,7 @@ class BillingRows(AccountRows):
 
 FAKES: Fakes = {
     MemoryBilling: (ArrivalRepository, InboxRepository, SubscriptionRepository, CustomerRepository),
+    MemoryDailyBudgets: (DailyBudgetRepository,),
     MemoryUsage: (UsageRepository,),
 }
 
@@ -148,6 +155,11 @@ SCENARIOS = Scenarios[BillingRows](
             lambda r: (r.unlinked, r.entry), lambda r, n: r.inbox.dismiss(n[0], at=LATER, note="", entry=n[1])
         ),
         "SubscriptionRepository.row": made(lambda r: r.ada, lambda r, ada: r.subscriptions.row(ada.id)),
+        "SubscriptionRepository.limits": made(
+            lambda r: (r.subscribe(), r.limit_day(5)), lambda r, _: r.subscriptions.limits(r.ada.id)
+        ),
+        "DailyBudgetRepository.get": made(lambda r: r.limit_day(5), lambda r, _: DailyBudgetRepository().get(r.ada.id)),
+        "DailyBudgetRepository.save": made(lambda r: (r.ada, r.entry), lambda r, _: r.limit_day(5)),
         "SubscriptionRepository.save": made(lambda r: (r.customer, r.event), lambda r, n: _saved_row(r, n[0])),
         "SubscriptionRepository.due_looks": made(
             lambda r: r.customer, lambda r, _: r.subscriptions.due_looks(LATER, limit=5)
@@ -184,6 +196,7 @@ SCENARIOS = Scenarios[BillingRows](
         ),
         "UsageRepository.has_seat": made(lambda r: r.ada, lambda r, ada: r.usage.has_seat(ada.id, ada.id)),
         "UsageRepository.read": made(lambda r: r.ada, lambda r, ada: r.usage.read(allowance(ada.id))),
+        "UsageRepository.read_day": made(lambda r: r.ada, lambda r, ada: r.usage.read_day(ada.id, NOW)),
         "UsageRepository.purge": made(lambda r: r.taken, lambda r, purge: r.usage.purge(purge, at=NOW)),
     },
 )
@@ -210,6 +223,7 @@ SHARED = {"event_id", "customer_id"}
 
 BODIES: Bodies = {
     "POST /api/v1/billing/inbox/{event_id}/dismiss": lambda *_: {"reason": "a test"},
+    "PUT /api/v1/usage/budget": lambda *_: {"max_cost_micros": 10**12},
     "PUT /api/v1/billing/customers/{customer_id}/link": lambda world, owner: {"user_id": world.person(owner).id},
 }
 

@@ -6,14 +6,16 @@ from datetime import timedelta
 
 from karma.core.dynamo.buckets import DynamoBuckets
 from karma.core.dynamo.leases import DynamoLeases
-from karma.core.leases import Pool
+from karma.core.leases import Claimant, Pool
 from karma.core.ratelimit import Limit, LocalBuckets
+from tests.fakes.leases import MemoryLeases
 from tests.integration.permissions.world import Objects
 from tests.support.contexts import Checks, Fakes, Scenarios, made
 from tests.support.rows import DAY, LATER, NOW, AccountRows
 
 TEN = Limit("ten", 10, timedelta(minutes=1))
 TWO_PLACES = Pool("two", 2, DAY)
+ADA = Claimant("ada", 1)
 
 
 class CoreRows(AccountRows):
@@ -23,7 +25,7 @@ class CoreRows(AccountRows):
         self.leases = DynamoLeases()
 
 
-FAKES: Fakes = {LocalBuckets: (DynamoBuckets,)}
+FAKES: Fakes = {LocalBuckets: (DynamoBuckets,), MemoryLeases: (DynamoLeases,)}
 
 SCENARIOS = Scenarios[CoreRows](
     CoreRows,
@@ -36,6 +38,27 @@ SCENARIOS = Scenarios[CoreRows](
         "DynamoLeases.give_back": made(
             lambda r: r.leases.take(TWO_PLACES, r.id, now=NOW, until=LATER), lambda r, lease: r.leases.give_back(lease)
         ),
+        "DynamoLeases.hand_on": made(
+            lambda r: r.leases.take(TWO_PLACES, r.id, now=NOW, until=LATER),
+            lambda r, lease: r.leases.hand_on(lease, now=NOW),
+        ),
+        "DynamoLeases.put_back": made(
+            lambda r: [
+                r.leases.take(TWO_PLACES, r.id, now=NOW, until=LATER, claimant=Claimant(ADA.name, term))
+                for term in (1, 2)
+            ][1],
+            lambda r, lease: r.leases.put_back(lease),
+        ),
+        "DynamoLeases.end": made(
+            lambda r: r.leases.take(TWO_PLACES, r.id, now=NOW, until=LATER, token="writer"),
+            lambda r, _: r.leases.end(TWO_PLACES, r.id, "writer".__eq__, now=NOW),
+        ),
+        "DynamoLeases.wait": lambda r: lambda: r.leases.wait(TWO_PLACES, r.id, ADA, now=NOW),
+        "DynamoLeases.pass_over": made(
+            lambda r: r.leases.wait(TWO_PLACES, r.id, ADA, now=NOW),
+            lambda r, _: r.leases.pass_over(TWO_PLACES, r.id, ADA.name, now=NOW),
+        ),
+        "DynamoLeases.refused_at": lambda r: lambda: r.leases.refused_at(TWO_PLACES, r.id),
     },
 )
 

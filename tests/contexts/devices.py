@@ -1,4 +1,7 @@
-"""Declarations of devices, commands and telemetry for the tests of all rings; see tests/support/contexts.py."""
+"""Declarations of devices, commands and telemetry for the tests of all rings; see tests/support/contexts.py.
+
+One file of more than 450 lines: what a context declares is one table, which is read as a whole.
+"""
 
 from __future__ import annotations
 
@@ -15,11 +18,13 @@ from karma.core.dynamo.transaction import Transaction
 from karma.core.errors import NotFound
 from karma.core.ids import CommandId, DeviceId, new_id
 from karma.core.requests import RETENTION, RepeatableRequest
+from karma.devices.bulk import BulkCommand, BulkId, BulkKey, BulkPart, parts_of
+from karma.devices.bulk_commands import BulkCommandService
+from karma.devices.bulk_parts import QueuedBulkParts
 from karma.devices.commands import CommandService
 from karma.devices.domain import (
     COMMAND_RETENTION_S,
     DEAD_LETTER_RETENTION_S,
-    RAW_RETENTION_S,
     Command,
     CommandStatus,
     Device,
@@ -28,6 +33,7 @@ from karma.devices.domain import (
     PresenceEvent,
 )
 from karma.devices.payloads import Refused
+from karma.devices.repository.bulk_commands import BulkCommandRepository, require_sending
 from karma.devices.repository.commands import CommandRepository
 from karma.devices.repository.dead_letters import DeadLetterRepository
 from karma.devices.repository.deleted_devices import DeletedDeviceRepository
@@ -36,10 +42,9 @@ from karma.devices.repository.devices import DeviceRepository
 from karma.devices.repository.hours import Cost, HourRepository
 from karma.devices.repository.telemetry import TelemetryRepository
 from karma.devices.samples import Batch
-from karma.devices.telemetry import TelemetryQuery, TelemetryReader
 from karma.devices.transactional import require_device
 from tests.fakes.commands import MemoryCommands
-from tests.fakes.devices import FakeClock, FakePublisher, FakeWakeUps
+from tests.fakes.devices import FakeClock, FakeIngestQueue, FakePublisher, FakeWakeUps
 from tests.integration.permissions.world import Bodies, Objects, World
 from tests.support.contexts import Call, Checks, Fakes, Scenarios, made
 from tests.support.devices import provisioning_device
@@ -53,6 +58,7 @@ class DeviceRows(AccountRows):
         super().__init__()
         self.devices = DeviceRepository()
         self.commands = CommandRepository()
+        self.bulks = BulkCommandRepository()
         self.letters = DeadLetterRepository()
         self.hours = HourRepository()
         self.telemetry = TelemetryRepository()
@@ -132,6 +138,33 @@ class DeviceRows(AccountRows):
         assert self.commands.move(self.device.id, command.id, CommandStatus.SENT, at=NOW)
         return command
 
+    def new_bulk(self, **changes: Any) -> BulkCommand:
+        made = BulkCommand(
+            key=BulkKey(self.ada.id, BulkId(new_id())),
+            command="led.on",
+            params={"brightness": 1},
+            serial=False,
+            tag="x",
+            created_ms=epoch_ms(NOW),
+            expires_ms=epoch_ms(LATER),
+            total=1,
+            open_parts=1,
+        )
+        return replace(made, **changes)
+
+    @cached_property
+    def bulk(self) -> BulkCommand:
+        return self.added(self.new_bulk())
+
+    def added(self, bulk: BulkCommand, *, request: RepeatableRequest | None = None) -> BulkCommand:
+        self.bulks.add(bulk, parts_of([DeviceId(new_id())]), due=NOW, request=request)
+        return bulk
+
+    @property
+    def part(self) -> BulkPart:
+        [part] = self.bulks.parts(self.bulk.key, limit=1)
+        return part
+
     def batch(self, seq: int = 1, *, at_ms: int = epoch_ms(NOW), digest: str = "d") -> Batch:
         return Batch("b1", seq, at_ms, at_ms, 1, b'[[1,{"temp_c":1.5}]]', digest, {})
 
@@ -160,6 +193,23 @@ def _required(r: DeviceRows) -> Call:
     return commit
 
 
+def _still_sending(r: DeviceRows) -> Call:
+    bulk = r.bulk
+
+    def commit() -> None:
+        tx = Transaction()
+        require_sending(tx, bulk.key)
+        tx.commit()
+
+    return commit
+
+
+def _part_sent(r: DeviceRows) -> Call:
+    bulk, part = r.bulk, r.part
+    sent = replace(part, sent={part.device_ids[0]: CommandId(new_id())})
+    return lambda: r.bulks.finish_part(bulk, sent, at=LATER)
+
+
 def _emptied(r: DeviceRows) -> Call:
     gone, purge = r.left, r.purge()
     return lambda: r.leftovers.empty(gone.device_id, purge, now=NOW)
@@ -178,6 +228,8 @@ SCENARIOS = Scenarios[DeviceRows](
         "DeviceRepository.claim_of": made(lambda r: r.device, lambda r, d: r.devices.claim_of(d.serial_number)),
         "DeviceRepository.row": made(lambda r: r.device, lambda r, d: r.devices.row(d.user_id, d.id)),
         "DeviceRepository.current": made(lambda r: r.device, lambda r, d: r.devices.current(d.user_id, d.id)),
+        "DeviceRepository.versioned": made(lambda r: r.device, lambda r, d: r.devices.versioned(d.user_id, d.id)),
+        "DeviceRepository.among": made(lambda r: r.device, lambda r, d: r.devices.among(d.user_id, [d.id])),
         "DeviceRepository.by_age": made(
             lambda r: r.device, lambda r, d: r.devices.by_age(d.user_id, newest_first=True, limit=5)
         ),
@@ -203,7 +255,11 @@ SCENARIOS = Scenarios[DeviceRows](
         ),
         "DeviceRepository.rows": made(lambda r: r.device, lambda r, d: r.devices.rows(d.user_id, limit=5)),
         "DeviceRepository.merge_latest": made(
-            lambda r: r.serial_claim, lambda r, claim: r.devices.merge_latest(claim, Latest(last_seen_ms=1), now=NOW)
+            lambda r: r.serial_claim,
+            lambda r, claim: (
+                r.devices.merge_latest(claim, Latest(last_seen_ms=1), now=NOW)
+                and r.devices.merge_latest(claim, Latest(last_seen_ms=2, ip_ms=2, ip="192.0.2.1"), now=NOW)
+            ),
         ),
         "DeviceRepository.merge_presence": made(
             lambda r: r.serial_claim,
@@ -213,6 +269,24 @@ SCENARIOS = Scenarios[DeviceRows](
             lambda r: (r.command(), r.device), lambda r, n: r.commands.add(n[0], n[1], now=NOW, request=asked())
         ),
         "CommandRepository.made_by": made(lambda r: r.device, lambda r, d: r.commands.made_by(d, asked())),
+        "CommandRepository.made_by_request": made(
+            lambda r: r.device, lambda r, d: r.commands.made_by_request(d.user_id, d.id, asked())
+        ),
+        "CommandRepository.several": made(lambda r: r.sent, lambda r, c: r.commands.several([(c.device_id, c.id)])),
+        "devices.repository.bulk_commands.require_sending": _still_sending,
+        "BulkCommandRepository.add": made(
+            lambda r: r.new_bulk(),
+            lambda r, b: r.bulks.add(b, parts_of([DeviceId(new_id())]), due=NOW, request=asked()),
+        ),
+        "BulkCommandRepository.made_by": made(lambda r: r.bulk, lambda r, _: r.bulks.made_by(r.ada.id, asked())),
+        "BulkCommandRepository.get": made(lambda r: r.bulk, lambda r, b: r.bulks.get(b.key)),
+        "BulkCommandRepository.page": made(lambda r: r.bulk, lambda r, _: r.bulks.page(r.ada.id, limit=5)),
+        "BulkCommandRepository.parts": made(lambda r: r.bulk, lambda r, b: r.bulks.parts(b.key, limit=5)),
+        "BulkCommandRepository.finish_part": _part_sent,
+        "BulkCommandRepository.cancel": made(lambda r: r.bulk, lambda r, b: r.bulks.cancel(b, at=LATER)),
+        "BulkCommandRepository.due": made(lambda r: r.bulk, lambda r, _: r.bulks.due(before=LATER, limit=5)),
+        "BulkCommandRepository.put_off": made(lambda r: r.bulk, lambda r, b: r.bulks.put_off(b.key, until=LATER)),
+        "BulkCommandRepository.close": made(lambda r: r.bulk, lambda r, b: r.bulks.close(b)),
         "CommandRepository.get": made(lambda r: r.sent, lambda r, c: r.commands.get(c.device_id, c.id)),
         "CommandRepository.page": made(lambda r: r.sent, lambda r, c: r.commands.page(c.device_id, limit=5)),
         "CommandRepository.pending": made(lambda r: r.sent, lambda r, c: r.commands.pending(c.device_id, limit=5)),
@@ -295,12 +369,18 @@ def _new_device(_: World, __: str) -> dict[str, Any]:
     return {"name": "Greenhouse", "model": "EOS-3A", "mac": "AA:BB:CC:00:11:22", "serial_number": _serial()}
 
 
-OBJECTS: Objects = {"device_id": _device, "command_id": _command, "letter_id": _letter}
+def _bulk(world: World, owner: str, ids: Mapping[str, str]) -> str:
+    body = {"device_ids": [ids.get("device_id", new_id())], "command": "blink"}
+    return str(world.create(owner, "/api/v1/commands/bulk", body)["bulk"]["id"])
+
+
+OBJECTS: Objects = {"device_id": _device, "command_id": _command, "letter_id": _letter, "bulk_id": _bulk}
 
 BODIES: Bodies = {
     "POST /api/v1/devices": _new_device,
     "PATCH /api/v1/devices/{device_id}": lambda *_: {"name": "Kitchen"},
     "POST /api/v1/devices/{device_id}/commands": lambda *_: {"command": "blink"},
+    "POST /api/v1/commands/bulk": lambda *_: {"device_ids": [new_id()], "command": "blink"},
 }
 
 
@@ -333,22 +413,32 @@ def _command_over(rows: DeviceRows) -> None:
             service.get(rows.ada.id, command.device_id, command.id)
 
 
+def _bulk_over(rows: DeviceRows) -> None:
+    bulk = rows.bulk
+    end = from_epoch_ms(bulk.expires_ms) + timedelta(seconds=COMMAND_RETENTION_S)
+    for now, shown in ((end - timedelta(seconds=1), 1), (end, 0)):
+        clock = FakeClock(now)
+        service = BulkCommandService(rows.bulks, rows.devices, rows.commands, QueuedBulkParts(FakeIngestQueue()), clock)
+        assert len(service.list(rows.ada.id, limit=5)[0]) == shown
+        if shown:
+            service.get(rows.ada.id, bulk.key.bulk_id)
+            continue
+        with pytest.raises(NotFound):
+            service.get(rows.ada.id, bulk.key.bulk_id)
+
+
+def _made_bulk_over(rows: DeviceRows) -> None:
+    rows.added(rows.new_bulk(), request=asked())
+    assert rows.bulks.made_by(rows.ada.id, asked(at=NOW + RETENTION - timedelta(seconds=1)))
+    assert not rows.bulks.made_by(rows.ada.id, asked(at=NOW + RETENTION))
+    rows.added(rows.new_bulk(), request=asked(at=NOW + RETENTION))
+
+
 def _letter_over(rows: DeviceRows) -> None:
     rows.letters.store(rows.device.id, refused=[Refused("", "R")], topic="t", payload=b"", received_ms=epoch_ms(NOW))
     end_s = epoch_ms(NOW) // 1000 + DEAD_LETTER_RETENTION_S
     assert len(rows.letters.page(rows.device.id, limit=5, now_s=end_s - 1)[0]) == 1
     assert rows.letters.page(rows.device.id, limit=5, now_s=end_s)[0] == []
-
-
-def _telemetry_over(rows: DeviceRows) -> None:
-    at_ms = epoch_ms(NOW)
-    samples = f'[[{at_ms},{{"temp_c":1.5}}]]'.encode()
-    rows.telemetry.store(rows.device.id, replace(rows.batch(), samples_json=samples))
-    query = TelemetryQuery(from_ms=at_ms, to_ms=at_ms + 1)
-    end = NOW + timedelta(seconds=RAW_RETENTION_S) + DAY
-    for now, shown in ((end, 1), (end + timedelta(milliseconds=1), 0)):
-        reader = TelemetryReader(rows.devices, rows.telemetry, FakeClock(now))
-        assert len(reader.points(rows.ada.id, rows.device.id, query).points) == shown
 
 
 EXPIRES = Checks[DeviceRows](
@@ -357,8 +447,10 @@ EXPIRES = Checks[DeviceRows](
         "device_request": _made_device_over,
         "idempotency": _sent_command_over,
         "command": _command_over,
+        "bulk_command": _bulk_over,
+        "bulk_part": _bulk_over,
+        "bulk_request": _made_bulk_over,
         "dead_letter": _letter_over,
-        "telemetry": _telemetry_over,
     },
 )
 

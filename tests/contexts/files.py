@@ -20,16 +20,23 @@ from karma.core.errors import NotFound
 from karma.core.ids import DeviceId, FileId, UserId, new_id
 from karma.core.requests import RETENTION, RepeatableRequest
 from karma.devices.lookup import DeviceLookup
-from karma.files.domain import REJECTED_TIME, DeviceFile, Digests, FileStatus, Rejection
+from karma.files.domain import REJECTED_TIME, DeviceFile, Digests, FileShare, FileStatus, Rejection, ShareId
+from karma.files.entries import Entries
 from karma.files.ports import ObjectStore
+from karma.files.previews import DocumentText, PreviewStatus, Refusal, refused
 from karma.files.repository.files import FileRepository
 from karma.files.repository.items import CountItem, count_key
+from karma.files.repository.previews import PreviewRepository
+from karma.files.repository.shares import ShareRepository
 from karma.files.service import FileService
+from karma.files.shares import ShareService
 from tests.contexts.devices import DeviceRows
 from tests.fakes.devices import FakeClock
+from tests.fakes.file_parts import MemoryPreviews, MemoryShares
 from tests.fakes.files import MemoryDevices, MemoryFiles, MemoryStore
 from tests.fakes.usage import MemoryUsage
 from tests.integration.permissions.world import Bodies, Objects, World, bearer
+from tests.support import contexts
 from tests.support.contexts import Call, Checks, Fakes, Scenarios, made
 from tests.support.plans import allowance, reserved
 from tests.support.requests import asked
@@ -43,6 +50,16 @@ class FileRows(ABC):
     @abstractmethod
     def files(self) -> FileRepository:
         """Return the repository under test."""
+
+    @property
+    @abstractmethod
+    def previews(self) -> PreviewRepository:
+        """Return the repository of their previews."""
+
+    @property
+    @abstractmethod
+    def shares(self) -> ShareRepository:
+        """Return the repository of their links."""
 
     @property
     @abstractmethod
@@ -113,6 +130,28 @@ class FileRows(ABC):
         return self._found(self.verifying)
 
     @cached_property
+    def pictured(self) -> DeviceFile:
+        """List a document, whose preview is pending."""
+        self.files.publish(self.verifying, Digests(5, "s", "m", "application/pdf"), now=NOW)
+        return self._found(self.verifying)
+
+    @cached_property
+    def shared(self) -> FileShare:
+        """Make a link to the ready file, which opens twice."""
+        share = FileShare(
+            id=ShareId(new_id()),
+            file_id=self.ready.id,
+            device_id=self.device_id,
+            user_id=self.owner_id,
+            secret_hash="h" * 64,
+            expires_at=LATER,
+            created_at=iso(NOW),
+            max_downloads=2,
+        )
+        self.shares.add(share)
+        return share
+
+    @cached_property
     def rejected(self) -> DeviceFile:
         self.files.reject(self.verifying, Rejection.SIZE, now=NOW, due=NOW)
         return self._found(self.verifying)
@@ -150,6 +189,14 @@ class MemoryFileRows(FileRows):
         self._files = MemoryFiles(self.devices)
 
     @property
+    def previews(self) -> PreviewRepository:
+        return MemoryPreviews(self._files)
+
+    @cached_property
+    def shares(self) -> ShareRepository:
+        return MemoryShares(self._files)
+
+    @property
     def files(self) -> MemoryFiles:
         return self._files
 
@@ -174,6 +221,14 @@ class MemoryFileRows(FileRows):
 
 class StoredFileRows(DeviceRows, FileRows):
     @cached_property
+    def shares(self) -> ShareRepository:
+        return ShareRepository()
+
+    @cached_property
+    def previews(self) -> PreviewRepository:
+        return PreviewRepository()
+
+    @cached_property
     def files(self) -> FileRepository:
         return FileRepository()
 
@@ -196,7 +251,7 @@ class StoredFileRows(DeviceRows, FileRows):
         self.devices.begin_delete(self.device, now=NOW)
 
 
-FAKES: Fakes = {MemoryFiles: (FileRepository,)}
+FAKES: Fakes = {MemoryFiles: (FileRepository,), MemoryPreviews: (PreviewRepository,), MemoryShares: (ShareRepository,)}
 
 
 def _renamed(r: StoredFileRows) -> Call:
@@ -242,6 +297,15 @@ SCENARIOS = Scenarios[StoredFileRows](
         "FileRepository.begin_delete": made(lambda r: r.ready, lambda r, f: r.files.begin_delete(f, now=NOW, due=NOW)),
         "FileRepository.forget": made(lambda r: r.vanishing, lambda r, f: r.files.forget(f)),
         "FileRepository.remove_directory": made(lambda r: r.subfolder, lambda r, f: r.files.remove_directory(f)),
+        "ShareRepository.add": made(lambda r: r.ready, lambda r, _: r.shared),
+        "ShareRepository.of_file": made(lambda r: r.shared, lambda r, s: r.shares.of_file(s.device_id, s.file_id)),
+        "ShareRepository.find": made(lambda r: r.shared, lambda r, s: r.shares.find(s.device_id, s.file_id, s.id)),
+        "ShareRepository.opened": made(lambda r: r.shared, lambda r, s: r.shares.opened(s, now=NOW)),
+        "ShareRepository.remove": made(lambda r: r.shared, lambda r, s: r.shares.remove(s.device_id, s.file_id, s.id)),
+        "PreviewRepository.previewed": made(
+            lambda r: r.pictured,
+            lambda r, f: r.previews.previewed(f, refused(f.previews, Refusal.DAMAGED), now=NOW),
+        ),
         "FileRepository.remove_rows": made(lambda r: r.ready, lambda r, f: r.files.remove_rows(f.device_id, limit=50)),
     },
 )
@@ -267,7 +331,18 @@ def _sent(world: World, owner: str, ids: Mapping[str, str]) -> str:
     return file_id
 
 
-def _listed(world: World, owner: str, ids: Mapping[str, str]) -> str:
+def _document(world: World, owner: str, ids: Mapping[str, str]) -> str:
+    """Make a document whose text was read."""
+    file_id = _listed(world, owner, ids, mime_type="application/pdf")
+    file = FileRepository().find(DeviceId(ids["device_id"]), FileId(file_id))
+    assert file is not None
+    text = DocumentText(status=PreviewStatus.READY, pages=1, characters=1)
+    made = replace(refused(file.previews, Refusal.DAMAGED), text=text)
+    PreviewRepository().previewed(file, made, now=datetime.now(UTC))
+    return file_id
+
+
+def _listed(world: World, owner: str, ids: Mapping[str, str], *, mime_type: str = "text/plain") -> str:
     """Make a file that the verifier has found right."""
     file_id, files, now = _upload(world, owner, ids), FileRepository(), datetime.now(UTC)
     device_id = DeviceId(ids["device_id"])
@@ -276,13 +351,32 @@ def _listed(world: World, owner: str, ids: Mapping[str, str]) -> str:
     files.completed(uploading, now=now, due=now)
     verifying = files.find(device_id, FileId(file_id))
     assert verifying is not None
-    files.publish(verifying, Digests(0, "0" * 64, "0" * 32, "text/plain"), now=now)
+    files.publish(verifying, Digests(0, "0" * 64, "0" * 32, mime_type), now=now)
     return file_id
+
+
+def _shared(world: World, owner: str, ids: Mapping[str, str]) -> str:
+    """Make a link to the file."""
+    path = f"/api/v1/devices/{ids['device_id']}/files/{ids['file_id']}/share"
+    return str(world.create(owner, path, {})["share"]["id"])
+
+
+def _token(world: World, owner: str, ids: Mapping[str, str]) -> str:
+    """Make a link to a new file of a new device, and return what opens it."""
+    device_id = contexts.objects()["device_id"](world, owner, {})
+    file_id = _listed(world, owner, {"device_id": device_id})
+    return str(world.create(owner, f"/api/v1/devices/{device_id}/files/{file_id}/share", {})["token"])
 
 
 OBJECTS: Objects = {
     "file_id": _directory,
     "file_id of GET /api/v1/devices/{device_id}/files/{file_id}/download": _listed,
+    "file_id of GET /api/v1/devices/{device_id}/files/{file_id}/text": _document,
+    "file_id of POST /api/v1/devices/{device_id}/files/{file_id}/share": _listed,
+    "file_id of GET /api/v1/devices/{device_id}/files/{file_id}/share": _listed,
+    "file_id of DELETE /api/v1/devices/{device_id}/files/{file_id}/share/{share_id}": _listed,
+    "share_id": _shared,
+    "token": _token,
     "file_id of POST /api/v1/devices/{device_id}/files/{file_id}/parts": _upload,
     "file_id of POST /api/v1/devices/{device_id}/files/{file_id}/complete": _sent,
 }
@@ -290,6 +384,7 @@ OBJECTS: Objects = {
 BODIES: Bodies = {
     "POST /api/v1/devices/{device_id}/files": lambda *_: {"name": f"{new_id()}.txt", "size": 1},
     "POST /api/v1/devices/{device_id}/files/{file_id}/parts": lambda *_: {"part_numbers": [1]},
+    "POST /api/v1/devices/{device_id}/files/{file_id}/share": lambda *_: {"max_downloads": 5},
     "PATCH /api/v1/devices/{device_id}/files/{file_id}": lambda *_: {"category": "log"},
     "POST /api/v1/devices/{device_id}/directories": lambda *_: {"path": "/logs"},
 }
@@ -316,4 +411,20 @@ def _file_over(rows: StoredFileRows) -> None:
         service(NOW + REJECTED_TIME).get(rows.ada.id, file.device_id, file.id)
 
 
-EXPIRES = Checks[StoredFileRows](StoredFileRows, {"device_file_request": _made_file_over, "device_file": _file_over})
+def _share_over(rows: StoredFileRows) -> None:
+    clock = FakeClock(NOW)
+    entries = Entries(rows.files, DeviceLookup(rows.devices), clock)
+    service = ShareService(rows.shares, entries, MemoryStore(), clock)
+    ends = NOW + timedelta(days=1)
+    token = service.create(rows.ada.id, rows.device.id, rows.ready.id, expires_at=ends, max_downloads=None).token
+    clock.moment = ends - timedelta(seconds=1)
+    assert service.open(token)
+    clock.moment = ends
+    with pytest.raises(NotFound):
+        service.open(token)
+
+
+EXPIRES = Checks[StoredFileRows](
+    StoredFileRows,
+    {"device_file_request": _made_file_over, "device_file": _file_over, "device_file_share": _share_over},
+)

@@ -11,11 +11,11 @@ import pytest
 
 from karma.billing.allowances import Metric
 from karma.conversations.deletion_repository import ThreadDeletionRepository
-from karma.conversations.domain import MAX_TITLE_CHARS, ThreadHead, ThreadKey, TitleSource
+from karma.conversations.domain import MAX_TITLE_CHARS, ThreadChange, ThreadHead, ThreadKey, TitleSource
 from karma.conversations.repository import ThreadRepository
 from karma.conversations.title_repository import TitleRepository
 from karma.core.errors import AlreadyExists, NotFound
-from karma.core.ids import ThreadId, new_id
+from karma.core.ids import RunId, ThreadId, new_id
 from karma.core.requests import RETENTION
 from karma.runs.attachment_repository import Attached, AttachmentRepository
 from karma.runs.domain import Run
@@ -55,6 +55,7 @@ class ThreadRows(RunRows):
             active_run_id=None,
             message_count=0,
             version=1,
+            last_run_id=RunId(""),
             expires_at=LATER,
         )
 
@@ -93,9 +94,9 @@ SCENARIOS = Scenarios[ThreadRows](
         "ThreadRepository.whole": made(lambda r: r.running, lambda r, _: r.threads.whole(r.thread_key)),
         "ThreadRepository.made_by": made(lambda r: r.made, lambda r, _: r.threads.made_by(r.ada.id, asked("t"))),
         "ThreadRepository.create": made(lambda r: r.empty, lambda r, head: r.threads.create(head, request=asked("t"))),
-        "ThreadRepository.rename": made(
+        "ThreadRepository.change": made(
             lambda r: r.made,
-            lambda r, head: r.threads.rename(head.key, "New", by=TitleSource.USER, version=head.version, at=NOW),
+            lambda r, head: r.threads.change(head.key, ThreadChange(title="New"), version=head.version, at=NOW),
         ),
         "ThreadDeletionRepository.begin": made(
             lambda r: r.made, lambda r, head: r.deletions.begin(head, at=NOW, due_at=NOW)
@@ -158,7 +159,11 @@ BODIES: Bodies = {
     "PATCH /api/v1/threads/{thread_name}": lambda *_: {"title": "Glasshouse"},
 }
 
-PAGES: Pages = {"threads": (100, 6 * MAX_TITLE_CHARS + 4_000)}
+PAGES: Pages = {
+    "threads": (100, 6 * MAX_TITLE_CHARS + 4_000),
+    "threads/{thread_name}/runs": (100, 16_000),
+    "interrupts": (100, 16_000),
+}
 
 
 def _thread_over(rows: ThreadRows) -> None:
@@ -168,7 +173,7 @@ def _thread_over(rows: ThreadRows) -> None:
     assert found is not None
     assert found.is_over(LATER)
     with pytest.raises(NotFound):
-        rows.threads.rename(head.key, "New", by=TitleSource.USER, version=None, at=LATER)
+        rows.threads.change(head.key, ThreadChange(title="New"), version=None, at=LATER)
 
 
 def _request_over(rows: ThreadRows) -> None:

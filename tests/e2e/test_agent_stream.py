@@ -33,6 +33,8 @@ CLIENT = Path(__file__).with_name("agui_client.mjs")
 SMALL_TALK = "Tell me what you can do for me."
 LONG_TALK = "Say this again, please: " + " ".join(f"word {n}" for n in range(150))
 """The offline model says it in small pieces, for seconds."""
+SLOW_TALK = "Say this slowly again, please: " + " ".join(f"word {n}" for n in range(8))
+"""The offline model takes twenty times as long for each piece: a request that comes meanwhile finds it at work."""
 
 
 def model_spread_s(model_url: str, message: str) -> float:
@@ -86,8 +88,8 @@ class TestStreaming:
 class Cuts:
     """Five cuts, each after some of the answer; then connections last."""
 
-    def __init__(self) -> None:
-        self._left = random.choices(range(450, 800), k=5)
+    def __init__(self, dice: random.Random) -> None:
+        self._left = dice.choices(range(450, 800), k=5)
         self.made = 0
 
     def lasts(self) -> int | None:
@@ -128,8 +130,10 @@ class Quiet(SimpleHTTPRequestHandler):
 
 class TestOurClients:
     @pytest.mark.req("R-K-40")
-    def test_in_python_has_the_whole_answer_once_over_five_cuts(self, user: User, deployment: Deployment) -> None:
-        cuts = Cuts()
+    def test_in_python_has_the_whole_answer_once_over_five_cuts(
+        self, user: User, deployment: Deployment, seed: int
+    ) -> None:
+        cuts = Cuts(random.Random(seed))
 
         async def ask() -> tuple[str, list[dict[str, Any]]]:
             async with (
@@ -153,7 +157,7 @@ class TestOurClients:
 
         async def ask() -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
             async with AgentClient(addresses.stream_url, api_url=addresses.api_url, token=user.token) as client:
-                stream, events = client.run(LONG_TALK), []
+                stream, events = client.run(SLOW_TALK), []
                 async for event in stream:
                     events.append(dict(event))
                     if event["type"] == "TEXT_MESSAGE_START":
@@ -162,7 +166,7 @@ class TestOurClients:
                 await client.resume(stream.run_id)
                 events += [dict(event) async for event in client.join(stream.run_id, after=stream.position)]
 
-                other, stopped = client.run(LONG_TALK), []
+                other, stopped = client.run(SLOW_TALK), []
                 async for event in other:
                     stopped.append(dict(event))
                     if event["type"] == "TEXT_MESSAGE_START":
@@ -183,9 +187,9 @@ class TestOurClients:
 
     @pytest.mark.req("R-K-40")
     def test_in_node_has_the_whole_answer_once_over_five_cuts(
-        self, user: User, deployment: Deployment, tmp_path: Path
+        self, user: User, deployment: Deployment, tmp_path: Path, seed: int
     ) -> None:
-        cuts, package = Cuts(), generate.make_agent(tmp_path / "agent")
+        cuts, package = Cuts(random.Random(seed)), generate.make_agent(tmp_path / "agent")
         (package / "node_modules").symlink_to(generate.ROOT / "node_modules")
 
         async def ask() -> dict[str, Any]:
@@ -204,9 +208,9 @@ class TestOurClients:
     @pytest.mark.req("R-K-40")
     @pytest.mark.skipif(chromium.found() is None, reason="no Chromium was found: KARMA_CHROMIUM may name one")
     def test_in_a_browser_shows_the_whole_answer_once_over_five_cuts(
-        self, user: User, deployment: Deployment, tmp_path: Path
+        self, user: User, deployment: Deployment, tmp_path: Path, seed: int
     ) -> None:
-        cuts, program = Cuts(), str(chromium.found())
+        cuts, program = Cuts(random.Random(seed)), str(chromium.found())
         write_page(tmp_path / "site", generate.make_agent(tmp_path / "agent"))
 
         async def ask() -> dict[str, Any]:

@@ -67,6 +67,10 @@ class MemoryAgents:
             raise AgentChanged(f"Agent {seen.id} was changed by another request; read it again")
 
 
-def catalogue(*, model: str = "claude-test", tools: tuple[str, ...] = ("echo",)) -> Catalogue:
-    """Return a catalogue in memory."""
-    return Catalogue(MemoryAgents(), SetClock(), models=(model, "claude-other"), tools=tools)
+def catalogue(
+    *, model: str = "claude-test", tools: tuple[str, ...] = ("echo",), more_models: tuple[str, ...] = ()
+) -> Catalogue:
+    """Return a catalogue in memory; `more_models` are names that the configuration has."""
+    return Catalogue(
+        MemoryAgents(), SetClock(), models=(model, "claude-other"), tools=tools, more_models=lambda: more_models
+    )

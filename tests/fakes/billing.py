@@ -10,6 +10,7 @@ from types import MappingProxyType
 import orjson
 
 from karma.audit.domain import AuditEntry
+from karma.billing.allowances import day_of
 from karma.billing.arrival import Arrival, Stored
 from karma.billing.domain import (
     EventState,
@@ -21,7 +22,7 @@ from karma.billing.domain import (
     told_of,
 )
 from karma.billing.naming import NOTHING, Paid, look_at
-from karma.billing.ports import CustomerLink, DueEvent, InboxPage, Look, Payers, Row
+from karma.billing.ports import CustomerLink, DailyBudget, DueEvent, InboxPage, Look, OwnLimits, Payers, Row
 from karma.billing.repository.inbox import RETENTION, RETENTION_UNLINKED
 from karma.core.clock import iso
 from karma.core.errors import Upstream
@@ -29,6 +30,7 @@ from karma.core.ids import UserId
 from karma.core.purge import PurgeAttempt
 from karma.identity.transactional import AccountGone
 from karma.notices.domain import Notice
+from tests.fakes.usage import MemoryUsage
 
 
 @dataclass
@@ -48,6 +50,39 @@ class MemoryQueue:
 
 
 @dataclass
+class MemoryDailyBudgets:
+    """Limits of days, over the stores of what is counted and of what is read with subscriptions."""
+
+    usage: MemoryUsage = field(default_factory=MemoryUsage)
+    kept: dict[UserId, DailyBudget] = field(default_factory=dict)
+    gone: set[UserId] = field(default_factory=set)
+    audit: list[AuditEntry] = field(default_factory=list)
+
+    def get(self, user_id: UserId) -> DailyBudget:
+        return self.kept.get(user_id, DailyBudget())
+
+    def save(
+        self,
+        user_id: UserId,
+        max_cost_micros: int | None,
+        *,
+        seen: DailyBudget,
+        used: int | None,
+        at: datetime,
+        entry: AuditEntry,
+    ) -> bool:
+        if user_id in self.gone:
+            raise AccountGone(user_id)
+        if self.get(user_id).version != seen.version:
+            return False
+        self.kept[user_id] = DailyBudget(max_cost_micros, seen.version + 1, seen.created_at or iso(at))
+        if used is not None:
+            self.usage.account_days[user_id, day_of(at)] = used
+        self.audit.append(entry)
+        return True
+
+
+@dataclass
 class MemoryBilling:
     """Arrivals, inbox, subscriptions and links over one set of dictionaries, as one table holds them."""
 
@@ -56,6 +91,8 @@ class MemoryBilling:
     about: dict[str, UserId] = field(default_factory=dict)
     """Events that were about a user, by id."""
     rows: dict[UserId, Row] = field(default_factory=dict)
+    budgets: MemoryDailyBudgets = field(default_factory=MemoryDailyBudgets)
+    """What accounts allow themselves a day."""
     looks: dict[UserId, datetime] = field(default_factory=dict)
     customers: dict[str, CustomerLink] = field(default_factory=dict)
     ending: dict[str, UserId] = field(default_factory=dict)
@@ -227,6 +264,9 @@ class MemoryBilling:
 
     def row(self, user_id: UserId) -> Row:
         return self.rows.get(user_id, Row())
+
+    def limits(self, user_id: UserId) -> OwnLimits:
+        return OwnLimits(self.row(user_id).subscription, self.budgets.get(user_id).max_cost_micros)
 
     def save(
         self,

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any
 
 from karma.core.clock import epoch_ms
 from karma.core.errors import NotFound, RateLimited
-from karma.core.ids import CommandId, DeviceId
+from karma.core.ids import CommandId, DeviceId, UserId
 from karma.core.requests import RepeatableRequest
 from karma.devices.domain import (
     COMMAND_RETENTION_S,
@@ -21,6 +21,7 @@ from karma.devices.domain import (
     LateResult,
     sources_of,
 )
+from karma.devices.ports import Join
 from karma.devices.repository.commands import Pending
 from karma.devices.repository.hours import HOUR_S
 from karma.devices.repository.items import EXPIRY_SHARDS, expiry_partition
@@ -42,7 +43,16 @@ class MemoryCommands:
     units: dict[tuple[DeviceId, int], int] = field(default_factory=dict)
     """Kilobytes of commands by device and hour."""
 
-    def add(self, command: Command, device: Device, *, now: datetime, request: RepeatableRequest | None = None) -> None:
+    def add(
+        self,
+        command: Command,
+        device: Device,
+        *,
+        now: datetime,
+        request: RepeatableRequest | None = None,
+        also: Join | None = None,
+    ) -> None:
+        assert also is None, "conditions of other items are the table's"
         if device.id in self.gone:
             raise NotFound(f"Device {device.id} not found")
         self.requests.require_new(device.id, request)
@@ -54,8 +64,14 @@ class MemoryCommands:
         self.commands[command.id] = command
 
     def made_by(self, device: Device, request: RepeatableRequest) -> CommandId | None:
-        made = self.requests.noted(device.id, request)
+        return self.made_by_request(device.user_id, device.id, request)
+
+    def made_by_request(self, user_id: UserId, device_id: DeviceId, request: RepeatableRequest) -> CommandId | None:
+        made = self.requests.noted(device_id, request)
         return CommandId(made) if made else None
+
+    def several(self, ids: Sequence[tuple[DeviceId, CommandId]]) -> list[Command]:
+        return [each for device_id, command_id in ids if (each := self.get(device_id, command_id)) is not None]
 
     def get(self, device_id: DeviceId, command_id: CommandId, *, consistent: bool = False) -> Command | None:
         found = self.commands.get(command_id)

@@ -110,6 +110,20 @@ class FakeWakeUps:
 
 
 @dataclass
+class FakeIngestQueue:
+    """What we ourselves enqueue for ingest."""
+
+    bodies: list[str] = field(default_factory=list)
+    fails: bool = False
+
+    def send(self, body: str, *, delay_s: int = 0) -> None:
+        assert delay_s == 0
+        if self.fails:
+            raise QueueUnavailable("The queue did not answer; try again")
+        self.bodies.append(body)
+
+
+@dataclass
 class FakePublisher:
     """Requests that were published."""
 

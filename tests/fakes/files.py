@@ -30,6 +30,7 @@ from karma.files.domain import (
     too_many_names,
 )
 from karma.files.ports import ObjectGone, StoredPart, UploadGone
+from karma.files.previews import expected_of
 from karma.files.repository.files import FilePosition, FileRepository, FileSlice
 from karma.files.repository.items import directory_sk
 from karma.integrations.s3 import FileStorageUnavailable
@@ -138,6 +139,8 @@ class MemoryDevices:
         if self.owners.get(owned) != user_id:
             raise NotFound(f"Device {device_id} not found")
         return owned
+
+    resolve = require
 
 
 class MemoryFiles(FileRepository):
@@ -250,6 +253,7 @@ class MemoryFiles(FileRepository):
             sha256=found.sha256,
             md5=found.md5,
             mime_type=found.mime_type,
+            previews=expected_of(found.mime_type),
         )
         del self.dues[file.id]
 

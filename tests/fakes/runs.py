@@ -1,23 +1,23 @@
 """Fakes of what the run engine depends on. The store passes the same contract suite as DynamoDB's."""
 
 import asyncio
-import hashlib
 import threading
 from collections import defaultdict
 from collections.abc import AsyncGenerator, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from types import MappingProxyType
 from typing import Any
-from urllib.parse import quote
 
 import orjson
 
 from karma.billing.allowances import Adjustment, Reservation
-from karma.conversations.attachments import Library
 from karma.conversations.domain import History, Message, Thread, ThreadKey
-from karma.conversations.ports import Fetched, NotFetched
-from karma.core.errors import NotFound, PayloadTooLarge
+from karma.conversations.state import State
+from karma.conversations.stored import dump_messages
+from karma.core.dynamo.transaction import Transaction
+from karma.core.errors import AppError
 from karma.core.ids import AgentId, RunId, UserId
 from karma.identity.domain import Caller, Role
 from karma.identity.transactional import AccountGone
@@ -43,11 +43,15 @@ from karma.runs.domain import (
     RunStatus,
     Segment,
     ThreadChanged,
-    Wish,
-    end,
 )
-from karma.runs.ports import RunPage
+from karma.runs.interrupts import Answered, Interrupt
+from karma.runs.items import list_position, list_sk
+from karma.runs.ports import Also, DelegatedWork, RunPage, StoredRun, StoredStep
+from karma.runs.transitions import end
+from karma.runs.wishes import AgentStop, Wish
 from tests.fakes.controlled_runs import ControlledRuns
+from tests.fakes.leases import MemoryHoldings
+from tests.fakes.requests import MemoryRequests
 from tests.fakes.usage import MemoryUsage
 
 
@@ -64,27 +68,38 @@ class SetClock:
         self.at += delta
 
 
-class MemoryRuns(ControlledRuns):
+class MemoryRuns(ControlledRuns, MemoryHoldings):
     """Runs in dictionaries. `fail` raises what it returns for a call's name, before the call has any effect."""
 
     def __init__(
         self, fail: Callable[[str], Exception | None] = lambda _: None, *, usage: MemoryUsage | None = None
     ) -> None:
+        super().__init__()
         self.usage = usage or MemoryUsage()
+        self.requests = MemoryRequests()
         self.runs_by_key: dict[RunKey, Run] = {}
         self.logs: dict[RunKey, dict[int, Segment]] = defaultdict(dict)
         self.threads: dict[ThreadKey, Thread] = {}
+        self.changed_at: dict[ThreadKey, datetime] = {}
         self.setups: dict[RunKey, bytes] = {}
+        self.steps: dict[tuple[RunKey, str, int], StoredStep] = {}
         self.checkpoints: dict[RunKey, dict[int, Checkpoint]] = defaultdict(dict)
-        self.wished: dict[RunKey, dict[Wish, str]] = defaultdict(dict)
+        self.wished: dict[RunKey, dict[Wish | AgentStop, str]] = defaultdict(dict)
+        self.at_work: dict[tuple[RunKey, str], AgentId] = {}
+        self.interrupts_by_id: dict[str, Interrupt] = {}
+        self.put_off_until: dict[str, datetime] = {}
+        self.put_offs: dict[str, int] = {}
         self.gone: set[UserId] = set()
+        self.taken_by: set[str] = set()
+        """Tokens of what was taken."""
         self._lock = threading.RLock()
         self.fail = fail
         self.attachments: dict[tuple[UserId, str], int] = {}
 
     def thread(self, key: ThreadKey) -> Thread:
         self._meet("thread")
-        return self.threads.get(key, Thread(key=key))
+        thread = self.threads.get(key, Thread(key=key))
+        return replace(thread, stored_bytes=sum(len(dump_messages([each])) - 2 for each in thread.messages))
 
     def start(
         self,
@@ -95,45 +110,113 @@ class MemoryRuns(ControlledRuns):
         messages: tuple[Message, ...],
         setup: bytes = b"",
         after: int | None = None,
+        checkpoint: Checkpoint | None = None,
         attachments: Mapping[str, int] = MappingProxyType({}),
         reservations: Sequence[Reservation] = (),
+        answers: Sequence[Answered] = (),
+        left: Sequence[Interrupt] = (),
+        state: State | None = None,
+        also: Also | None = None,
     ) -> None:
         self._meet("start")
+        with self._lock:
+            self._start(
+                run, thread, segment, messages, setup, after, attachments, reservations, answers, left, state, also
+            )
+            if checkpoint is not None:
+                self.checkpoints[run.key][checkpoint.n] = checkpoint
+                if not messages and after is not None:
+                    self.threads[thread.key] = replace(self.threads[thread.key], restored_to=after)
+
+    def _start(
+        self,
+        run: Run,
+        thread: Thread,
+        segment: Segment,
+        messages: tuple[Message, ...],
+        setup: bytes,
+        after: int | None,
+        attachments: Mapping[str, int],
+        reservations: Sequence[Reservation],
+        answers: Sequence[Answered],
+        left: Sequence[Interrupt],
+        state: State | None,
+        also: Also | None,
+    ) -> None:
         if run.key.user_id in self.gone:
             raise AccountGone(run.key.user_id)
         if run.key in self.runs_by_key:
             raise RunExists(run.key.run_id)
         stored = self.threads.get(thread.key, Thread(key=thread.key))
-        if stored.version != thread.version or stored.active_run_id is not None:
+        is_queued = run.status is RunStatus.QUEUED
+        if stored.version != thread.version or (stored.active_run_id is not None and not is_queued):
             raise ThreadChanged
+        if stored.is_draft != thread.is_draft:
+            raise ThreadChanged
+        stored = replace(stored, is_deleted=False, is_draft=False) if stored.is_draft else stored
         if any((run.key.user_id, name) in self.attachments for name in attachments):
             raise ThreadChanged
+        is_as_read = all(self.interrupts_by_id[each.interrupt.id].answer == each.interrupt.answer for each in answers)
+        if not is_queued and not is_as_read:
+            raise ThreadChanged
+        before = dict(self.usage.taken)
         self.usage.reserve(reservations)
+        if also is not None:
+            try:
+                also(Transaction())
+            except AppError:
+                self.usage.taken = before
+                raise
+        for each in () if is_queued else answers:
+            self.interrupts_by_id[each.interrupt.id] = replace(each.interrupt, answer=each.answer)
         self.attachments |= {(run.key.user_id, name): size for name, size in attachments.items()}
         self.runs_by_key[run.key] = run
         self.logs[run.key][segment.n] = segment
         self.setups[run.key] = setup
-        self.threads[thread.key] = replace(stored, active_run_id=run.key.run_id, version=stored.version + 1)
-        self._keep(History(thread.key, thread.next_message, messages, after))
+        self.changed_at[thread.key] = run.created_at
+        if is_queued:
+            queue = (*thread.queue, run.key.run_id)
+            last = run.key.run_id
+            self.threads[thread.key] = replace(stored, queue=queue, last_run_id=last, version=stored.version + 1)
+            return
+        self.threads[thread.key] = replace(
+            stored,
+            active_run_id=run.key.run_id,
+            last_run_id=run.key.run_id,
+            version=stored.version + 1,
+            interrupts=tuple(each.id for each in left),
+        )
+        self._keep(History(thread.key, thread.next_message, messages, after, state))
 
     def unkept(self, user_id: UserId, attachments: Collection[str]) -> list[str]:
         return [name for name in attachments if (user_id, name) not in self.attachments]
 
-    def append(self, segment: Segment, *, history: History | None = None, checkpoint: Checkpoint | None = None) -> None:
+    def append(
+        self,
+        segment: Segment,
+        *,
+        history: History | None = None,
+        checkpoint: Checkpoint | None = None,
+        delegated: DelegatedWork | None = None,
+    ) -> None:
         self._meet("append")
         with self._lock:
             if self._is_repeat(segment):
                 return
+            self._delegate(segment, delegated)
             self.logs[segment.key][segment.n] = segment
             self._keep(history)
             if checkpoint is not None:
                 self.checkpoints[segment.key][checkpoint.n] = checkpoint
 
-    def take(self, reservation: Reservation) -> None:
+    def take(self, reservation: Reservation, *, token: str | None = None) -> None:
         self._meet("take")
+        if token in self.taken_by:
+            return
         if reservation.user_id in self.gone:
             raise AccountGone(reservation.user_id)
         self.usage.reserve([reservation])
+        self.taken_by |= {token} if token else set()
 
     def settle(self, correction: Adjustment) -> None:
         self._meet("settle")
@@ -152,6 +235,12 @@ class MemoryRuns(ControlledRuns):
         self._meet("setup")
         return self.setups.get(key) or None
 
+    def whole(self, key: RunKey) -> StoredRun | None:
+        self._meet("whole")
+        with self._lock:
+            run = self.runs_by_key.get(key)
+            return None if run is None else StoredRun(run, self.setup(key), self.segments(key, after=0, limit=10**6))
+
     def last_checkpoint(self, key: RunKey) -> Checkpoint | None:
         self._meet("last_checkpoint")
         found = self.checkpoints.get(key)
@@ -164,21 +253,49 @@ class MemoryRuns(ControlledRuns):
                 return
             if self.runs_by_key[segment.key].status is not how.was:
                 raise OwnershipLost
+            if how.withdrawal is not None:
+                if how.withdrawal.n in self.logs[segment.key]:
+                    raise OwnershipLost
+                self.logs[segment.key][how.withdrawal.n] = how.withdrawal
             self.logs[segment.key][segment.n] = segment
             self.runs_by_key[segment.key] = end(self.runs_by_key[segment.key], how)
-            self.usage.adjust([how.correction] if how.correction else [])
+            for subagent in how.left:
+                self.at_work.pop((segment.key, subagent), None)
+            self.usage.adjust([*([how.correction] if how.correction else ()), *how.of_days])
             stored = self.threads[thread]
-            self.threads[thread] = replace(stored, active_run_id=None, version=stored.version + 1)
+            is_answered = how.status in {RunStatus.FINISHED, RunStatus.INTERRUPTED}
+            if how.was is not RunStatus.QUEUED:
+                assert stored.active_run_id == segment.key.run_id
+                self.changed_at[thread] = how.at
+                self.threads[thread] = replace(
+                    stored,
+                    active_run_id=None,
+                    version=stored.version + 1,
+                    interrupts=how.interrupt_ids if is_answered else stored.interrupts,
+                    spending=replace(
+                        stored.spending,
+                        tokens=stored.spending.tokens + how.spent.tokens,
+                        cost_micros=stored.spending.cost_micros + how.spent.cost_micros,
+                    ),
+                )
+            self.interrupts_by_id |= {each.id: each for each in how.interrupts if each.key == segment.key}
             self._keep(history)
 
     def _keep(self, history: History | None) -> None:
-        if history is None or not history.messages:
+        if history is None:
             return
         stored = self.threads[history.thread]
-        assert history.n == stored.next_message
-        messages = (*stored.messages, *history.messages)
-        forks = stored.forks if history.fork is None else {**stored.forks, history.n: history.fork}
-        self.threads[history.thread] = replace(stored, messages=messages, next_message=len(messages), forks=forks)
+        if history.messages:
+            assert history.n == stored.next_message
+            messages = (*stored.messages, *history.messages)
+            forks = stored.forks if history.fork is None else {**stored.forks, history.n: history.fork}
+            stored = replace(stored, messages=messages, next_message=len(messages), forks=forks, restored_to=None)
+        self.threads[history.thread] = replace(stored, state=history.state or stored.state)
+
+    def interrupts(self, user_id: UserId, ids: Collection[str]) -> dict[str, Interrupt]:
+        self._meet("interrupts")
+        found = {name: self.interrupts_by_id.get(name) for name in ids}
+        return {name: each for name, each in found.items() if each is not None and each.key.user_id == user_id}
 
     def tail(self, key: RunKey) -> Segment | None:
         log = self.logs.get(key)
@@ -194,13 +311,11 @@ class MemoryRuns(ControlledRuns):
     def runs(
         self, user_id: UserId, *, limit: int, start: dict[str, str] | None, agent_id: AgentId | None = None
     ) -> RunPage:
-        found = [
-            run for run in self.runs_by_key.values() if run.key.user_id == user_id and agent_id in {None, run.agent_id}
-        ]
-        found.sort(key=lambda run: (run.created_at, run.key.run_id), reverse=True)
-        at = int(start["at"]) if start else 0
-        more = at + limit < len(found)
-        return RunPage(found[at : at + limit], {"at": str(at + limit)} if more else None)
+        held = [run for run in self.runs_by_key.values() if run.key.user_id == user_id]
+        held = sorted((run for run in held if agent_id in {None, run.agent_id}), key=list_sk, reverse=True)
+        found = [run for run in held if start is None or list_sk(run) < start["gsi1sk"]]
+        position = partial(list_position, of_agent=agent_id is not None)
+        return RunPage(found[:limit], position(found[limit - 1]) if found[limit:] else None, position)
 
     def count(self, user_id: UserId) -> int:
         return sum(run.key.user_id == user_id for run in self.runs_by_key.values())
@@ -229,8 +344,14 @@ class RequestedExecutions:
     """Records the runs that another process was asked to go on with."""
 
     requested: list[RunKey] = field(default_factory=list)
+    woken: dict[RunKey, str] = field(default_factory=dict)
+    """By which name those waited for a place that were woken."""
 
     def request(self, key: RunKey) -> None:
+        self.requested.append(key)
+
+    def wake(self, key: RunKey, waited_as: str) -> None:
+        self.woken[key] = waited_as
         self.requested.append(key)
 
 
@@ -324,64 +445,3 @@ def events_of(data: bytes) -> list[dict[str, Any]]:
 
 def types(events: Sequence[dict[str, Any]]) -> list[str]:
     return [event["type"] for event in events]
-
-
-@dataclass
-class MemoryAttachments:
-    """Attachments in a dictionary."""
-
-    kept: dict[tuple[UserId, str], bytes] = field(default_factory=dict)
-
-    def keep(self, user_id: UserId, data: bytes) -> str:
-        attachment_id = hashlib.sha256(data).hexdigest()
-        self.kept[user_id, attachment_id] = data
-        return attachment_id
-
-    def read(self, user_id: UserId, attachment_id: str) -> bytes | None:
-        return self.kept.get((user_id, attachment_id))
-
-    def url(self, user_id: UserId, attachment_id: str, media_type: str) -> str:
-        return f"https://files.example.com/attachments/{user_id}/{attachment_id}?type={quote(media_type, safe='')}"
-
-    def remove(self, user_id: UserId, attachment_id: str) -> None:
-        self.kept.pop((user_id, attachment_id), None)
-
-    def remove_all(self, user_id: UserId, *, limit: int) -> int:
-        found = [key for key in self.kept if key[0] == user_id][:limit]
-        for key in found:
-            del self.kept[key]
-        return len(found)
-
-
-@dataclass
-class MemoryDeviceFiles:
-    """Files of devices by owner, device and id."""
-
-    files: dict[tuple[UserId, str, str], bytes] = field(default_factory=dict)
-
-    def read(self, user_id: UserId, device_id: str, file_id: str, *, max_bytes: int) -> bytes:
-        data = self.files.get((user_id, device_id, file_id))
-        if data is None:
-            raise NotFound(f"File {file_id} not found")
-        if len(data) > max_bytes:
-            raise PayloadTooLarge(f"File {file_id} has more than {max_bytes} bytes")
-        return data
-
-
-@dataclass
-class ScriptedFetch:
-    """Fetches scripted answers of URLs, and records who asked."""
-
-    pages: dict[str, Fetched] = field(default_factory=dict)
-    asked: list[str] = field(default_factory=list)
-
-    def fetch(self, url: str, *, max_bytes: int) -> Fetched:
-        self.asked.append(url)
-        if url not in self.pages:
-            raise NotFetched("could not be fetched")
-        return self.pages[url]
-
-
-def library() -> Library:
-    """Return an empty library."""
-    return Library(MemoryAttachments(), MemoryDeviceFiles(), ScriptedFetch())

@@ -36,6 +36,7 @@ _ATTRIBUTES: dict[tuple[str, str], Callable[[str], str]] = {
     ("AWS::SQS::Queue", "Arn"): lambda logical: _arn("sqs", logical),
     ("AWS::S3::Bucket", "Arn"): lambda logical: f"arn:aws:s3:::{logical}",
     ("AWS::SecretsManager::Secret", "Id"): lambda logical: _arn("secretsmanager", f"secret:{logical}-AbCdEf"),
+    ("AWS::IAM::Role", "Arn"): lambda logical: f"arn:aws:iam::{ACCOUNT}:role/{logical}",
     ("AWS::Logs::LogGroup", "Arn"): lambda logical: _arn("logs", f"log-group:{logical}:*"),
 }
 
@@ -116,6 +117,8 @@ class Role:
             case "secret":
                 # Empty in a stage that has none.
                 return self.environment[f"{variable}_SECRET_ARN"]
+            case "key":
+                return self.environment["VAULT_KEY_ARN"]
             case "bucket":
                 return f"arn:aws:s3:::{self.environment[f'{variable}_BUCKET']}"
             case "object":
@@ -124,19 +127,21 @@ class Role:
                 return _arn("ses", f"identity/{self.environment['MAIL_SENDER'].rpartition('@')[2].rstrip('>')}")
             case "ses":
                 return _arn("ses", f"configuration-set/{self.environment['MAIL_CONFIGURATION_SET']}")
-            case "thing" | "cert" | "topic":
+            case "role":
+                return self.environment[f"{variable}_ROLE_ARN"]
+            case "thing" | "cert" | "topic" | "job":
                 return _arn("iot", resource)
             case "websocket":
-                return self._connection()
+                return self._connection({"connections": "DELETE", "messages": "POST"}[name])
             case _ if resource == ANY:
                 return ANY
         raise AssertionError(f"no rule makes an ARN of {resource}")
 
-    def _connection(self) -> str:
+    def _connection(self, verb: str) -> str:
         """Return a connection of the WebSocket API that the variable names; "": the stage has none."""
         host, _, stage = self.environment["WEBSOCKET_URL"].removeprefix("wss://").partition("/")
         api = host.partition(".")[0]
-        return _arn("execute-api", f"{api}/{stage}/DELETE/@connections/c1=") if ".execute-api." in host else ""
+        return _arn("execute-api", f"{api}/{stage}/{verb}/@connections/c1=") if ".execute-api." in host else ""
 
     def statements(self) -> Iterator[tuple[str, list[str], str]]:
         """Yield Sid, actions and pattern of each statement, once for each of its resources."""

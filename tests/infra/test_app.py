@@ -1,12 +1,22 @@
 """Functions, their releases, their addresses and what triggers them."""
 
 import json
+import re
+from collections.abc import Sequence
+from typing import Any
 
 import pytest
 
-from infra.catalog import COMMON_ENVIRONMENT, FUNCTIONS, STREAM_PATHS, SWEEPS, FunctionName
+from infra.catalog import COMMON_ENVIRONMENT, FUNCTIONS, SWEEPS, FunctionName
 from infra.config import Stage
+from infra.constructs.edge import STREAM_PATHS
+from karma.core import happenings
+from karma.core.happenings import HappeningSource
+from karma.runs.domain import ACTIVE, RunStatus
+from karma.runs.happenings import RunHappenings
 from tests.infra.synthesized import Json, Stages, Synthesized
+from tests.support import contract
+from tests.support.contract import ROOT
 
 
 def logical_ids(synthesized: Synthesized) -> dict[str, FunctionName]:
@@ -166,21 +176,144 @@ def test_cors_names_its_origins(aws: Synthesized) -> None:
     assert "*" not in json.dumps(cors)
 
 
+@pytest.mark.fault("F-24w")
+def test_a_browser_may_read_each_header_of_answers(aws: Synthesized) -> None:
+    """Those that the descriptions name, and those of every answer; of others a page reads what browsers always show."""
+    told = {
+        name.lower()
+        for document in map(contract.committed, contract.DOCUMENTS)
+        for headers in (
+            document["components"].get("headers", {}),
+            *(
+                answer.get("headers", {})
+                for operations in document["paths"].values()
+                for operation in operations.values()
+                for answer in operation["responses"].values()
+            ),
+        )
+        for name in headers
+    }
+    (api,) = [
+        item["Properties"]["CorsConfiguration"]["ExposeHeaders"]
+        for item in aws.of_type("AWS::ApiGatewayV2::Api").values()
+        if "CorsConfiguration" in item["Properties"]
+    ]
+    (url,) = [
+        item["Properties"]["Cors"]["ExposeHeaders"]
+        for item in aws.of_type("AWS::Lambda::Url").values()
+        if "Cors" in item["Properties"]
+    ]
+    assert {"idempotent-replayed", "etag", "location", "retry-after"} <= told
+    assert told - {"content-type", "cache-control"} - set(api) == set()
+    assert set(api) == set(url)
+
+
 def test_queue_consumers_answer_for_each_message(aws: Synthesized) -> None:
     mappings = [item["Properties"] for item in aws.of_type("AWS::Lambda::EventSourceMapping").values()]
-    assert len(mappings) == 8
+    assert len(mappings) == 19
     assert all(item["FunctionResponseTypes"] == ["ReportBatchItemFailures"] for item in mappings)
 
 
-def test_the_stream_mapping_survives_poison(aws: Synthesized) -> None:
-    (mapping,) = [
+def test_the_stream_mappings_survive_poison(aws: Synthesized) -> None:
+    mappings = [
         item["Properties"]
         for item in aws.of_type("AWS::Lambda::EventSourceMapping").values()
         if "StartingPosition" in item["Properties"]
     ]
-    assert mapping["BisectBatchOnFunctionError"] is True
-    assert mapping["MaximumRetryAttempts"] == 5
-    assert "RouterFailures" in json.dumps(mapping["DestinationConfig"]["OnFailure"])
+    assert all(mapping["BisectBatchOnFunctionError"] is True for mapping in mappings)
+    assert all(mapping["MaximumRetryAttempts"] == 5 for mapping in mappings)
+    failures = sorted(json.dumps(mapping["DestinationConfig"]["OnFailure"]) for mapping in mappings)
+    names = ("Events", "IdentityRouter", "Metrics", "RouterFailures", "Samples", "WorkRouter")
+    for name, failure in zip(names, failures, strict=True):
+        assert name in failure
+
+
+def filters_of(aws: Synthesized, stream: str) -> list[dict[str, Any]]:
+    [found] = [
+        item["Properties"]["FilterCriteria"]["Filters"]
+        for path, item in aws.of_type("AWS::Lambda::EventSourceMapping").items()
+        if stream in path
+    ]
+    return [json.loads(each["Pattern"]) for each in found]
+
+
+def test_new_samples_alone_mark_hours(aws: Synthesized) -> None:
+    stored = [{"eventName": ["INSERT"], "dynamodb": {"Keys": {"pk": {"S": [{"prefix": "DEV#"}]}}}}]
+    assert filters_of(aws, "SamplesStream") == stored
+
+
+def test_only_runs_that_begin_or_end_are_counted(aws: Synthesized) -> None:
+    begins, ends = filters_of(aws, "MetricsStream")
+    assert begins["eventName"] == ["INSERT"]
+    assert {*ends["dynamodb"]["OldImage"]["status"]["S"]} == {status.value for status in ACTIVE}
+    assert {*ends["dynamodb"]["NewImage"]["status"]["S"]} == {status.value for status in {*RunStatus} - ACTIVE}
+
+
+@pytest.mark.parametrize(
+    ("stream", "types"),
+    [
+        ("EventsStream", {"run", "thread", "avatar", "segment", "messages"}),
+        ("WorkStream", {"task", "project", "project_member"}),
+        ("IdentityStream", {"user", "session", "api_key", "account_tombstone", "notice"}),
+    ],
+)
+def test_a_router_is_given_what_its_consumers_know(aws: Synthesized, stream: str, types: set[str]) -> None:
+    images = [image for each in filters_of(aws, stream) for image in each["dynamodb"].values()]
+    assert {name for image in images for name in image["type"]["S"]} == types
+
+
+def missing_for(aws: Synthesized, source: HappeningSource) -> list[str]:
+    """Return what has to be done before a declared event reaches those who subscribed to it."""
+    table = f"{source.table.capitalize()}Table"
+    brought = {
+        name: item["Properties"].get("FilterCriteria", {}).get("Filters")
+        for item in aws.of_type("AWS::Lambda::EventSourceMapping").values()
+        for name in FunctionName
+        if re.search(rf"{table}\w*StreamArn", json.dumps(item["Properties"]["EventSourceArn"]))
+        and "".join(part.capitalize() for part in re.split("[._]", name))
+        in json.dumps(item["Properties"]["FunctionName"])
+    }
+    named = "|".join(map(re.escape, ("happenings.declared()", f"{type(source).__name__}()")))
+    texts = {name: (ROOT / f"functions/{name.replace('.', '/')}.py").read_text() for name in brought}
+    tellers = {
+        name for name, text in texts.items() if "HappeningConsumer(" in text and any(each in text for each in named)
+    }
+    if not tellers:
+        return [f"give a HappeningConsumer of it to the router of the table {source.table} ({', '.join(brought)})"]
+    grants = json.loads((ROOT / "tests/infra/golden/grants.json").read_text())
+    passed = [text for name in tellers for text in map(json.dumps, brought[name] or [source.items])]
+    return [
+        *(
+            f"let items of type {each} through the filter of {table}'s stream, infra/stacks/app.py"
+            for each in source.items
+            if not any(each in re.findall(r"\w+", text) for text in passed)
+        ),
+        *(
+            f"let {name} send to the queue of webhooks: webhooks_queue_url, and its grant"
+            for name in tellers
+            if "sqs:SendMessage" not in grants[name].get("data/WebhooksQueue.Arn", ())
+        ),
+    ]
+
+
+@pytest.mark.fault("F-24y")
+def test_each_event_that_may_be_subscribed_to_is_told(aws: Synthesized) -> None:
+    wrong = {type(source).__name__: told for source in happenings.declared() if (told := missing_for(aws, source))}
+    assert wrong == {}
+
+
+@pytest.mark.fault("F-24y")
+def test_an_event_that_no_stream_brings_is_named_with_what_to_do(aws: Synthesized) -> None:
+    class Elsewhere(RunHappenings):
+        table = "work"
+        items: Sequence[str] = ("task",)
+
+    class Filtered(RunHappenings):
+        items: Sequence[str] = ("run", "run_share")
+
+    assert "HappeningConsumer" in missing_for(aws, Elsewhere())[0]
+    assert "background.work_router" in missing_for(aws, Elsewhere())[0]
+    assert [text[:27] for text in missing_for(aws, Filtered())] == ["let items of type run_share"]
 
 
 def test_sweeps_run_every_minute(aws: Synthesized) -> None:
@@ -206,9 +339,10 @@ def test_cloudfront_puts_api_and_stream_under_one_host(aws: Synthesized) -> None
         assert behavior["ViewerProtocolPolicy"] == "redirect-to-https"
         assert behavior["Compress"] is False, "compression would hold back a stream"
         assert behavior["ResponseHeadersPolicyId"]
-    streamed = {item["PathPattern"]: item["TargetOriginId"] for item in distribution["CacheBehaviors"]}
-    assert set(streamed) == set(STREAM_PATHS)
-    assert distribution["DefaultCacheBehavior"]["TargetOriginId"] not in streamed.values()
+    by_path = {item["PathPattern"]: item["TargetOriginId"] for item in distribution["CacheBehaviors"]}
+    api = distribution["DefaultCacheBehavior"]["TargetOriginId"]
+    assert {path for path, origin in by_path.items() if origin != api} == set(STREAM_PATHS)
+    assert {path for path, origin in by_path.items() if origin == api} == {"/docs/static/*"}
 
 
 def test_security_headers_are_set_at_the_edge(aws: Synthesized) -> None:
@@ -234,7 +368,7 @@ def test_alarms_watch_users_crashes_leftovers_and_facts(aws: Synthesized) -> Non
     ):
         assert f'"{metric}"' in watched, metric
     dead_letter_alarms = [path for path in ops if "Dlq" in path]
-    assert len(dead_letter_alarms) == 9
+    assert len(dead_letter_alarms) == 20
     for path, item in ops.items():
         assert item["Properties"]["AlarmActions"], path
         if path in dead_letter_alarms:
@@ -257,6 +391,7 @@ def test_outputs_are_the_published_names(aws: Synthesized) -> None:
         "QueueUrlRuns",
         "QueueUrlDeletions",
         "QueueUrlFiles",
+        "MetricsMappingId",
         "RouterMappingId",
         "RuleData",
         "SecretAuthArn",

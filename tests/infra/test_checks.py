@@ -3,6 +3,7 @@
 import json
 from collections import defaultdict
 from collections.abc import Callable
+from pathlib import Path
 
 from infra.checks import lint
 from infra.config import Stage
@@ -35,7 +36,12 @@ def test_nag_reports_nothing(aws: Synthesized) -> None:
 
 
 def test_cfn_lint_is_clean(stages: Stages) -> None:
-    templates = [
-        path for stage in (Stage.PROD, Stage.LOCAL) for path in sorted(stages.of(stage).folder.glob("*.template.json"))
-    ]
-    assert lint(templates) == ""
+    """Of the local stage, which `make dev` does not lint; those of prod are linted where test_synthesis makes them."""
+    assert lint(sorted(stages.of(Stage.LOCAL).folder.glob("*.template.json"))) == ""
+
+
+def test_cfn_lint_finds_what_is_wrong(tmp_path: Path) -> None:
+    (tmp_path / "a.template.json").write_text(
+        '{"Resources": {"Queue": {"Type": "AWS::SQS::Queue", "Properties": {"Nmae": "a"}}}}'
+    )
+    assert "Nmae" in lint([tmp_path / "a.template.json"])

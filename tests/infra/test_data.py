@@ -6,6 +6,8 @@ import pytest
 
 from infra.catalog import INDEXED_TABLES, STREAMED_TABLES, TableName
 from infra.config import Overrides, SettingsError, Stage, stage_settings
+from infra.constructs.file_bucket import ARCHIVE_DAYS
+from karma.billing.plans import all_archived_days
 from tests.infra.synthesized import Synthesized
 
 
@@ -36,7 +38,7 @@ def test_indexes_and_streams_are_where_the_catalog_puts_them(aws: Synthesized) -
         assert [index["IndexName"] for index in indexes] == (["gsi1"] if name in INDEXED_TABLES else [])
         assert all(index["Projection"] == {"ProjectionType": "ALL"} for index in indexes)
         stream = properties.get("StreamSpecification")
-        assert stream == ({"StreamViewType": "NEW_AND_OLD_IMAGES"} if name in STREAMED_TABLES else None)
+        assert stream == ({"StreamViewType": STREAMED_TABLES[name]} if name in STREAMED_TABLES else None)
 
 
 def test_prod_data_survives_its_stack(prod: Synthesized) -> None:
@@ -110,3 +112,7 @@ def test_generated_secrets_are_long_and_others_are_empty(prod: Synthesized) -> N
 def test_prod_takes_no_secret_from_a_file() -> None:
     with pytest.raises(SettingsError, match="Secrets Manager"):
         stage_settings(Stage.PROD, Overrides(stripe_api_key="sk_test_x"))
+
+
+def test_the_bucket_forgets_archives_as_plans_say() -> None:
+    assert all_archived_days() == ARCHIVE_DAYS

@@ -49,10 +49,33 @@ def test_the_device_policy_is_bound_to_the_things_own_topics(aws: Synthesized) -
         for resource in resources:
             text = json.dumps(resource)
             assert "${iot:Connection.Thing.ThingName}" in text, action
-            assert "*" not in text, action
+            before, _, _ = text.partition("${iot:Connection.Thing.ThingName}")
+            assert "*" not in before, action
     published = json.dumps(by_action["iot:Publish"])
+    assert "/jobs/*" in published, "what a job did, and what to do next"
+    for action in ("iot:Subscribe", "iot:Receive"):
+        assert "$aws/things/${iot:Connection.Thing.ThingName}/jobs/*" in json.dumps(by_action[action])
     assert "/request" not in published, "a device sends no requests"
     assert f"$aws/rules/{aws.settings.basic_ingest_rule}/dt/karma/" in published
+
+
+def test_the_device_policy_has_no_more_characters_than_aws_takes(aws: Synthesized) -> None:
+    (policy,) = aws.of_type("AWS::IoT::Policy").values()
+
+    def whole(value: object) -> object:
+        """Put the longest names of a partition, a region and an account where CloudFormation does."""
+        if isinstance(value, dict) and set(value) == {"Fn::Join"}:
+            return "".join(str(whole(each)) for each in value["Fn::Join"][1])
+        if isinstance(value, dict) and set(value) == {"Ref"}:
+            return {"AWS::Partition": "aws-cn", "AWS::Region": "ap-northeast-1", "AWS::AccountId": "1" * 12}[
+                value["Ref"]
+            ]
+        if isinstance(value, dict):
+            return {name: whole(each) for name, each in value.items()}
+        return [whole(each) for each in value] if isinstance(value, list) else value
+
+    document = json.dumps(whole(policy["Properties"]["PolicyDocument"]), separators=(",", ":"))
+    assert len(document) <= 2_048
 
 
 @pytest.mark.fault("F-14b")
@@ -80,7 +103,7 @@ def test_queues_are_encrypted_tls_only_and_never_lose_a_message(aws: Synthesized
         properties = queue["Properties"]
         assert properties["SqsManagedSseEnabled"] is True, path
         assert path.partition("/")[2] in tls_only, path
-        if "Dlq" in path or "Errors" in path or "RouterFailures" in path:
+        if any(word in path for word in ("Dlq", "Errors", "Failures")):
             assert properties["MessageRetentionPeriod"] == 14 * 24 * 3600, path
         else:
             assert properties["RedrivePolicy"]["maxReceiveCount"] == 5, path
@@ -93,6 +116,7 @@ def test_messages_stay_hidden_for_six_times_the_consumers_timeout(aws: Synthesiz
         "data/RunsQueue": FunctionName.RUNS,
         "data/DeletionsQueue": FunctionName.DELETION,
         "data/FileChecksQueue": FunctionName.FILES,
+        "data/WebhooksQueue": FunctionName.WEBHOOKS,
     }
     queues = aws.of_type("AWS::SQS::Queue")
     for prefix, name in consumers.items():

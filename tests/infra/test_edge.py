@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import re
+from http.cookies import SimpleCookie
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -12,8 +16,8 @@ from agent_stream.app import ROUTES
 from api import description
 from api.routes import oauth
 from infra.artifacts import source_entries
-from infra.catalog import STREAM_PATHS
 from infra.constructs.cors import REQUEST_HEADERS
+from infra.constructs.edge import STATIC_PATHS, STREAM_PATHS
 from tests.infra.synthesized import Json, Synthesized
 from tests.support import contract
 
@@ -30,8 +34,9 @@ _READ = re.compile(r'(?:headers\.get|header|_header)\((?:scope, )?b?"([A-Za-z-]+
 
 
 def the(aws: Synthesized, kind: str) -> Json:
-    (found,) = aws.of_type(f"AWS::CloudFront::{kind}").values()
-    properties: Json = found["Properties"]
+    found = aws.of_type(f"AWS::CloudFront::{kind}")
+    (path,) = (each for each in found if "EdgeStatic" not in each)
+    properties: Json = found[path]["Properties"]
     return properties
 
 
@@ -69,13 +74,55 @@ def test_the_paths_of_the_stream_are_those_that_it_serves() -> None:
     assert set(STREAM_PATHS) == {re.sub(r"{[^}]*}", "*", route.path) for route in ROUTES}
 
 
-def test_the_cookie_of_logins_reaches_the_api_and_no_other(aws: Synthesized) -> None:
+class Jar(dict[str, str]):
+    """Cookies of a request, and the names by which they were asked for."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.asked: set[str] = set()
+
+    def get(self, name: str, default: Any = None) -> Any:
+        self.asked.add(name)
+        return default
+
+
+def cookies_of_a_login(monkeypatch: pytest.MonkeyPatch, api_url: str) -> tuple[set[str], set[str]]:
+    """Return the names of the cookies that a login sets, and of those that it reads, at an address of the API."""
+    logins = SimpleNamespace(
+        start=lambda *_, **__: SimpleNamespace(url="https://provider.example.com", browser_secret="b"),
+        resume=lambda *_, **__: SimpleNamespace(redirect="https://app.example.com"),
+        finish=lambda *_, **__: {"code": "c"},
+    )
+    monkeypatch.setattr(oauth, "identity", SimpleNamespace(oauth=lambda: logins))
+    monkeypatch.setattr(oauth, "process", SimpleNamespace(settings=lambda: SimpleNamespace(api_url=api_url)))
+    begun = asyncio.run(oauth.start_oauth("github"))
+    request, source = SimpleNamespace(cookies=Jar(), headers={}), SimpleNamespace(request_id="r")
+    ended = asyncio.run(oauth.end_oauth(request, source, "github", code="c", state="s"))  # type: ignore[arg-type]
+    written = SimpleCookie()
+    for answer in (begun, ended):
+        written.load(answer.headers["set-cookie"])
+    return set(written), request.cookies.asked
+
+
+@pytest.mark.fault("F-22e")
+def test_the_cookie_of_logins_reaches_the_api_and_no_other(aws: Synthesized, monkeypatch: pytest.MonkeyPatch) -> None:
     cookies = the(aws, "OriginRequestPolicy")["OriginRequestPolicyConfig"]["CookiesConfig"]
-    assert cookies == {"CookieBehavior": "whitelist", "Cookies": [oauth.COOKIE]}
-    assert not re.findall(r"\.cookies\b", "".join(path.read_text() for path in FUNCTIONS.rglob("agent_stream/*.py")))
+    assert cookies["CookieBehavior"] == "whitelist"
+    forwarded = set(cookies["Cookies"])
+    assert cookies_of_a_login(monkeypatch, "https://api.example.com") == (forwarded, forwarded)
 
 
-def test_both_policies_hold_for_every_path(aws: Synthesized) -> None:
+def test_no_other_route_reads_a_cookie() -> None:
+    readers = {path.stem for folder in READERS for path in folder.rglob("*.py") if ".cookies" in path.read_text()}
+    assert readers == {"oauth"}
+
+
+def policies(aws: Synthesized, kind: str) -> dict[str, str]:
+    """Return the paths of policies in their stack by the reference to them."""
+    return {path.partition("/")[2]: path for path in aws.of_type(f"AWS::CloudFront::{kind}")}
+
+
+def test_the_policies_hold_for_every_path(aws: Synthesized) -> None:
     distribution = the(aws, "Distribution")["DistributionConfig"]
     for behavior in (distribution["DefaultCacheBehavior"], *distribution["CacheBehaviors"]):
         for member, kind in (
@@ -83,8 +130,40 @@ def test_both_policies_hold_for_every_path(aws: Synthesized) -> None:
             ("OriginRequestPolicyId", "OriginRequestPolicy"),
             ("ResponseHeadersPolicyId", "ResponseHeadersPolicy"),
         ):
-            (path,) = aws.of_type(f"AWS::CloudFront::{kind}")
-            assert behavior[member] == {"Ref": path.partition("/")[2]}
+            path = policies(aws, kind)[behavior[member]["Ref"]]
+            is_static = kind == "CachePolicy" and behavior.get("PathPattern") in STATIC_PATHS
+            assert ("Static" in path) is is_static, behavior.get("PathPattern")
+
+
+@pytest.mark.fault("F-22f")
+def test_files_named_by_their_content_are_kept_as_long_as_they_say(aws: Synthesized) -> None:
+    assert (f"{description.PATH}/*",) == STATIC_PATHS
+    found = aws.of_type("AWS::CloudFront::CachePolicy")
+    (static,) = (each["Properties"]["CachePolicyConfig"] for path, each in found.items() if "Static" in path)
+    said = re.search(r"max-age=(\d+), immutable", (FUNCTIONS / "api/description.py").read_text())
+    assert said is not None
+    assert static["MaxTTL"] >= int(said[1])
+    key = static["ParametersInCacheKeyAndForwardedToOrigin"]
+    assert key["HeadersConfig"]["HeaderBehavior"] == key["CookiesConfig"]["CookieBehavior"] == "none"
+    assert key["EnableAcceptEncodingGzip"], "the files are given compressed or not"
+    behaviors = the(aws, "Distribution")["DistributionConfig"]["CacheBehaviors"]
+    methods = {each["PathPattern"]: each["AllowedMethods"] for each in behaviors}
+    assert methods["/docs/static/*"] == ["GET", "HEAD"]
+
+
+@pytest.mark.fault("F-22g")
+def test_no_log_holds_a_path_or_a_query(prod: Synthesized) -> None:
+    """Links to shared files, codes of logins and tickets are in addresses; the functions log a route's template."""
+    assert "Logging" not in the(prod, "Distribution")["DistributionConfig"]
+    stages = prod.of_type("AWS::ApiGatewayV2::Stage").values()
+    formats = [each["Properties"]["AccessLogSettings"]["Format"] for each in stages]
+    assert len(formats) == 3, "the API, webhooks of Stripe, and WebSockets"
+    for text in formats:
+        named = set(re.findall(r"\$context\.([A-Za-z.]+)", text))
+        assert named
+        assert not {name for name in named if re.search("path|query|uri|url", name, re.IGNORECASE)}
+    secret = [name for name in contract.DOCUMENTS for path in contract.committed(name)["paths"] if "{token}" in path]
+    assert secret, "a secret stands in a path: the rule has a reason"
 
 
 def test_nothing_is_kept_for_another_caller(aws: Synthesized) -> None:

@@ -33,14 +33,15 @@ from infra.layers import (
 )
 from tests.infra.synthesized import settings_of
 
-PACKAGES = ("agent_stream", "api", "background", "billing_webhook", "device_ingest", "realtime")
+PACKAGES = ("agent_stream", "api", "background", "billing_webhook", "device_ingest", "previews", "realtime")
 EXPECTED_SIZE_MB = {
-    "agent_stream": 60,
-    "api": 60,
+    "agent_stream": 80,
+    "api": 70,
     "background": 60,
     "billing_webhook": 20,
     "device_ingest": 20,
-    "realtime": 20,
+    "previews": 60,
+    "realtime": 25,
 }
 HOST = Target(
     label="test-host",

@@ -26,12 +26,23 @@ MODULES = {
     FunctionName.RUNS: "background.runs",
     FunctionName.DELETION: "background.deletion",
     FunctionName.FILES: "background.files",
+    FunctionName.PREVIEWS: "previews.handler",
     FunctionName.ROUTER: "background.router",
+    FunctionName.METRICS: "background.metrics",
+    FunctionName.SAMPLES: "background.samples",
+    FunctionName.EVENTS: "background.events",
+    FunctionName.WORK_ROUTER: "background.work_router",
+    FunctionName.IDENTITY_ROUTER: "background.identity_router",
+    FunctionName.PUSHES: "background.pushes",
+    FunctionName.WEBHOOKS: "background.webhooks",
     FunctionName.MAIL: "background.mail",
+    FunctionName.SCHEDULES: "background.schedules",
+    FunctionName.TELEMETRY: "background.telemetry",
     FunctionName.QUEUE_SWEEPS: "background.sweeps.queues",
     FunctionName.TABLE_SWEEPS: "background.sweeps.tables",
     FunctionName.FILE_SWEEP: "background.sweeps.files",
     FunctionName.DEVICE_SWEEP: "background.sweeps.devices",
+    FunctionName.FIRMWARE_SWEEP: "background.sweeps.firmware",
 }
 
 

@@ -23,6 +23,7 @@ from local.engine import Engine
 from tests.support import clients, on_demand, passwords
 from tests.support.stack import (
     AUTH_KEY,
+    VAULT_KEY,
     WEBHOOK_SECRET,
     Context,
     Drain,
@@ -32,6 +33,7 @@ from tests.support.stack import (
     forget_process_state,
 )
 from tests.support.storage_stacks import Storage, synthesized
+from tests.support.stream_records import as_lambda_has_them
 
 _CLIENT = Config(connect_timeout=2, read_timeout=20, retries={"total_max_attempts": 2, "mode": "standard"})
 
@@ -142,7 +144,19 @@ def secrets(
 
 
 @pytest.fixture
+def vault_key(aws: Callable[[str], Any]) -> str:
+    """Return the alias of the key that encrypts what users give us."""
+
+    def create() -> None:
+        kms = aws("kms")
+        kms.create_alias(AliasName=VAULT_KEY, TargetKeyId=kms.create_key()["KeyMetadata"]["KeyId"])
+
+    return on_demand.owe(VAULT_KEY, create)
+
+
+@pytest.fixture
 def stack(
+    vault_key: str,
     account: str,
     engine: Engine,
     tables: Mapping[str, str],
@@ -292,3 +306,22 @@ def http_event() -> HttpEvent:
         return event
 
     return make
+
+
+@pytest.fixture
+def streamed(stack: Stack, aws: Callable[[str], Any]) -> Callable[..., list[dict[str, Any]]]:
+    """Return what the stream of a table, if none is named of that of runs, has by now, as Lambda gives it."""
+
+    def read(name: str = "agents") -> list[dict[str, Any]]:
+        table = aws("dynamodb").describe_table(TableName=stack.tables[name])["Table"]
+        streams = aws("dynamodbstreams")
+        shards = streams.describe_stream(StreamArn=table["LatestStreamArn"])["StreamDescription"]["Shards"]
+        found: list[dict[str, Any]] = []
+        for shard in shards:
+            iterator = streams.get_shard_iterator(
+                StreamArn=table["LatestStreamArn"], ShardId=shard["ShardId"], ShardIteratorType="TRIM_HORIZON"
+            )
+            found += streams.get_records(ShardIterator=iterator["ShardIterator"])["Records"]
+        return as_lambda_has_them(found)
+
+    return read

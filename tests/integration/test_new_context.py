@@ -38,7 +38,10 @@ GENERATED = {
 GENERATORS = ("requirements", "faults", "contract", "map")
 """Generators of `make docs map`."""
 TESTS = tuple(map(Words("jar", "jars").into, context.CHECKS))
-CHOSEN = "(not test_refusals and not dynamodb_local) or (ministack and JarRepository)"
+CHOSEN = (
+    "(not test_refusals and not dynamodb_local and not test_names) or (ministack and JarRepository)"
+    " or (test_names and JarBody)"
+)
 
 
 class Copy:
@@ -80,7 +83,7 @@ class Copy:
         done = subprocess.run(
             [sys.executable, "-m", *arguments],
             cwd=self.folder,
-            env={**kept, "PYTHONPATH": os.pathsep.join(paths), "PYTHONDONTWRITEBYTECODE": "1", **environment},
+            env={**kept, "PYTHONPATH": os.pathsep.join(paths), **environment},
             capture_output=True,
             text=True,
             check=False,

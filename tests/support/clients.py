@@ -21,7 +21,7 @@ from botocore.config import Config
 from botocore.credentials import Credentials, ReadOnlyCredentials
 
 from karma.core import aws
-from tests.support import on_demand
+from tests.support import on_demand, writes
 
 _ACCOUNT = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")
 _KEPT = 64
@@ -62,6 +62,7 @@ def _session(environment: frozenset[tuple[str, str]], hooks: tuple[Any, ...]) ->
     session.register_component("credential_provider", _AccountOfNow())
     session.register_component("data_loader", _loader())
     session.register("before-parameter-build", on_demand.before_call)
+    session.register("before-call", writes.before_call)
     return session
 
 
@@ -72,6 +73,13 @@ def _loader() -> Any:
 
 class _Session:
     """Replacement of botocore's session in `karma.core.aws`."""
+
+    def get_credentials(self) -> Credentials:
+        return _AccountOfNow()
+
+    def get_config_variable(self, name: str) -> str:
+        assert name == "region"
+        return os.environ["AWS_DEFAULT_REGION"]
 
     def create_client(self, service: str, *, config: Config, endpoint_url: str | None) -> Any:
         return client(service, config, endpoint_url)

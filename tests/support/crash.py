@@ -16,8 +16,8 @@ is ended by `os._exit` just after its n-th answer came; then a clean process get
 equal those of a run without a crash. The loop ends when the handler finishes before it reaches call n.
 
 A death after one answer and one before the next request leave the same behind, unless something else than AWS was asked
-in between or requests run side by side. So of the deaths before a request one is tried, chosen anew each time, which a
-failure names; all of them are where others are asked, and with CRASHES=all.
+in between or requests run side by side. So of the deaths before a request one is tried, by the run's dice (seeds.py);
+all of them are where others are asked, and with CRASHES=all. A failure names the death.
 
 What a process is, and what an entry, says `crash_processes`.
 """
@@ -25,12 +25,16 @@ What a process is, and what an entry, says `crash_processes`.
 from __future__ import annotations
 
 import os
-import random
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Protocol
 
 from tests.support.crash_processes import Outcome, Processes, Side
+from tests.support.seeds import dice
+
+_MOST_AT_ONCE = 25
+"""Items of one BatchWriteItem."""
 
 
 class AwsClients(Protocol):
@@ -113,16 +117,16 @@ class CrashTest:
                 assert n <= self._max_calls, f"{self._entry} still dies at call {n}"
                 if not self._die(processes, "after", n, expected, report):
                     break
-            for n in self._befores(len(clean.calls)):
+            for n in self._befores(clean.calls):
                 self._die(processes, "before", n, expected, report)
         assert report.points, f"{self._entry} makes no AWS call: nothing was tested"
         return report
 
-    def _befores(self, calls: int) -> list[int]:
-        every = range(1, calls + 1)
+    def _befores(self, calls: tuple[str, ...]) -> list[int]:
+        every = range(1, len(calls) + 1)
         if self._asks_others or os.environ.get("CRASHES") == "all":
             return list(every)
-        return random.sample(every, k=min(calls, 1))
+        return dice(Path(self._entry).name, calls).sample(every, k=min(len(calls), 1))
 
     def _die(self, processes: Processes, side: Side, n: int, expected: Any, report: CrashReport) -> bool:
         """Try one death; False when the handler made fewer than `n` calls."""
@@ -167,8 +171,11 @@ class CrashTest:
     def _empty(self) -> None:
         dynamodb = self._aws("dynamodb")
         for table in self._tables:
-            for item in list(self._scan(table)):
-                dynamodb.delete_item(TableName=table, Key={"pk": item["pk"], "sk": item["sk"]})
+            keys = [{"pk": item["pk"], "sk": item["sk"]} for item in self._scan(table)]
+            for at in range(0, len(keys), _MOST_AT_ONCE):
+                asked = {table: [{"DeleteRequest": {"Key": key}} for key in keys[at : at + _MOST_AT_ONCE]]}
+                answer = dynamodb.batch_write_item(RequestItems=asked)
+                assert not answer["UnprocessedItems"]
 
     def _scan(self, table: str) -> Iterator[dict[str, Any]]:
         pages = self._aws("dynamodb").get_paginator("scan").paginate(TableName=table, ConsistentRead=True)

@@ -19,7 +19,7 @@ class CutRun:
 
     def __init__(self, dice: random.Random) -> None:
         self._dice = dice
-        self.world = World()
+        self.world = World(unique_ids=dice.random() < 0.5)
         sink = KeptFrames()
         begin(self.world, self._life(), sink)
         self._first: bytes | None = sink.data

@@ -3,15 +3,34 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cache
+from itertools import chain
 from typing import Any
 
 from openapi_schema_validator import OAS31Validator, oas31_format_checker
 
 from tests.support import contract
 
+_EVERYWHERE = {
+    "cache-control",
+    "content-length",
+    "content-security-policy",
+    "content-type",
+    "ratelimit",
+    "ratelimit-policy",
+    "referrer-policy",
+    "vary",
+    "www-authenticate",
+    "x-accel-buffering",
+    "x-content-type-options",
+    "x-process-time",
+    "x-request-id",
+}
+"""Headers of any HTTP API, and those of every answer, which the description names at its beginning."""
+_SOMETIMES = {"idempotent-replayed", "ratelimit", "ratelimit-policy", "retry-after"}
+"""Headers that an answer may lack although it is told that it may have them."""
 _DOCUMENTS = {"api": "api", "agent_stream": "stream"}
 
 
@@ -24,13 +43,25 @@ class Described:
     wrong: dict[str, str] = field(default_factory=dict)
     """The first difference of each operation and status."""
 
-    def compare(self, function: str, method: str, path: str, status: int, content_type: str, text: str) -> None:
+    def compare(
+        self,
+        function: str,
+        method: str,
+        path: str,
+        status: int,
+        content_type: str,
+        text: str,
+        headers: Mapping[str, str],
+    ) -> None:
         """Compare one answer."""
         name = f"{function} {method} {path}"
         operation = documented(function)["paths"][path][method.lower()]
         if status < 400:
             self.succeeded.add(name)
-        for problem in _problems(operation, function, status, content_type, text):
+        problems = chain(
+            _problems(operation, function, status, content_type, text), _untold(operation, function, status, headers)
+        )
+        for problem in problems:
             self.wrong.setdefault(f"{name}: {status}", problem)
 
 
@@ -64,6 +95,19 @@ def _problems(operation: dict[str, Any], function: str, status: int, content_typ
             if line.startswith("data: {"):
                 event = content[media_type].get("x-event", {"$ref": "#/components/schemas/Event"})
                 yield from _differences(event, function, json.loads(line.removeprefix("data: ")))
+
+
+def _untold(operation: dict[str, Any], function: str, status: int, headers: Mapping[str, str]) -> Iterator[str]:
+    """Yield headers that are sent and not told of, and those of a success that are told of and not sent."""
+    if function != "api":
+        return
+    told = {name.lower() for name in operation["responses"].get(str(status), {}).get("headers", {})}
+    sent = {name.lower() for name in headers} - _EVERYWHERE
+    for name in sorted(sent - told):
+        yield f"the header {name} is not told of"
+    if status < 400:
+        for name in sorted(told - sent - _SOMETIMES):
+            yield f"the header {name} is told of and not sent"
 
 
 def _differences(schema: dict[str, Any], function: str, value: object) -> Iterator[str]:

@@ -7,19 +7,25 @@ import json
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from karma.billing.plans import all_archived_days
 from karma.core.ids import DeviceId, UserId, new_id
 from karma.devices.allowance import HourlyAllowance
 from karma.devices.commands import CommandService
 from karma.devices.dispatch import Dispatcher
 from karma.devices.domain import CurrentDevice, Device, DeviceModel, DeviceState
 from karma.devices.ingest import DeviceMessage, IngestService
+from karma.devices.lookup import DeviceLookup
 from karma.devices.repository.commands import CommandRepository
 from karma.devices.repository.dead_letters import DeadLetterRepository
 from karma.devices.repository.devices import DeviceRepository
 from karma.devices.repository.hours import HourRepository
 from karma.devices.repository.telemetry import TelemetryRepository
 from karma.devices.service import Created, DeviceService, NewDevice
-from karma.devices.telemetry import TelemetryReader
+from karma.integrations.s3 import S3Archives
+from karma.telemetry.archive_repository import ArchiveRepository
+from karma.telemetry.archives import ArchivedBatches
+from karma.telemetry.reading import TelemetryReader
+from karma.telemetry.repository import RollupRepository
 from tests.fakes.devices import FakeClock, FakePublisher, FakeRegistry, FakeWakeUps
 from tests.support.accounts import open_account
 from tests.support.plans import allowance
@@ -93,7 +99,18 @@ class World:
             self.clock,
             pause=self.pauses.append,
         )
-        self.reader = TelemetryReader(self.repository, self.telemetry, self.clock)
+        self.rollups = RollupRepository()
+        self.notes = ArchiveRepository()
+        self.archives = S3Archives(self.stack.bucket, kept_days=all_archived_days())
+        self.kept_days = 365
+        self.batches = ArchivedBatches(self.telemetry, self.notes, self.archives, self.clock)
+        self.reader = TelemetryReader(
+            DeviceLookup(self.repository),
+            self.batches,
+            self.rollups,
+            self.clock,
+            kept_days=lambda _: self.kept_days,
+        )
         self.restart_ingest()
 
     def restart_ingest(self) -> None:

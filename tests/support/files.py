@@ -10,10 +10,18 @@ from typing import Any
 
 import httpx
 
+from karma.core.clock import SystemClock
 from karma.core.ids import DeviceId, UserId
-from karma.files.domain import PART_BYTES
+from karma.devices.lookup import DeviceLookup
+from karma.devices.repository.devices import DeviceRepository
+from karma.files.domain import PART_BYTES, ROOT
+from karma.files.repository.files import FileRepository
+from karma.files.uploads import NewFile, UploadService
+from karma.integrations.s3 import S3Files
+from tests.fakes.billing import MemoryQueue
 from tests.integration.api.conftest import Answer, Api
 from tests.support.devices import World
+from tests.support.plans import allowance
 from tests.support.stack import Stack
 
 
@@ -110,3 +118,15 @@ class Files:
         pages = self.stack.aws("dynamodb").get_paginator("scan").paginate(TableName=self.stack.tables["devices"])
         items = [item for page in pages for item in page["Items"] if item["pk"]["S"] == f"FILES#{self.device_id}"]
         return {item["sk"]["S"]: item["type"]["S"] for item in items if item.get("names") != {"N": "0"}}
+
+
+def put_half(stack: Stack, user_id: UserId, name: str) -> DeviceId:
+    """Begin the upload of a file of two parts in the root of a new device, and put the last part, of 5 bytes."""
+    device_id, store = put_device(stack, user_id), S3Files(stack.bucket)
+    devices = DeviceLookup(DeviceRepository())
+    uploads = UploadService(FileRepository(), store, devices, MemoryQueue(), SystemClock())
+    new = NewFile(name=name, path=ROOT, size=PART_BYTES + 5)
+    file = uploads.create(user_id, device_id, new, allowance=allowance(user_id))
+    (part,) = uploads.parts(user_id, device_id, file.id, [2], {})
+    assert httpx.put(part.url, content=b"x" * part.size).status_code == 200
+    return device_id

@@ -59,15 +59,20 @@ def _packages(folder: Path, prefix: str) -> Iterator[Room]:
 
 
 @cache
+def rooms() -> Mapping[str, Room]:
+    """Return the packages by their names; what they import is not read."""
+    return {room.name: room for room in (*_packages(LAYER, "karma."), *_packages(FUNCTIONS, ""))}
+
+
+@cache
 def drawn() -> Map:
     """Read every import, those for type checkers and those within functions as well."""
-    rooms = {room.name: room for room in (*_packages(LAYER, "karma."), *_packages(FUNCTIONS, ""))}
-    found = Map(rooms)
-    for room in rooms.values():
+    found = Map(rooms())
+    for room in found.rooms.values():
         for source in sorted(room.folder.rglob("*.py")):
             for module in _imported(ast.parse(source.read_text())):
                 name = ".".join(module.split(".")[: 2 if module.startswith("karma.") else 1])
-                if name in rooms and name != room.name:
+                if name in found.rooms and name != room.name:
                     found.arrows[room.name][name] += 1
     return found
 
@@ -151,7 +156,7 @@ def page() -> str:
     ]
     lines += ["```", "", told["drawing"].strip(), ""]
     for name in (name for names in stacked for name in names):
-        needs = ", ".join(f"`{needed}` {count}" for needed, count in sorted(found.arrows[name].items()))
+        needs = ", ".join(f"`{needed}`" for needed in sorted(found.arrows[name]))
         lines += [
             f"## {name}",
             "",

@@ -46,6 +46,17 @@ def tool_use(call_id: str, name: str, *parts: str) -> list[dict[str, Any]]:
     ]
 
 
+def searched(call_id: str, query: str, *, found: bool = True) -> list[list[dict[str, Any]]]:
+    """Return the blocks of a search that the API makes itself; without its result where the turn pauses before."""
+    call: list[dict[str, Any]] = [
+        {"content_block": {"type": "server_tool_use", "id": call_id, "name": "web_search", "input": {}}},
+        {"delta": {"type": "input_json_delta", "partial_json": json.dumps({"query": query})}},
+    ]
+    page = {"type": "web_search_result", "url": "https://example.com", "title": "A page", "encrypted_content": "x"}
+    result = {"type": "web_search_tool_result", "tool_use_id": call_id, "content": [page]}
+    return [call, [{"content_block": result}]] if found else [call]
+
+
 def thinking(*deltas: str, signature: str) -> list[dict[str, Any]]:
     return [
         {"content_block": {"type": "thinking", "thinking": "", "signature": ""}},
@@ -95,8 +106,10 @@ class Answer:
 @dataclass
 class ModelServer:
     answers: list[Answer] = field(default_factory=list)
-    choose: Callable[[dict[str, Any]], Iterable[bytes]] | None = None
+    choose: Callable[[dict[str, Any]], Iterable[bytes] | Answer] | None = None
     """Makes the answer of a request instead of `answers`; None: they are given in order."""
+    rules: Callable[[bytes], bytes | None] = refused
+    """Returns the answer to a body that breaks the API's rules; None: it holds."""
     requests: list[dict[str, Any]] = field(default_factory=list)
     refused: list[str] = field(default_factory=list)
     """Broken rules of the requests that were refused."""
@@ -115,7 +128,7 @@ class ModelServer:
                 owner.requests.append(json.loads(body))
                 owner.peers.append(self.client_address)
                 owner.headers.append({name.lower(): value for name, value in self.headers.items()})
-                wrong = refused(body)
+                wrong = owner.rules(body)
                 if wrong is not None:
                     owner.refused.append(json.loads(wrong)["error"]["message"])
                 owner._reply(self, owner._next(owner.requests[-1]) if wrong is None else Answer([wrong], 400))
@@ -129,7 +142,10 @@ class ModelServer:
         self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
 
     def _next(self, request: dict[str, Any]) -> Answer:
-        return Answer(list(self.choose(request))) if self.choose is not None else self.answers.pop(0)
+        if self.choose is None:
+            return self.answers.pop(0)
+        made = self.choose(request)
+        return made if isinstance(made, Answer) else Answer(list(made))
 
     def answer(
         self,

@@ -46,6 +46,11 @@ def forget() -> None:
     _owed.clear()
 
 
+def is_making() -> bool:
+    """Tell whether this thread is the one that makes what is owed."""
+    return threading.current_thread().name.startswith("on demand")
+
+
 def before_call(**event: Any) -> None:
     """Receive botocore's event before a call's parameters are written out."""
     if _owed:
@@ -53,7 +58,7 @@ def before_call(**event: Any) -> None:
 
 
 def _named(params: Mapping[str, Any]) -> Iterator[str]:
-    for parameter in ("TableName", "QueueUrl", "Bucket", "SecretId"):
+    for parameter in ("TableName", "QueueUrl", "Bucket", "SecretId", "KeyId"):
         if parameter in params:
             yield params[parameter]
     yield from params.get("RequestItems", ())
@@ -63,7 +68,7 @@ def _named(params: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _settle(names: list[str]) -> None:
-    if not names or threading.current_thread().name.startswith("on demand"):
+    if not names or is_making():
         return
     with _lock:  # of two that ask at once, the second waits until it is made
         for name in names:

@@ -57,10 +57,12 @@ class Stuck(Teller):
 def while_it_waits(world: World, do: Callable[[], Any], *, model: Stuck | None = None) -> KeptFrames:
     """Begin a run whose model is silent, do something, and wait until its process has stopped."""
     frames, model = KeptFrames(), model or Stuck()
+    agent: dict[str, Any] = {"forwardedProps": {"agent_id": world.agent}} if world.agent else {}
+    request = asked(user("go", "u1"), run="r1", **agent)
 
     async def work() -> None:
         service = world.service(Life(None), model=model)
-        task = (await service.start(caller(), asked(user("go", "u1"), run="r1"))).execute(frames)
+        task = (await service.start(caller(), request)).execute(frames)
         await model.has_spoken.wait()
         do()
         await asyncio.wait_for(task, 5)

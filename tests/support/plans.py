@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import replace
 from datetime import UTC, datetime
 
-from karma.billing.allowances import Allowance, Allowances, Metric, Reservation
+from karma.billing.allowances import Allowance, Allowances, Metric, Reservation, Terms
 from karma.billing.domain import SubscriptionStatus, free_subscription
-from karma.billing.plans import Plan, PlanName, plan_at
+from karma.billing.plans import PlanName, plan_at
 from karma.billing.repository.subscriptions import SubscriptionRepository
 from karma.billing.transactional import reserve_usage
 from karma.core.clock import Clock, SystemClock
@@ -17,20 +17,24 @@ from karma.core.ids import UserId
 NOW = datetime(2026, 11, 21, 12, tzinfo=UTC)
 
 
-def allowance(user_id: UserId, plan: PlanName = PlanName.ENTERPRISE, *, at: datetime = NOW) -> Allowance:
+def allowance(
+    user_id: UserId, plan: PlanName = PlanName.ENTERPRISE, *, at: datetime = NOW, a_day: int | None = None
+) -> Allowance:
     """Return the allowance of an account on a plan; without limits unless the test says otherwise."""
-    return Allowance(user_id, plan_at(plan, at), at)
+    return Allowance(user_id, plan_at(plan, at), at, a_day)
 
 
-def allowances(plan: PlanName = PlanName.ENTERPRISE, *, clock: Clock | None = None) -> Allowances:
-    """Return allowances by which everybody is on this plan."""
+def allowances(
+    plan: PlanName = PlanName.ENTERPRISE, *, clock: Clock | None = None, a_day: int | None = None
+) -> Allowances:
+    """Return allowances by which everybody is on this plan, and has set this limit of a day, in micro-dollars."""
     own = clock or SystemClock()
 
-    def plan_of(user_id: UserId) -> Plan:
+    def terms_of(user_id: UserId) -> Terms:
         assert user_id
-        return plan_at(plan, own.now())
+        return Terms(plan=plan_at(plan, own.now()), day_cost_micros=a_day)
 
-    return Allowances(plan_of=plan_of, clock=own)
+    return Allowances(terms_of=terms_of, clock=own)
 
 
 def subscribe(user_id: str, plan: PlanName = PlanName.ENTERPRISE) -> None:

@@ -1,4 +1,4 @@
-"""Messages of a queue, looked at without receiving them."""
+"""Messages of a queue: counted without being received, or taken from it."""
 
 from __future__ import annotations
 
@@ -10,3 +10,12 @@ def delayed_messages(stack: Stack, queue: str) -> int:
     name = "ApproximateNumberOfMessagesDelayed"
     found = stack.aws("sqs").get_queue_attributes(QueueUrl=stack.queues[queue], AttributeNames=[name])
     return int(found["Attributes"][name])
+
+
+def received(stack: Stack, queue: str) -> list[str]:
+    """Take up to ten messages that can be received now from a queue; return their bodies."""
+    sqs, url = stack.aws("sqs"), stack.queues[queue]
+    found = sqs.receive_message(QueueUrl=url, MaxNumberOfMessages=10).get("Messages", [])
+    for message in found:
+        sqs.delete_message(QueueUrl=url, ReceiptHandle=message["ReceiptHandle"])
+    return [message["Body"] for message in found]

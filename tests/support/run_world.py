@@ -10,28 +10,28 @@ from typing import Any
 import orjson
 
 from karma.agents.domain import AgentSpec
-from karma.billing.allowances import Allowances
+from karma.billing.allowances import Allowances, Terms
 from karma.billing.plans import PlanName, plan_at
 from karma.conversations.attachments import Library
 from karma.conversations.domain import ThreadKey
-from karma.core.ids import ThreadId, new_id
+from karma.core.ids import ThreadId, UserId, new_id
 from karma.identity.domain import Role
+from karma.mcp.offering import McpTools
 from karma.runs.domain import RunKey
 from karma.runs.plan import RunLimits
 from karma.runs.requests import RunInput, parse_run_input
 from karma.runs.service import RunService
 from karma.runs.watchdog import Inspector
-from karma.tools.toolbox import Tool, ToolContext, ToolFailed, WhenLost, described
+from karma.tools.failures import ToolFailed
+from karma.tools.toolbox import Tool, ToolContext, WhenLost, described
 from tests.fakes.agents import catalogue
+from tests.fakes.attachments import MemoryAttachments, MemoryDeviceFiles, ScriptedFetch
 from tests.fakes.configuration import as_built
 from tests.fakes.runs import (
     KeptFrames,
-    MemoryAttachments,
-    MemoryDeviceFiles,
     MemoryRuns,
     RememberedWatchdog,
     RequestedExecutions,
-    ScriptedFetch,
     ScriptedModel,
     SetClock,
     caller,
@@ -93,7 +93,11 @@ class World:
         self.limits = limits or RunLimits()
         self.role = Role.USER
         self.plan = PlanName.ENTERPRISE
+        self.day_cost_micros: int | None = None
+        """What the account allows itself a day."""
         self.agents = catalogue()
+        self.tools = [ECHO]
+        self.mcp: McpTools | None = None
         self.configuration = as_built()
         self.attachments = MemoryAttachments()
         self.device_files = MemoryDeviceFiles()
@@ -108,13 +112,17 @@ class World:
             model=self.model,
             agents=self.agents,
             configuration=self.configuration,
-            tools=[ECHO],
+            tools=self.tools,
             library=self.library,
-            allowances=Allowances(plan_of=lambda _: plan_at(self.plan, self.clock.now()), clock=self.clock),
+            allowances=Allowances(terms_of=self.terms, clock=self.clock),
             clock=self.clock,
             limits=self.limits,
             executions=self.executions,
+            mcp=self.mcp,
         )
+
+    def terms(self, _: UserId) -> Terms:
+        return Terms(plan=plan_at(self.plan, self.clock.now()), day_cost_micros=self.day_cost_micros)
 
     def inspector(self) -> Inspector:
         return Inspector(self.store, self.executions, self.clock)
@@ -130,12 +138,27 @@ class World:
 
     def run(self, request: RunInput) -> list[dict[str, Any]]:
         """Run to the end; the stream must be what clients accept, and the log must say the same as the stream."""
+        held = self._awaited()
         frames = asyncio.run(self.go(request))
         events = frames.events
-        verify(events)
+        verify(events, held=held, asked=self._awaited())
         log = [orjson.loads(data) for segment in self.log(request) for data in segment.events]
-        assert merged(log) == merged([event for event in events if event["type"] != "MESSAGES_SNAPSHOT"])
+        sent = [event for event in events if event["type"] != "MESSAGES_SNAPSHOT"]
+        for subagent in dict.fromkeys(event.get("subagentRunId") for event in sent):
+            # Those that work side by side may be told of in another order than they are recorded in.
+            assert merged(said_by(subagent, log)) == merged(said_by(subagent, sent))
         return events
+
+    def _awaited(self) -> list[str]:
+        """Return the ids of calls that wait for an answer, and of those that led to them."""
+        waiting = [each for each in self.store.interrupts_by_id.values() if each.answer is None]
+        begun = [
+            orjson.loads(data) for log in self.store.logs.values() for each in log.values() for data in each.events
+        ]
+        inside = [each["toolCallId"] for each in begun if each["type"] == "TOOL_CALL_START"]
+        return [each.call.id for each in waiting if each.call] + (
+            inside if any(each.inside for each in waiting) else []
+        )
 
     def log(self, request: RunInput) -> list[Any]:
         return self.store.segments(RunKey(caller().user_id, request.run_id), after=0, limit=10**6)
@@ -145,6 +168,11 @@ class World:
 
     def stored(self, request: RunInput) -> Any:
         return self.store.run(RunKey(caller().user_id, request.run_id))
+
+
+def said_by(subagent: str | None, events: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return the events of one subagent; None: those of the run's own agent."""
+    return [event for event in events if event.get("subagentRunId") == subagent]
 
 
 def merged(events: list[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -19,8 +19,9 @@ from karma.core import aws as karma_aws
 from local.engine import Broker, Engine
 
 AUTH_KEY = "integration-tests-signing-key-0123456789"
+VAULT_KEY = "alias/test-vault"
 WEBHOOK_SECRET = "whsec_integration"
-HANDLER_PACKAGES = ("api", "agent_stream", "device_ingest", "billing_webhook", "background", "realtime")
+HANDLER_PACKAGES = ("api", "agent_stream", "device_ingest", "billing_webhook", "background", "previews", "realtime")
 
 
 class Context(LambdaContext):
@@ -108,6 +109,7 @@ class Stack:
             "BASIC_INGEST_RULE": "karma_test_data",
             "MQTT_CA_PEM": broker.ca_path.read_text() if broker else "",
             "IOT_DATA_ENDPOINT": self.engine.endpoint_url,
+            "FIRMWARE_ROLE_ARN": f"arn:aws:iam::{self.account}:role/firmware",
         }[variable]
 
     def use(self, function: str, **overrides: str) -> None:
@@ -122,6 +124,9 @@ class Stack:
 
 
 _FIXED = {
+    "VAULT_KEY_ARN": VAULT_KEY,
+    "MCP_LOOPBACK": "1",
+    "WEBHOOK_LOOPBACK": "1",
     "PUBLIC_URL": "https://app.example.com",
     "MAIL_SENDER": "Karma <no-reply@example.com>",
     "MAIL_CONFIGURATION_SET": "test",
@@ -137,6 +142,7 @@ _FIXED = {
     "MODEL_ID": "claude-sonnet-5-5",
     "STRIPE_API_BASE": "http://127.0.0.1:9",
     "PAYMENT_RETRY_DAYS": "14",
+    "EXECUTION_WORKERS": "50",
 }
 FUNCTION_VARIABLES: Mapping[str, Sequence[str]] = {
     name.removeprefix("background."): spec.environment for name, spec in FUNCTIONS.items()

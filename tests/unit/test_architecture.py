@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.map import PAGE, Circle, Room, drawn, levels, page
+from tests.support.map import PAGE, Circle, Room, drawn, levels, page, rooms
 
 ROOT = Path(__file__).resolve().parents[2]
 LAYER = ROOT / "layers/common/python"
@@ -135,7 +135,23 @@ def test_a_context_reaches_another_only_through_its_services() -> None:
 IMPURE = {
     "pynamodb", "botocore", "boto3", "fastapi", "starlette", "pydantic", "stripe", "anthropic", "aws_lambda_powertools",
 }  # fmt: skip
-PURE_CORE = {"errors", "ids", "clock", "freeform", "lines", "surrogates"}
+PURE_CORE = {
+    "clock",
+    "conditions",
+    "errors",
+    "foreign",
+    "freeform",
+    "happenings",
+    "ids",
+    "json_patch",
+    "lines",
+    "live",
+    "pdf_objects",
+    "pdf_pages",
+    "records",
+    "search_rows",
+    "surrogates",
+}
 
 
 def is_pure(name: str) -> bool:
@@ -204,7 +220,7 @@ def test_package_files_hold_a_docstring_at_most() -> None:
     assert not filled, told(filled, "leave the docstring, and move the rest into a module beside it")
 
 
-@pytest.mark.parametrize("room", drawn().rooms.values(), ids=lambda room: room.name)
+@pytest.mark.parametrize("room", rooms().values(), ids=lambda room: room.name)
 def test_each_room_says_what_it_is_for_and_who_is_who(room: Room) -> None:
     assert room.paragraph.partition("\n")[0].endswith("."), f"{room.folder}/__init__.py: say what it is for"
 
@@ -270,3 +286,13 @@ def test_a_long_file_says_why_it_is_one_and_no_function_is_long() -> None:
                 lines = (node.end_lineno or 0) - node.lineno + 1
                 long += [f"{name}: {node.name}"] if lines > MOST_LINES_OF_A_FUNCTION else []
     assert not long, told(long, f"divide it; a file beyond {MOST_LINES} lines says in its docstring why it is one")
+
+
+def test_immutable_dataclasses_are_records() -> None:
+    found = [
+        f"{path.relative_to(ROOT)}: {line}"
+        for path in sources(LAYER, FUNCTIONS)
+        for line in path.read_text().splitlines()
+        if line.lstrip().startswith("@dataclass(") and "frozen=True" in line
+    ]
+    assert not found, told(found, "class Name(Record, kw_only=True): see karma/core/records.py")

@@ -1,24 +1,34 @@
-"""Modules that each function loads before its first request. A new heavy import at a cold start must be added here."""
+"""Modules that each function loads for its first request. A new heavy import at a cold start must be added here.
+
+Our own modules are bounded by number and by context: most of a start is ours, and each context costs it 2 to 10 ms. Who
+adds a context raises nothing here: its routes are imported by need (functions/api/mounts.py), and what only some runs
+or requests use is imported by its builder in the composition root. CONTRIBUTING.md says how.
+"""
 
 import json
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 
 import pytest
+
+from infra.catalog import COMMON_ENVIRONMENT, FUNCTIONS
 
 ROOT = Path(__file__).resolve().parents[2]
 
 HEAVY = {
     "ag_ui", "anthropic", "argon2", "aws_xray_sdk", "bcrypt", "boto3", "botocore", "cryptography", "email_validator",
-    "fastapi", "httpx", "httpx2", "joserfc", "jwt", "mangum", "oauthlib", "pydantic", "pynamodb", "requests",
-    "starlette", "stripe", "zxcvbn",
+    "fastapi", "httpx", "httpx2", "joserfc", "jwt", "mangum", "oauthlib", "PIL", "pydantic", "pynamodb", "requests",
+    "pypdfium2", "starlette", "stripe", "zxcvbn",
 }  # fmt: skip
 
 LOADED = {
     "api.handler": {"botocore", "fastapi", "jwt", "mangum", "pydantic", "pynamodb", "starlette"},
     "agent_stream.app": {"botocore", "jwt", "pynamodb"},
+    "agent_stream.execution": {"botocore", "jwt", "pynamodb"},
     "device_ingest.handler": {"botocore", "pynamodb"},
     "billing_webhook.handler": {"botocore"},
     "background.inbox": {"botocore", "pydantic", "pynamodb"},
@@ -26,25 +36,127 @@ LOADED = {
     "background.deletion": {"botocore", "pydantic", "pynamodb"},
     "background.files": {"botocore", "pynamodb"},
     "background.router": {"botocore", "pynamodb"},
+    "previews.handler": {"botocore", "pynamodb"},
     "background.sweeps.queues": {"botocore", "pynamodb"},
     "background.sweeps.tables": {"botocore", "pynamodb"},
     "background.sweeps.files": {"botocore", "pynamodb"},
     "background.sweeps.devices": {"botocore", "pynamodb"},
+    "background.sweeps.firmware": {"botocore", "pynamodb"},
+    "background.metrics": {"botocore", "pynamodb"},
+    "background.samples": {"botocore", "pynamodb"},
+    "background.telemetry": {"botocore", "pynamodb"},
+    "background.events": {"botocore", "pynamodb"},
+    "background.work_router": {"botocore", "pynamodb"},
+    "background.identity_router": {"botocore", "pynamodb"},
+    "background.pushes": {"botocore", "pynamodb"},
+    "background.webhooks": {"botocore", "pynamodb"},
+    "background.schedules": {"botocore", "pynamodb"},
     "background.mail": {"botocore", "pynamodb"},
     "realtime.handler": {"botocore", "pynamodb"},
 }
 
 
-@pytest.mark.parametrize("module", sorted(LOADED))
-def test_a_function_loads_only_what_its_first_request_needs(module: str) -> None:
-    program = f"import json, sys\nimport {module}\nprint(json.dumps(sorted({{n.split('.')[0] for n in sys.modules}})))"
+ALL = {"background.deletion"}
+"""It removes what each context keeps of an account, so that it loads them all."""
+
+FIRST = {
+    "api.handler": "from api.mounts import Mounts; Mounts().load('/api/v1/devices')",
+    "agent_stream.app": "from agent_stream import services; services.build()",
+}
+"""What a function's first request loads besides its entry, which imports it by need."""
+
+OWN: dict[str, tuple[int, str]] = {
+    "agent_stream.app": (
+        197,
+        "agents audit billing configuration conversations core files http identity integrations mail mcp "
+        "models notices runs tools",
+    ),
+    "agent_stream.execution": (
+        197,
+        "agents audit billing configuration conversations core files http identity integrations mail mcp "
+        "models notices runs threads tools",
+    ),
+    "api.handler": (100, "audit billing core devices http identity"),
+    "background.events": (63, "audit core identity integrations realtime search webhooks"),
+    "background.work_router": (51, "core identity integrations realtime search"),
+    "background.identity_router": (50, "audit core identity integrations mail realtime"),
+    "background.pushes": (42, "core identity integrations realtime"),
+    "background.webhooks": (53, "audit core identity integrations webhooks"),
+    "background.files": (53, "billing core devices files integrations"),
+    "background.inbox": (67, "audit billing core identity integrations notices"),
+    "background.mail": (55, "audit core identity integrations mail"),
+    "background.metrics": (65, "billing conversations core identity metrics models runs tools"),
+    "background.router": (
+        88,
+        "alarms audit core devices files identity integrations mail notices realtime search webhooks",
+    ),
+    "background.runs": (
+        124,
+        "agents billing configuration conversations core identity integrations mcp models runs tools",
+    ),
+    "background.samples": (45, "core devices telemetry"),
+    "background.schedules": (
+        214,
+        "agents alarms audit billing configuration conversations core devices files identity integrations mail mcp "
+        "models notices runs schedules tools",
+    ),
+    "background.sweeps.devices": (95, "alarms billing core devices files identity integrations notices telemetry"),
+    "background.sweeps.files": (54, "billing core devices files integrations"),
+    "background.sweeps.firmware": (76, "billing core devices files firmware identity integrations"),
+    "background.sweeps.queues": (
+        177,
+        "agents audit billing configuration conversations core devices identity integrations mail mcp models "
+        "notices runs threads tools",
+    ),
+    "background.sweeps.tables": (
+        137,
+        "agents audit billing configuration conversations core identity mail mcp models projects runs tasks tools",
+    ),
+    "background.telemetry": (89, "billing core devices files identity integrations telemetry"),
+    "billing_webhook.handler": (29, "billing core http integrations"),
+    "device_ingest.handler": (77, "alarms billing core devices identity integrations"),
+    "previews.handler": (59, "billing core devices files integrations"),
+    "realtime.handler": (43, "core identity realtime"),
+}
+"""The most modules of ours that a first request loads, and their contexts."""
+
+
+@cache
+def loaded(module: str, *, first: str = "") -> Sequence[str]:
+    """Return the modules that a fresh process has loaded after an import, and after what a first request loads."""
+    program = f"import json, sys\nimport {module}\n{first}\nprint(json.dumps(sorted(sys.modules)))"
     environment = {
         "PATH": os.defpath,
         "PYTHONPATH": os.pathsep.join([str(ROOT / "layers/common/python"), str(ROOT / "functions")]),
+        **{name: "x" for spec in FUNCTIONS.values() for name in (*COMMON_ENVIRONMENT, *spec.environment)},
+        "EXECUTION_WORKERS": "50",
         "POWERTOOLS_SERVICE_NAME": module,
+        "POWERTOOLS_LOG_LEVEL": "INFO",
+        "POWERTOOLS_LOGGER_SAMPLE_RATE": "0",
+        "AWS_DEFAULT_REGION": "us-east-1",
+        "AWS_EC2_METADATA_DISABLED": "true",
     }
     done = subprocess.run(
-        [sys.executable, "-c", program], capture_output=True, text=True, check=True, env=environment, cwd=ROOT
+        [sys.executable, "-c", program], stdout=subprocess.PIPE, text=True, check=True, env=environment, cwd=ROOT
     )
-    loaded = set(json.loads(done.stdout.splitlines()[-1]))
-    assert loaded & HEAVY <= LOADED[module]
+    found: list[str] = json.loads(done.stdout.splitlines()[-1])
+    return found
+
+
+@pytest.mark.parametrize("module", sorted(LOADED))
+def test_a_function_loads_only_what_its_first_request_needs(module: str) -> None:
+    assert {name.partition(".")[0] for name in loaded(module)} & HEAVY <= LOADED[module]
+
+
+@pytest.mark.parametrize("module", sorted(OWN))
+def test_a_function_loads_no_context_that_its_first_request_does_not_need(module: str) -> None:
+    own = [name for name in loaded(module, first=FIRST.get(module, "")) if name.startswith("karma.")]
+    most, contexts = OWN[module]
+    assert {name.split(".")[1] for name in own} <= set(contexts.split()), "see CONTRIBUTING.md, Cold starts"
+    assert len(own) <= most, "see CONTRIBUTING.md, Cold starts"
+    assert len(own) > most - 15, "it loads fewer by now: lower its number in OWN"
+
+
+def test_each_function_is_named() -> None:
+    entries = {spec.handler.replace(":", ".").rpartition(".")[0] for spec in FUNCTIONS.values()}
+    assert LOADED.keys() == OWN.keys() | ALL == entries

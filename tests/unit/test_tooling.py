@@ -1,6 +1,8 @@
 """Tools with which the project is built and checked, read from the files that configure them."""
 
+import os
 import re
+import subprocess
 import tomllib
 from pathlib import Path
 
@@ -8,7 +10,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
-FUNCTIONS = ("api", "agent_stream", "device_ingest", "billing_webhook", "background", "realtime")
+FUNCTIONS = ("api", "agent_stream", "device_ingest", "billing_webhook", "background", "previews", "realtime")
 PINNED = re.compile(r"^([a-z0-9-]+)==\S+", re.MULTILINE)
 
 
@@ -43,6 +45,20 @@ def test_every_dependency_of_a_function_is_pinned_by_a_hash() -> None:
 def test_lambda_is_the_server_and_no_other_is_in_a_layer(group: str) -> None:
     servers = {"daphne", "granian", "gunicorn", "hypercorn", "uvicorn"}
     assert not servers & set(PINNED.findall((ROOT / f"requirements/{group}.txt").read_text()))
+
+
+def test_what_one_process_compiled_is_kept_for_the_others() -> None:
+    asked = "include Makefile\nsaid:\n\t@echo [$$PYTHONDONTWRITEBYTECODE]\n"
+    said = subprocess.run(
+        ["make", "-s", "-f", "-", "said"],
+        input=asked,
+        env={**os.environ, "PYTHONDONTWRITEBYTECODE": "1"},
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert said.stdout == "[]\n"
 
 
 @pytest.mark.req("R-M-34", "R-A-46")

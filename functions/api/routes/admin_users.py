@@ -8,7 +8,7 @@ from api.services import identity
 from karma.http.access import RequestSource, permit
 from karma.http.locking import IfMatch, etag, expected_version
 from karma.http.openapi import answers
-from karma.http.pages import DEFAULT_SIZE, Cursor, Limit, next_cursor, position
+from karma.http.pages import DEFAULT_SIZE, Cursor, Limit, next_cursor, position, scope_of
 from karma.http.presenters import Answer, ok
 from karma.http.routing import Router
 from karma.identity.accounts.answers import ManagedUserData, ManagedUserListData, managed_user_view
@@ -35,7 +35,7 @@ async def list_users(
     A part of an address finds nobody. A search reaches the first 1,000 names.
     """
     text = q.strip()
-    scope = f"users:{caller.user_id}:{role}:{disabled}:{text}"
+    scope = scope_of("users", caller.user_id, role, disabled, text)
     after = position(cursor, scope, of=str).get("after")
     asked = AccountFilter(role=role, disabled=disabled)
     page = identity.administration().users(asked, text=text, limit=limit, after=after)
@@ -50,13 +50,13 @@ async def list_users(
     )
 
 
-@router.get("/users/{user_id}", responses=answers(errors=(404,)))
+@router.get("/users/{user_id}", responses=answers(etag=True, errors=(404,)))
 async def get_user(user_id: str, _: Administrator) -> Answer[ManagedUserData]:
     """Show an account; the ETag is its version."""
     return _user(identity.administration().user(user_id))
 
 
-@router.patch("/users/{user_id}", responses=answers(errors=(404, 409)))
+@router.patch("/users/{user_id}", responses=answers(etag=True, errors=(404, 409)))
 async def change_user(
     user_id: str, body: ChangeUser, caller: Administrator, source: RequestSource, if_match: IfMatch = None
 ) -> Answer[ManagedUserData]:

@@ -90,32 +90,38 @@ async def agio_create_agent(request: Request, body: AgentBody, caller: Writer) -
     return await once(request, caller, create, find=agents.catalogue().get)
 
 
-@router.get("/agents/{agent_id}", responses=answers(errors=(404,)))
+@router.get("/agents/{agent_id}", responses=answers(etag=True, errors=(404,)))
 async def get_agent(agent_id: str, _: Reader) -> Answer[AgentData]:
-    """Show an agent; the ETag is its version."""
-    return _enveloped(agents.catalogue().get(agent_id))
+    """Show an agent, by its id or name; the ETag is its version."""
+    return _enveloped(agents.catalogue().find(agent_id))
 
 
-@agio.get("/agents/{agent_id}", responses=answers(errors=(404,)))
+@agio.get("/agents/{agent_id}", responses=answers(etag=True, errors=(404,)))
 async def agio_get_agent(agent_id: str, _: Reader) -> Answer[AgentView]:
-    """Show an agent; the ETag is its version."""
-    return _bare(agents.catalogue().get(agent_id))
+    """Show an agent, by its id or name; the ETag is its version."""
+    return _bare(agents.catalogue().find(agent_id))
 
 
-@router.put("/agents/{agent_id}", responses=answers(errors=(403, 404, 409)))
+@router.put("/agents/{agent_id}", responses=answers(etag=True, errors=(403, 404, 409)))
 async def replace_agent(
     agent_id: str, body: ReplaceAgentBody, _: Writer, if_match: IfMatch = None
 ) -> Answer[AgentData]:
     """Replace an agent's configuration; with `version` or If-Match only if nobody else has changed it since."""
-    return _enveloped(_replace(agent_id, body, if_match))
+    version = expected_version(if_match, body.version)
+    return _enveloped(agents.catalogue().replace(agent_id, body.spec(), version=version))
 
 
-@agio.put("/agents/{agent_id}", responses=answers(errors=(403, 404, 409)))
+@agio.put("/agents/{agent_id}", responses=answers(etag=True, errors=(403, 404, 409)))
 async def agio_replace_agent(
     agent_id: str, body: ReplaceAgentBody, _: Writer, if_match: IfMatch = None
 ) -> Answer[AgentView]:
-    """Replace an agent's configuration; with `version` or If-Match only if nobody else has changed it since."""
-    return _bare(_replace(agent_id, body, if_match))
+    """Replace what the Agio API has of an agent's configuration; `approvals` and the like stay unless they are given.
+
+    With `version` or If-Match only if nobody else has changed it since.
+    """
+    stored = agents.catalogue().get(agent_id)
+    version = expected_version(if_match, body.version) or stored.version
+    return _bare(agents.catalogue().replace(agent_id, body.spec_over(stored.spec), version=version))
 
 
 @router.delete("/agents/{agent_id}", status_code=204, responses=answers(status=204, errors=(403, 404, 409)))
@@ -133,10 +139,6 @@ async def delete_agent(agent_id: str, _: Deleter, if_match: IfMatch = None) -> R
 
 def _create(request: Request, body: AgentBody, caller: Caller) -> Agent:
     return agents.catalogue().create(body.spec(), idempotency_key=idempotency_key(request, caller))
-
-
-def _replace(agent_id: str, body: ReplaceAgentBody, if_match: str | None) -> Agent:
-    return agents.catalogue().replace(agent_id, body.spec(), version=expected_version(if_match, body.version))
 
 
 def _enveloped(agent: Agent) -> Answer[AgentData]:

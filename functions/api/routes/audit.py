@@ -10,7 +10,7 @@ from karma.audit.domain import AuditEvent, AuditQuery
 from karma.core.schemas import Day, Moment
 from karma.http.access import permit
 from karma.http.openapi import answers
-from karma.http.pages import DEFAULT_SIZE, Cursor, Limit, next_cursor, position
+from karma.http.pages import DEFAULT_SIZE, Cursor, Limit, next_cursor, position, scope_of
 from karma.http.presenters import Answer, ok
 from karma.http.routing import Router
 from karma.identity.domain import Caller
@@ -34,7 +34,7 @@ async def list_audit_entries(
     Administrators also see those of another account (`user_id`), or of a day (UTC) in all accounts (`day`). With
     `event` a page may hold fewer than `limit`, even none, while `next_cursor` names another.
     """
-    scope = f"audit:{caller.user_id}:{event}:{from_}:{to}:{user_id}:{day}"
+    scope = scope_of("audit", caller.user_id, event, from_, to, user_id, day)
     below = position(cursor, scope, of=str).get("below")
     asked = AuditQuery(limit=limit, below=below, event=event, since=from_, until=to)
     page = identity.audit().entries(caller, asked, user_id=user_id, day=day)

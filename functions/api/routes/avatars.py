@@ -14,7 +14,7 @@ from karma.http.access import permit
 from karma.http.idempotency import Outcome, idempotency_key, once
 from karma.http.locking import IfMatch, etag, expected_version
 from karma.http.openapi import answers
-from karma.http.pages import Cursor, Limit, Offset, PageNumber, Place
+from karma.http.pages import Cursor, Limit, Offset, PageNumber, Place, scope_of
 from karma.http.presenters import Answer, no_content, ok
 from karma.http.routing import Router
 from karma.identity.domain import Caller
@@ -48,7 +48,7 @@ async def list_avatars(
     order: Literal["asc", "desc"] = "desc",
 ) -> Answer[AvatarListData]:
     """List the avatars that the caller made by `created_at`: by page, by offset, or by the last `next_cursor`."""
-    scope = f"avatars:{caller.user_id}:{order}"
+    scope = scope_of("avatars", caller.user_id, order)
     place = Place.of(scope, page=page, page_size=page_size, limit=limit, offset=offset, cursor=cursor)
     found = avatars.service().list(
         caller.user_id,
@@ -67,13 +67,13 @@ async def list_avatars(
     return ok(data)
 
 
-@router.get("/avatars/{avatar_id}", responses=answers(errors=(404,)))
+@router.get("/avatars/{avatar_id}", responses=answers(etag=True, errors=(404,)))
 async def get_avatar(avatar_id: str, caller: Reader) -> Answer[AvatarData]:
     """Show an avatar; the ETag is its version."""
     return _avatar(avatars.service().get(caller.user_id, avatar_id))
 
 
-@router.patch("/avatars/{avatar_id}", responses=answers(errors=(404, 409)))
+@router.patch("/avatars/{avatar_id}", responses=answers(etag=True, errors=(404, 409)))
 async def change_avatar(
     avatar_id: str, body: ChangeAvatarBody, caller: Writer, if_match: IfMatch = None
 ) -> Answer[AvatarData]:

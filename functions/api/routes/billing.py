@@ -2,28 +2,35 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from api.services import billing
+from api.services import billing, schedules
 from karma.billing.answers import (
     CurrentSubscriptionData,
     CustomerLinkData,
+    DailyBudgetData,
     EventData,
     InboxData,
     PlanListData,
     ReplayData,
+    TodayData,
     UsageData,
     bought_view,
+    daily_budget_view,
     event_view,
     link_view,
     plan_view,
+    schedules_view,
     subscription_view,
+    today_view,
     usage_view,
 )
 from karma.billing.domain import EventState
-from karma.billing.schemas import DismissEvent, LinkCustomer
+from karma.billing.ports import DailyBudget
+from karma.billing.schemas import DailyBudgetBody, DismissEvent, LinkCustomer
 from karma.core.ids import UserId
 from karma.http.access import RequestSource, permit
+from karma.http.locking import IfMatch, etag, expected_version
 from karma.http.openapi import answers
-from karma.http.pages import DEFAULT_SIZE, Cursor, Limit, next_cursor, position
+from karma.http.pages import DEFAULT_SIZE, Cursor, Limit, next_cursor, position, scope_of
 from karma.http.presenters import Answer, ok
 from karma.http.routing import Router
 from karma.identity.domain import Caller
@@ -50,8 +57,43 @@ async def current_subscription(caller: Annotated[Caller, permit("billing:read")]
 @router.get("/usage", responses=answers())
 async def get_usage(caller: Annotated[Caller, permit("billing:read")]) -> Answer[UsageData]:
     """Show how much of each limit of their plan the caller has taken, this month or at all."""
-    found = billing.usage().read(billing.allowances().of(caller.user_id))
-    return ok({"usage": [usage_view(each) for each in found]})
+    allowance = billing.allowances().of(caller.user_id)
+    found = [usage_view(each) for each in billing.usage().read(allowance)]
+    active = schedules.service().active(caller.user_id)
+    return ok({"usage": [*found, schedules_view(active, allowance.plan.limits)]})
+
+
+@router.get("/usage/today", responses=answers())
+async def get_usage_of_today(caller: Annotated[Caller, permit("billing:read")]) -> Answer[TodayData]:
+    """Show the model spend of the caller's account today (UTC), and the share of each agent."""
+    spent = billing.usage().read_day(caller.user_id, billing.allowances().now())
+    return ok({"today": today_view(spent)})
+
+
+@router.get("/usage/budget", responses=answers(etag=True))
+async def get_daily_budget(caller: Annotated[Caller, permit("billing:read")]) -> Answer[DailyBudgetData]:
+    """Show what the caller's account allows its calls of models to cost a day; the ETag is its version."""
+    return _daily_budget(billing.daily_budgets().get(caller.user_id))
+
+
+@router.put("/usage/budget", responses=answers(etag=True, errors=(409,)))
+async def set_daily_budget(
+    body: DailyBudgetBody,
+    caller: Annotated[Caller, permit("billing:write")],
+    source: RequestSource,
+    if_match: IfMatch = None,
+) -> Answer[DailyBudgetData]:
+    """Set that limit, or take it off with null; with `version` or If-Match only if nobody has changed it since.
+
+    It holds for each call that is reserved from now on, of runs, of direct calls and of titles.
+    """
+    version = expected_version(if_match, body.version)
+    changed = billing.daily_budgets().change(caller.user_id, body.max_cost_micros, version=version, source=source)
+    return _daily_budget(changed)
+
+
+def _daily_budget(budget: DailyBudget) -> Answer[DailyBudgetData]:
+    return ok({"budget": daily_budget_view(budget)}, headers=etag(budget.version))
 
 
 @router.get("/billing/inbox", responses=answers(errors=(400,)))
@@ -68,7 +110,7 @@ async def list_inbox(
     how), by customer. `handled`, `ignored` and `dismissed` ones are closed, the newest first, and kept
     for 60 days.
     """
-    scope = f"billing-inbox:{status}:{caller.user_id}"
+    scope = scope_of("billing-inbox", status, caller.user_id)
     page = billing.inbox().page(status, limit=limit, start=position(cursor, scope, of=str) or None)
     return ok(
         {

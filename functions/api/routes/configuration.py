@@ -19,12 +19,12 @@ from karma.configuration.answers import (
     config_view,
 )
 from karma.configuration.domain import MAX_VERSION, ComponentType, Standing
-from karma.configuration.schemas import ConfigBody, RollbackBody
+from karma.configuration.schemas import ConfigBody, ConfigRollbackBody
 from karma.core.paging import shown
 from karma.http.access import permit
-from karma.http.locking import IfMatch, etag, expected_version
+from karma.http.locking import IfMatch, IfNoneMatch, etag, expected_existence, expected_version
 from karma.http.openapi import answers
-from karma.http.pages import DEFAULT_SIZE, Cursor, Limit, next_cursor, position
+from karma.http.pages import DEFAULT_SIZE, Cursor, Limit, next_cursor, position, scope_of
 from karma.http.presenters import Answer, no_content, ok
 from karma.http.routing import Router
 from karma.identity.domain import Caller
@@ -32,6 +32,8 @@ from karma.identity.domain import Caller
 router = Router("configuration")
 agio = Router("configuration", prefix="/api")
 
+Conditions = tuple[str | None, str | None]
+"""If-Match and If-None-Match."""
 Reader = Annotated[Caller, permit("config:read")]
 Writer = Annotated[Caller, permit("config:write")]
 
@@ -46,40 +48,42 @@ async def list_configs(
     return ok({"total": len(found), "configs": [config_summary_view(each) for each in found]})
 
 
-@router.get("/config/{component_name}", responses=answers(errors=(404,)))
+@router.get("/config/{component_name}", responses=answers(etag=True, errors=(404,)))
 async def get_config(component_name: str, _: Reader) -> Answer[ConfigData]:
     """Show a component; the ETag is its version."""
     found = configuration.service().get(component_name)
     return ok({"config": config_view(found)}, headers=etag(found.version))
 
 
-@agio.get("/config/{component_name}", responses=answers(errors=(404,)))
+@agio.get("/config/{component_name}", responses=answers(etag=True, errors=(404,)))
 async def agio_get_config(component_name: str, _: Reader) -> Answer[ConfigView]:
     """Show a component; the ETag is its version."""
     found = configuration.service().get(component_name)
     return ok(config_view(found), headers=etag(found.version))
 
 
-@router.put("/config/{component_name}", responses=answers(errors=(400, 404, 409)))
+@router.put("/config/{component_name}", responses=answers(etag=True, errors=(400, 404, 409, 412)))
 async def put_config(
-    component_name: str, body: ConfigBody, caller: Writer, if_match: IfMatch = None
+    component_name: str, body: ConfigBody, caller: Writer, if_match: IfMatch = None, if_none_match: IfNoneMatch = None
 ) -> Answer[ConfigChangedData]:
     """Change a component, or add a model or an agent's; what `config` leaves out stays as it is.
 
-    New runs go by it within half a minute. A broken rule answers 400 INVALID_CONFIGURATION.
+    New runs go by it within half a minute. A broken rule answers 400 INVALID_CONFIGURATION. With `If-None-Match: *` it
+    only adds, with `If-Match: *` it only changes, else 412.
     """
-    return _enveloped(*_put(component_name, body, caller, if_match))
+    return _enveloped(*_put(component_name, body, caller, (if_match, if_none_match)))
 
 
-@agio.put("/config/{component_name}", responses=answers(errors=(400, 404, 409)))
+@agio.put("/config/{component_name}", responses=answers(etag=True, errors=(400, 404, 409, 412)))
 async def agio_put_config(
-    component_name: str, body: ConfigBody, caller: Writer, if_match: IfMatch = None
+    component_name: str, body: ConfigBody, caller: Writer, if_match: IfMatch = None, if_none_match: IfNoneMatch = None
 ) -> Answer[AgioConfigChangedData]:
     """Change a component, or add a model or an agent's; what `config` leaves out stays as it is.
 
-    New runs go by it within half a minute. A broken rule answers 400 INVALID_CONFIGURATION.
+    New runs go by it within half a minute. A broken rule answers 400 INVALID_CONFIGURATION. With `If-None-Match: *` it
+    only adds, with `If-Match: *` it only changes, else 412.
     """
-    return _bare(*_put(component_name, body, caller, if_match))
+    return _bare(*_put(component_name, body, caller, (if_match, if_none_match)))
 
 
 @router.delete("/config/{component_name}", status_code=204, responses=answers(status=204, errors=(404, 409)))
@@ -103,7 +107,7 @@ async def list_config_history(
     cursor: Cursor | None = None,
 ) -> Answer[ConfigHistoryData]:
     """List the changes of a component, newest first; they outlive it."""
-    scope = f"config-history:{caller.user_id}:{component_name}"
+    scope = scope_of("config-history", caller.user_id, component_name)
     page = configuration.service().history(
         component_name, limit=limit, below=position(cursor, scope, of=int).get("below")
     )
@@ -137,36 +141,51 @@ async def list_config_history_by_number(
     return ok(data)
 
 
-@router.post("/config/{component_name}/rollback", responses=answers(errors=(400, 404, 409)))
+@router.post("/config/{component_name}/rollback", responses=answers(etag=True, errors=(400, 404, 409, 412)))
 async def rollback_config(
-    component_name: str, body: RollbackBody, caller: Writer, if_match: IfMatch = None
+    component_name: str,
+    body: ConfigRollbackBody,
+    caller: Writer,
+    if_match: IfMatch = None,
+    if_none_match: IfNoneMatch = None,
 ) -> Answer[ConfigChangedData]:
     """Make a component what it was after a change; a repeat changes nothing."""
-    return _enveloped(*_roll_back(component_name, body, caller, if_match))
+    return _enveloped(*_roll_back(component_name, body, caller, (if_match, if_none_match)))
 
 
-@agio.post("/config/{component_name}/rollback", responses=answers(errors=(400, 404, 409)))
+@agio.post("/config/{component_name}/rollback", responses=answers(etag=True, errors=(400, 404, 409, 412)))
 async def agio_rollback_config(
-    component_name: str, body: RollbackBody, caller: Writer, if_match: IfMatch = None
+    component_name: str,
+    body: ConfigRollbackBody,
+    caller: Writer,
+    if_match: IfMatch = None,
+    if_none_match: IfNoneMatch = None,
 ) -> Answer[AgioConfigChangedData]:
     """Make a component what it was after a change; a repeat changes nothing."""
-    return _bare(*_roll_back(component_name, body, caller, if_match))
+    return _bare(*_roll_back(component_name, body, caller, (if_match, if_none_match)))
 
 
-def _put(component_name: str, body: ConfigBody, caller: Caller, if_match: str | None) -> tuple[Standing, str]:
+def _put(component_name: str, body: ConfigBody, caller: Caller, given: Conditions) -> tuple[Standing, str]:
     found = configuration.service().put(
         component_name,
         body.config,
         by=caller.user_id,
-        version=expected_version(if_match, body.version),
+        version=expected_version(given[0], body.version),
+        exists=expected_existence(*given),
         validate_only=body.validate_only,
     )
     return found, "Configuration is valid" if body.validate_only else "Configuration updated successfully"
 
 
-def _roll_back(component_name: str, body: RollbackBody, caller: Caller, if_match: str | None) -> tuple[Standing, str]:
+def _roll_back(
+    component_name: str, body: ConfigRollbackBody, caller: Caller, given: Conditions
+) -> tuple[Standing, str]:
     found = configuration.service().rollback(
-        component_name, to=body.version, by=caller.user_id, version=expected_version(if_match)
+        component_name,
+        to=body.version,
+        by=caller.user_id,
+        version=expected_version(given[0]),
+        exists=expected_existence(*given),
     )
     return found, f"Configuration rolled back to version {body.version}"
 

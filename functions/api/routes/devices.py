@@ -1,15 +1,12 @@
 from __future__ import annotations
 
-import re
-from contextlib import nullcontext
+from collections.abc import Callable
 from typing import Annotated, Literal
 
 from fastapi import Query, Request
-from pydantic import AfterValidator
 from starlette.responses import Response
 
-from api.services import billing, devices, process
-from karma.core.clock import epoch_ms, from_epoch_ms, parse_iso
+from api.services import billing, devices, process, waiting
 from karma.core.errors import NotFound
 from karma.core.paging import shown
 from karma.devices.answers import (
@@ -21,25 +18,21 @@ from karma.devices.answers import (
     DeviceData,
     DeviceListData,
     LatestData,
-    TelemetryData,
     command_view,
     credentials_view,
     dead_letter_view,
     device_view,
     latest_data,
-    point_view,
 )
-from karma.devices.domain import CurrentDevice, DeviceModel, DeviceStatus, Resolution
-from karma.devices.reading import DeviceQuery
-from karma.devices.samples import MAX_METRIC_CHARS, metric_name
+from karma.devices.domain import MAX_TAG_CHARS, CurrentDevice, DeviceModel, DeviceStatus
+from karma.devices.reading import MAX_TEXT_CHARS, DeviceQuery
 from karma.devices.schemas import ChangeDeviceRequest, CreateDeviceRequest, SendCommandRequest
 from karma.devices.service import NewDevice
-from karma.devices.telemetry import DEFAULT_POINTS, MAX_POINTS, TelemetryQuery
 from karma.http.access import permit
 from karma.http.idempotency import Outcome, idempotency_key, once
 from karma.http.locking import IfMatch, etag, expected_version
 from karma.http.openapi import answers
-from karma.http.pages import DEFAULT_SIZE, Cursor, Limit, Offset, PageNumber, Place, next_cursor, position
+from karma.http.pages import DEFAULT_SIZE, Cursor, Limit, Offset, PageNumber, Place, next_cursor, position, scope_of
 from karma.http.presenters import Answer, no_content, ok
 from karma.http.routing import Router
 from karma.identity.domain import Caller
@@ -49,34 +42,6 @@ router = Router("devices")
 Reader = Annotated[Caller, permit("device:read")]
 Writer = Annotated[Caller, permit("device:write")]
 Controller = Annotated[Caller, permit("device:control")]
-
-_MILLISECONDS = re.compile(r"[0-9]{1,15}")
-
-
-def _milliseconds(text: str) -> int:
-    try:
-        found = int(text) if _MILLISECONDS.fullmatch(text) else epoch_ms(parse_iso(text.replace(" ", "+")))
-        from_epoch_ms(found)
-    except (ValueError, OverflowError):
-        raise ValueError("ISO 8601 with an offset, or milliseconds since 1970") from None
-    return found
-
-
-def _metric(text: str) -> str:
-    if text != text.strip(" "):
-        raise ValueError("must not begin or end with a blank")
-    name = metric_name(text) if text else ""
-    if name is None:
-        raise ValueError("must not have control characters, line ends or half characters")
-    return name
-
-
-def _readable(text: str) -> str:
-    _milliseconds(text)
-    return text
-
-
-Moment = Annotated[str, AfterValidator(_readable)]
 
 
 @router.post(
@@ -110,6 +75,8 @@ async def list_devices(
     caller: Reader,
     status: DeviceStatus | None = None,
     model: DeviceModel | None = None,
+    tag: Annotated[str | None, Query(min_length=1, max_length=MAX_TAG_CHARS)] = None,
+    q: Annotated[str, Query(max_length=MAX_TEXT_CHARS)] = "",
     page: PageNumber | None = None,
     page_size: Limit | None = None,
     limit: Limit | None = None,
@@ -120,8 +87,12 @@ async def list_devices(
     ] = "created_at",
     order: Literal["asc", "desc"] = "desc",
 ) -> Answer[DeviceListData]:
-    """List the caller's devices, by page, by offset, or by the `next_cursor` of the page before."""
-    scope = f"devices:{caller.user_id}:{sort}:{order}:{status or ''}:{model or ''}"
+    """List the caller's devices, by page, by offset, or by the `next_cursor` of the page before.
+
+    `tag` is one of a device's tags, spelled as there. `q` has words that all stand in name, serial number, MAC, model,
+    tags or location, in any order and case; `GET /search` forgives typos and ranks.
+    """
+    scope = scope_of("devices", caller.user_id, sort, order, status, model, tag, q)
     place = Place.of(scope, page=page, page_size=page_size, limit=limit, offset=offset, cursor=cursor)
     query = DeviceQuery(
         limit=place.size,
@@ -131,6 +102,8 @@ async def list_devices(
         descending=order == "desc",
         status=status,
         model=model,
+        tag=tag,
+        text=q,
     )
     found = devices.service().list(caller.user_id, query)
     kept, written = shown(found.devices, device_view)
@@ -144,13 +117,13 @@ async def list_devices(
     return ok(data)
 
 
-@router.get("/devices/{device_id}", responses=answers(errors=(404,)))
+@router.get("/devices/{device_id}", responses=answers(etag=True, errors=(404,)))
 async def get_device(device_id: str, caller: Reader) -> Answer[DeviceData]:
     """Show a device with its status and newest values; the ETag is its version."""
     return _device(devices.service().get(caller.user_id, device_id))
 
 
-@router.patch("/devices/{device_id}", responses=answers(errors=(404, 409)))
+@router.patch("/devices/{device_id}", responses=answers(etag=True, errors=(404, 409)))
 async def change_device(
     device_id: str,
     body: ChangeDeviceRequest,
@@ -178,49 +151,12 @@ async def latest_values(device_id: str, caller: Reader) -> Answer[LatestData]:
     return ok(latest_data(devices.service().get(caller.user_id, device_id)))
 
 
-@router.get("/devices/{device_id}/telemetry", responses=answers(errors=(400, 404)))
-async def read_telemetry(
-    device_id: str,
-    caller: Reader,
-    metric: Annotated[str, AfterValidator(_metric), Query(max_length=MAX_METRIC_CHARS)] = "",
-    from_: Annotated[Moment | None, Query(alias="from", max_length=40)] = None,
-    to: Annotated[Moment | None, Query(max_length=40)] = None,
-    resolution: Resolution = Resolution.AUTO,
-    limit: Annotated[int, Query(ge=1, le=MAX_POINTS)] = DEFAULT_POINTS,
-    cursor: Cursor | None = None,
-) -> Answer[TelemetryData]:
-    """Read points of [from, to), the last 24 h by default; times are ISO 8601 with an offset, or milliseconds.
-
-    `raw` (up to 31 days) and `auto`, which is raw in this release, answer `{ts, value}`; `hour` (7 days) and `day`
-    (31 days) answer `{ts, count, min, max, avg, partial}`, computed from raw on read. These begin at full UTC hours
-    and days, and are `partial` when only a part of one is in the range or over. Without `metric` points name their own.
-    """
-    scope = f"telemetry:{caller.user_id}:{device_id}:{metric}:{resolution}:{from_ or ''}:{to or ''}"
-    query = TelemetryQuery(
-        metric=metric,
-        from_ms=_milliseconds(from_) if from_ is not None else None,
-        to_ms=_milliseconds(to) if to is not None else None,
-        resolution=resolution,
-        limit=limit,
-        after=position(cursor, scope) or None,
-    )
-    found = devices.telemetry().points(caller.user_id, device_id, query)
-    return ok(
-        {
-            "points": [point_view(point, named=not metric) for point in found.points],
-            "resolution": found.resolution,
-            "limit": limit,
-            "next_cursor": next_cursor(found.next_position, scope),
-        }
-    )
-
-
 @router.get("/devices/{device_id}/dead-letters", responses=answers(errors=(404,)))
 async def list_dead_letters(
     device_id: str, caller: Reader, limit: Limit = DEFAULT_SIZE, cursor: Cursor | None = None
 ) -> Answer[DeadLetterListData]:
     """List messages with refused parts, newest first, of two weeks; `taken` says whether the rest was stored."""
-    scope = f"dead-letters:{caller.user_id}:{device_id}"
+    scope = scope_of("dead-letters", caller.user_id, device_id)
     current = devices.service().get(caller.user_id, device_id)
     after = str(position(cursor, scope).get("id", ""))
     now_s = process.clock().now().timestamp()
@@ -258,10 +194,10 @@ async def send_command(
 
     def create() -> Outcome[CommandData]:
         # Before the command is sent: a request that may not wait sends none.
-        with devices.waiting().held(caller.user_id) if body.wait_s else nullcontext():
-            return send()
+        with waiting.held(caller.user_id, seconds=body.wait_s) as left_s:
+            return send(left_s)
 
-    def send() -> Outcome[CommandData]:
+    def send(left_s: Callable[[], float]) -> Outcome[CommandData]:
         service = devices.commands()
         sent = service.send(
             caller.user_id,
@@ -274,7 +210,7 @@ async def send_command(
             idempotency_key=idempotency_key(request, caller),
         )
         if body.wait_s:
-            sent = service.wait(caller.user_id, sent, timeout_s=body.wait_s)
+            sent = service.wait(caller.user_id, sent, timeout_s=left_s())
         return Outcome(status=201, data={"command": command_view(sent)}, made_id=sent.id)
 
     def find(made: str) -> object:
@@ -288,7 +224,7 @@ async def list_commands(
     device_id: str, caller: Reader, limit: Limit = DEFAULT_SIZE, cursor: Cursor | None = None
 ) -> Answer[CommandListData]:
     """List a device's commands, newest first; they are kept for 30 days."""
-    scope = f"commands:{caller.user_id}:{device_id}"
+    scope = scope_of("commands", caller.user_id, device_id)
     after = str(position(cursor, scope).get("id", ""))
     found, following = devices.commands().list(caller.user_id, device_id, limit=limit, after=after)
     kept, written = shown(found, command_view)
@@ -309,8 +245,8 @@ async def get_command(
     service = devices.commands()
     command = service.get(caller.user_id, device_id, command_id)
     if wait_s and not command.finished:
-        with devices.waiting().held(caller.user_id):
-            command = service.wait(caller.user_id, command, timeout_s=wait_s)
+        with waiting.held(caller.user_id, seconds=wait_s) as left_s:
+            command = service.wait(caller.user_id, command, timeout_s=left_s())
     return ok({"command": command_view(command)})
 
 

@@ -13,23 +13,27 @@ from karma.files.answers import (
     DownloadData,
     FileData,
     FileListData,
+    FileView,
+    MadeShareData,
     PartsData,
+    ShareListData,
     UploadIntentData,
     file_view,
     part_view,
+    share_view,
     upload_view,
 )
 from karma.files.domain import DeviceFile, clean_path
-from karma.files.schemas import ChangeFileRequest, CreateDirectoryRequest, CreateFileRequest, PartsRequest
+from karma.files.schemas import ChangeFileRequest, CreateDirectoryRequest, CreateFileRequest, PartsRequest, ShareRequest
 from karma.files.service import FileQuery
 from karma.files.uploads import NewFile, expires_at
 from karma.http.access import permit
 from karma.http.idempotency import Outcome, idempotency_key, once
 from karma.http.locking import IfMatch, etag, expected_version
 from karma.http.openapi import answers
-from karma.http.pages import DEFAULT_SIZE, Cursor, Limit, next_cursor, position
+from karma.http.pages import DEFAULT_SIZE, Cursor, Limit, next_cursor, position, scope_of
 from karma.http.presenters import Answer, no_content, ok
-from karma.http.routing import Router
+from karma.http.routing import PREFIX, Router
 from karma.identity.domain import Caller
 
 router = Router("files")
@@ -42,6 +46,10 @@ _FILE = "/devices/{device_id}/files/{file_id}"
 
 def _finder(caller: Caller, device_id: str) -> Callable[[str], object]:
     return lambda made: files.service().get(caller.user_id, device_id, made)
+
+
+def _view(file: DeviceFile) -> FileView:
+    return file_view(file, thumbnail_url=files.previews().thumbnail_url(file))
 
 
 @router.post(
@@ -96,7 +104,7 @@ async def list_files(
 
     Totals count up to 1,000. Filters look at 1,000 entries a page, so that one may hold fewer than `limit`.
     """
-    scope = f"files:{caller.user_id}:{device_id}:{type or ''}:{category or ''}:{path or ''}"
+    scope = scope_of("files", caller.user_id, device_id, type, category, path)
     query = FileQuery(
         limit=limit,
         path=path,
@@ -107,7 +115,7 @@ async def list_files(
     found = files.service().list(caller.user_id, device_id, query)
     return ok(
         {
-            "files": [file_view(file) for file in found.files],
+            "files": [_view(file) for file in found.files],
             "total": found.total,
             "total_capped": found.total_capped,
             "limit": limit,
@@ -129,19 +137,20 @@ async def create_directory(
 
     def create() -> Outcome[DirectoryData]:
         path, name = body.place()
-        made = files.service().make_directory(caller.user_id, device_id, path=path, name=name)
+        key = idempotency_key(request, caller)
+        made = files.service().make_directory(caller.user_id, device_id, path=path, name=name, idempotency_key=key)
         return Outcome(status=201, data={"directory": file_view(made)}, made_id=made.id)
 
     return await once(request, caller, create, find=_finder(caller, device_id))
 
 
-@router.get(_FILE, responses=answers(errors=(404,)))
+@router.get(_FILE, responses=answers(etag=True, errors=(404,)))
 async def get_file(device_id: str, file_id: str, caller: Reader) -> Answer[FileData]:
     """Show a file in any state; the ETag is its version."""
     return _file(files.service().get(caller.user_id, device_id, file_id))
 
 
-@router.patch(_FILE, responses=answers(errors=(404, 409)))
+@router.patch(_FILE, responses=answers(etag=True, errors=(404, 409)))
 async def change_file(
     device_id: str,
     file_id: str,
@@ -172,5 +181,65 @@ async def download_file(device_id: str, file_id: str, caller: Reader) -> Answer[
     return ok({"url": url, "expires_at": expires_at(process.clock())})
 
 
+@router.get(f"{_FILE}/text", responses=answers(errors=(404, 409)))
+async def get_file_text(device_id: str, file_id: str, caller: Reader) -> Answer[DownloadData]:
+    """Give a URL that downloads the text of a document, for 15 minutes; 409 says why there is none, or none yet."""
+    url = files.previews().text_url(caller.user_id, device_id, file_id)
+    return ok({"url": url, "expires_at": expires_at(process.clock())})
+
+
+@router.post(f"{_FILE}/share", idempotent=True, status_code=201, responses=answers(status=201, errors=(404, 409)))
+async def share_file(
+    request: Request, device_id: str, file_id: str, body: ShareRequest, caller: Writer
+) -> Answer[MadeShareData]:
+    """Make a link that downloads the file for whoever has it, a week long or until `expires_at`; it is shown once."""
+
+    def create() -> Outcome[MadeShareData]:
+        made = files.shares().create(
+            caller.user_id,
+            device_id,
+            file_id,
+            expires_at=body.expires_at,
+            max_downloads=body.max_downloads,
+            idempotency_key=idempotency_key(request, caller),
+        )
+        url = f"{process.settings().api_url}{PREFIX}/shares/{made.token}"
+        data: MadeShareData = {"share": share_view(made.share), "token": made.token, "url": url}
+        return Outcome(status=201, data=data, made_id=made.share.id, is_secret=True)
+
+    def find(made: str) -> None:
+        files.shares().require_made(caller.user_id, device_id, file_id, made)
+
+    return await once(request, caller, create, find=find)
+
+
+@router.get(f"{_FILE}/share", responses=answers(errors=(404,)))
+async def list_shares(device_id: str, file_id: str, caller: Writer) -> Answer[ShareListData]:
+    """List the links of a file that have not ended, newest first, with how often each was opened."""
+    found = files.shares().list(caller.user_id, device_id, file_id)
+    return ok({"shares": [share_view(share) for share in found], "total": len(found)})
+
+
+@router.delete(f"{_FILE}/share/{{share_id}}", status_code=204, responses=answers(status=204, errors=(404,)))
+async def revoke_share(device_id: str, file_id: str, share_id: str, caller: Writer) -> Response:
+    """End a link at once; a download that has begun goes on, for up to 15 minutes."""
+    files.shares().revoke(caller.user_id, device_id, file_id, share_id)
+    return no_content()
+
+
+@router.get("/shares/{token}", limit="public", status_code=303, responses=answers(status=303, errors=(404, 503)))
+async def open_share(token: str, request: Request) -> Response:
+    """Go to the download of a shared file, as an attachment; 404 for a link that ended, as for one that never was.
+
+    HEAD counts no download, and so has no `location`.
+    """
+    headers = {"cache-control": "no-store", "referrer-policy": "no-referrer"}
+    if request.method == "HEAD":
+        files.shares().look(token)
+    else:
+        headers["location"] = files.shares().open(token)
+    return Response(status_code=303, headers=headers)
+
+
 def _file(file: DeviceFile) -> Answer[FileData]:
-    return ok({"file": file_view(file)}, headers=etag(file.revision))
+    return ok({"file": _view(file)}, headers=etag(file.revision))

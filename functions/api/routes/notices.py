@@ -5,7 +5,7 @@ from typing import Annotated
 from api.services import notices
 from karma.http.access import permit
 from karma.http.openapi import answers
-from karma.http.pages import DEFAULT_SIZE, Cursor, Limit, next_cursor, position
+from karma.http.pages import DEFAULT_SIZE, Cursor, Limit, next_cursor, position, scope_of
 from karma.http.presenters import Answer, ok
 from karma.http.routing import Router
 from karma.identity.domain import Caller
@@ -25,7 +25,7 @@ async def list_notices(
 
     Texts are in the language of the account.
     """
-    scope = f"notices:{caller.user_id}:{unread}"
+    scope = scope_of("notices", caller.user_id, unread)
     below = position(cursor, scope, of=str).get("below", "")
     page = notices.service().page(caller.user_id, unread=unread, below=below, limit=limit)
     data: NoticeListData = {

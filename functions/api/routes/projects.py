@@ -13,7 +13,7 @@ from karma.http.access import RequestSource, permit
 from karma.http.idempotency import Outcome, idempotency_key, once
 from karma.http.locking import IfMatch, etag, expected_version
 from karma.http.openapi import answers
-from karma.http.pages import Cursor, Limit, Offset, PageNumber, Place
+from karma.http.pages import Cursor, Limit, Offset, PageNumber, Place, scope_of
 from karma.http.presenters import Answer, no_content, ok
 from karma.http.routing import Router
 from karma.identity import permissions
@@ -71,7 +71,7 @@ async def list_projects(
     order: Literal["asc", "desc"] = "desc",
 ) -> Answer[ProjectListData]:
     """List the projects that the caller is a member of, by page, by offset, or by the last `next_cursor`."""
-    scope = f"projects:{caller.user_id}:{sort}:{order}"
+    scope = scope_of("projects", caller.user_id, sort, order)
     place = Place.of(scope, page=page, page_size=page_size, limit=limit, offset=offset, cursor=cursor)
     query = PageQuery(limit=place.size, offset=place.offset, after=place.after_id, newest_first=order == "desc")
     found = projects.service().list(caller.user_id, query)
@@ -84,13 +84,13 @@ async def list_projects(
     return ok(data)
 
 
-@router.get("/projects/{project_id}", responses=answers(errors=(404,)))
+@router.get("/projects/{project_id}", responses=answers(etag=True, errors=(404,)))
 async def get_project(project_id: str, caller: Reader) -> Answer[ProjectData]:
     """Show a project to its members; the ETag is its version."""
     return _project(projects.service().get(caller.user_id, project_id))
 
 
-@router.patch("/projects/{project_id}", responses=answers(errors=(403, 404, 409)))
+@router.patch("/projects/{project_id}", responses=answers(etag=True, errors=(403, 404, 409)))
 async def change_project(
     project_id: str, body: ChangeProjectRequest, caller: Writer, if_match: IfMatch = None
 ) -> Answer[ProjectData]:
@@ -121,7 +121,7 @@ async def list_members(
     cursor: Cursor | None = None,
 ) -> Answer[MemberListData]:
     """List a project's members, the oldest account first, by page, by offset, or by the last `next_cursor`."""
-    scope = f"members:{caller.user_id}:{project_id}"
+    scope = scope_of("members", caller.user_id, project_id)
     place = Place.of(scope, page=page, page_size=page_size, limit=limit, offset=offset, cursor=cursor)
     query = PageQuery(limit=place.size, offset=place.offset, after=place.after_id, newest_first=False)
     found = projects.members().list(caller.user_id, project_id, query)
@@ -152,7 +152,14 @@ async def invite(
     return await _invite(request, project_id, body, caller, source)
 
 
-@router.post("/projects/{project_id}/members", idempotent=True, limit="member", status_code=201, responses=_Invited)
+@router.post(
+    "/projects/{project_id}/members",
+    idempotent=True,
+    operation="/projects/{project_id}/invitations",
+    limit="member",
+    status_code=201,
+    responses=_Invited,
+)
 async def add_member(
     request: Request, project_id: str, body: InviteRequest, caller: Writer, source: RequestSource
 ) -> Answer[InvitationData] | Answer[AcceptedData]:
@@ -203,7 +210,9 @@ async def my_invitations(caller: Reader) -> Answer[ReceivedInvitationListData]:
     return ok({"invitations": shown, "total": len(shown)})
 
 
-@router.post("/projects/{project_id}/invitations/accept", limit="member", responses=answers(errors=(402, 404, 409)))
+@router.post(
+    "/projects/{project_id}/invitations/accept", limit="member", responses=answers(etag=True, errors=(402, 404, 409))
+)
 async def accept_invitation(project_id: str, caller: Answerer, source: RequestSource) -> Answer[MemberData]:
     """Accept an invitation; whoever invited must still be allowed to. A repeat changes nothing.
 
@@ -240,7 +249,7 @@ async def leave_project(project_id: str, caller: Answerer, source: RequestSource
     return no_content()
 
 
-@router.patch("/projects/{project_id}/members/{user_id}", responses=answers(errors=(403, 404, 409)))
+@router.patch("/projects/{project_id}/members/{user_id}", responses=answers(etag=True, errors=(403, 404, 409)))
 async def change_member(
     project_id: str,
     user_id: str,

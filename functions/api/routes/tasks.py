@@ -10,7 +10,7 @@ from karma.http.access import permit
 from karma.http.idempotency import Outcome, idempotency_key, once
 from karma.http.locking import IfMatch, etag, expected_version
 from karma.http.openapi import answers
-from karma.http.pages import Cursor, Limit, Offset, PageNumber, Place
+from karma.http.pages import Cursor, Limit, Offset, PageNumber, Place, scope_of
 from karma.http.presenters import Answer, no_content, ok
 from karma.http.routing import Router
 from karma.identity.domain import Caller
@@ -59,7 +59,7 @@ async def list_tasks(
     """List the caller's tasks by `created_at`: by page, by offset, or by the `next_cursor` of the page before."""
     from karma.tasks.service import TaskQuery
 
-    scope = f"tasks:{caller.user_id}:{order}:{status or ''}"
+    scope = scope_of("tasks", caller.user_id, order, status)
     place = Place.of(scope, page=page, page_size=page_size, limit=limit, offset=offset, cursor=cursor)
     query = TaskQuery(
         limit=place.size,
@@ -78,13 +78,13 @@ async def list_tasks(
     return ok(data)
 
 
-@router.get("/tasks/{task_id}", responses=answers(errors=(404,)))
+@router.get("/tasks/{task_id}", responses=answers(etag=True, errors=(404,)))
 async def get_task(task_id: str, caller: Reader) -> Answer[TaskData]:
     """Show a task with its progress; the ETag is its version."""
     return _task(tasks.service().get(caller.user_id, task_id))
 
 
-@router.patch("/tasks/{task_id}", responses=answers(errors=(404, 409)))
+@router.patch("/tasks/{task_id}", responses=answers(etag=True, errors=(404, 409)))
 async def change_task(task_id: str, body: ChangeTaskBody, caller: Writer, if_match: IfMatch = None) -> Answer[TaskData]:
     """Change a task, or give it its next status; when it ends, what is unfinished of its subtasks is cancelled."""
     given = {name: getattr(body, name) for name in body.model_fields_set - {"version"}}
@@ -99,7 +99,7 @@ async def delete_task(task_id: str, caller: Writer, if_match: IfMatch = None) ->
     return no_content()
 
 
-@router.post("/tasks/{task_id}/cancel", responses=answers(errors=(404, 409)))
+@router.post("/tasks/{task_id}/cancel", responses=answers(etag=True, errors=(404, 409)))
 async def cancel_task(task_id: str, caller: Writer, if_match: IfMatch = None) -> Answer[TaskData]:
     """Cancel a task and what is unfinished of its subtasks; a cancelled one stays as it is."""
     return _task(tasks.service().cancel(caller.user_id, task_id, version=expected_version(if_match)))
@@ -112,7 +112,7 @@ async def list_subtasks(task_id: str, caller: Reader) -> Answer[SubtaskListData]
     return ok({"subtasks": [subtask_view(each) for each in found], "total": len(found)})
 
 
-@router.patch("/tasks/{task_id}/subtasks/{subtask_id}", responses=answers(errors=(404, 409)))
+@router.patch("/tasks/{task_id}/subtasks/{subtask_id}", responses=answers(etag=True, errors=(404, 409)))
 async def change_subtask(
     task_id: str, subtask_id: str, body: ChangeSubtaskBody, caller: Writer, if_match: IfMatch = None
 ) -> Answer[SubtaskData]:

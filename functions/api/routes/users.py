@@ -16,14 +16,14 @@ from karma.identity.oauth.answers import LinkListData, link_view
 router = Router("users")
 
 
-@router.get("/users/me", responses=answers())
+@router.get("/users/me", responses=answers(etag=True))
 async def me(caller: CurrentCaller) -> Answer[UserData]:
     """Show the caller's own account."""
     user = identity.accounts().get_user(caller.user_id)
     return ok({"user": user_view(user)}, headers=etag(user.version))
 
 
-@router.patch("/users/me", responses=answers(errors=(403, 409)))
+@router.patch("/users/me", responses=answers(etag=True, errors=(403, 409)))
 async def change_me(
     body: PatchProfile, caller: CurrentCaller, source: RequestSource, if_match: IfMatch = None
 ) -> Answer[UserData]:

@@ -10,8 +10,11 @@ from api.services.process import clock, settings
 
 if TYPE_CHECKING:
     from karma.agents.service import Catalogue
+    from karma.runs.chat_log import ChatLog
+    from karma.runs.checkpoints import CheckpointService
     from karma.runs.control import RunControl
     from karma.runs.reading import RunReader
+    from karma.runs.steps import StepReader
 
 
 @cache
@@ -20,7 +23,7 @@ def catalogue() -> Catalogue:
     from karma.agents.domain import MODELS
     from karma.agents.repository import AgentRepository
     from karma.agents.service import Catalogue
-    from karma.tools.device_tools import declared_tools
+    from karma.tools.server_tools import declared_tools
 
     tools = [tool.name for tool in declared_tools()]
     return Catalogue(
@@ -54,4 +57,34 @@ def control() -> RunControl:
         executions=QueuedExecutions(SqsQueue(settings().executions_queue_url)),
         watchdog=QueueWatchdog(SqsQueue(settings().runs_queue_url)),
         clock=clock(),
+        agents=catalogue(),
     )
+
+
+@cache
+def steps() -> StepReader:
+    """Return the reader of the steps of runs."""
+    from karma.runs.checkpoint_repository import CheckpointRepository
+    from karma.runs.repository import RunRepository
+    from karma.runs.steps import StepReader
+
+    return StepReader(RunRepository(), CheckpointRepository())
+
+
+@cache
+def chat_log() -> ChatLog:
+    """Return the reader of runs' logs as events of Agio's chat."""
+    from karma.runs.chat_log import ChatLog
+    from karma.runs.repository import RunRepository
+
+    return ChatLog(RunRepository())
+
+
+@cache
+def checkpoints() -> CheckpointService:
+    """Return the reader of the points of runs, which also labels them."""
+    from karma.runs.checkpoint_repository import CheckpointRepository
+    from karma.runs.checkpoints import CheckpointService
+    from karma.runs.repository import RunRepository
+
+    return CheckpointService(RunRepository(), CheckpointRepository(), clock())

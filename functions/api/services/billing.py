@@ -10,6 +10,7 @@ from api.services.process import clock, settings
 if TYPE_CHECKING:
     from karma.billing.allowances import Allowances
     from karma.billing.customers import CustomerLinking
+    from karma.billing.daily_budgets import DailyBudgets
     from karma.billing.inbox import InboxService
     from karma.billing.repository.usage import UsageRepository
     from karma.billing.subscriptions import SubscriptionService
@@ -29,7 +30,7 @@ def allowances() -> Allowances:
     """Return the reader of allowances."""
     from karma.billing.allowances import Allowances
 
-    return Allowances(plan_of=subscriptions().plan, clock=clock())
+    return Allowances(terms_of=subscriptions().terms, clock=clock())
 
 
 @cache
@@ -38,6 +39,15 @@ def usage() -> UsageRepository:
     from karma.billing.repository.usage import UsageRepository
 
     return UsageRepository()
+
+
+@cache
+def daily_budgets() -> DailyBudgets:
+    """Return the service of accounts for the limit of their day."""
+    from karma.billing.daily_budgets import DailyBudgets
+    from karma.billing.repository.daily_budgets import DailyBudgetRepository
+
+    return DailyBudgets(budgets=DailyBudgetRepository(), days=usage(), clock=clock())
 
 
 @cache

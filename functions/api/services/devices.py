@@ -1,4 +1,4 @@
-"""Services of devices, their commands and their telemetry."""
+"""Services of devices and their commands."""
 
 from __future__ import annotations
 
@@ -8,12 +8,11 @@ from typing import TYPE_CHECKING
 from api.services.process import clock, settings
 
 if TYPE_CHECKING:
+    from karma.devices.bulk_commands import BulkCommandService
     from karma.devices.commands import CommandService
     from karma.devices.repository.dead_letters import DeadLetterRepository
     from karma.devices.repository.devices import DeviceRepository
     from karma.devices.service import DeviceService
-    from karma.devices.telemetry import TelemetryReader
-    from karma.identity.limits import OpenRequests
 
 
 @cache
@@ -57,12 +56,16 @@ def commands() -> CommandService:
 
 
 @cache
-def telemetry() -> TelemetryReader:
-    """Return the reader of telemetry."""
-    from karma.devices.repository.telemetry import TelemetryRepository
-    from karma.devices.telemetry import TelemetryReader
+def bulk_commands() -> BulkCommandService:
+    """Return the service of commands to many devices."""
+    from karma.devices.bulk_commands import BulkCommandService
+    from karma.devices.bulk_parts import QueuedBulkParts
+    from karma.devices.repository.bulk_commands import BulkCommandRepository
+    from karma.devices.repository.commands import CommandRepository
+    from karma.integrations.sqs import SqsQueue
 
-    return TelemetryReader(repository(), TelemetryRepository(), clock())
+    queue = QueuedBulkParts(SqsQueue(settings().ingest_queue_url))
+    return BulkCommandService(BulkCommandRepository(), repository(), CommandRepository(), queue, clock())
 
 
 @cache
@@ -71,12 +74,3 @@ def dead_letters() -> DeadLetterRepository:
     from karma.devices.repository.dead_letters import DeadLetterRepository
 
     return DeadLetterRepository()
-
-
-@cache
-def waiting() -> OpenRequests:
-    """Cap the requests that wait for a device."""
-    from karma.core.dynamo.leases import DynamoLeases
-    from karma.identity.limits import WAITING_REQUESTS, OpenRequests
-
-    return OpenRequests(DynamoLeases(), clock(), pool=WAITING_REQUESTS)

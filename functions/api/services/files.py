@@ -10,8 +10,10 @@ from api.services.process import clock, settings
 
 if TYPE_CHECKING:
     from karma.devices.lookup import DeviceLookup
+    from karma.files.previewing import PreviewReader
     from karma.files.repository.files import FileRepository
     from karma.files.service import FileService
+    from karma.files.shares import ShareService
     from karma.files.uploads import UploadService
     from karma.integrations.s3 import S3Files
 
@@ -48,6 +50,27 @@ def uploads() -> UploadService:
 
     queue = SqsQueue(settings().files_queue_url)
     return UploadService(repository(), store(), device_parent(), queue, clock())
+
+
+@cache
+def previews() -> PreviewReader:
+    """Return the reader of files' previews."""
+    from karma.files.entries import Entries
+    from karma.files.previewing import PreviewReader
+    from karma.integrations.s3_previews import S3Previews
+
+    entries = Entries(repository(), device_parent(), clock())
+    return PreviewReader(entries, S3Previews(settings().files_bucket))
+
+
+@cache
+def shares() -> ShareService:
+    """Return the service of links to files."""
+    from karma.files.entries import Entries
+    from karma.files.repository.shares import ShareRepository
+    from karma.files.shares import ShareService
+
+    return ShareService(ShareRepository(), Entries(repository(), device_parent(), clock()), store(), clock())
 
 
 @cache

@@ -114,6 +114,7 @@ def password_changes() -> PasswordService:
         buckets=DynamoBuckets(),
         clock=clock(),
         on_change=_session_ended,
+        standing=_standing,
     )
 
 
@@ -135,7 +136,21 @@ def sessions() -> SessionService:
         key_ring=key_ring,
         clock=clock(),
         on_change=_session_ended,
+        standing=_standing,
     )
+
+
+def _standing(user_id: UserId) -> Mapping[str, int]:
+    """Count what acts for an account without a session."""
+    from karma.mcp.repository import McpServerRepository  # local: these are needed when all sessions end
+    from karma.schedules.repository import ScheduleRepository
+    from karma.webhooks.repository.webhooks import WebhookRepository
+
+    return {
+        "schedules": ScheduleRepository().census(user_id).active,
+        "webhooks": sum(webhook.is_enabled for webhook in WebhookRepository().all(user_id)),
+        "mcp_servers": len(McpServerRepository().directory(user_id).ids),
+    }
 
 
 @cache

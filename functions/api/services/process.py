@@ -15,7 +15,7 @@ from karma.core.cursors import CursorSigner
 from karma.core.dynamo.tables import bind_tables
 from karma.core.settings import load
 from karma.http.serving import Serving
-from karma.identity.sessions.signing_keys import NEWER_MAX_AGE_S, KeyRing
+from karma.identity.sessions.signing_keys import NEWER_MAX_AGE_S, KeyRing, KeyRings
 
 
 @cache
@@ -32,14 +32,19 @@ def clock() -> Clock:
     return SystemClock()
 
 
+@cache
+def _rings() -> KeyRings:
+    return KeyRings()
+
+
 def key_ring() -> KeyRing:
     """Return the signing keys, at most five minutes old."""
-    return KeyRing.parse(secrets.get(settings().auth_secret_arn))
+    return _rings().of(secrets.get(settings().auth_secret_arn))
 
 
 def newer_key_ring() -> KeyRing:
     """Return the signing keys, at most thirty seconds old."""
-    return KeyRing.parse(secrets.get(settings().auth_secret_arn, max_age_s=NEWER_MAX_AGE_S))
+    return _rings().of(secrets.get(settings().auth_secret_arn, max_age_s=NEWER_MAX_AGE_S))
 
 
 def cursor_signer() -> CursorSigner:

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from karma.threads.deletion import ThreadRemover
     from karma.threads.export import ThreadExports
     from karma.threads.service import ThreadService
+    from karma.threads.waiting import WaitingService
 
 
 @cache
@@ -20,6 +21,17 @@ def service() -> ThreadService:
     from karma.threads.service import ThreadService
 
     return ThreadService(ThreadRepository(), clock())
+
+
+@cache
+def waiting() -> WaitingService:
+    """Return the lists of what goes on in threads."""
+    from karma.conversations.repository import ThreadRepository
+    from karma.runs.removal_repository import RunRemovalRepository
+    from karma.runs.repository import RunRepository
+    from karma.threads.waiting import WaitingService
+
+    return WaitingService(ThreadRepository(), RunRepository(), RunRemovalRepository(), clock())
 
 
 @cache

@@ -5,11 +5,12 @@ It removes objects, too: the files of a deleted device go before the row by whic
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from background.sweeps.schedule import Sweeps, run
+from karma.alarms.repository.alarms import AlarmRepository
+from karma.billing.plans import all_archived_days
 from karma.core.clock import SystemClock
 from karma.core.dynamo.tables import bind_tables
 from karma.core.settings import FunctionSettings, load
@@ -17,14 +18,15 @@ from karma.devices.sweeps import sweep_orphans
 from karma.files.removal import FilesOfDevices
 from karma.files.repository.files import FileRepository
 from karma.integrations.iot import IotRegistry
-from karma.integrations.s3 import S3Files
+from karma.integrations.s3 import S3Archives, S3Files
+from karma.telemetry.removal import TelemetryOfDevices
+from karma.telemetry.repository import RollupRepository
 
 if TYPE_CHECKING:
     from aws_lambda_powertools.utilities.typing import LambdaContext
 
 
-@dataclass(frozen=True, kw_only=True)
-class Settings(FunctionSettings):
+class Settings(FunctionSettings, kw_only=True):
     """Variables of this function."""
 
     devices_table: str
@@ -40,8 +42,13 @@ def services() -> Sweeps:
     settings = load(Settings)
     bind_tables(settings)
     registry = IotRegistry(policy_name=settings.device_policy_name)
-    others = (FilesOfDevices(FileRepository(), S3Files(settings.files_bucket)),)
-    return {"orphans": lambda: sweep_orphans(registry=registry, clock=SystemClock(), others=others)}
+    clock = SystemClock()
+    others = (
+        FilesOfDevices(FileRepository(), S3Files(settings.files_bucket)),
+        TelemetryOfDevices(RollupRepository(), S3Archives(settings.files_bucket, kept_days=all_archived_days()), clock),
+        AlarmRepository(),
+    )
+    return {"orphans": lambda: sweep_orphans(registry=registry, clock=clock, others=others)}
 
 
 def lambda_handler(event: Any, context: LambdaContext) -> dict[str, int]:

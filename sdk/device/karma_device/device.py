@@ -26,6 +26,7 @@ from karma_device.messages import Json, Topics, encode_json
 from karma_device.reasons import why_not_opened, why_not_published, why_unanswered, why_unconfirmed
 from karma_device.report import DeviceStats, Unsent
 from karma_device.store import StateStore
+from karma_device.updates import FirmwareUpdater
 
 log = logging.getLogger(__name__)
 
@@ -40,6 +41,7 @@ class _Kind(Enum):
     READY = "ready"
     HEARTBEAT = "heartbeat"
     REPLY = "reply"
+    JOB = "job"
     TELEMETRY = "telemetry"
 
 
@@ -62,6 +64,7 @@ class Device:
 
     Args:
         config: Name, credentials and addresses.
+        updater: Carries out firmware jobs; None: the device takes none.
         clock_ms: Unix time in ms.
         steady: ms of a clock that nobody sets.
 
@@ -74,6 +77,7 @@ class Device:
         self,
         config: DeviceConfig,
         *,
+        updater: FirmwareUpdater | None = None,
         clock_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
         steady: Callable[[], int] = steady_ms,
     ) -> None:
@@ -104,6 +108,10 @@ class Device:
         self._buffer = TelemetryBuffer(max_bytes=config.buffer_max_bytes)
         self._sieve = Sieve()
         self._replies: deque[Reply] = deque()
+        self._job_messages: deque[tuple[str, bytes]] = deque()
+        self._updater = updater
+        if updater is not None:
+            updater.attach(config.thing_name, self._enqueue_job_message)
         self._inflight: dict[int, _InFlight] = {}
         self._wake = threading.Event()
         self._ready = threading.Event()
@@ -296,6 +304,10 @@ class Device:
         self._replies.append(reply)
         self._wake.set()
 
+    def _enqueue_job_message(self, topic: str, payload: bytes) -> None:
+        self._job_messages.append((topic, payload))
+        self._wake.set()
+
     # The methods below run on the device's own thread.
 
     def _run(self) -> None:
@@ -323,7 +335,13 @@ class Device:
 
     def _serve(self) -> None:
         """Open one connection and work until it ends."""
-        link = Link(self._config, on_request=self._commands.receive, wake=self._wake)
+        link = Link(
+            self._config,
+            on_request=self._commands.receive,
+            wake=self._wake,
+            filters=self._updater.filters if self._updater is not None else (),
+            on_other=self._updater.receive if self._updater is not None else None,
+        )
         try:
             identity = self._config.identity
             # The client id is the serial number, under which the broker may keep a former owner's commands.
@@ -369,6 +387,10 @@ class Device:
                 self._next_heartbeat = now
                 body = encode_json({"boot": self.boot, "ts": self._clock_ms()})
                 self._publish(link, self._topics.ready, body, _Kind.READY)
+                if self._updater is not None:
+                    # What was meant for an earlier connection is asked for, or reported, again.
+                    self._job_messages.clear()
+                    self._updater.connected()
             if (deferred := self._settle(link)) is not None:
                 return deferred
             self._publish_waiting(link, now)
@@ -430,6 +452,9 @@ class Device:
             self._publish(
                 link, self._topics.response, reply.payload, _Kind.REPLY, reply=reply, correlation=reply.correlation
             )
+            return True
+        if self._job_messages and link.subscribed:
+            self._publish(link, *self._job_messages.popleft(), _Kind.JOB)
             return True
         if self._heartbeats(link) and now >= self._next_heartbeat:
             self._next_heartbeat = now + self._config.heartbeat_interval_s

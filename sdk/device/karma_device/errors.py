@@ -5,6 +5,8 @@ DeviceError
 ├─ CredentialsInvalid a certificate or key cannot be read, or does not belong to the other
 ├─ StateFileBusy      another process already runs this device
 ├─ StateFileUnusable  the state file cannot be opened where it should be
+├─ FirmwareRefused    a release must not be installed: firmware.py
+├─ FirmwareUnfetched  a release could not be fetched in time: firmware.py
 ├─ InvalidParams      raised by a handler: the command is answered `rejected`
 └─ CommandFailed      raised by a handler: the command is answered `failed` with its own code
 """

@@ -4,7 +4,7 @@ import socket
 import ssl
 import threading
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import paho.mqtt.client as mqtt
@@ -76,14 +76,24 @@ class Link:
         config: The device's configuration.
         on_request: Called with each message on the request topic; it is confirmed to the broker if this returns True.
         wake: Set whenever the state or `acknowledgements` changed.
+        filters: What to subscribe to besides, at most 7.
+        on_other: Called with topic and payload of each message on these; it must not wait.
     """
 
     def __init__(
-        self, config: DeviceConfig, *, on_request: Callable[[IncomingRequest], bool], wake: threading.Event
+        self,
+        config: DeviceConfig,
+        *,
+        on_request: Callable[[IncomingRequest], bool],
+        wake: threading.Event,
+        filters: Sequence[str] = (),
+        on_other: Callable[[str, bytes], None] | None = None,
     ) -> None:
         self._config = config
         self._topics = Topics(config.thing_name)
         self._on_request = on_request
+        self._filters = tuple(filters)
+        self._on_other = on_other
         self._wake = wake
         self._ended = threading.Event()
         self.acknowledgements: deque[Acknowledgement] = deque()
@@ -192,18 +202,20 @@ class Link:
             self.reason = why_refused(code)
             return
         self.connected = True
-        client.subscribe(self._topics.request, qos=1)
+        client.subscribe([(each, 1) for each in (self._topics.request, *self._filters)])
         self._wake.set()
 
     def _subscribed(
         self, _client: mqtt.Client, _userdata: object, _mid: int, codes: list[ReasonCode], _properties: object
     ) -> None:
-        if any(code.is_failure for code in codes):
+        if refused := [each for each, code in zip(self._filters, codes[1:], strict=False) if code.is_failure]:
+            log.error("jobs.subscribe_refused: no firmware arrives, the policy forbids %s", ", ".join(refused))
+        if codes[0].is_failure:
             # Telemetry still works; the policy has to be mended in the account, which no retry from here would do.
             log.error(
                 "commands.subscribe_refused: no command arrives, the policy forbids to subscribe to %s (%s)",
                 self._topics.request,
-                ", ".join(str(code) for code in codes),
+                codes[0],
             )
             return
         self.subscribed = True
@@ -238,6 +250,10 @@ class Link:
         self._wake.set()
 
     def _message(self, client: mqtt.Client, _userdata: object, message: mqtt.MQTTMessage) -> None:
+        if message.topic != self._topics.request and self._on_other is not None:
+            self._on_other(message.topic, bytes(message.payload))
+            client.ack(message.mid, message.qos)
+            return
         properties = message.properties
         request = IncomingRequest(
             payload=bytes(message.payload),

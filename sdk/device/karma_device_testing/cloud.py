@@ -109,7 +109,9 @@ class Broker:
             f"{ACCOUNT_ARN}:topic/cmd/karma/{THING}/ready",
             f"{ACCOUNT_ARN}:topic/cmd/karma/{THING}/response",
             f"{ACCOUNT_ARN}:topic/$aws/rules/{RULE}/dt/karma/{THING}/telemetry",
+            f"{ACCOUNT_ARN}:topic/$aws/things/{THING}/jobs/*",
         ]
+        heard = [f"cmd/karma/{THING}/request", f"$aws/things/{THING}/jobs/*"]
         statements = [
             {
                 "Effect": "Allow",
@@ -121,9 +123,13 @@ class Broker:
             {
                 "Effect": "Allow",
                 "Action": "iot:Subscribe",
-                "Resource": f"{ACCOUNT_ARN}:topicfilter/cmd/karma/{THING}/request",
+                "Resource": [f"{ACCOUNT_ARN}:topicfilter/{each}" for each in heard],
             },
-            {"Effect": "Allow", "Action": "iot:Receive", "Resource": f"{ACCOUNT_ARN}:topic/cmd/karma/{THING}/request"},
+            {
+                "Effect": "Allow",
+                "Action": "iot:Receive",
+                "Resource": [f"{ACCOUNT_ARN}:topic/{each}" for each in heard],
+            },
         ]
         iot.create_policy(
             policyName=POLICY, policyDocument=json.dumps({"Version": "2012-10-17", "Statement": statements})

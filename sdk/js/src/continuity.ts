@@ -98,7 +98,10 @@ export class Continuity {
   #handedOn(event: Event): Event[] {
     const item = itemOf(event);
     const part = event.type.slice(event.type.lastIndexOf("_") + 1);
-    if (item !== undefined && part === "START") this.#open.add(item);
+    if (item !== undefined && part === "START") {
+      this.#open.add(item);
+      this.#closed.delete(item); // who joins a run is told anew of what is open
+    }
     else if (item !== undefined && (part === "CONTENT" || part === "ARGS" || part === "END")) {
       if (this.#closed.has(item)) return [];
       if (part === "END") this.#open.delete(item); // it may have begun before this stream

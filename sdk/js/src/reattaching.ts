@@ -16,7 +16,9 @@ export interface ReattachingOptions {
 const FIRST_PAUSE_MS = 250;
 const LONGEST_PAUSE_MS = 10_000;
 /** Statuses of requests that may be repeated: a run is named by its id, so that none is done twice. */
-const TRY_AGAIN = new Set([429, 502, 503, 504]);
+const TRY_AGAIN = new Set([408, 425, 429, 500, 502, 503, 504, ...Array.from({ length: 10 }, (_, n) => 520 + n)]);
+/** The longest pause that a server may ask for; a refusal that asks for a longer one is passed on. */
+const LONGEST_WAIT_MS = 60_000;
 
 /**
  * Makes a `fetch` for AG-UI clients whose answer goes on when its connection is cut.
@@ -34,24 +36,28 @@ export function reattaching({ send = (url, init) => fetch(url, init), patience =
     const { "content-type": _, ...headers } = Object.fromEntries(new Headers(init.headers));
     const follow = { headers: { ...headers, accept: "text/event-stream" }, signal: init.signal ?? null };
     const run = new Run(patience, silenceMs, init.signal ?? undefined);
-
     const first = await run.connect(() => send(url, init));
-    if (!first.ok) return first;
-    const events = run.events(first, (position) => {
-      log.searchParams.set("after", String(position));
-      return send(log.href, follow);
-    });
-    const encoder = new TextEncoder();
-    const body = new ReadableStream<Uint8Array>({
-      async pull(controller) {
-        const { value, done } = await events.next();
-        if (done) controller.close();
-        else controller.enqueue(encoder.encode(value.map((event) => `data: ${JSON.stringify(event)}\n\n`).join("")));
-      },
-      cancel: () => run.leave(),
-    });
-    return new Response(body, { status: 200, headers: { "content-type": "text/event-stream" } });
+    return first.ok ? run.answer(first, (position) => send(behind(log, position), follow)) : first;
   };
+}
+
+/**
+ * Answers with the conversation and the state of a run as they are, and with what follows, to its end or until it is
+ * paused, over as many connections as it takes; `log` is the address of the run's events.
+ */
+export async function joined(log: URL, signal: AbortSignal, options: ReattachingOptions): Promise<Response> {
+  const { send = (url, init) => fetch(url, init), patience = 10, silenceMs = 30_000 } = options;
+  const follow = { headers: { accept: "text/event-stream" }, signal };
+  // A position goes before it: only who has none begins with the conversation.
+  log.searchParams.set("join", "true");
+  const run = new Run(patience, silenceMs, signal);
+  const first = await run.connect(() => send(log.href, follow));
+  return first.ok ? run.answer(first, (position) => send(behind(log, position), follow)) : first;
+}
+
+function behind(log: URL, position: number): string {
+  log.searchParams.set("after", String(position));
+  return log.href;
 }
 
 /** One run over its connections. */
@@ -66,6 +72,21 @@ class Run {
     readonly silenceMs: number,
     readonly signal: AbortSignal | undefined,
   ) {}
+
+  /** Makes the answer with the events of all connections. */
+  answer(first: Response, open: (position: number) => Promise<Response>): Response {
+    const events = this.events(first, open);
+    const encoder = new TextEncoder();
+    const body = new ReadableStream<Uint8Array>({
+      async pull(controller) {
+        const { value, done } = await events.next();
+        if (done) controller.close();
+        else controller.enqueue(encoder.encode(value.map((event) => `data: ${JSON.stringify(event)}\n\n`).join("")));
+      },
+      cancel: () => this.leave(),
+    });
+    return new Response(body, { status: 200, headers: { "content-type": "text/event-stream" } });
+  }
 
   /** Yields the events to hand on, as they arrive: those of the first connection, and of the log behind a position. */
   async *events(first: Response, open: (position: number) => Promise<Response>): AsyncGenerator<Event[], void> {
@@ -88,9 +109,10 @@ class Run {
       try {
         const response = await open();
         if (!TRY_AGAIN.has(response.status) || this.#failures >= this.patience) return response;
-        await response.body?.cancel();
         const after = response.headers.get("retry-after") ?? "";
-        if (/^\d{1,4}$/.test(after)) waitMs = Number(after) * 1000;
+        if (/^\d+$/.test(after)) waitMs = Number(after) * 1000;
+        if (waitMs !== undefined && waitMs > LONGEST_WAIT_MS) return response;
+        await response.body?.cancel();
       } catch (error) {
         if (this.signal?.aborted || this.#failures >= this.patience) throw error;
       }
@@ -115,13 +137,20 @@ class Run {
         clearTimeout(timer);
       }
       if (read.done) return;
-      const events = frames.feed(read.value).flatMap(({ data, id }) =>
-        this.#continuity.take(
-          data === "" ? undefined : (JSON.parse(data) as Event),
-          id === undefined ? undefined : Number(id),
-        ),
-      );
+      const events: Event[] = [];
+      let torn = false;
+      for (const { data, id } of frames.feed(read.value)) {
+        const event = data === "" ? undefined : eventOf(data);
+        // Not what the server has sent: something in between has cut it, so that this connection is over.
+        torn = event === null || (id !== undefined && !/^\d+$/.test(id));
+        if (torn) break;
+        events.push(...this.#continuity.take(event ?? undefined, id === undefined ? undefined : Number(id)));
+      }
       if (events.length > 0) yield events;
+      if (torn) {
+        await reader.cancel().catch(() => undefined);
+        return;
+      }
     }
   }
 
@@ -142,6 +171,16 @@ class Run {
   leave(): void {
     this.#left = true;
     void this.#reader?.cancel().catch(() => undefined);
+  }
+}
+
+/** Returns the event of a frame; null where it is none. */
+function eventOf(data: string): Event | null {
+  try {
+    const event = JSON.parse(data) as unknown;
+    return typeof event === "object" && event !== null && !Array.isArray(event) ? (event as Event) : null;
+  } catch {
+    return null;
   }
 }
 

@@ -10,13 +10,22 @@ export const MAX_FRAME_CHARS = 16 * 1024 * 1024;
 /** Cuts a stream of bytes into frames. Lines end at LF alone, and it matters which frame carried an `id`. */
 export class FrameReader {
   readonly #decoder = new TextDecoder();
-  #rest = "";
+  #parts: string[] = [];
+  #size = 0;
 
   /** Takes bytes, and returns the frames that they complete; comments are left out. Throws when a frame does not end. */
   feed(chunk: Uint8Array): Frame[] {
-    const whole = (this.#rest + this.#decoder.decode(chunk, { stream: true })).split("\n\n");
-    this.#rest = whole.pop() ?? "";
-    if (this.#rest.length > MAX_FRAME_CHARS) throw new TypeError(`A frame has more than ${MAX_FRAME_CHARS} characters`);
+    const text = this.#decoder.decode(chunk, { stream: true });
+    // Joined only where a frame ends: a long frame would be copied and searched with each of its pieces.
+    const hasEnd = ((this.#parts[this.#parts.length - 1] ?? "").slice(-1) + text).includes("\n\n");
+    if (text !== "") this.#parts.push(text);
+    const whole = hasEnd ? this.#parts.join("").split("\n\n") : [];
+    if (hasEnd) {
+      const rest = whole.pop() ?? "";
+      this.#parts = rest === "" ? [] : [rest];
+    }
+    this.#size = hasEnd ? (this.#parts[0]?.length ?? 0) : this.#size + text.length;
+    if (this.#size > MAX_FRAME_CHARS) throw new TypeError(`A frame has more than ${MAX_FRAME_CHARS} characters`);
     return whole.map(frameOf).filter((frame) => frame.data !== "" || frame.id !== undefined);
   }
 }

@@ -2,5 +2,6 @@
 
 - `client.AgentClient` starts, joins and controls runs.
 - `continuity.Continuity` makes one gapless stream of the several connections that a run may take.
+- `interrupts` reads what a run asks, and answers it.
 - `sse` reads server-sent events.
 """

@@ -73,6 +73,7 @@ class AgentClient:
         context: Sequence[Mapping[str, str]] = (),
         state: object = None,
         forwarded_props: Mapping[str, Any] | None = None,
+        resume: Sequence[Mapping[str, Any]] = (),
     ) -> RunStream:
         """Start a run and follow it; it begins with the first iteration.
 
@@ -87,6 +88,7 @@ class AgentClient:
             context: facts for the model, `{description, value}`.
             state: any JSON value; the run's STATE_DELTA events change it.
             forwarded_props: further members of AG-UI's `forwardedProps`.
+            resume: answers to interrupts of the thread, made by `karma_agent.interrupts`; `message` may be [] then.
 
         Raises:
             RunRefused: while iterated: the run was refused.
@@ -94,7 +96,7 @@ class AgentClient:
         """
         if isinstance(message, str):
             message = [{"id": str(uuid.uuid4()), "role": "user", "content": message}]
-        asked = {
+        asked: dict[str, Any] = {
             "threadId": thread_id or str(uuid.uuid4()),
             "runId": run_id or str(uuid.uuid4()),
             "protocolVersion": "1.0",
@@ -104,10 +106,16 @@ class AgentClient:
             "context": list(context),
             "forwardedProps": {**(forwarded_props or {}), **({"agent_id": agent_id} if agent_id else {})},
         }
+        if resume:
+            asked["resume"] = list(resume)
         return self._stream(str(asked["runId"]), thread_id=str(asked["threadId"]), asked=asked)
 
     def join(self, run_id: str, *, after: int = 0) -> RunStream:
-        """Follow a run that exists, from its beginning or from behind a position of another stream of it."""
+        """Follow a run that exists: from behind a position of another stream of it, or into its conversation.
+
+        Without a position two MESSAGES_SNAPSHOT, the first empty, and a STATE_SNAPSHOT show conversation and state as
+        they are; what is open begins again behind them, and goes on.
+        """
         return self._stream(run_id, position=after)
 
     async def cancel(self, run_id: str, *, reason: str = "") -> Mapping[str, Any]:
@@ -144,15 +152,16 @@ class AgentClient:
         def connect(position: int | None) -> AsyncGenerator[bytes]:
             if position is None:
                 return self._answer("POST", "/api/v1/agent", body=asked)
-            return self._answer("GET", f"/api/v1/runs/{run_id}/events", after=position)
+            where = {"after": str(position)} if position else {"join": "true"}
+            return self._answer("GET", f"/api/v1/runs/{run_id}/events", query=where)
 
         return RunStream(connect, run_id=run_id, thread_id=thread_id, position=position, patience=self._patience)
 
     async def _answer(
-        self, method: str, path: str, *, body: Mapping[str, Any] | None = None, **query: int
+        self, method: str, path: str, *, body: Mapping[str, Any] | None = None, query: Mapping[str, str] | None = None
     ) -> AsyncGenerator[bytes]:
         url = f"{self._stream_url}{path}"
-        async with self._http.stream(method, url, json=body, params=query or None, headers=_SSE) as response:
+        async with self._http.stream(method, url, json=body, params=query, headers=_SSE) as response:
             if response.status_code != 200:
                 await response.aread()
                 raise RunRefused(response)

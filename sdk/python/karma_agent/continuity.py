@@ -102,6 +102,7 @@ class Continuity:
         item, part = _item(event), event["type"].rpartition("_")[2]
         if item is not None and part == "START":
             self._open.add(item)
+            self._closed.discard(item)  # who joins a run is told anew of what is open
         elif item is not None and part in {"CONTENT", "ARGS", "END"}:
             if item in self._closed:
                 return []

@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Final
 
 import httpx
 
+SERVER_FAILED: Final = 500
+"""The first of the statuses by which a server or a proxy says that it has failed."""
+
 
 class RunRefused(Exception):
-    """The server refused a request: there is no such run, or the request is wrong. Nothing was changed by it."""
+    """A request was refused: there is no such run, the request is wrong, or is to be sent again in more than a minute.
+
+    Nothing was changed by it, unless `is_unknown`: then the answer may be a proxy's, or of a process that failed.
+    """
 
     def __init__(self, response: httpx.Response) -> None:
         self.status = response.status_code
         """HTTP status."""
+        self.is_unknown = self.status in {408, 425} or self.status >= SERVER_FAILED
+        """Nobody can tell by the answer whether the request had an effect."""
         self.code = ""
         """`code` of the error; "" where the answer has none."""
         self.details: Any = None
@@ -29,7 +37,11 @@ class RunRefused(Exception):
 
 
 class RunUnreachable(Exception):
-    """A run could not be followed any more; it goes on at the server, and `AgentClient.join` shows the rest."""
+    """A run could not be followed any more; once begun it goes on at the server, and `AgentClient.join` shows the rest.
+
+    Where not even its first event came, nobody can tell whether it has begun: the same request again, with its id, is
+    the same run.
+    """
 
 
 def _seconds(text: str) -> float | None:

@@ -16,6 +16,10 @@ class FrameTooLarge(Exception):
     """A frame is larger than `MAX_FRAME_BYTES`: the server is not one of agents."""
 
 
+class FrameTorn(Exception):
+    """A frame is not what the server has sent: something in between has cut it or put it there."""
+
+
 class Frame(NamedTuple):
     """One server-sent event."""
 

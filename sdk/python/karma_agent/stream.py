@@ -13,13 +13,16 @@ import httpx
 
 from karma_agent.continuity import Continuity, Event
 from karma_agent.errors import RunRefused, RunUnreachable
-from karma_agent.sse import FrameReader, FrameTooLarge
+from karma_agent.sse import Frame, FrameReader, FrameTooLarge, FrameTorn
 
 _FIRST_PAUSE_S: Final = 0.25
 _LONGEST_PAUSE_S: Final = 10.0
-_CUT: Final = (httpx.TransportError, FrameTooLarge)
-_TRY_AGAIN: Final = frozenset({429, 502, 503, 504})
-"""Statuses of requests that may be repeated: a run is named by its id, so that none is done twice."""
+_LONGEST_WAIT_S: Final = 60.0
+"""Longest pause that a server may ask for; its caller is told of a longer one, and may come back then."""
+_CUT: Final = (httpx.TransportError, FrameTooLarge, FrameTorn)
+_TRY_AGAIN: Final = frozenset({408, 425, 429, 500, 502, 503, 504, *range(520, 530)})
+"""Statuses of requests that may be repeated: a run is named by its id, so that none is done twice. Those from 520 on
+are of proxies that could not reach the server, or got no answer from it."""
 
 Connect = Callable[[int | None], AsyncGenerator[bytes]]
 """Opens a connection and yields what its answer has: the log behind a position; None: the request that starts the run.
@@ -60,14 +63,15 @@ class RunStream:
                 async with aclosing(self._connection()) as events:
                     async for event in events:
                         yield event
-                if self._continuity.is_over or self._continuity.is_paused:
-                    return
             except _CUT as exc:
                 cause = exc
             except RunRefused as exc:
-                if exc.status not in _TRY_AGAIN:
+                if exc.status not in _TRY_AGAIN or (exc.retry_after_s or 0) > _LONGEST_WAIT_S:
                     raise
                 cause, pause_s = exc, exc.retry_after_s
+            # Also where the connection was cut behind the last event: the server would tell the end again.
+            if self._continuity.is_over or self._continuity.is_paused:
+                return
             failures = 0 if self.position > before else failures + 1
             if failures > self._patience:
                 reason = str(cause or "connections end at once") or repr(cause)
@@ -82,12 +86,27 @@ class RunStream:
         async with aclosing(self._connect(self.position if self._has_begun else None)) as chunks:
             async for chunk in chunks:
                 for frame in reader.feed(chunk):
-                    event = json.loads(frame.data) if frame.data else None
-                    position = None if frame.id is None else int(frame.id)
+                    event, position = _read(frame)
                     for each in self._continuity.take(event, position=position):
                         self._has_begun = True
                         self.thread_id = self.thread_id or str(each.get("threadId", ""))
                         yield each
+
+
+def _read(frame: Frame) -> tuple[Event | None, int | None]:
+    """Return the event and the position of a frame, None for what it has not.
+
+    Raises:
+        FrameTorn: it is none of the server's.
+    """
+    try:
+        event = json.loads(frame.data) if frame.data else None
+        position = None if frame.id is None else int(frame.id)
+    except ValueError as exc:
+        raise FrameTorn(f"a frame cannot be read: {exc}") from exc
+    if event is not None and not isinstance(event, dict):
+        raise FrameTorn("a frame holds no event")
+    return event, position
 
 
 def _pause_s(failures: int) -> float:

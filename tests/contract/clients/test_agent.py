@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import json
-import os
 import random
 import shutil
 import subprocess
@@ -59,9 +58,7 @@ def pieces(data: bytes, dice: random.Random) -> list[str]:
 
 
 @pytest.mark.req("R-K-40")
-def test_connections_that_are_cut_anywhere_are_one_stream(follow: Follow) -> None:
-    seed = int(os.environ.get("SEED") or random.SystemRandom().randrange(10**6))
-    print(f"seed {seed}")  # noqa: T201  shown when it fails
+def test_connections_that_are_cut_anywhere_are_one_stream(follow: Follow, seed: int) -> None:
     dice = random.Random(seed)
     for _ in range(HISTORIES):
         told, seen = follow(None), []
@@ -71,3 +68,28 @@ def test_connections_that_are_cut_anywhere_are_one_stream(follow: Follow) -> Non
             seen += told["events"]
         if history.world.store.run(KEY) is not None:
             history.check(seen)
+
+
+STARTED = 'data: {"type":"RUN_STARTED","threadId":"t","runId":"r"}\n\n'
+TOLD = f'{STARTED}id: 1\ndata: {{"type":"STATE_SNAPSHOT","snapshot":{{}}}}\n\n'
+END = 'id: 2\ndata: {"type":"RUN_FINISHED","threadId":"t","runId":"r"}\n\n'
+
+
+@pytest.mark.fault("F-29r")
+def test_failures_of_proxies_and_torn_frames_are_cut_connections_and_long_pauses_are_told(tmp_path: Path) -> None:
+    made = generate.make_agent(tmp_path / "agent")
+    failed = [{"status": status, "body": "<html>proxy</html>"} for status in (408, 425, 500, 520, 529)]
+    torn = ['data: {"type":"RUN_FIN\n\n', "id: x\ndata: {}\n\n", "data: 7\n\n"]
+    ok, rest = {"status": 200, "body": TOLD}, {"status": 200, "body": END}
+    goes_on = [[each, ok, each, rest] for each in failed] + [
+        [{"status": 200, "body": TOLD + each + END}, rest] for each in torn
+    ]
+    told = [[{"status": 503, "body": "later", "headers": {"retry-after": "86400"}}], [{"status": 404, "body": "none"}]]
+    command = [str(NODE), str(SCRIPT.with_name("proxies.mjs")), str(made / "dist")]
+    lines = "".join(json.dumps(each) + "\n" for each in [*goes_on, *told])
+    done = subprocess.run(command, input=lines, capture_output=True, text=True, timeout=60, check=True)
+    answers = [json.loads(line) for line in done.stdout.splitlines()]
+    for answer in answers[: len(goes_on)]:
+        types = [json.loads(line[6:])["type"] for line in answer["text"].splitlines() if line]
+        assert (answer["status"], types) == (200, ["RUN_STARTED", "STATE_SNAPSHOT", "RUN_FINISHED"])
+    assert answers[len(goes_on) :] == [{"status": 503, "text": "later"}, {"status": 404, "text": "none"}]

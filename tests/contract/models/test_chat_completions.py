@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import pytest
 
 from karma.conversations.domain import Message
-from karma.core import secrets
-from karma.core.clock import monotonic
-from karma.integrations.openai import OpenAIModel
+from karma.conversations.repair import repair
+from karma.integrations.openai_messages import to_chat
 from karma.integrations.openai_turn import ChatTurn
-from karma.models.domain import OPENAI, ModelErrorCode, ModelNotConfigured, Target, Usage
+from karma.models.domain import ModelErrorCode, ReasoningEffort, Usage
 from karma.models.ports import (
-    ModelEvent,
     ModelFailed,
-    ModelRequest,
+    ReasoningDelta,
+    ReasoningEnded,
     StopReason,
     TextDelta,
     ToolArguments,
@@ -25,47 +23,16 @@ from karma.models.ports import (
     ToolEnded,
     TurnEnded,
 )
+from tests.support.chat_calls import USAGE, ask, call, keyed_server
 from tests.support.chat_stream import chat, chunk, chunks, data
 from tests.support.faulty_server import CUT, FaultyServer, stream
 from tests.support.faulty_server import status as refuse
 
-USAGE = {"prompt_tokens": 120, "completion_tokens": 7, "prompt_tokens_details": {"cached_tokens": 100}}
-
-
-def request(base_url: str = "http://127.0.0.1/v1", **more: Any) -> ModelRequest:
-    return ModelRequest(
-        target=Target(model="m", provider=OPENAI, base_url=base_url, **more),
-        system=["Be kind."],
-        messages=[Message(id="u", role="user", content="hi " * 100)],
-        tools=(),
-        max_tokens=100,
-    )
-
 
 @pytest.fixture
 def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[FaultyServer]:
-    with FaultyServer() as running:
-        known = {"api_key": "sk-test", "mine": {"api_key": "sk-mine", "base_url": f"{running.url}/v1"}}
-        monkeypatch.setitem(secrets._kept, "secret", (monotonic() + 3600, known))
+    with keyed_server(monkeypatch) as running:
         yield running
-
-
-def ask(server: FaultyServer, **more: Any) -> list[ModelEvent]:
-    model = OpenAIModel(secret_arn="secret")
-
-    async def collect() -> list[ModelEvent]:
-        asked = request(**{"base_url": f"{server.url}/v1", **more})
-        try:
-            return [event async for batch in model.stream(asked) for event in batch]
-        finally:
-            await model.close()
-
-    return asyncio.run(collect())
-
-
-def call(index: int, arguments: object = "", *, call_id: str = "", name: str = "") -> dict[str, Any]:
-    function = {"arguments": arguments, **({"name": name} if name else {})}
-    return {"index": index, "function": function, **({"id": call_id, "type": "function"} if call_id else {})}
 
 
 def test_text_and_calls_arrive_in_pieces_with_their_usage(server: FaultyServer) -> None:
@@ -133,9 +100,31 @@ MADE: Mapping[str, tuple[Sequence[Mapping[str, Any]], list[tuple[str, str]]]] = 
         [call(0, "{", call_id="c", name="f"), call(1, "{", call_id="d", name="f"), call(0, "}"), call(1, "}")],
         [("c", "{}"), ("d", "{}")],
     ),
+    "neither ids nor indices of their own": (
+        [call(0, '{"a":1}', name="f"), call(0, '{"a":2}', name="f"), call(0, name="g")],
+        [("call_0", '{"a":1}'), ("call_1", '{"a":2}'), ("call_2", "")],
+    ),
+    "objects without ids": (
+        [call(None, {"a": 1}, name="f"), call(None, {"a": 2}, name="f")],
+        [("call_0", '{"a":1}'), ("call_1", '{"a":2}')],
+    ),
+    "the name again and again": (
+        [call(0, '{"a":"{}', name="f"), call(0, '{"}', name="f")],
+        [("call_0", '{"a":"{}{"}')],
+    ),
+    "ids in the place of indices": (
+        [
+            call(None, call_id="c", name="f"),
+            call(None, '{"a"', call_id="d", name="f"),
+            call(None, ":1}"),
+            call(None, "{}", call_id="c"),
+        ],
+        [("c", "{}"), ("d", '{"a":1}')],
+    ),
 }
 
 
+@pytest.mark.fault("F-29d")
 @pytest.mark.parametrize("how", list(MADE))
 def test_calls_are_told_apart_as_servers_number_them(server: FaultyServer, how: str) -> None:
     calls, expected = MADE[how]
@@ -145,6 +134,46 @@ def test_calls_are_told_apart_as_servers_number_them(server: FaultyServer, how: 
 
     assert [tuple(event) for event in events if isinstance(event, ToolEnded)] == expected
     assert [event.id for event in events if isinstance(event, ToolBegun)] == [call_id for call_id, _ in expected]
+
+
+@pytest.mark.fault("F-29e")
+@pytest.mark.parametrize(
+    "nothing", [None, {}, {"choices": None}, {"choices": []}, {"choices": [{"index": 0, "delta": None}]}], ids=str
+)
+def test_a_chunk_that_says_nothing_costs_no_answer(server: FaultyServer, nothing: object) -> None:
+    first, *rest = chunks("Hel", "lo", usage=USAGE)
+    counted = data({"usage": USAGE})
+    server.next(stream(data(nothing), first, data(nothing), *rest[:-1], counted, data(nothing), rest[-1]))
+
+    *events, end = ask(server)
+
+    assert "".join(event.text for event in events if isinstance(event, TextDelta)) == "Hello"
+    assert isinstance(end, TurnEnded)
+    assert end.usage == Usage(120, 7, 100)
+
+
+@pytest.mark.fault("F-29e")
+def test_a_stream_that_says_why_it_ends_is_whole_without_a_last_word(server: FaultyServer) -> None:
+    for finish, stop in (("stop", StopReason.END), ("content_filter", StopReason.REFUSED)):
+        *whole, _ = chunks("Hi", finish=finish, usage=USAGE)
+        server.next(stream(*whole))
+        (said, end) = ask(server)
+        assert said == TextDelta("Hi")
+        assert isinstance(end, TurnEnded)
+        assert (end.stop, end.usage) == (stop, Usage(120, 7, 100))
+
+
+@pytest.mark.fault("F-29e")
+@pytest.mark.parametrize("reasoning", [None, ReasoningEffort.LOW])
+def test_a_content_may_be_a_list_of_parts(server: FaultyServer, reasoning: ReasoningEffort | None) -> None:
+    thinking = {"type": "thinking", "thinking": [{"type": "text", "text": "It is"}]}
+    said = [{"type": "text", "text": "Yes"}, {"type": "reference", "reference_ids": [1]}]
+    server.next(stream(chunk({"content": [thinking]}), chunk({"content": said}), *chunks(usage=USAGE)))
+
+    *events, _ = ask(server, reasoning=reasoning)
+
+    shown = [ReasoningDelta("It is"), ReasoningEnded()] if reasoning else []
+    assert events == [*shown, TextDelta("Yes")]
 
 
 @pytest.mark.parametrize(
@@ -166,10 +195,12 @@ def test_the_reason_of_an_end_is_told(server: FaultyServer, finish: str, stop: S
 
 
 def test_a_refusal_is_one_though_the_answer_ends_as_others_do(server: FaultyServer) -> None:
-    server.next(stream(chunk({"refusal": "I cannot"}), *chunks(usage=USAGE)))
+    server.next(stream(*(chunk({"refusal": each}) for each in ("I can", "not.")), *chunks(usage=USAGE)))
 
-    (ended,) = ask(server)
+    *said, ended = ask(server)
 
+    # Why it declines is told, as of models that say it in their text.
+    assert said == [TextDelta("I can"), TextDelta("not.")]
     assert isinstance(ended, TurnEnded)
     assert ended.stop is StopReason.REFUSED
 
@@ -184,6 +215,23 @@ def test_what_a_model_thinks_is_not_shown_and_is_counted(server: FaultyServer) -
     assert caught.value.usage.output_tokens is None
 
 
+@pytest.mark.parametrize("member", ["reasoning_content", "reasoning"])
+def test_what_a_model_thinks_is_shown_where_it_was_asked_for(server: FaultyServer, member: str) -> None:
+    usage = {**USAGE, "completion_tokens_details": {"reasoning_tokens": 4}}
+    thoughts = [chunk({member: each}) for each in ("It \ud83d", "\ude00is")]
+    server.next(stream(*thoughts, *chunks("Yes", usage=usage)))
+
+    *events, end = ask(server, reasoning=ReasoningEffort.MEDIUM)
+
+    assert events == [ReasoningDelta("It "), ReasoningDelta("\U0001f600is"), ReasoningEnded(), TextDelta("Yes")]
+    assert isinstance(end, TurnEnded)
+    assert end.usage.reasoning_tokens == 4
+    assert list(end.blocks) == [
+        {"type": "thinking", "thinking": "It \U0001f600is", "member": member},
+        {"type": "text", "text": "Yes"},
+    ]
+
+
 def test_an_answer_without_usage_is_counted_by_its_characters(server: FaultyServer) -> None:
     server.next(chat("a" * 400))
 
@@ -192,6 +240,33 @@ def test_an_answer_without_usage_is_counted_by_its_characters(server: FaultyServ
     assert isinstance(ended, TurnEnded)
     assert ended.usage.output_tokens == 100
     assert (ended.usage.input_tokens or 0) > 50
+
+
+@pytest.mark.fault("F-29g")
+@pytest.mark.parametrize(
+    ("prompt", "completion", "cached", "counted"),
+    [
+        (0, 0, 0, (None, 100, 0)),
+        (120, 0, None, (120, 100, None)),
+        (-1, 1.5, "7", (None, 100, None)),
+        (10**15, 10**15, 10**15, (None, 100, None)),
+        (20, 7, 100, (120, 7, 100)),
+        (120, 7, 120, (120, 7, 120)),
+    ],
+)
+def test_what_cannot_be_a_count_is_estimated_and_cached_tokens_count_once(
+    server: FaultyServer, prompt: object, completion: object, cached: object, counted: tuple[int | None, ...]
+) -> None:
+    details = {"cached_tokens": cached}
+    usage = {"prompt_tokens": prompt, "completion_tokens": completion, "prompt_tokens_details": details}
+    server.next(chat("a" * 400, usage=usage))
+
+    (*_, ended) = ask(server)
+
+    assert isinstance(ended, TurnEnded)
+    told = ended.usage
+    assert (told.output_tokens, told.cached_input_tokens) == counted[1:]
+    assert told.input_tokens == counted[0] or (counted[0] is None and 50 < (told.input_tokens or 0) < 1_000)
 
 
 def test_half_a_character_waits_for_the_other_half(server: FaultyServer) -> None:
@@ -241,31 +316,127 @@ def test_an_error_is_told_by_status_and_code(
     assert (caught.value.code, caught.value.is_transient) == (code, is_transient)
 
 
-class TestKeys:
-    def test_a_key_goes_to_its_own_address(self, server: FaultyServer) -> None:
-        server.next(chat("Hi", usage=USAGE), chat("Hi", usage=USAGE))
+INLINE = "\n<think>\nIt is <thi </thin é.\n</think>\n\nYes, <think>."
 
-        ask(server, secret="mine")
+
+@pytest.mark.parametrize("reasoning", [None, ReasoningEffort.LOW])
+@pytest.mark.parametrize("size", [1, 2, 3, 7, 100])
+def test_a_block_of_thoughts_in_front_of_the_text_is_none_of_it(
+    server: FaultyServer, reasoning: ReasoningEffort | None, size: int
+) -> None:
+    server.next(chat(*(INLINE[at : at + size] for at in range(0, len(INLINE), size)), usage=USAGE))
+
+    *events, end = ask(server, reasoning=reasoning)
+
+    shown = "".join(event.text for event in events if isinstance(event, ReasoningDelta))
+    assert shown == ("\nIt is <thi </thin é.\n" if reasoning else "")
+    assert "".join(event.text for event in events if isinstance(event, TextDelta)) == "Yes, <think>."
+    assert [type(event) for event in events].count(ReasoningEnded) == bool(reasoning)
+    assert isinstance(end, TurnEnded)
+    said = Message(id="a", role="assistant", content="Yes, <think>.", blocks=end.blocks, model="m")
+    (_, sent, _) = to_chat([], repair([Message(id="u", role="user", content="?"), said]), images=False, model="m")
+    assert sent == {"role": "assistant", "content": "Yes, <think>."}
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("<think>Okay, the user said hel", ""),
+        ("<think>", ""),
+        ("<thi", "<thi"),
+        (" < b", " < b"),
+        ("So <think>x</think>", "So <think>x</think>"),
+        ("<think></think>Yes", "Yes"),
+        ("<thinking>x", "<thinking>x"),
+        ("  ", "  "),
+    ],
+)
+def test_what_is_no_block_of_thoughts_in_front_is_text(server: FaultyServer, text: str, said: str) -> None:
+    for pieces in ([text], list(text)):
+        server.next(chat(*pieces, usage=USAGE))
+
+        *events, _ = ask(server)
+
+        assert "".join(event.text for event in events if isinstance(event, TextDelta)) == said
+
+
+def whole(message: dict[str, Any], **more: Any) -> dict[str, Any]:
+    choices = [{"index": 0, "message": {"role": "assistant", **message}, "finish_reason": "stop", **more}]
+    return {"id": "chatcmpl-1", "object": "chat.completion", "choices": choices, "usage": USAGE}
+
+
+def test_an_answer_that_is_no_stream_is_read_as_one(server: FaultyServer) -> None:
+    calls = [{"id": "c1", "type": "function", "function": {"name": "find", "arguments": '{"a":1}'}}]
+    said = {"content": "<think>Hm.</think>Look", "reasoning_content": "I. ", "tool_calls": calls}
+    server.next(refuse(200, {}, whole(said, finish_reason="tool_calls")))
+
+    *events, end = ask(server)
+
+    assert events == [
+        TextDelta("Look"),
+        ToolBegun("c1", "find"),
+        ToolArguments("c1", '{"a":1}'),
+        ToolEnded("c1", '{"a":1}'),
+    ]
+    assert isinstance(end, TurnEnded)
+    assert (end.stop, end.usage) == (StopReason.TOOL_USE, Usage(120, 7, 100))
+    server.next(refuse(200, {}, whole({"content": None, "refusal": "I cannot."})))
+    said_of, end = ask(server)
+    assert (said_of, end.stop) == (TextDelta("I cannot."), StopReason.REFUSED)  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize(
+    ("body", "code"),
+    [
+        ({"error": {"message": "slow", "code": 429}}, ModelErrorCode.MODEL_RATE_LIMITED),
+        ({"choices": []}, ModelErrorCode.MODEL_STREAM_CUT),
+        (whole({"content": "half"}, finish_reason=None), ModelErrorCode.MODEL_STREAM_CUT),
+        ([], ModelErrorCode.MODEL_STREAM_CUT),
+        ({"choices": [{"message": {"content": "x" * 8_000_001}}]}, ModelErrorCode.MODEL_STREAM_CUT),
+    ],
+    ids=["an error", "no answer", "no end", "no object", "too long"],
+)
+def test_a_body_that_is_neither_a_stream_nor_an_answer_fails(
+    server: FaultyServer, body: object, code: ModelErrorCode
+) -> None:
+    server.next(refuse(200, {"connection": "close"}, body))
+
+    with pytest.raises(ModelFailed) as caught:
         ask(server)
 
-        assert server.headers[0]["authorization"] == "Bearer sk-mine"
-        assert "authorization" not in server.headers[1]
-        assert server.paths == ["/v1/chat/completions"] * 2
+    assert caught.value.code is code
 
-    @pytest.mark.parametrize("secret", ["mine", "api_key", "nothing"])
-    def test_it_goes_to_no_other(self, server: FaultyServer, secret: str) -> None:
-        base_url = f"{server.url}/v2"
-        with pytest.raises(ModelNotConfigured):
-            OpenAIModel(secret_arn="secret").prepare(Target(model="m", base_url=base_url, secret=secret))
-        with pytest.raises(ModelNotConfigured):
-            ask(server, base_url=base_url, secret=secret)
-        assert server.requests == []
 
-    @pytest.mark.parametrize("host", ["169.254.169.254", "2852039166", "0xa9fea9fe", "[::ffff:169.254.169.254]"])
-    def test_no_metadata_service_is_asked_however_its_address_is_written(self, server: FaultyServer, host: str) -> None:
-        began = monotonic()
-        with pytest.raises(ModelFailed) as caught:
-            ask(server, base_url=f"http://{host}:1/v1")
-        assert caught.value.code is ModelErrorCode.MODEL_UNAVAILABLE
-        assert not caught.value.is_transient
-        assert monotonic() - began < 4
+@pytest.mark.fault("F-29x")
+@pytest.mark.parametrize("both", [False, True], ids=["alone", "beside tool_calls"])
+def test_a_call_in_the_form_before_tool_calls_is_one(server: FaultyServer, both: bool) -> None:
+    old = [{"name": "find", "arguments": ""}, {"arguments": '{"a"'}, {"arguments": ":1}"}]
+    pieces: list[dict[str, Any]] = [{"delta": {"function_call": each}} for each in old]
+    if both:
+        pieces = [{"delta": {"tool_calls": [call(0, '{"a":1}', call_id="c1", name="find")], "function_call": old[0]}}]
+    pieces.append({"delta": {}, "finish_reason": "function_call"})
+    server.next(stream(*(data({"choices": [{"index": 0, **each}]}) for each in pieces), b"data: [DONE]\n\n"))
+
+    events = ask(server)
+
+    (made,) = [event for event in events if isinstance(event, ToolBegun)]
+    assert made.name == "find"
+    assert [event.arguments for event in events if isinstance(event, ToolEnded)] == ['{"a":1}']
+    assert isinstance(events[-1], TurnEnded)
+    assert events[-1].stop is StopReason.TOOL_USE
+
+
+@pytest.mark.fault("F-29v")
+@pytest.mark.parametrize("arguments", ["null", "", None, {}])
+def test_no_arguments_are_an_empty_object(server: FaultyServer, arguments: object) -> None:
+    function = {"name": "find", "arguments": arguments}
+    piece = {"index": 0, "id": "c1", "type": "function", "function": function}
+    whole = {"choices": [{"index": 0, "delta": {"tool_calls": [piece]}, "finish_reason": "tool_calls"}]}
+    server.next(stream(data(whole), b"data: [DONE]\n\n"))
+
+    *_, made, end = ask(server)
+
+    assert isinstance(made, ToolEnded)
+    assert made.arguments in ("", "{}")
+    assert isinstance(end, TurnEnded)
+    assert [each["input"] for each in end.blocks] == [{}]

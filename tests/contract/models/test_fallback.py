@@ -44,7 +44,10 @@ class Choosing:
     def __init__(self, choice: RunChoice) -> None:
         self.choice = choice
 
-    def for_run(self, *, agent: str, model: str) -> RunChoice:
+    def for_refusal(self) -> RunChoice:
+        return self.choice
+
+    def for_run(self, *, agent: str, model: str, summaries: str = "") -> RunChoice:
         return self.choice
 
 
@@ -53,8 +56,8 @@ def world(own: FaultyServer, other: FaultyServer, *, prices: tuple[Price, ...] =
     anthropic = AnthropicModel(secret_arn="secret", base_url=own.url)
     made.model = RoutedModel(  # type: ignore[assignment]
         {
-            ANTHROPIC: RetryingModel(anthropic, QUICK),
-            OPENAI: RetryingModel(OpenAIModel(secret_arn="secret"), QUICK),
+            ANTHROPIC: lambda: RetryingModel(anthropic, QUICK),
+            OPENAI: lambda: RetryingModel(OpenAIModel(secret_arn="secret"), QUICK),
         }
     )
     fallback = Target(model="llama", provider=OPENAI, base_url=f"{other.url}/v1", prices=prices)

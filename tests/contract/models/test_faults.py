@@ -43,10 +43,13 @@ class Provider:
     """A piece of text."""
     begun: int
     """Number of events up to the first piece of text."""
+    ending: int
+    """Number of events from the one on without which the answer is not complete."""
 
 
 def anthropic(url: str, quiet_s: float) -> tuple[Model, Target]:
-    return AnthropicModel(secret_arn="secret", base_url=url, quiet_s=quiet_s), Target(model="claude-haiku-5-5")
+    model = AnthropicModel(secret_arn="secret", base_url=url, quiet_s=quiet_s, silence_s=2)
+    return model, Target(model="claude-haiku-5-5")
 
 
 def openai(url: str, quiet_s: float) -> tuple[Model, Target]:
@@ -68,6 +71,7 @@ PROVIDERS = {
         sse("ping"),
         anthropic_delta,
         4,
+        1,
     ),
     "openai": Provider(
         openai,
@@ -76,6 +80,7 @@ PROVIDERS = {
         b": keep-alive\n\n",
         lambda said: chat_stream.chunk({"content": said}),
         2,
+        3,
     ),
 }
 
@@ -128,7 +133,7 @@ def faults(provider: Provider) -> dict[str, tuple[Behaviour, ModelErrorCode]]:
         "reset in the middle": (stream(*half, end=RESET), cut),
         "cut within an event": (stream(*half, provider.delta("x")[:20], end=CUT), cut),
         "a clean end in the middle": (stream(*half), cut),
-        "a clean end before the last event": (stream(*provider.whole[:-1]), cut),
+        "a clean end before the last event": (stream(*provider.whole[: -provider.ending]), cut),
         "nothing": (stream(), cut),
         "an empty body": (status(200, {"content-type": "text/event-stream"}, b""), cut),
         "an error": (stream(provider.error), ModelErrorCode.MODEL_OVERLOADED),
@@ -150,10 +155,7 @@ def faults(provider: Provider) -> dict[str, tuple[Behaviour, ModelErrorCode]]:
         "another JSON": (stream(b"data: [1]\n\n"), cut),
         "bytes": (stream(bytes(range(256)) * 16, b"\n\ndata: \xff\xfe\n\n"), cut),
         "no HTTP": (lambda wire: wire.send(b"\x16\x03\x01 hello\r\n\r\n"), cut),
-        "a wrong chunk": (
-            lambda wire: (wire.head(200, {"transfer-encoding": "chunked"}), wire.send(b"zz\r\n"))[0],
-            cut,
-        ),
+        "a wrong chunk": (wrong_chunk, cut),
     }
 
 
@@ -167,6 +169,8 @@ def test_a_fault_is_a_failure_with_its_code(server: FaultyServer, provider: Prov
 
     if fault in {"no HTTP", "closed", "reset"}:
         assert caught.value.code in {ModelErrorCode.MODEL_STREAM_CUT, ModelErrorCode.MODEL_UNAVAILABLE}
+    elif fault == "a wrong chunk":  # read together with the head, or behind it, where aiohttp only falls silent
+        assert caught.value.code in {code, ModelErrorCode.MODEL_UNAVAILABLE, ModelErrorCode.MODEL_TIMEOUT}
     else:
         assert caught.value.code is code
     assert SECRET not in str(caught.value)
@@ -175,6 +179,7 @@ def test_a_fault_is_a_failure_with_its_code(server: FaultyServer, provider: Prov
     assert len(server.requests) == 1
 
 
+@pytest.mark.req("R-C-07")
 @pytest.mark.parametrize("fault", [*faults(PROVIDERS["anthropic"])])
 def test_a_run_that_meets_a_fault_tells_its_client_our_words(
     server: FaultyServer, provider: Provider, fault: str

@@ -2,7 +2,7 @@
 
 import asyncio
 import inspect
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, get_args
 
 import pytest
@@ -14,11 +14,13 @@ from karma.integrations import anthropic as anthropic_module
 from karma.integrations.anthropic import AnthropicModel
 from karma.integrations.anthropic_messages import to_messages
 from karma.integrations.anthropic_turn import Turn
-from karma.models.domain import ModelErrorCode, ModelNotConfigured, Target, Usage
+from karma.models.domain import ModelErrorCode, ModelNotConfigured, ReasoningEffort, Target, Usage
 from karma.models.ports import (
     ModelEvent,
     ModelFailed,
     ModelRequest,
+    ReasoningDelta,
+    ReasoningEnded,
     StopReason,
     TextDelta,
     ToolArguments,
@@ -37,15 +39,24 @@ def server() -> Iterator[ModelServer]:
         yield running
 
 
-def ask(server: ModelServer, *, name: str = "claude-haiku-5-5", tools: Any = ()) -> list[ModelEvent]:
+def ask(
+    server: ModelServer,
+    *,
+    name: str = "claude-haiku-5-5",
+    tools: Any = (),
+    reasoning: ReasoningEffort | None = None,
+    messages: Sequence[Message] = (Message(id="u", role="user", content="hi"),),
+    max_tokens: int = 100,
+) -> list[ModelEvent]:
     model = AnthropicModel(secret_arn="", base_url=server.url)
     model._key = "sk-test"
     request = ModelRequest(
         target=Target(model=name),
         system=["Be kind.", "Be brief."],
-        messages=[Message(id="u", role="user", content="hi")],
+        messages=messages,
         tools=tools,
-        max_tokens=100,
+        max_tokens=max_tokens,
+        reasoning=reasoning,
     )
 
     async def collect() -> list[ModelEvent]:
@@ -131,6 +142,80 @@ def test_text_thinking_and_tools_arrive_in_order(server: ModelServer) -> None:
             ],
         ),
     ]
+
+
+def test_reasoning_arrives_where_it_was_asked_for(server: ModelServer) -> None:
+    usage: dict[str, Any] = {"output_tokens_details": {"thinking_tokens": 4}}
+    server.answer(
+        message(thinking("hm", "m", signature="sig"), thinking("so", signature="s2"), text("Hi"), usage=usage)
+    )
+
+    *events, end = ask(server, reasoning=ReasoningEffort.LOW)
+
+    assert events == [
+        ReasoningDelta("hm"),
+        ReasoningDelta("m"),
+        ReasoningEnded(),
+        ReasoningDelta("so"),
+        ReasoningEnded(),
+        TextDelta("Hi"),
+    ]
+    assert isinstance(end, TurnEnded)
+    assert end.usage.reasoning_tokens == 4
+    assert [block.get("signature") for block in end.blocks] == ["sig", "s2", None]
+
+
+@pytest.mark.parametrize("name", [*MODELS, "claude-haiku-4-5-20251001"])
+@pytest.mark.parametrize("reasoning", ReasoningEffort)
+def test_each_model_is_told_its_effort_as_it_takes_it(
+    server: ModelServer, name: str, reasoning: ReasoningEffort
+) -> None:
+    server.answer(message(text("x")))
+
+    ask(server, name=name, reasoning=reasoning, max_tokens=8192)
+
+    (sent,) = server.requests
+    if name.startswith("claude-haiku-4-5"):
+        assert sent["thinking"]["type"] == "enabled"
+        assert 1024 <= sent["thinking"]["budget_tokens"] < sent["max_tokens"]
+        assert "output_config" not in sent
+    else:
+        assert sent["thinking"] == {"type": "adaptive", "display": "summarized"}
+        assert sent["output_config"] == {"effort": reasoning.value}
+
+
+@pytest.mark.parametrize("max_tokens", [1, 1024])
+def test_a_budget_that_leaves_no_room_for_an_answer_is_not_sent(server: ModelServer, max_tokens: int) -> None:
+    server.answer(message(text("x")))
+
+    ask(server, name="claude-haiku-4-5", reasoning=ReasoningEffort.MAX, max_tokens=max_tokens)
+
+    assert "thinking" not in server.requests[0]
+
+
+@pytest.mark.parametrize("thinks", [True, False])
+def test_a_model_with_a_budget_thinks_within_a_turn_that_began_with_its_own_thinking_alone(
+    server: ModelServer, *, thinks: bool
+) -> None:
+    server.answer(message(text("x")))
+    said: list[dict[str, Any]] = [{"type": "tool_use", "id": "c", "name": "find", "input": {}}]
+    if thinks:
+        said.insert(0, {"type": "thinking", "thinking": "hm", "signature": "sig"})
+    messages = [
+        Message(id="u", role="user", content="hi"),
+        Message(
+            id="a",
+            role="assistant",
+            tool_calls=(ToolCall("c", "find", "{}"),),
+            blocks=tuple(said),
+            model="claude-haiku-4-5",
+        ),
+        Message(id="t", role="tool", content="{}", tool_call_id="c"),
+    ]
+
+    ask(server, name="claude-haiku-4-5", reasoning=ReasoningEffort.LOW, messages=messages, max_tokens=8192)
+
+    assert ("thinking" in server.requests[0]) is thinks
 
 
 def test_the_request_is_what_the_api_of_2026_10_21_takes(server: ModelServer) -> None:

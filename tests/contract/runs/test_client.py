@@ -11,13 +11,14 @@ from typing import Any
 import orjson
 import pytest
 
-from karma.models.domain import ModelErrorCode, Usage
-from karma.models.ports import ModelFailed, StopReason
+from karma.models.domain import ModelErrorCode, ReasoningEffort, Usage
+from karma.models.ports import ModelFailed, ReasoningDelta, ReasoningEnded, StopReason
 from karma.runs.plan import RunLimits
 from karma.runs.requests import parse_run_input
 from karma.tools.device_tools import DeviceTools
 from local import frontends
 from tests.fakes.agents import catalogue
+from tests.fakes.attachments import library
 from tests.fakes.configuration import as_built
 from tests.fakes.runs import (
     KeptFrames,
@@ -28,13 +29,13 @@ from tests.fakes.runs import (
     caller,
     ended,
     events_of,
-    library,
     text,
     tool,
 )
 from tests.support.agui import ProtocolViolated, verify
 from tests.support.plans import allowances
 from tests.support.run_services import run_service
+from tests.support.run_world import spec
 
 NODE = shutil.which("node")
 CURRENT = "1.0.0"
@@ -55,13 +56,30 @@ NEWER = {
 """Event fields that version 1.0 introduced."""
 QUESTION: dict[str, Any] = {"id": "u1", "role": "user", "content": "hi"}
 ASKED = [*text("Let me ", "see."), *tool("c1", "searchDatabase", '{"type"', ":1}"), *tool("c2", "ask", "{}")]
+PIECES = [f"{n} " for n in range(10_000)]
+WIDE = "\u00e9" * 65_536
+"""A delta of 64 KB and more."""
 TURNS: dict[str, list[Any]] = {
     "chat": [*text("Hel", "lo"), *ended()],
     "joined": [*text("Still here"), *ended()],
     "tools": [*ASKED, *ended(StopReason.TOOL_USE, Usage(1, 2, 3, 4))],
     "error": [*text("Ha"), *tool("c3", "ask")[:1], ModelFailed(ModelErrorCode.MODEL_STREAM_CUT, usage=Usage(9))],
     "edited": [*text("Good day"), *ended()],
+    "thoughts": [
+        [ReasoningDelta("Should "), ReasoningDelta("I?"), ReasoningEnded()],
+        [ReasoningDelta("Yes.")],
+        *text("I do"),
+        *ended(),
+    ],
+    "long": [*text(*PIECES), *ended()],
+    "summarised": [ModelFailed(ModelErrorCode.CONTEXT_WINDOW_EXCEEDED)],
+    "wide": [*text(WIDE, WIDE), *tool("c4", "ask", f'{{"text":"{WIDE}', '"}'), *ended(StopReason.TOOL_USE)],
 }
+
+
+SUMMARISED = [[*text("They have greeted."), *ended()], [*text("Yes"), *ended()]]
+"""The record of a conversation that its model cannot read, and its answer behind that."""
+SCRIPTS = [turn for name in TURNS for turn in ([TURNS[name], *SUMMARISED] if name == "summarised" else [TURNS[name]])]
 
 
 def inputs(client: str) -> list[dict[str, Any]]:
@@ -72,17 +90,23 @@ def inputs(client: str) -> list[dict[str, Any]]:
     asked = {"tools": FRONTEND, "state": {}, "context": [], "forwardedProps": {}, **version}
     told = {name: {"threadId": name, "runId": f"r-{name}", "messages": [QUESTION], **asked} for name in TURNS}
     told["joined"] |= {"threadId": "chat", "messages": [{**QUESTION, "id": "u3", "content": "still there?"}]}
+    told["thoughts"] |= {"forwardedProps": {"agent_id": "brief"}}
+    long = {"id": "u0", "role": "user", "content": "Hello. " * 600}
+    answered = {"id": "a0", "role": "assistant", "content": "Hello. " * 600}
+    told["summarised"] |= {"messages": [long, answered, QUESTION]}
     told["edited"] |= {"threadId": "chat", "messages": [system, QUESTION, forged, {**QUESTION, "id": "u2"}]}
     return list(told.values())
 
 
 def streams(bodies: list[dict[str, Any]]) -> list[bytes]:
     async def go() -> list[bytes]:
+        agents = catalogue(tools=("searchDatabase", "controlDevice", "readTelemetry"))
+        agents.create(spec(reasoning=ReasoningEffort.HIGH))
         service = run_service(
             store=MemoryRuns(),
             watchdog=RememberedWatchdog(),
-            model=ScriptedModel(*TURNS.values()),
-            agents=catalogue(tools=("searchDatabase", "controlDevice", "readTelemetry")),
+            model=ScriptedModel(*SCRIPTS),
+            agents=agents,
             configuration=as_built(),
             tools=DeviceTools(lambda: pytest.fail("no device is touched here")).tools(),
             library=library(),
@@ -156,6 +180,40 @@ def test_a_client_has_a_frontend_tool_to_answer(client: str) -> None:
 
 @needs_client
 @every_client
+def test_a_client_that_knows_reasoning_holds_what_the_model_thought(client: str) -> None:
+    told = heard(client)["thoughts"]
+
+    thoughts = ["Should I?", "Yes."] if client == CURRENT else []
+    shown = [each["content"] for each in told["messages"] if each["role"] == "reasoning"]
+    said = [each["content"] for each in told["messages"] if each["role"] != "reasoning"]
+    assert (shown, said) == (thoughts, ["hi", "I do"])
+
+
+@needs_client
+@every_client
+def test_a_client_holds_an_answer_of_ten_thousand_deltas_and_one_of_large_ones(client: str) -> None:
+    long, wide = heard(client)["long"]["messages"], heard(client)["wide"]["messages"]
+
+    assert long[-1]["content"] == "".join(PIECES)
+    assert wide[-1]["content"] == WIDE + WIDE
+    assert json.loads(wide[-1]["toolCalls"][0]["function"]["arguments"]) == {"text": WIDE}
+
+
+@needs_client
+@every_client
+def test_a_client_keeps_all_of_a_conversation_that_is_summarised(client: str) -> None:
+    told = heard(client)["summarised"]
+
+    assert [(each["role"], len(each["content"])) for each in told["messages"]] == [
+        ("user", 4200),
+        ("assistant", 4200),
+        ("user", 2),
+        ("assistant", 3),
+    ]
+
+
+@needs_client
+@every_client
 def test_a_client_is_told_of_a_failed_run(client: str) -> None:
     assert heard(client)["error"]["runError"] == "MODEL_STREAM_CUT"
 
@@ -166,7 +224,7 @@ def test_a_client_is_told_of_a_failed_run(client: str) -> None:
 def test_a_client_s_conversation_becomes_the_one_that_is_gone_on_with(client: str) -> None:
     told = heard(client)["edited"]
 
-    assert [each["content"] for each in told["messages"]] == ["Be kind", "hi", "hi", "Good day"]
+    assert [each["content"] for each in told["messages"]] == ["Be kind", "hi", "Hello", "hi", "Good day"]
     (custom,) = told["custom"]
     assert [note["field"] for note in custom["value"]] == ["messages.2"]
 

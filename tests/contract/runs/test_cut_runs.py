@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
-import os
 import random
 import subprocess
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,8 @@ from karma.runs.events import frame, frames
 from karma_agent.continuity import Continuity
 from karma_agent.sse import FrameReader
 from tests.support.cut_runs import CutRun
-from tests.support.lost_runs import KEY, THREAD
+from tests.support.half_answers import HALVES, LOST, lost_while_it_says
+from tests.support.lost_runs import KEY, THREAD, World
 
 from .test_client import CLIENTS, CURRENT, NODE, needs_client
 
@@ -37,7 +38,11 @@ def handed_on(history: CutRun) -> bytes:
 
 def whole_log(history: CutRun) -> bytes:
     """Return what a client that comes late is given: the log, however many processes wrote it."""
-    return b"".join(frames([json.dumps(each).encode()], n=1) for each in history.world.shown())
+    return whole_log_of(history.world)
+
+
+def whole_log_of(world: World) -> bytes:
+    return b"".join(frames([json.dumps(each).encode()], n=1) for each in world.shown())
 
 
 def read_by_the_stock_client(streams: list[bytes]) -> list[dict[str, Any]]:
@@ -54,9 +59,7 @@ def read_by_the_stock_client(streams: list[bytes]) -> list[dict[str, Any]]:
 
 @needs_client
 @pytest.mark.req("R-K-37", "R-K-40")
-def test_the_stock_client_accepts_a_run_that_was_lost_and_cut_and_holds_its_thread() -> None:
-    seed = int(os.environ.get("SEED") or random.SystemRandom().randrange(10**6))
-    print(f"seed {seed}")  # noqa: T201  shown when it fails
+def test_the_stock_client_accepts_a_run_that_was_lost_and_cut_and_holds_its_thread(seed: int) -> None:
     dice = random.Random(seed)
     drawn = [(history, handed_on(history)) for history in (CutRun(dice) for _ in range(HISTORIES))]
     begun = [(history, stream) for history, stream in drawn if history.world.store.run(KEY) is not None]
@@ -66,4 +69,29 @@ def test_the_stock_client_accepts_a_run_that_was_lost_and_cut_and_holds_its_thre
         kept = [(each.id, each.role) for each in history.world.store.thread(THREAD).messages]
         for heard in told[2 * at : 2 * at + 2]:
             assert (heard["error"], heard["runError"], heard["warnings"]) == ("", "", [])
-            assert [(each["id"], each["role"]) for each in heard["messages"]] == kept
+            shown = [(each["id"], each["role"]) for each in heard["messages"] if each["role"] != "activity"]
+            assert shown == kept
+
+
+@needs_client
+@pytest.mark.fault("F-06i")
+@pytest.mark.req("R-K-37")
+def test_the_stock_client_holds_what_the_thread_has_when_a_lost_run_is_ended_within_an_answer(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("karma.runs.log.FLUSH_AFTER_S", 0.0)
+    ended: list[tuple[World, int]] = []
+    for half, (end, stays) in product(HALVES, LOST.values()):
+        world = lost_while_it_says(half)
+        end(world)
+        ended.append((world, stays))
+    told = read_by_the_stock_client([whole_log_of(world) for world, _ in ended])
+    for (world, stays), heard in zip(ended, told, strict=True):
+        assert (heard["error"], heard["warnings"]) == ("", [])
+        assert heard["runError"] == ("" if stays else "OWNER_LOST")
+        kept = [(each.id, each.role) for each in world.store.thread(THREAD).messages]
+        shown = [
+            (each["id"], each["role"]) for each in heard["messages"] if each["role"] in {"user", "assistant", "tool"}
+        ]
+        assert shown[: len(kept)] == kept
+        assert len(shown) - len(kept) <= stays

@@ -48,8 +48,9 @@ def asset() -> bytes:
         "agent_stream/bootstrap": (ROOT / "functions" / "agent_stream" / "bootstrap").read_bytes(),
         "engine_app.py": (ROOT / "tests" / "fixtures" / "runtime" / "apps.py").read_bytes(),
     }
-    sources: list[Path] = [LAYER / "karma" / "__init__.py", LAYER / "karma" / "core" / "__init__.py"]
-    sources += (LAYER / "karma" / "core" / "runtime").glob("*.py")
+    core = LAYER / "karma" / "core"
+    sources: list[Path] = [LAYER / "karma" / "__init__.py", core / "__init__.py", core / "records.py"]
+    sources += (core / "runtime").glob("*.py")
     files |= {f"python/{path.relative_to(LAYER)}": path.read_bytes() for path in sources}
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w") as archive:

@@ -88,6 +88,15 @@ class TestInDynamoDB:
         with ThreadPoolExecutor(50) as pool:
             assert sum(pool.map(ask, range(50))) == 10 - ahead
 
+    def test_who_asks_one_process_often_costs_one_update_each_time(self, database: Database) -> None:
+        made: list[str] = []
+        aws.client("dynamodb").meta.events.register("before-call.dynamodb", lambda model, **_: made.append(model.name))
+        shared = DynamoBuckets()
+        often = [shared.take(TEN, "k", now=NOW + timedelta(seconds=at)).allowed for at in range(5)]
+        rarely = [shared.take(ONE, "k", now=NOW + timedelta(minutes=at)).allowed for at in range(5)]
+        assert all(often + rarely)
+        assert made == ["UpdateItem"] * 10
+
     def test_an_item_says_when_it_may_go_and_not_whose_it_is(self, database: Database) -> None:
         DynamoBuckets().take(TEN, "ada@example.com", now=NOW)
         [item] = database.items("identity")

@@ -6,12 +6,14 @@ from typing import Any
 
 import pytest
 
-from karma.agents.domain import Agent, AgentChanged, AgentSpec, summary
+from karma.agents.domain import Agent, AgentChanged, AgentSpec, MultitaskStrategy, summary
 from karma.agents.ports import Agents
 from karma.agents.repository import AgentRepository
 from karma.core.errors import AlreadyExists
 from karma.core.ids import AgentId
 from karma.core.requests import RETENTION, IdempotencyKeyReused
+from karma.models.domain import Compaction, ReasoningEffort
+from karma.tools.domain import ApprovalPolicy, ApprovalRule, OnExpiry, ToolApproval
 from tests.fakes.agents import MemoryAgents
 from tests.support.requests import asked
 from tests.support.stores import Database, Store
@@ -42,11 +44,18 @@ def test_an_agent_reads_back_whole(agents: Agents) -> None:
     one = agent(
         description="Line one\nline two",
         tools=("a", "b"),
+        approvals=(
+            ToolApproval(tool="a", rule=ApprovalRule(policy=ApprovalPolicy.WHEN, when="args.x > 1", expires_in_s=60)),
+            ToolApproval(tool="b", rule=ApprovalRule(policy=ApprovalPolicy.ALWAYS, on_expiry=OnExpiry.REFUSE)),
+        ),
         tags=("x", "y#z"),
         memory="m1",
         knowledge="k1",
         max_steps=3,
         temperature=0.25,
+        reasoning=ReasoningEffort.XHIGH,
+        compaction=Compaction(enabled=False, at_percent=55, model="cheap"),
+        multitask_strategy=MultitaskStrategy.ENQUEUE,
     )
     agents.create(one, request=asked("t"))
 

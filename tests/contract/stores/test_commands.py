@@ -124,6 +124,13 @@ def queue(store: Store) -> Queue:
 
 
 class TestACommand:
+    def test_is_read_with_those_of_other_devices(self, queue: Queue) -> None:
+        first, second = queue.added(), queue.added()
+        asked_for = [(each.device_id, each.id) for each in (first, second)]
+        found = queue.commands.several([*asked_for, (queue.device.id, CommandId(new_id()))])
+        assert sorted(found, key=lambda each: each.id) == [first, second]
+        assert queue.commands.several([]) == []
+
     def test_comes_back_as_it_was_given(self, queue: Queue) -> None:
         command = queue.added(params={"a": [1, {"b": None}]}, serial=True, requested_by="agent")
         for consistent in (True, False):
@@ -154,6 +161,8 @@ class TestACommand:
             queue.commands.add(second, queue.device, now=LATER, request=asked(at=LATER))
         assert queue.commands.get(second.device_id, second.id, consistent=True) is None
         assert queue.commands.made_by(queue.device, asked(at=LATER)) == first.id
+        again = queue.commands.made_by_request(queue.device.user_id, queue.device.id, asked(at=LATER))
+        assert again == first.id
         with pytest.raises(IdempotencyKeyReused):
             queue.commands.made_by(queue.device, asked("k", "another command"))
         day_after = asked(at=NOW + RETENTION)

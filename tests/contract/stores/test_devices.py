@@ -174,6 +174,7 @@ class TestLists:
     def test_are_empty_for_others(self, rows: Rows, five: list[str]) -> None:
         other = UserId(new_id())
         assert rows.devices.by_age(other, newest_first=True, limit=5) == ([], False)
+        assert rows.devices.among(other, [rows.device.id]) == []
         assert rows.devices.by_name(other, descending=True, limit=5) == ([], False)
         assert rows.devices.rows(other, limit=5) == []
         assert rows.devices.count(other) == 0
@@ -242,10 +243,12 @@ class TestWhatADeviceSays:
         claim = rows.serial_claim
         newer = Latest(readings={"t": Reading(2.5, 20)}, last_seen_ms=20, ip="192.0.2.1", ip_ms=20)
         older = Latest(readings={"t": Reading(9.5, 10), "h": Reading(1, 10)}, last_seen_ms=10)
-        assert rows.devices.merge_latest(claim, newer, now=NOW) == newer
-        merged = newer.merge(older)
-        assert rows.devices.merge_latest(claim, older, now=NOW) == merged
-        assert rows.devices.merge_latest(claim, older, now=NOW) == merged
+        plain = Latest(readings={"t": Reading(3, 30), "a.b[0]": Reading(1e300, 29)}, last_seen_ms=30)
+        late = Latest(readings={"t": Reading(4.5, 25)}, last_seen_ms=31)
+        merged = Latest()
+        for said in (newer, older, older, plain, plain, late):
+            assert rows.devices.merge_latest(claim, said, now=NOW)
+            merged = merged.merge(said)
         current = rows.devices.current(claim.user_id, claim.device_id, consistent=True)
         assert current is not None
         assert current.latest == merged
@@ -264,5 +267,5 @@ class TestWhatADeviceSays:
     def test_is_lost_with_it(self, rows: Rows) -> None:
         claim = rows.serial_claim
         rows.devices.finish_delete(rows.half_deleted, now=NOW)
-        assert rows.devices.merge_latest(claim, Latest(last_seen_ms=1), now=NOW) is None
+        assert rows.devices.merge_latest(claim, Latest(last_seen_ms=1), now=NOW) is False
         assert rows.devices.merge_presence(claim, [PresenceEvent(1, 0, True, "s")], now=NOW) is None

@@ -118,6 +118,13 @@ def equal_sort_keys(database: Database) -> object:
     return in_index(database) == ["0", "1", "2", "3"]
 
 
+def left_of_a_list(database: Database) -> object:
+    put(database, "s", l={"L": [{"S": each} for each in "abcd"]})
+    database.client.update_item(TableName=table(database), Key=key("s"), UpdateExpression="REMOVE l[0], l[1]")
+    found = database.client.get_item(TableName=table(database), Key=key("s"))
+    return "".join(each["S"] for each in found["Item"]["l"]["L"])
+
+
 def items_of_a_page(database: Database) -> object:
     for number in range(8):
         put(database, f"{number}", v={"S": "x" * 300_000})
@@ -154,6 +161,7 @@ ROWS: Mapping[str, tuple[Callable[[Database], object], Seen]] = {
         message_of_a_used_token,
         Seen(("IdempotentParameterMismatchException", True), ("IdempotentParameterMismatchException", False)),
     ),
+    "list-places": (left_of_a_list, Seen("bd", "cd")),
 }
 
 

@@ -10,11 +10,12 @@ from karma.billing.ports import Row
 from karma.conversations.domain import Thread, ThreadKey
 from karma.core.errors import NotFound
 from karma.core.ids import UserId, new_id
+from karma.core.live import Channel
 from karma.identity.accounts import one_time
 from karma.identity.accounts.one_time import Purpose
 from karma.identity.transactional import AccountGone
 from karma.projects.domain import ProjectRole
-from karma.realtime.domain import Channel, Connection, Ticket
+from karma.realtime.domain import Connection, Ticket
 from tests.contexts.avatars import avatar
 from tests.contexts.projects import membership, new_project
 from tests.contexts.tasks import task
@@ -36,7 +37,7 @@ from tests.unit.billing.test_domain import stripe_subscription
 GONE = UserId(new_id())
 TICKET = Ticket(hash="t" * 64, user_id=GONE, expires_at=LATER)
 CONNECTION = Connection(id="c1=", user_id=GONE, connected_at=NOW)
-CHANNEL = Channel(owner=GONE, kind="user", object_id=GONE)
+CHANNEL = Channel(GONE, "user", GONE)
 
 
 class Fakes:

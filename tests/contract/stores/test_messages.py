@@ -38,8 +38,9 @@ class TestTelemetry:
             rows.telemetry.store(device_id, rows.batch(number, at_ms=at))
         everything = rows.telemetry.batches(device_id, from_ms=midnight - HOUR_MS, to_ms=midnight + HOUR_MS)
         assert [batch.min_ts for batch in everything] == times
-        found = [batch.min_ts for batch in rows.telemetry.batches(device_id, from_ms=midnight, to_ms=midnight + 1)]
-        assert found == times[:61], "a batch may reach an hour beyond its beginning"
+        for at, found in ((midnight - 1, times[:60]), (midnight, times[60:61]), (midnight + 30_000, times[60:91])):
+            batches = rows.telemetry.batches(device_id, from_ms=at, to_ms=at + 1)
+            assert [batch.min_ts for batch in batches] == found, "a batch may reach to the end of its hour of UTC"
 
 
 class TestDeadLetters:

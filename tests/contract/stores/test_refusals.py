@@ -47,6 +47,7 @@ FOREIGN: dict[str, Any] = (
             "made",
             "names",
             "commands",
+            "releases",
         )
     }
     | {"type": {"S": "email_guard"}}

@@ -185,6 +185,18 @@ def test_a_direct_call_takes_what_it_may_cost_and_gives_back_what_it_did_not(sto
     assert stores.used[1] == before + 1
 
 
+def test_a_take_that_is_repeated_with_its_token_counts_once(stores: Stores) -> None:
+    _, before = stores.used
+    bound, token = limited(USER, Metric.MODEL_SPEND, SPEND - before), new_id()
+
+    for _ in range(2):
+        stores.runs.take(bound, token=token)
+
+    assert stores.used[1] == SPEND, "nothing is refused for want of what it took itself"
+    with pytest.raises(QuotaExceeded):
+        stores.runs.take(bound, token=new_id())
+
+
 def test_of_two_direct_calls_for_the_last_of_a_plan_one_is_refused(stores: Stores) -> None:
     _, before = stores.used
     half = limited(USER, Metric.MODEL_SPEND, (SPEND - before) // 2 + 1)

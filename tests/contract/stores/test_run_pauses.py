@@ -6,20 +6,14 @@ from typing import Any
 
 import pytest
 
-from karma.billing.allowances import Metric
+from karma.billing.allowances import Metric, Reservation
 from karma.conversations.domain import ThreadKey
+from karma.core.errors import QuotaExceeded
 from karma.core.ids import AgentId, RunId, ThreadId
-from karma.runs.domain import (
-    MAX_PAUSE,
-    OwnershipLost,
-    Run,
-    RunKey,
-    RunPause,
-    RunStatus,
-    Wish,
-    WishesChanged,
-)
+from karma.models.budgets import Budget, BudgetName, NamedBudget
+from karma.runs.domain import MAX_PAUSE, OwnershipLost, Run, RunKey, RunPause, RunStatus
 from karma.runs.ports import Runs
+from karma.runs.wishes import Wish, WishesChanged
 from tests.contract.stores.test_runs import END, NOW, OTHER, THREAD, USER, begin, run, segment, stored_runs
 from tests.fakes.runs import MemoryRuns
 from tests.support.plans import limited
@@ -169,3 +163,27 @@ def test_a_run_is_ended_only_from_the_state_that_its_end_expects(runs: Runs, *, 
     runs.finish(segment(3, terminal=True), end, thread=THREAD)
     assert (stored(runs).status, stored(runs).paused_at) == (RunStatus.CANCELLED, None)
     assert runs.thread(THREAD).active_run_id is None
+
+
+def test_a_pause_gives_back_what_was_not_spent_and_who_resumes_says_the_budgets(runs: Runs) -> None:
+    def of_thousand(amount: int) -> Reservation:
+        return replace(limited(USER, Metric.MODEL_SPEND, amount), allowed=1_000)
+
+    first = of_thousand(100)
+    runs.take(first)
+    begin(runs, replace(run(), reserved_micros=100))
+    assert runs.wish(run().key, Wish.PAUSE, at=NOW)
+    runs.pause(segment(2), replace(PAUSE, correction=first.adjusted(-30)))
+    runs.pause(segment(2), replace(PAUSE, correction=first.adjusted(-30)))  # its own repeat
+
+    assert stored(runs).reserved_micros == 70
+    runs.take(of_thousand(930))
+    with pytest.raises(QuotaExceeded):
+        runs.take(of_thousand(1))
+
+    budgets = (NamedBudget(name=BudgetName.AGENT, budget=Budget(max_tokens=7)),)
+    runs.resume(replace(segment(3), epoch=2), replace(stored(runs), budgets=budgets), at=PAUSED_AT)
+    assert stored(runs).budgets == budgets
+    pause(runs, 4)
+    runs.resume(replace(segment(5), epoch=3), replace(stored(runs), budgets=()), at=PAUSED_AT)
+    assert stored(runs).budgets == ()

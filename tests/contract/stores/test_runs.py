@@ -10,6 +10,7 @@ import pytest
 from karma.billing.allowances import Metric
 from karma.conversations.domain import MAX_ADDED_BYTES, History, Message, Thread, ThreadKey, ToolCall
 from karma.conversations.items import messages_sk, thread_pk
+from karma.conversations.state import State
 from karma.conversations.stored import dump_messages
 from karma.core.errors import QuotaExceeded
 from karma.core.ids import AgentId, RunId, ThreadId, UserId, new_id
@@ -25,11 +26,11 @@ from karma.runs.domain import (
     RunStatus,
     Segment,
     ThreadChanged,
-    Wish,
 )
 from karma.runs.items import run_pk
 from karma.runs.ports import Runs
 from karma.runs.repository import RunRepository
+from karma.runs.wishes import Wish
 from tests.fakes.runs import MemoryRuns
 from tests.support.accounts import open_account
 from tests.support.plans import limited
@@ -59,6 +60,7 @@ def run(run_id: str = "r1", user: UserId = USER, at: datetime = NOW) -> Run:
         status=RunStatus.RUNNING,
         model="m",
         created_at=at,
+        input_query="hi",
         asked_hash="d1",
         answers=2,
         begins_at=3,
@@ -88,6 +90,7 @@ def begin(store: Runs, of: Run | None = None, *messages: Message) -> None:
 
 
 END = RunEnd(status=RunStatus.FINISHED, at=NOW + timedelta(seconds=5), turns=2, usages=[{"inputTokens": 3}])
+END = replace(END, response="Hello", stop_reason="max_tokens")
 
 
 def test_a_started_run_is_the_active_one_and_reads_back(runs: Runs) -> None:
@@ -173,6 +176,42 @@ def test_a_run_keeps_what_it_was_started_with(runs: Runs) -> None:
     assert runs.setup(run().key) == setup
     assert runs.setup(RunKey(OTHER, RunId("r2"))) is None
     assert [each.n for each in runs.segments(run().key, after=0, limit=10)] == [1, 2]
+
+
+def test_a_run_that_goes_on_from_a_point_begins_with_its_checkpoint_or_not_at_all(runs: Runs) -> None:
+    point = Checkpoint(n=1, epoch=0, position=0, progress=Progress(messages=1), description="tried")
+    begin(runs)
+    other = run("r2")
+    thread = runs.thread(THREAD)
+    with pytest.raises(ThreadChanged):
+        runs.start(other, thread=thread, segment=segment(of=other), messages=(), checkpoint=point)
+    assert runs.last_checkpoint(other.key) is None
+    runs.finish(segment(2, terminal=True), END, thread=THREAD)
+    runs.start(other, thread=runs.thread(THREAD), segment=segment(of=other), messages=(), checkpoint=point)
+    assert runs.last_checkpoint(other.key) == point
+
+
+def test_a_restored_thread_goes_on_there_until_messages_are_added(runs: Runs) -> None:
+    begin(runs, None, said("a"), said("b"), said("c"))
+    busy = runs.thread(THREAD)
+    with pytest.raises(ThreadChanged):
+        runs.restore(busy, position=0, at=NOW)
+    runs.finish(segment(2, terminal=True), END, thread=THREAD)
+    free = runs.thread(THREAD)
+    with pytest.raises(ThreadChanged):
+        runs.restore(busy, position=0, at=NOW)
+    runs.restore(free, position=0, at=NOW)
+    restored = runs.thread(THREAD)
+    assert (restored.latest, restored.messages, restored.state) == (0, free.messages, free.state)
+    with pytest.raises(ThreadChanged):
+        runs.restore(free, position=1, state=State({"never": 1}), at=NOW)
+    runs.restore(restored, position=0, state=State({"page": 1}), at=NOW)
+    restored = runs.thread(THREAD)
+    assert (restored.latest, restored.state) == (0, State({"page": 1}))
+    other = run("r2")
+    runs.start(other, thread=restored, segment=segment(of=other), messages=(said("d"),), after=restored.latest)
+    added = runs.thread(THREAD)
+    assert (added.latest, added.path_to(added.latest)) == (3, [0, 3])
 
 
 def test_the_newest_checkpoint_is_the_one_to_go_on_from(runs: Runs) -> None:
@@ -386,3 +425,21 @@ def test_a_run_from_before_there_were_agents_still_reads(runs: Runs, store: Stor
     assert stored is not None
     assert (stored.agent_id, stored.agent_version) == (None, None)
     assert runs.runs(USER, limit=9, start=None).runs == [stored]
+
+
+def test_a_run_is_read_whole(runs: Runs) -> None:
+    setup = os.urandom(800_000)
+    runs.start(run(), thread=runs.thread(THREAD), segment=segment(), messages=(), setup=setup)
+    large = (b'{"type":"CUSTOM","name":"x","value":"' + b"a" * 300_000 + b'"}',)
+    for n in range(2, 6):  # together more than one answer of the database has
+        runs.append(replace(segment(n), events=large))
+    runs.wish(run().key, Wish.PAUSE, at=NOW)
+
+    found = runs.whole(run().key)
+
+    assert found is not None
+    assert (found.run, found.setup) == (runs.run(run().key), setup)
+    assert found.log == runs.segments(run().key, after=0, limit=1) + [
+        each for n in range(1, 5) for each in runs.segments(run().key, after=n, limit=1)
+    ]
+    assert runs.whole(RunKey(OTHER, run().key.run_id)) is None

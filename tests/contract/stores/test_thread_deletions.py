@@ -10,7 +10,7 @@ import pytest
 from karma.billing.allowances import Metric
 from karma.billing.repository.usage import UsageRepository
 from karma.conversations.deletion_repository import ThreadDeletionRepository
-from karma.conversations.domain import Message, ThreadHead, ThreadKey, TitleSource
+from karma.conversations.domain import Message, ThreadChange, ThreadHead, ThreadKey, TitleSource
 from karma.conversations.repository import ThreadRepository
 from karma.conversations.title_repository import TitleRepository
 from karma.core.errors import AlreadyExists, NotFound, QuotaExceeded, StaleVersion
@@ -65,6 +65,7 @@ def test_a_thread_that_its_owner_makes_is_made_once(runs: RunRepository) -> None
         active_run_id=None,
         message_count=0,
         version=1,
+        last_run_id=RunId(""),
         expires_at=NOW + timedelta(days=30),
     )
     threads.create(head, request=asked("t"))
@@ -83,13 +84,13 @@ def test_a_thread_that_its_owner_makes_is_made_once(runs: RunRepository) -> None
 
 def test_a_rename_is_of_a_version_or_of_whatever_is_there(threads: ThreadRepository) -> None:
     seen = head_of(threads)
-    named = threads.rename(THREAD, "One", by=TitleSource.USER, version=seen.version, at=NOW)
+    named = threads.change(THREAD, ThreadChange(title="One"), version=seen.version, at=NOW)
     assert named == replace(seen, title="One", title_from=TitleSource.USER, version=seen.version + 1)
     with pytest.raises(StaleVersion):
-        threads.rename(THREAD, "Two", by=TitleSource.USER, version=seen.version, at=NOW)
-    assert threads.rename(THREAD, "Two", by=TitleSource.USER, version=None, at=NOW).title == "Two"
+        threads.change(THREAD, ThreadChange(title="Two"), version=seen.version, at=NOW)
+    assert threads.change(THREAD, ThreadChange(title="Two"), version=None, at=NOW).title == "Two"
     with pytest.raises(NotFound):
-        threads.rename(ThreadKey(USER, ThreadId("t9")), "Two", by=TitleSource.USER, version=None, at=NOW)
+        threads.change(ThreadKey(USER, ThreadId("t9")), ThreadChange(title="Two"), version=None, at=NOW)
 
 
 def test_a_deletion_is_due_until_it_is_finished(threads: ThreadRepository, runs: RunRepository) -> None:
@@ -112,7 +113,7 @@ def test_a_deletion_is_due_until_it_is_finished(threads: ThreadRepository, runs:
     with pytest.raises(StaleVersion):
         deletions.begin(replace(seen, version=seen.version + 1), at=NOW, due_at=later)
     with pytest.raises(NotFound):
-        threads.rename(THREAD, "One", by=TitleSource.USER, version=None, at=NOW)
+        threads.change(THREAD, ThreadChange(title="One"), version=None, at=NOW)
     for thread in (before, runs.thread(THREAD)):
         with pytest.raises(ThreadChanged):
             runs.start(run("r3"), thread=thread, segment=segment(of=run("r3")), messages=())
@@ -139,6 +140,7 @@ def test_runs_of_a_thread_are_found_and_removed(threads: ThreadRepository, runs:
         removals.unlist(found[0].run, at=NOW)
     again = list(removals.runs(THREAD, newest=RunId("r2")))
     assert [each.is_unlisted for each in again] == [True, False]
+    assert [each.run.input_query for each in again] == [None, "hi"]
     assert runs.run(found[0].run.key) is None
     assert runs.count(USER) == 2
     assert {each.key.run_id for each in runs.runs(USER, limit=5, start=None).runs} == {"r1", "other"}
@@ -164,7 +166,7 @@ def test_a_title_is_asked_for_once_within_the_plan(threads: ThreadRepository) ->
     assert spent(Metric.MODEL_SPEND) == 50
     assert titles.propose(THREAD, "Lamps", costs.adjusted(-20))
     assert (head_of(threads).title, head_of(threads).title_from) == ("Lamps", TitleSource.MODEL)
-    threads.rename(THREAD, "Mine", by=TitleSource.USER, version=None, at=NOW)
+    threads.change(THREAD, ThreadChange(title="Mine"), version=None, at=NOW)
     assert not titles.propose(THREAD, "Fans", costs.adjusted(-20))
     assert not titles.propose(THREAD, "", costs.adjusted(5))
     assert (head_of(threads).title, spent(Metric.MODEL_SPEND)) == ("Mine", 15)

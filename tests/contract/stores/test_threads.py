@@ -10,6 +10,7 @@ import pytest
 from karma.conversations.domain import History, Message, ThreadKey, TitleSource
 from karma.conversations.items import HEAD, thread_pk
 from karma.conversations.repository import ThreadRepository
+from karma.conversations.stored import dump_messages
 from karma.core.ids import AgentId, ThreadId
 from karma.runs.domain import Run, RunEnd, RunStatus
 from karma.runs.repository import RunRepository
@@ -76,6 +77,15 @@ def test_an_end_counts_the_messages_that_its_run_added(runs: RunRepository, thre
     begin(runs, run("r2", at=NOW + timedelta(seconds=5)))
     finish(runs, run("r2"), after_s=6, last=0)
     assert [each.message_count for each in threads.page(USER, limit=5, below=None)] == [2]
+
+
+def test_the_bytes_of_its_messages_are_known_however_they_came_and_are_cut(runs: RunRepository) -> None:
+    begin(runs, None, said("hi"), said("x" * 400_000))
+    finish(runs, run(), after_s=3, answer=Message(id="a", role="assistant", content="h\u00f6"), last=1)
+    thread = runs.thread(THREAD)
+    assert len(thread.messages) == 3
+    assert thread.stored_bytes == sum(len(dump_messages([each])) - 2 for each in thread.messages)
+    assert runs.thread(ThreadKey(OTHER, THREAD.thread_id)).stored_bytes == 0
 
 
 def test_a_title_is_made_once_of_the_first_words(runs: RunRepository, threads: ThreadRepository) -> None:

@@ -155,6 +155,7 @@ class TestARunThatThePlanHasNoRoomFor:
 
         events = events_of(streams.run(streams.agent(hello("karma"))).data)
 
+        # A client that names no version cannot be asked.
         assert (events[-1]["type"], events[-1]["code"]) == ("RUN_ERROR", "QUOTA_EXCEEDED")
         assert len(streams.model.requests) == 1
         taken = {each.metric: each.used for each in usage.read(allowance(streams.user_id, at=now))}

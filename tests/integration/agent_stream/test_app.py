@@ -13,20 +13,25 @@ from typing import Any
 
 import pytest
 
+from karma.core.dynamo.tables import bind_names
 from karma.core.ids import new_id
+from karma.files.domain import PART_BYTES
 from karma.identity.domain import Role
 from karma.runs.requests import RunInput, parse_run_input
+from karma.search.repository import SearchRepository
 from karma.tools.device_tools import DeviceTools
+from tests.contexts.search import stamped
 from tests.fakes.devices import FakeClock
 from tests.fakes.runs import events_of, types
 from tests.integration.agent_stream.conftest import Streams
 from tests.support.agui import verify
 from tests.support.devices import World
+from tests.support.files import put_half
 from tests.support.model_server import message, text, tool_use
 from tests.support.queues import delayed_messages
 from tests.support.stack import Context, HttpEvent
 
-DEVICE_TOOLS = {"searchDatabase", "controlDevice", "readTelemetry"}
+DEVICE_TOOLS = {"searchDatabase", "controlDevice", "readTelemetry", "waitForFile"}
 
 
 def hello(**more: Any) -> dict[str, Any]:
@@ -47,7 +52,8 @@ def test_a_conversation_streams_as_ag_ui(streams: Streams) -> None:
 
     assert answer.status == 200
     assert answer.answer_headers["content-type"] == "text/event-stream"
-    assert answer.answer_headers["cache-control"] == "no-cache"
+    assert answer.answer_headers["cache-control"] == "no-store, no-transform"
+    assert answer.answer_headers["x-accel-buffering"] == "no"
     events = events_of(answer.data)
     verify(events)
     assert types(events) == [
@@ -90,6 +96,10 @@ def test_everything_in_the_body_has_a_default(streams: Streams, more: dict[str, 
 
 @pytest.mark.req("R-K-41")
 def test_the_agent_searches_and_the_second_run_remembers(streams: Streams) -> None:
+    # A row whose device went a moment ago: it is read, looked up, and not shown.
+    bind_names(streams.stack.tables)
+    row = stamped(streams.user_id, name="online devices", kind="device")
+    assert SearchRepository().write(streams.user_id, [row], at=datetime.now(UTC)) == 1
     arguments = json.dumps({"query": "online devices"})
     streams.model.answer(message(tool_use("c1", "searchDatabase", arguments), stop_reason="tool_use"))
     streams.model.answer(message(text("None.")))
@@ -131,6 +141,23 @@ def test_tools_fail_in_the_specs_words(streams: Streams, tool: str, arguments: d
     assert streams.model.requests[1]["messages"][-1]["content"][0]["is_error"] is True
 
 
+@pytest.mark.req("R-K-43")
+def test_a_file_that_is_being_uploaded_is_waited_for_and_shown(streams: Streams) -> None:
+    device_id = put_half(streams.stack, streams.user_id, "today.txt")
+    arguments = json.dumps({"device_id": device_id, "file": "/today.txt", "wait_s": 1})
+    streams.model.answer(message(tool_use("c1", "waitForFile", arguments), stop_reason="tool_use"))
+    streams.model.answer(message(text("Not yet.")))
+
+    events = events_of(streams.run(streams.agent(hello(protocolVersion="1.0"))).data)
+
+    (result,) = [event for event in events if event["type"] == "TOOL_CALL_RESULT"]
+    assert "may still be" in json.loads(result["content"])["error"]
+    (shown,) = [event for event in events if event["type"] == "ACTIVITY_SNAPSHOT"]
+    assert shown["activityType"] == "karma.file"
+    file = {"path": "/today.txt", "status": "uploading", "uploadedBytes": 5, "totalBytes": PART_BYTES + 5}
+    assert shown["content"].items() >= file.items()
+
+
 def test_the_accounts_broker_is_looked_up_where_no_address_is_given(
     streams: Streams, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -138,7 +165,7 @@ def test_the_accounts_broker_is_looked_up_where_no_address_is_given(
 
     One whose time is over leaves it. What waits behind a serial one leaves a wake-up call for its turn.
     """
-    monkeypatch.setattr("agent_stream.services.DeviceTools", partial(DeviceTools, command_wait_s=0.1))
+    monkeypatch.setattr("karma.tools.server_tools.DeviceTools", partial(DeviceTools, command_wait_s=0.1))
     clock = FakeClock(datetime.now(UTC))
     world = World(streams.stack, user=streams.user_id, clock=clock)
     device = world.create()
@@ -192,7 +219,7 @@ def test_a_model_stream_that_is_cut_each_time_is_an_error_and_leaks_nothing(stre
 
     events = events_of(answer.data)
     verify(events)
-    assert types(events)[-2:] == ["TEXT_MESSAGE_END", "RUN_ERROR"]
+    assert types(events)[-3:] == ["TEXT_MESSAGE_END", "MESSAGES_SNAPSHOT", "RUN_ERROR"]
     assert events[-1]["code"] == "MODEL_STREAM_CUT"
 
 
@@ -371,6 +398,50 @@ class TestReattaching:
             again = events_of(rest.data)
             # The frame that carries `id: n` is the last one of segment n.
             assert seen + events_of(whole.data)[len(seen) : len(seen) + 1] + again == events_of(whole.data)
+
+    def test_a_client_that_holds_nothing_joins_a_run_with_its_conversation(self, streams: Streams) -> None:
+        streams.model.answer(message(text("Hello")))
+        streams.model.answer(message(text("Still here")))
+        streams.run(streams.agent(hello()))
+        body = hello(messages=[{"id": "u2", "role": "user", "content": "still there?"}], state={"page": 7})
+        streams.run(streams.agent(body))
+        path = f"/api/v1/runs/{body['runId']}/events"
+
+        joined = streams.run(streams.make("GET", path, query="join=true"))
+
+        events = events_of(joined.data)
+        kinds = ["RUN_STARTED", "MESSAGES_SNAPSHOT", "MESSAGES_SNAPSHOT", "STATE_SNAPSHOT", "RUN_FINISHED"]
+        assert types(events) == kinds
+        assert events[1]["messages"] == []
+        assert [each["content"] for each in events[2]["messages"]] == ["hi", "Hello", "still there?", "Still here"]
+        assert events[3]["snapshot"]["page"] == 7
+        # A position goes before it, as of a client that reconnects to the same URL.
+        (n,) = [line[4:].decode() for line in joined.data.split(b"\n") if line.startswith(b"id: ")]
+        again = streams.run(streams.make("GET", path, query="join=true", headers={"last-event-id": n}))
+        assert types(events_of(again.data)) == ["RUN_FINISHED"]
+
+    @pytest.mark.parametrize(
+        ("query", "accept"), [("join=1", "text/event-stream"), ("join=yes", "*/*"), ("join=true", "application/json")]
+    )
+    def test_what_cannot_be_joined_is_refused(self, streams: Streams, query: str, accept: str) -> None:
+        request = streams.make("GET", "/api/v1/runs/x/events", query=query, headers={"accept": accept})
+
+        answer = streams.run(request)
+
+        assert (answer.status, answer.json["error"]["details"][0]["field"]) == (422, "join")
+
+    def test_nobody_joins_another_user_s_run(
+        self, streams: Streams, another_user: Callable[..., tuple[str, str]]
+    ) -> None:
+        streams.model.answer(message(text("Hello")))
+        body = hello()
+        streams.run(streams.agent(body))
+        _, token = another_user()
+        path = f"/api/v1/runs/{body['runId']}/events"
+
+        answer = streams.run(streams.make("GET", path, query="join=true", headers={"authorization": f"Bearer {token}"}))
+
+        assert answer.status == 404
 
     @pytest.mark.fault("F-06e")
     def test_a_client_that_asks_for_the_same_url_again_gets_what_comes_after_its_last_id(

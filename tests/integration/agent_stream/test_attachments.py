@@ -16,7 +16,8 @@ from karma.core.ids import DeviceId, FileId, UserId, new_id
 from karma.files.domain import DeviceFile, FileStatus
 from karma.files.repository.files import FileRepository
 from karma.integrations.s3 import S3Attachments
-from tests.fakes.runs import MemoryAttachments, SetClock, events_of
+from tests.fakes.attachments import MemoryAttachments
+from tests.fakes.runs import SetClock, events_of
 from tests.integration.agent_stream.conftest import Streams
 from tests.support.devices import World
 from tests.support.media import b64, pdf, png

@@ -9,8 +9,9 @@ import pytest
 
 from karma.core.ids import new_id
 from tests.integration.agent_stream.conftest import Streams
+from tests.integration.agent_stream.test_background_runs import careful
 from tests.support.asgi import Exchange
-from tests.support.model_server import message, text
+from tests.support.model_server import message, text, tool_use
 
 AGIO, OURS = "/api/chat", "/api/v1/chat"
 HELLO: dict[str, Any] = {"agent_id": "karma", "message": "Hello"}
@@ -38,6 +39,7 @@ def test_the_pieces_of_a_stream_are_the_whole_answer(streams: Streams, path: str
     answer = ask(streams, path)
 
     assert (answer.status, answer.answer_headers["content-type"]) == (200, "text/event-stream")
+    assert answer.answer_headers["x-accel-buffering"] == "no"
     events = events_of(answer)
     assert [name for name, _ in events] == [
         "run_started",
@@ -89,13 +91,14 @@ def test_a_session_is_a_thread_that_is_gone_on_with(streams: Streams) -> None:
     assert [each["role"] for each in streams.model.requests[-1]["messages"]] == ["user", "assistant", "user"]
 
 
-def test_a_repeat_with_its_key_gets_the_answer_that_there_is(streams: Streams) -> None:
+@pytest.mark.parametrize("session", ["s1", None])
+def test_a_repeat_with_its_key_gets_the_answer_that_there_is(streams: Streams, session: str | None) -> None:
     streams.model.answer(HI)
-    session = new_id()
-    first = ask(streams, key="k1", session_id=session, stream=False)
-    again = ask(streams, key="k1", session_id=session, stream=False)
-    streamed = events_of(ask(streams, key="k1", session_id=session))
-    other = ask(streams, key="k1", session_id=session, message="Something else", stream=False)
+    key = new_id()
+    first = ask(streams, key=key, session_id=session, stream=False)
+    again = ask(streams, key=key, session_id=session, stream=False)
+    streamed = events_of(ask(streams, key=key, session_id=session))
+    other = ask(streams, key=key, session_id=session, message="Something else", stream=False)
 
     assert first.json["response"] == again.json["response"] == "Hi there"
     assert {first.json["run_id"], again.json["run_id"], streamed[-1][1]["run_id"]} == {first.json["run_id"]}
@@ -126,3 +129,20 @@ def test_a_whole_answer_that_takes_long_is_kept_alive(streams: Streams, monkeypa
 def test_a_key_that_is_none_is_refused(streams: Streams, key: str) -> None:
     answer = ask(streams, OURS, key=key)
     assert (answer.status, answer.json["error"]["code"]) == (400, "INVALID_IDEMPOTENCY_KEY")
+
+
+def test_a_run_that_asks_its_user_is_no_failure_of_ours(streams: Streams) -> None:
+    agent = careful()
+    call = tool_use("c1", "controlDevice", orjson.dumps({"device_id": new_id(), "command": "move"}).decode())
+    streams.model.answer(message(text("May I?"), call, stop_reason="tool_use"))
+    whole = ask(streams, OURS, agent_id=agent.id, message="Move.", stream=False)
+    error = whole.json["error"]
+    assert (whole.status, error["code"], error["details"]["status"]) == (409, "INTERRUPTED", "interrupted")
+    (question,) = error["details"]["interrupts"]
+    assert question["metadata"]["toolName"] == "controlDevice"
+    assert error["details"]["response"] == "May I?"
+
+    streams.model.answer(message(call, stop_reason="tool_use"))
+    name, data = events_of(ask(streams, AGIO, agent_id=agent.id, message="Move."))[-1]
+    assert (name, data["code"]) == ("error", "INTERRUPTED")
+    assert [each["reason"] for each in data["interrupts"]] == [question["reason"]]

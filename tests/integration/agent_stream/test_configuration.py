@@ -54,7 +54,7 @@ def test_a_disabled_tool_is_not_offered_to_new_runs(streams: Streams, configurat
 
     put(configuration, "controlDevice", enabled=False)
 
-    assert {tool["name"] for tool in asked_for(streams)["tools"]} == {"searchDatabase", "readTelemetry"}
+    assert {tool["name"] for tool in asked_for(streams)["tools"]} == {"searchDatabase", "readTelemetry", "waitForFile"}
 
 
 @pytest.mark.parametrize(("name", "told"), [(DEFAULT, f"Model '{DEFAULT}'"), ("karma", "Agent 'karma'")])

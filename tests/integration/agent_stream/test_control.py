@@ -13,7 +13,8 @@ from typing import Any
 import pytest
 
 from karma.core.ids import RunId, new_id
-from karma.runs.domain import RunKey, RunStatus, Wish
+from karma.runs.domain import RunKey, RunStatus
+from karma.runs.wishes import Wish
 from tests.contexts.runs import begin
 from tests.fakes.runs import events_of
 from tests.integration.agent_stream.conftest import Streams

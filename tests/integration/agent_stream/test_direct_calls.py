@@ -67,6 +67,7 @@ def test_a_call_is_streamed_in_pieces(streams: Streams) -> None:
     answer = call(streams, stream=True, tools=[{"name": "find", "description": "Find"}])
 
     assert answer.answer_headers["content-type"] == "text/event-stream"
+    assert answer.answer_headers["x-accel-buffering"] == "no"
     *pieces, last = frames(answer.data)
     assert pieces == [
         {"type": "text", "delta": "Hel"},
@@ -79,6 +80,15 @@ def test_a_call_is_streamed_in_pieces(streams: Streams) -> None:
     assert (last["type"], last["content"], last["stop_reason"]) == ("end", "Hello", "tool_use")
     assert last["tool_calls"] == [{"id": "c1", "name": "find", "arguments": '{"a":1}'}]
     assert used(streams) == last["cost_micros"] > 0
+
+
+def test_a_frame_of_an_error_tells_when_to_come_back_as_the_header_does(
+    streams: Streams, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("karma.runs.direct.PATIENCE_S", 0.0)
+    streams.model.fail(529, "overloaded_error", times=20)
+    (error,) = frames(call(streams, stream=True).data)
+    assert (error["code"], error["retryable"], error["retry_after_s"]) == ("MODEL_OVERLOADED", True, 1)
 
 
 @pytest.mark.parametrize("is_streamed", [False, True])

@@ -29,6 +29,7 @@ from tests.integration.agent_stream.test_attachments import LARGE, image, put_fi
 from tests.integration.agent_stream.test_attachments import user as user_with
 from tests.integration.agent_stream.test_crash import device_that_obeys
 from tests.support.devices import World
+from tests.support.files import put_half
 from tests.support.media import b64, pdf
 from tests.support.model_server import message, text, tool_use
 from tests.support.queues import delayed_messages
@@ -139,6 +140,20 @@ def test_controls_devices_and_keeps_long_results(lost: Lost) -> None:
     assert "beginning" in json.loads(result)
 
 
+def test_waits_anew_for_a_file_that_is_being_uploaded(lost: Lost) -> None:
+    streams = lost.streams
+    device_id = put_half(streams.stack, streams.user_id, "today.txt")
+    arguments = json.dumps({"device_id": device_id, "file": "/today.txt", "wait_s": 1})
+    streams.model.answer(message(tool_use("c1", "waitForFile", arguments), stop_reason="tool_use"))
+    streams.model.answer(message(text("Not yet.")))
+    lost.begin(user_with("u1", {"type": "text", "text": "Is it there?"}))
+
+    lost.go_on()
+
+    assert lost.status is RunStatus.FINISHED
+    assert json.loads(lost.results()[0])["uploaded_bytes"] == 5
+
+
 def test_leaves_a_command_in_the_queue_of_a_device_that_cannot_be_reached(
     lost: Lost, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -157,7 +172,7 @@ def test_leaves_a_command_in_the_queue_of_a_device_that_cannot_be_reached(
     streams.model.answer(message(tool_use("c1", "controlDevice", arguments), stop_reason="tool_use"))
     streams.model.answer(message(text("Later.")))
     lost.begin(user_with("u1", {"type": "text", "text": "Move."}))
-    monkeypatch.setattr("agent_stream.services.DeviceTools", partial(DeviceTools, command_wait_s=0.1))
+    monkeypatch.setattr("karma.tools.server_tools.DeviceTools", partial(DeviceTools, command_wait_s=0.1))
 
     lost.go_on(**ENDPOINT)
 
@@ -195,7 +210,7 @@ def test_lets_the_model_propose_a_title_once(lost: Lost, drain: Drain, times: in
     assert before is not None
     assert (before.title, before.title_from) == ("Which are online?", TitleSource.WORDS)
 
-    (asked,) = drain(streams.stack.queues["executions"])
+    (asked,) = drain(streams.stack.queues["short_work"])
     model = {"MODEL_BASE_URL": streams.model.url, "MODEL_ID": "claude-haiku-5-5"}
     streams.stack.use("agent_stream.execution", **model)
     with closing(execution.loop()) as loop:

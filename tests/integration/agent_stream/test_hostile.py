@@ -189,7 +189,6 @@ def test_unknown_members_do_not_stop_a_run(streams: Streams) -> None:
     body = {
         "messages": [{"role": "user", "content": "Hello"}],
         "unknown": {"x": 1},
-        "resume": [{"interruptId": "i", "status": "resolved"}],
         "protocolVersion": "1.9",
     }
 
@@ -207,6 +206,8 @@ def test_each_route_that_reads_a_body_wants_json_in_utf_8_and_no_condition(strea
         assert ask(content_type=f"application/json; charset={charset}").status == 415
     refused = ask(if_match='"3"')
     assert (refused.status, refused.json["error"]["details"][0]["field"]) == (422, "if-match")
+    refused = ask(if_none_match="*")
+    assert (refused.status, refused.json["error"]["details"][0]["field"]) == (422, "if-none-match")
     for told in (ask(content_type="application/json;charset=UTF-8"), refused):
         assert told.status in {400, 422}
         assert told.answer_headers["cache-control"] == "no-store"

@@ -14,7 +14,7 @@ from karma.billing.repository.usage import UsageRepository
 from karma.billing.transactional import reserve_usage
 from karma.core.clock import iso
 from karma.core.dynamo.transaction import Transaction
-from karma.core.ids import UserId
+from karma.core.ids import UserId, new_id
 from karma.identity.accounts.deletion import SETTLES_AFTER
 from karma.identity.accounts.repository.deletions import DeletionRepository
 from karma.identity.ownership import OwnedKind
@@ -76,6 +76,13 @@ def test_a_deleted_account_leaves_a_tombstone_and_nothing_else(
     kept = f"attachments/{user_id}/{'0' * 64}"
     stack.aws("s3").put_object(Bucket=stack.bucket, Key=kept, Body=b"shown to an agent")
     stack.aws("s3").create_multipart_upload(**place)
+    day = f"archives/365/{device['id']}/{'0' * 64}"
+    stack.aws("s3").put_object(Bucket=stack.bucket, Key=day, Body=b"a day of telemetry")
+    asked = {"devices": [device["id"]]}
+    export = me.call("POST", "/api/v1/telemetry/exports", asked, idempotency_key="export").data["export"]
+    table = {"Bucket": stack.bucket, "Key": f"exports/{user_id}/{export['id']}/{new_id()}"}
+    stack.aws("s3").put_object(**table, Body=b"ts,value")
+    stack.aws("s3").create_multipart_upload(**table)
     key = me.call("POST", "/api/v1/api-keys", {"name": "ci"}, idempotency_key="twice").data["key"]
     me.call("POST", "/api/v1/realtime/ticket")
     task = {"title": "Inventory", "subtasks": [{"title": "Count"}, {"title": "Report"}]}
@@ -96,7 +103,11 @@ def test_a_deleted_account_leaves_a_tombstone_and_nothing_else(
     advance(user_id)
     left = {item["type"]["S"] for table in stack.tables for item in stored(table)}
     # A mail to nobody is deleted when it is due; where an address logged in from stands under hashes, and expires.
-    assert left - {"mail", "known_network", "bucket"} == {"account_tombstone", "left_address"}
+    # The directory of the device's rollups stands closed, so that no late worker writes any, and expires.
+    assert left - {"mail", "known_network", "bucket"} == {"account_tombstone", "left_address", "telemetry_directory"}
+    [directory] = stored("telemetry")
+    assert directory["closed"] == {"BOOL": True}
+    assert int(directory["expires_at"]["N"]) <= (datetime.now(UTC) + timedelta(days=3)).timestamp()
     assert stack.aws("iot").list_things()["things"] == []
     assert stack.aws("iot").list_certificates()["certificates"] == []
     assert "Versions" not in stack.aws("s3").list_object_versions(Bucket=stack.bucket)

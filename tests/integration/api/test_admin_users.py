@@ -151,6 +151,8 @@ class TestTheAuditLog:
         since = ada.call("GET", "/api/v1/audit", query=f"limit=100&from={middle}").data["entries"]
         until = ada.call("GET", "/api/v1/audit", query=f"limit=100&to={middle}").data["entries"]
         assert since + until == both
+        for to in (middle, "2020-01-01T00:00:00Z"):
+            assert ada.call("GET", "/api/v1/audit", query=f"from={middle}&to={to}").code == "INVALID_RANGE"
 
     @pytest.mark.parametrize("query", ["user_id=00000000-0000-7000-8000-000000000000", "day=2026-11-22"])
     def test_of_others_is_for_administrators(self, ada: Api, query: str) -> None:

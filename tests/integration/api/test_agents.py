@@ -9,6 +9,7 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 
@@ -20,7 +21,7 @@ from tests.support.stack import Stack
 V1 = "/api/v1/agents"
 AGIO = "/api/agents"
 MODEL = MODELS[0]
-TOOLS = ["searchDatabase", "controlDevice", "readTelemetry"]
+TOOLS = ["searchDatabase", "controlDevice", "readTelemetry", "waitForFile"]
 LISTED = {
     "id",
     "name",
@@ -56,6 +57,10 @@ def admin(api: Api, stack: Stack) -> Api:
     return add_person(api, stack, "admin")
 
 
+def waits(expires_in_s: int, on_expiry: str) -> dict[str, object]:
+    return {"expires_in_s": expires_in_s, "on_expiry": on_expiry}
+
+
 def create(admin: Api, name: str, **more: Any) -> dict[str, Any]:
     answer = admin.call("POST", V1, body(name, **more))
     assert answer.status == 201, answer.text
@@ -64,6 +69,14 @@ def create(admin: Api, name: str, **more: Any) -> dict[str, Any]:
 
 
 class TestCreating:
+    @pytest.mark.fault("F-24z")
+    def test_takes_a_name_that_folds_to_more_bytes_than_a_key_has(self, admin: Api) -> None:
+        name = "\ufdfa" * 100
+        made = create(admin, name)
+        assert admin.call("GET", f"{V1}/{quote(name)}").data["agent"]["id"] == made["id"]
+        again = admin.call("POST", V1, body(name))
+        assert (again.status, again.code) == (409, "ALREADY_EXISTS")
+
     @pytest.mark.req("R-A-07")
     def test_takes_name_model_and_prompt_alone(self, admin: Api) -> None:
         answer = admin.call("POST", AGIO, body())
@@ -76,7 +89,15 @@ class TestCreating:
             "tags": [],
             "memory": None,
             "knowledge": None,
-            "config": {"max_steps": 10, "temperature": 0.7},
+            "config": {
+                "max_steps": 10,
+                "temperature": 0.7,
+                "reasoning": None,
+                "compaction": {"enabled": True, "at_percent": 80, "model": None},
+                "multitask_strategy": "reject",
+                "budget": None,
+                "max_cost_micros_per_day": None,
+            },
         }
         assert (made["version"], made["created_at"]) == (1, made["updated_at"])
         assert admin.call("GET", f"{AGIO}/{made['id']}").json == made
@@ -86,20 +107,49 @@ class TestCreating:
         told = body(
             description="Customer support agent",
             tools=["searchDatabase", "readTelemetry", "searchDatabase"],
+            approvals=[
+                {"tool": "readTelemetry", "policy": "when", "when": "args.device_id == 'x'", **waits(3600, "cancel")},
+                {"tool": "searchDatabase", "policy": "always", "when": None, **waits(604_800, "refuse")},
+            ],
             tags=["production"],
             memory="recent_runs",
             knowledge="product_docs",
-            config={"max_steps": 4, "temperature": 0},
+            config={
+                "max_steps": 4,
+                "temperature": 0,
+                "reasoning": "xhigh",
+                "compaction": {"enabled": False, "at_percent": 60, "model": "claude-haiku-4-5"},
+                "multitask_strategy": "enqueue",
+                "budget": {"max_tokens": 9, "max_cost_micros": None},
+                "max_cost_micros_per_day": 7,
+            },
         )
 
         made = admin.call("POST", V1, told).data["agent"]
 
         shown = admin.call("GET", f"{AGIO}/{made['id']}")
         assert shown.json == made
-        assert set(made) == LISTED | {"system_prompt", "memory", "knowledge", "config"}
+        assert set(made) == LISTED | {"system_prompt", "subagents", "approvals", "memory", "knowledge", "config"}
         assert {name: made[name] for name in told} == {**told, "tools": ["searchDatabase", "readTelemetry"]}
         assert made["created_at"].endswith("Z")
         assert shown.headers["etag"] == '"1"'
+
+    def test_keeps_what_clients_of_agio_do_not_know(self, admin: Api) -> None:
+        rule = {"tool": "controlDevice", "policy": "always", "when": None, **waits(60, "refuse")}
+        made = create(
+            admin,
+            "careful",
+            tools=["controlDevice", "readTelemetry"],
+            approvals=[rule],
+            config={"reasoning": "low", "multitask_strategy": "enqueue", "max_cost_micros_per_day": 9},
+        )
+        known = body("careful", tools=["controlDevice"], config={"max_steps": 3})
+
+        put = admin.call("PUT", f"{AGIO}/{made['id']}", known).json
+        assert (put["approvals"], put["config"]) == ([rule], {**made["config"], "max_steps": 3})
+        assert admin.call("PUT", f"{AGIO}/{made['id']}", body("careful")).json["approvals"] == []
+        again = admin.call("PUT", f"{V1}/{made['id']}", known).data["agent"]
+        assert (again["approvals"], again["config"]["multitask_strategy"]) == ([], "reject")
 
     def test_runs_once_for_an_idempotency_key(self, admin: Api, stack: Stack) -> None:
         first = admin.call("POST", V1, body(), idempotency_key="once")
@@ -143,6 +193,12 @@ class TestCreating:
         assert admin.call("GET", V1, query="limit=1").data["total"] == 51
 
 
+def approving(*others: Any, **rule: Any) -> dict[str, Any]:
+    """Return an agent whose calls of a tool have to be approved."""
+    first = {"tool": "searchDatabase", "policy": "always", **rule}
+    return body(tools=["searchDatabase"], approvals=[first, *others])
+
+
 WRONG: dict[str, tuple[Any, str]] = {
     "no name": ({"model": MODEL, "system_prompt": "x"}, "name"),
     "no model": ({"name": "a", "system_prompt": "x"}, "model"),
@@ -168,6 +224,16 @@ WRONG: dict[str, tuple[Any, str]] = {
     "tools text": (body(tools="searchDatabase"), "tools"),
     "many tools": (body(tools=[f"t{n}" for n in range(51)]), "tools"),
     "tool object": (body(tools=[{"name": "searchDatabase"}]), "tools.0"),
+    "approval of another tool": (approving(tool="readTelemetry"), "approvals.0.tool"),
+    "two approvals of a tool": (approving(approving()["approvals"][0]), "approvals.1.tool"),
+    "unknown policy": (approving(policy="ask"), "approvals.0.policy"),
+    "no condition": (approving(policy="when"), "approvals.0.when"),
+    "needless condition": (approving(when="true"), "approvals.0.when"),
+    "broken condition": (approving(policy="when", when="args.command =="), "approvals.0.when"),
+    "condition on another name": (approving(policy="when", when="user.id == 'x'"), "approvals.0.when"),
+    "condition that is no truth": (approving(policy="when", when="size(args)"), "approvals.0.when"),
+    "short wait": (approving(expires_in_s=59), "approvals.0.expires_in_s"),
+    "long wait": (approving(expires_in_s=2_592_001), "approvals.0.expires_in_s"),
     "empty tag": (body(tags=[""]), "tags.0"),
     "long tag": (body(tags=["x" * 51]), "tags.0"),
     "many tags": (body(tags=[f"t{n}" for n in range(11)]), "tags"),
@@ -178,6 +244,7 @@ WRONG: dict[str, tuple[Any, str]] = {
     "no steps": (body(config={"max_steps": 0}), "config.max_steps"),
     "many steps": (body(config={"max_steps": 51}), "config.max_steps"),
     "huge steps": (body(config={"max_steps": 10**30}), "config.max_steps"),
+    "no effort": (body(config={"reasoning": "none"}), "config.reasoning"),
     "steps true": (body(config={"max_steps": True}), "config.max_steps"),
     "steps text": (body(config={"max_steps": "3"}), "config.max_steps"),
     "half steps": (body(config={"max_steps": 1.5}), "config.max_steps"),

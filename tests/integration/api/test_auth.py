@@ -187,6 +187,31 @@ class TestRefresh:
         me = api.call("GET", "/api/v1/users/me", authorization="Bearer " + api.log_in(email)["access_token"])
         assert me.status == 200
 
+    def test_everywhere_tells_what_goes_on_without_a_session(self, api: Api) -> None:
+        email = api.register(verified=True)["email"]
+
+        def log_in() -> Api:
+            return api.as_(authorization="Bearer " + api.log_in(email)["access_token"])
+
+        def notices() -> list[Any]:
+            found = log_in().call("GET", "/api/v1/notices").data["notices"]
+            return [each for each in found if each["type"] == "access_stays"]
+
+        assert log_in().call("POST", "/api/v1/auth/logout-all").status == 204
+        assert notices() == [], "nothing does"
+        here = log_in()
+        schedule = {"name": "s", "cron": "0 9 * * *", "run": {"message": "Go"}}
+        for more in ({}, {"enabled": False}):
+            assert here.call("POST", "/api/v1/schedules", {**schedule, **more}).status == 201
+        for _ in range(2):
+            assert here.call("POST", "/api/v1/webhooks", {"url": "https://app.example.com/"}).status == 201
+        assert here.call("POST", "/api/v1/auth/logout-all").status == 204
+        assert here.call("POST", "/api/v1/auth/logout-all").status == 401
+        [told] = notices()
+        assert told["data"] == {"schedules": "1", "webhooks": "2", "mcp_servers": "0"}
+        assert "2 webhooks" in told["text"]
+        assert len(log_in().call("GET", "/api/v1/webhooks").data["webhooks"]) == 2
+
     @pytest.mark.parametrize("route", ["logout", "logout-all"])
     def test_is_not_ended_by_an_api_key(self, ada: Api, api: Api, route: str) -> None:
         key = ada.call("POST", "/api/v1/api-keys", {"name": "ci"}).data["key"]

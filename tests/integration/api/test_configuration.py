@@ -40,7 +40,7 @@ class TestTheList:
         found = ada.call("GET", AGIO).json
 
         assert set(found) == {"total", "configs"}
-        assert found["total"] == len(found["configs"]) == len(MODELS) + len(TOOLS) + 1
+        assert found["total"] == len(found["configs"]) == len(MODELS) + len(TOOLS) + 2  # karma, updateState
         assert all(set(each) == SUMMARY for each in found["configs"])
         assert all(each["enabled"] and each["built_in"] and each["version"] == 0 for each in found["configs"])
         assert ada.call("GET", V1).data == found
@@ -58,7 +58,7 @@ class TestTheList:
             return [each["name"] for each in page["configs"]]
 
         assert names("model") == sorted({*MODELS, "gpt4"})
-        assert names("tool") == sorted(TOOLS)
+        assert names("tool") == sorted([*TOOLS, "updateState"])
         assert names("agent") == ["karma"]
 
     @pytest.mark.parametrize("query", ["type=plugin", "type="])
@@ -154,7 +154,7 @@ class TestAComponent:
 
     def test_of_code_is_there_before_anybody_wrote_it(self, ada: Api) -> None:
         answer = ada.call("GET", f"{V1}/searchDatabase")
-        assert answer.data["config"]["description"].startswith("Find the user's devices")
+        assert answer.data["config"]["description"].startswith("Find what the user has")
         assert answer.headers["etag"] == '"0"'
 
     @pytest.mark.parametrize("name", ["nothing", "CONFIG", "a%00b", "%ff", "x" * 500, "GPT4%20", "COMPONENT%23x"])
@@ -246,7 +246,7 @@ class TestPutting:
         assert len(answer.text) < 3000
         assert admin.call("GET", f"{V1}/gpt4").status == 404
 
-    @pytest.mark.parametrize("name", ["%20gpt4", "a%0Ab", "x" * 101])
+    @pytest.mark.parametrize("name", ["%20gpt4", "a%0Ab", "x" * 101, "%2e%2e", "%2e", "50%25", "a%3Fb"])
     def test_under_a_name_that_is_none_is_refused(self, admin: Api, name: str) -> None:
         assert admin.call("PUT", f"{V1}/{name}", {"config": MODEL}).code == "INVALID_CONFIGURATION"
 
@@ -261,6 +261,28 @@ class TestPutting:
         assert change("first", 0).data["config"]["version"] == 1
         assert change("late", 0).code == "STALE_VERSION"
         assert admin.call("GET", f"{V1}/searchDatabase").data["config"]["description"] == "first"
+
+    @pytest.mark.fault("F-24t")
+    def test_only_if_there_is_none_or_one(self, admin: Api) -> None:
+        body = {"config": MODEL}
+        for root in (V1, AGIO):
+            path = f"{root}/gpt-{root.count('/')}"
+            absent = admin.call("PUT", path, body, if_match="*")
+            assert (absent.status, "There is no configuration" in absent.text) == (412, True)
+            assert admin.call("GET", path).status == 404
+            assert admin.call("PUT", path, body, if_none_match="*").status == 200
+            there = admin.call("PUT", path, {"config": {"description": "another's"}}, if_none_match="*")
+            assert (there.status, "There is a configuration" in there.text) == (412, True)
+            assert admin.call("PUT", path, {"config": {"description": "mine"}}, if_match="*").status == 200
+            assert admin.call("DELETE", path, if_none_match="*").status == 422
+            assert admin.call("DELETE", path).status == 204
+            back = admin.call("POST", f"{path}/rollback", {"version": 1}, if_match="*")
+            assert back.status == 412
+            assert admin.call("POST", f"{path}/rollback", {"version": 1}, if_none_match="*").status == 200
+        built_in = admin.call("PUT", f"{V1}/searchDatabase", {"config": {"description": "x"}}, if_none_match="*")
+        assert built_in.status == 412, "what code brings is there, at version 0"
+        differing = admin.call("PUT", f"{V1}/searchDatabase", {"config": {}, "version": 1}, if_match='"0"')
+        assert (differing.status, differing.json["error"]["details"][0]["field"]) == (422, "if-match")
 
     def test_at_once_loses_no_entry(self, admin: Api) -> None:
         from api.services import configuration

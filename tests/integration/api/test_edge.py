@@ -11,6 +11,7 @@ from tests.integration.api.conftest import Api
 from tests.support.stack import Stack
 
 PUBLIC = {
+    "GET /api/v1/shares/{token}",
     "GET /",
     "POST /api/v1/auth/register",
     "POST /api/v1/auth/login",
@@ -30,9 +31,9 @@ PUBLIC = {
 
 
 def routes() -> Iterator[tuple[str, APIRoute]]:
-    from api.handler import app
+    from api.app import build
 
-    for route in app.routes:
+    for route in build().routes:
         if isinstance(route, APIRoute) and route.include_in_schema:
             for method in sorted(route.methods or ()):
                 yield f"{method} {route.path}", route

@@ -48,11 +48,11 @@ def calls_of(api: Api, method: str, path: str) -> list[str]:
 
 class TestTheTable:
     def test_has_a_row_for_each_route_that_fits_it(self, api: Api) -> None:
-        from api.handler import app
+        from api.app import build
         from karma.http.openapi import permissions
         from karma.http.routing import Route
 
-        for route in app.router.routes:
+        for route in build().router.routes:
             if isinstance(route, Route):
                 public = not list(permissions(route.described.dependant))
                 assert (RULES[route.limit].counted is Counted.NETWORK) == public, route.path

@@ -8,9 +8,11 @@ from typing import Any
 
 import pytest
 
-from karma.core.ids import RunId, UserId
-from karma.runs.domain import MAX_REASON_CHARS, RunKey, RunStatus, Wish
+from karma.core.ids import AgentId, RunId, UserId
+from karma.runs.domain import MAX_REASON_CHARS, RunKey, RunStatus, Segment
+from karma.runs.ports import AtWork, DelegatedWork
 from karma.runs.repository import RunRepository
+from karma.runs.wishes import AgentStop, Wish
 from tests.contexts.runs import begin, record
 from tests.integration.api.conftest import Api
 from tests.support.queues import delayed_messages
@@ -204,12 +206,28 @@ class TestStoppingAnAgent:
         again = mine.call("POST", "/api/v1/agents/karma/stop").data
         assert [run["id"] for run in again["runs"]] == ["alive"]
 
+    def test_ends_its_work_within_runs_of_others(self, owner: tuple[Api, UserId]) -> None:
+        api, user_id = owner
+        later, scout = datetime.now(UTC) + timedelta(minutes=5), AgentId("01890000-0000-7000-8000-0000000000bb")
+        run, store = begin(user_id, "theirs", agent="karma", at=later), RunRepository()
+        listed = DelegatedWork([], begun=AtWork("sub_1", scout))
+        store.append(Segment(key=run.key, n=2, writer="w", epoch=1, lease_until=later, events=()), delegated=listed)
+        answer = api.call("POST", f"/api/v1/agents/{scout}/stop", {"reason": "enough"})
+        assert (answer.status, answer.data) == (
+            202,
+            {"runs": [], "total": 0, "within": ["theirs"], "questions": [], "ended": False},
+        )
+        assert store.wishes(run.key) == {AgentStop(scout): "enough"}
+
     def test_that_has_no_runs_stops_nothing_and_one_that_is_not_there_is_not_found(
         self, owner: tuple[Api, UserId]
     ) -> None:
         api, _ = owner
         answer = api.call("POST", "/api/v1/agents/karma/stop")
-        assert (answer.status, answer.data) == (200, {"runs": [], "total": 0, "ended": True})
+        assert (answer.status, answer.data) == (
+            200,
+            {"runs": [], "total": 0, "within": [], "questions": [], "ended": True},
+        )
         assert api.call("POST", "/api/v1/agents/nobody/stop").status == 404
 
     def test_tells_runs_of_all_pages(self, owner: tuple[Api, UserId], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,10 +6,17 @@ from typing import Any
 import pytest
 
 from karma.agents.domain import AgentSpec
-from karma.core.ids import UserId
-from tests.contexts.runs import record
+from karma.billing.allowances import DaySpend, Metric, Reservation, day_of, period_of
+from karma.billing.transactional import reserve_usage
+from karma.core.clock import iso
+from karma.core.dynamo.transaction import Transaction
+from karma.core.ids import AgentId, UserId
+from karma.models.budgets import Budget, BudgetName, NamedBudget
+from tests.contexts.runs import begin, record
 from tests.integration.api.conftest import Api
+from tests.integration.api.test_agents import add_person
 from tests.support.rows import NOW
+from tests.support.stack import Stack
 
 
 @pytest.fixture
@@ -56,6 +63,34 @@ class TestRunsOfAnAgent:
         assert _ids(found["items"]) == ["r3", "r1"]
         assert {item["agent_id"] for item in found["items"]} == {"karma"}
         assert (found["total"], found["has_more"]) == (3, False)
+
+    @pytest.mark.req("R-A-15")
+    def test_and_of_a_status_are_listed_by_cursor_and_by_number(self, owner: tuple[Api, UserId]) -> None:
+        api, user_id = owner
+        for i in range(8):
+            make = record if i % 2 else begin
+            make(user_id, f"r{i}", at=NOW + timedelta(seconds=i), agent="karma" if i < 6 else None)
+
+        for query, expected in (
+            ("status=running", ["r6", "r4", "r2", "r0"]),
+            ("status=finished", ["r7", "r5", "r3", "r1"]),
+            ("status=running&agent_id=karma", ["r4", "r2", "r0"]),
+            ("status=failed", []),
+        ):
+            found: list[str] = []
+            more: str | None = ""
+            while more is not None:
+                page = api.call("GET", "/api/v1/runs", query=f"{query}&limit=2{more}").data
+                found += _ids(page["runs"])
+                more = f"&cursor={page['next_cursor']}" if page["next_cursor"] else None
+            assert found == expected
+            shown = query.replace("finished", "completed")
+            by_number = api.call("GET", "/api/runs", query=f"{shown}&limit=2&offset=1").json
+            assert (_ids(by_number["items"]), by_number["total"]) == (expected[1:3], len(expected))
+        of_running = api.call("GET", "/api/v1/runs", query="status=running&limit=2").data["next_cursor"]
+        assert api.call("GET", "/api/v1/runs", query=f"limit=2&cursor={of_running}").code == "INVALID_CURSOR"
+        for path in ("/api/v1/runs", "/api/runs"):
+            assert api.call("GET", path, query="status=over").status == 422
 
     def test_are_found_by_the_agent_s_name_also_when_it_is_gone(self, owner: tuple[Api, UserId]) -> None:
         from api.services import agents
@@ -150,6 +185,38 @@ def _ids(items: list[dict[str, Any]]) -> list[str]:
     return [item["id"] for item in items]
 
 
+def test_one_run_shows_what_its_agent_has_spent_on_its_day(owner: tuple[Api, UserId]) -> None:
+    api, user_id = owner
+    limits = [
+        NamedBudget(name=name, budget=Budget(max_cost_micros=900), is_counted=False)
+        for name in (BudgetName.AGENT_DAY, BudgetName.ACCOUNT_DAY)
+    ]
+    for number, spent in ((1, 300), (2, 40)):
+        run = begin(user_id, f"r{number}", agent="karma", budgets=tuple(limits))
+        of_day = (DaySpend(day=day_of(run.created_at), agent_id=AgentId("karma")),)
+        month = period_of(Metric.MODEL_SPEND, run.created_at)
+        tx = Transaction()
+        taken = Reservation(
+            user_id=user_id,
+            metric=Metric.MODEL_SPEND,
+            amount=spent,
+            period=month,
+            allowed=None,
+            plan="",
+            days=of_day,
+        )
+        reserve_usage(tx, [taken])
+        tx.commit()
+    for name in ("r1", "r2"):
+        shown = api.call("GET", f"/api/v1/runs/{name}").data["run"]["budgets"]
+        assert [(each["budget"], each["spent_tokens"], each["spent_cost_micros"]) for each in shown] == [
+            ("agent_per_day", None, 340),
+            ("account_per_day", None, None),
+        ]
+    listed = api.call("GET", "/api/v1/runs").data["runs"]
+    assert {each["spent_cost_micros"] for run in listed for each in run["budgets"]} == {None}
+
+
 def test_one_run_is_shown_with_its_log(owner: tuple[Api, UserId]) -> None:
     api, user_id = owner
     record(user_id, "r1")
@@ -163,8 +230,15 @@ def test_one_run_is_shown_with_its_log(owner: tuple[Api, UserId]) -> None:
         "agent_id": None,
         "agent_version": None,
         "model": "m",
+        "input_query": None,
+        "response_content": None,
+        "delegated": [],
+        "budgets": [],
+        "schedule_id": None,
+        "webhook": None,
         "error_code": None,
         "cancel_reason": None,
+        "stop_reason": "end",
         "paused_at": None,
         "turns": 1,
         "usage": {"provider": "anthropic", "model": "m", "inputTokens": 3, "totalTokens": 5},
@@ -177,7 +251,7 @@ def test_one_run_is_shown_with_its_log(owner: tuple[Api, UserId]) -> None:
     }
     assert api.call("GET", "/api/v1/runs/r1/events").data == {
         "segments": [
-            {"n": 1, "events": [{"type": "RUN_STARTED"}, {"type": "CUSTOM"}]},
+            {"n": 1, "events": [{"type": "RUN_STARTED", "runId": "r1"}, {"type": "CUSTOM"}]},
             {"n": 2, "events": [{"type": "RUN_FINISHED"}]},
         ],
         "next_after": 2,
@@ -208,10 +282,53 @@ def test_capabilities_are_those_of_the_caller(owner: tuple[Api, UserId]) -> None
 
     told = api.call("GET", "/api/v1/agent/capabilities").data
 
-    assert {tool["name"] for tool in told["tools"]["items"]} == {"searchDatabase", "controlDevice", "readTelemetry"}
+    named = {"searchDatabase", "controlDevice", "readTelemetry", "waitForFile"}
+    assert {tool["name"] for tool in told["tools"]["items"]} == named
     assert told["transport"]["streaming"] is True
 
 
 @pytest.mark.parametrize("path", ["/runs", "/runs/x", "/runs/x/events", "/agent/capabilities"])
 def test_a_request_without_a_token_is_refused(api: Api, path: str) -> None:
     assert api.call("GET", f"/api/v1{path}").status == 401
+
+
+@pytest.mark.req("R-A-15")
+def test_an_administrator_lists_another_s_runs_without_their_words(api: Api, stack: Stack) -> None:
+    user = api.register()
+    owner = api.as_(authorization="Bearer " + api.log_in(user["email"])["access_token"])
+    record(UserId(user["id"]), "r1", agent="karma")
+    admin = add_person(api, stack, "admin")
+    query = f"user_id={user['id']}"
+    found = admin.call("GET", "/api/runs", query=query).json
+    assert [(each["id"], each["user_id"], each["input_query"]) for each in found["items"]] == [("r1", user["id"], None)]
+    assert owner.call("GET", "/api/runs", query=query).json["total"] == 1
+    assert owner.call("GET", "/api/runs", query="user_id=01890000-0000-7000-8000-000000000001").status == 403
+    assert admin.call("GET", "/api/runs").json["total"] == 0
+
+
+@pytest.mark.req("R-A-16")
+def test_one_run_is_shown_as_agio_does(api: Api) -> None:
+    user = api.register()
+    owner = api.as_(authorization="Bearer " + api.log_in(user["email"])["access_token"])
+    record(UserId(user["id"]), "r1", agent="karma")
+    found = owner.call("GET", "/api/runs/r1", query="limit=1&offset=1").json
+    assert (found["session_id"], found["steps"]) == ("thread-of-r1", [])
+    assert found["metrics"] == {"total_tokens": 5, "duration": 2.0, "total_steps": 0}
+    assert found["updated_at"] > found["created_at"]
+    assert owner.call("GET", "/api/runs/none").status == 404
+
+
+@pytest.mark.req("R-A-17")
+def test_events_of_a_run_are_shown_by_number_as_agio_does(api: Api) -> None:
+    user = api.register()
+    owner = api.as_(authorization="Bearer " + api.log_in(user["email"])["access_token"])
+    record(UserId(user["id"]), "r1", agent="karma")
+    found = owner.call("GET", "/api/runs/r1/events").json
+    assert (found["run_id"], found["total"], found["total_capped"]) == ("r1", 2, False)
+    begun, ended = found["events"]
+    assert (begun["type"], begun["timestamp"], begun["data"]["run_id"]) == ("run_started", iso(NOW), "r1")
+    assert (ended["type"], ended["timestamp"]) == ("run_completed", iso(NOW + timedelta(seconds=2)))
+    assert ended["data"]["metrics"]["duration"] == 2.0
+    assert owner.call("GET", "/api/runs/r1/events", query="offset=1&limit=1").json["events"] == [ended]
+    assert owner.call("GET", "/api/runs/none/events").status == 404
+    assert owner.call("GET", "/api/runs/r1/events", query="limit=1001").status == 422

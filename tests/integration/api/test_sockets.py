@@ -9,6 +9,11 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 
 from karma.core.clock import SystemClock
+from karma.core.dynamo.access import update
+from karma.core.ids import UserId
+from karma.core.live import declared
+from karma.realtime.channel_repository import ChannelRepository
+from karma.realtime.items import OpenConnections, open_key
 from karma.realtime.repository import RealtimeRepository
 from karma.realtime.service import ConnectionService
 from tests.integration.api.conftest import PASSWORD, Api
@@ -61,7 +66,9 @@ def api(stack: Stack, gateway: Gateway, http_event: HttpEvent, lambda_context: C
 
 def open_socket(caller: Api, connection_id: str) -> None:
     ticket = caller.call("POST", "/api/v1/realtime/ticket").data["ticket"]
-    ConnectionService(store=RealtimeRepository(), clock=SystemClock()).connect(connection_id, ticket)
+    ConnectionService(
+        store=RealtimeRepository(), channels=ChannelRepository(), sources=declared(), clock=SystemClock()
+    ).connect(connection_id, ticket)
 
 
 def test_each_end_closes_what_it_ended_and_nothing_else(api: Api, gateway: Gateway) -> None:
@@ -124,6 +131,9 @@ def test_logging_out_everywhere_closes_every_socket(api: Api, gateway: Gateway, 
     for at in range(0, len(copies), 20):
         puts = [{"PutRequest": {"Item": copy}} for copy in copies[at : at + 20]]
         assert not dynamodb.batch_write_item(RequestItems={table: puts})["UnprocessedItems"]
+    user_id = UserId(item["user_id"]["S"])
+    entries = {f"{0:013d}#{name}" for name in names[1:]}
+    update(OpenConnections(*open_key(user_id)), [OpenConnections.open_ids.add(entries)])
     assert caller.call("POST", "/api/v1/auth/logout-all").status == 204
     assert sorted(gateway.asked) == [f"/live/@connections/{name}" for name in names]
 

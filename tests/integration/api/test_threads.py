@@ -10,11 +10,13 @@ from urllib.parse import quote
 
 import pytest
 
-from karma.conversations.domain import Message, ThreadKey
+from karma.conversations.domain import Message, ThreadKey, ThreadSpending
 from karma.core.ids import AgentId, RunId, ThreadId, UserId, new_id
 from karma.integrations.s3 import S3Attachments
-from karma.runs.domain import Run, RunEnd, RunKey, RunStatus, Segment, ThreadChanged, Wish
+from karma.runs.domain import Run, RunEnd, RunKey, RunStatus, Segment, ThreadChanged
 from karma.runs.repository import RunRepository
+from karma.runs.wishes import Wish
+from tests.contexts.runs import record
 from tests.integration.api.conftest import Api, reopen
 from tests.support.rows import NOW
 from tests.support.stack import Drain, Stack
@@ -72,6 +74,12 @@ class TestTheList:
                     "title_from": "words",
                     "agent_id": "karma",
                     "active_run_id": run.key.run_id,
+                    "budget": {
+                        "max_tokens": None,
+                        "max_cost_micros": None,
+                        "spent_tokens": 0,
+                        "spent_cost_micros": 0,
+                    },
                     "message_count": 1,
                     "created_at": "2026-11-21T12:00:00.000Z",
                     "updated_at": "2026-11-21T12:00:00.000Z",
@@ -249,6 +257,48 @@ class TestATitle:
             assert (answer.status, [each["field"] for each in answer.json["error"]["details"]]) == (422, [field])
         for body, field in [*WRONG, ({"title": "t", "id": "a b"}, "id"), ({"title": "t", "id": "a#b"}, "id")]:
             answer = api.call("POST", THREADS, body)
+            assert (answer.status, [each["field"] for each in answer.json["error"]["details"]]) == (422, [field])
+        assert api.call("GET", THREADS).data == before
+
+
+class TestABudget:
+    def test_is_given_with_the_thread_or_later_and_shown_with_what_was_spent(self, owner: tuple[Api, UserId]) -> None:
+        api, user_id = owner
+        made = api.call("POST", THREADS, {"title": "t", "budget": {"max_cost_micros": 5}}).data["thread"]
+        assert made["budget"] == {
+            "max_tokens": None,
+            "max_cost_micros": 5,
+            "spent_tokens": 0,
+            "spent_cost_micros": 0,
+        }
+        thread = ThreadKey(user_id, ThreadId("thread-of-r1"))
+        record(user_id, "r1")
+        named = f"{THREADS}/{thread.thread_id}"
+        changed = api.call("PATCH", named, {"budget": {"max_tokens": 7, "max_cost_micros": 9}}).data["thread"]
+        limits = {"max_tokens": 7, "max_cost_micros": 9}
+        assert changed["budget"] == {**limits, "spent_tokens": 3, "spent_cost_micros": 40}
+        kept = api.call("PATCH", named, {"title": "Other"}).data["thread"]
+        assert (kept["title"], kept["budget"]) == ("Other", changed["budget"])
+        both = api.call("PATCH", named, {"title": "Third", "budget": {"max_tokens": 8}}).data["thread"]
+        assert (both["title"], both["budget"]["max_tokens"], both["budget"]["max_cost_micros"]) == ("Third", 8, None)
+        assert RunRepository().thread(thread).spending == ThreadSpending(tokens=3, cost_micros=40, max_tokens=8)
+        ended = api.call("PATCH", named, {"budget": None}).data["thread"]
+        assert (ended["budget"]["max_tokens"], ended["title"]) == (None, "Third")
+
+    def test_that_is_wrong_is_refused_by_its_field_and_changes_nothing(self, owner: tuple[Api, UserId]) -> None:
+        api, user_id = owner
+        ask(user_id, "t1", "hi")
+        before = api.call("GET", THREADS).data
+        for body, field in (
+            ({}, "title"),
+            ({"version": 1}, "title"),
+            ({"budget": 5}, "budget"),
+            ({"budget": {"max_tokens": 0}}, "budget.max_tokens"),
+            ({"budget": {"max_tokens": 10**12 + 1}}, "budget.max_tokens"),
+            ({"budget": {"max_cost_micros": 1.5}}, "budget.max_cost_micros"),
+            ({"budget": {"dollars": 1}}, "budget.dollars"),
+        ):
+            answer = api.call("PATCH", f"{THREADS}/t1", body)
             assert (answer.status, [each["field"] for each in answer.json["error"]["details"]]) == (422, [field])
         assert api.call("GET", THREADS).data == before
 

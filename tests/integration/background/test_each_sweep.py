@@ -12,6 +12,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from infra.catalog import SWEEPS
+from karma.core.clock import epoch_ms
 from karma.core.dynamo import tables
 from karma.core.ids import new_id
 from karma.devices.repository.devices import DeviceRepository
@@ -23,14 +24,20 @@ from karma.tasks.domain import NewTask
 from karma.tasks.repository import TaskRepository
 from karma.tasks.service import TaskService
 from tests.contexts.accounts import PersonRows
+from tests.contexts.alarms import AlarmRows
 from tests.contexts.billing import BillingRows
+from tests.contexts.devices import DeviceRows
+from tests.contexts.firmware import FirmwareRows
 from tests.contexts.mail import MailRows
 from tests.contexts.projects import ProjectRows
+from tests.contexts.schedules import ScheduleRows
+from tests.contexts.telemetry import TelemetryRows
+from tests.contexts.webhooks import WebhookRows
 from tests.fakes.devices import FakeClock
 from tests.integration.background.test_files import USER as FILES_USER
 from tests.integration.background.test_files import store_file
 from tests.integration.background.test_hostile_sweeps import add_event, overdue_command
-from tests.integration.background.test_run_sweep import paused
+from tests.integration.background.test_run_sweep import paused, waiting_question
 from tests.integration.background.test_sweeps import POLICY, USER, provisioning
 from tests.support.accounts import open_account
 from tests.support.files import put_device
@@ -55,6 +62,11 @@ def _file(stack: Stack) -> None:
     store_file(stack, put_device(stack, FILES_USER), status=FileStatus.UPLOADING)
 
 
+def _bulk(_: Stack) -> None:
+    rows = DeviceRows()
+    rows.added(rows.new_bulk(expires_ms=epoch_ms(datetime.now(UTC)) + 60_000))
+
+
 def _orphan(stack: Stack) -> None:
     stack.aws("iot").create_policy(policyName=POLICY, policyDocument='{"Version": "2012-10-17", "Statement": []}')
     open_account(USER)
@@ -68,11 +80,18 @@ WORK: dict[str, Callable[[Stack], object]] = {
     "mail": lambda _: MailRows().pending,
     "deletions": _deletion,
     "commands": overdue_command,
+    "bulks": _bulk,
+    "interrupts": lambda _: waiting_question(open_account(), at=AGO),
+    "webhooks": lambda _: WebhookRows().pending,
+    "schedules": lambda _: ScheduleRows().first,
+    "alarms": lambda _: AlarmRows().look,
+    "rollups": lambda _: TelemetryRows().dirty,
     "projects": lambda _: ProjectRows().deleted_project,
     "tasks": _task,
     "runs": lambda _: paused(RunRepository(), open_account(), at=AGO - MAX_PAUSE),
     "files": _file,
     "orphans": _orphan,
+    "rollouts": lambda _: FirmwareRows().first,
 }
 """Functions that give each sweep work, by the sweep's name."""
 

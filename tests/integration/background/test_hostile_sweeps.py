@@ -89,7 +89,8 @@ def test_what_is_no_sweep_of_ours_is_refused_by_name(
     assert refused.value.details == [
         {
             "field": "sweep",
-            "message": "must be one of inbox, subscriptions, mail, deletions, commands",
+            "message": "must be one of inbox, subscriptions, mail, deletions, interrupts, webhooks, schedules, "
+            "alarms, rollups, bulks, commands",
             "type": "value_error",
         }
     ]

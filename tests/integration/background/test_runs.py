@@ -1,5 +1,6 @@
 """The watchdog's consumer on real queues and tables."""
 
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -8,14 +9,17 @@ import pytest
 from karma.conversations.domain import ThreadKey
 from karma.core.ids import RunId, ThreadId, UserId, new_id
 from karma.integrations.sqs import SqsQueue
-from karma.runs.domain import Run, RunKey, RunStatus, Segment
+from karma.runs.domain import NOBODYS, Run, RunEnd, RunKey, RunStatus, Segment
 from karma.runs.repository import RunRepository
+from karma.runs.turns import MAX_QUEUED
 from karma.runs.watchdog import GIVE_UP_AFTER, QueueWatchdog, read_message
+from tests.contexts.runs import plain_setup, question
 from tests.support.accounts import open_account
 from tests.support.crash import CrashTest
 from tests.support.stack import Context, Drain, SqsEvent, Stack
 
 USER = UserId("01890000-0000-7000-8000-000000000001")
+STARTED = b'{"type":"RUN_STARTED"}'
 
 
 @pytest.fixture
@@ -27,12 +31,28 @@ def store(stack: Stack) -> RunRepository:
     return RunRepository()
 
 
-def start(store: RunRepository, *, lease: timedelta, events: tuple[bytes, ...] = (b'{"type":"RUN_STARTED"}',)) -> Run:
-    now = datetime.now(UTC)
+def start(
+    store: RunRepository,
+    *,
+    lease: timedelta,
+    events: tuple[bytes, ...] = (STARTED,),
+    thread: ThreadKey = ThreadKey(USER, ThreadId("t1")),  # noqa: B008  immutable
+    at: datetime | None = None,
+    epoch: int = 1,
+    reserved_micros: int = 0,
+) -> Run:
+    now = at or datetime.now(UTC)
     key = RunKey(USER, RunId(new_id()))
-    run = Run(key=key, thread_id=ThreadId("t1"), status=RunStatus.RUNNING, model="m", created_at=now)
-    segment = Segment(key=key, n=1, writer="w", epoch=1, lease_until=now + lease, events=events)
-    store.start(run, thread=store.thread(ThreadKey(USER, run.thread_id)), segment=segment, messages=())
+    run = Run(
+        key=key,
+        thread_id=thread.thread_id,
+        status=RunStatus.RUNNING,
+        model="m",
+        created_at=now,
+        reserved_micros=reserved_micros,
+    )
+    segment = Segment(key=key, n=1, writer="w", epoch=epoch, lease_until=now + lease, events=events)
+    store.start(run, thread=store.thread(thread), segment=segment, messages=())
     return run
 
 
@@ -85,6 +105,12 @@ def test_a_process_is_asked_to_go_on_with_a_lost_run(
     assert len(store.segments(run.key, after=0, limit=10)) == 1
 
 
+def counted(stack: Stack) -> set[int]:
+    """Return what is counted of the account's model spend, in the month and in its days."""
+    found = stack.aws("dynamodb").scan(TableName=stack.tables["billing"], ConsistentRead=True)["Items"]
+    return {int(item["value"]["N"]) for item in found if item["type"]["S"] == "usage"}
+
+
 def waiting(stack: Stack) -> str:
     found = stack.aws("sqs").get_queue_attributes(
         QueueUrl=stack.queues["runs"], AttributeNames=["ApproximateNumberOfMessagesDelayed"]
@@ -114,6 +140,57 @@ def test_what_arms_is_what_the_consumer_reads(
     tail = store.tail(run.key)
     assert tail is not None
     assert tail.terminal
+
+
+def queue_behind_a_question(store: RunRepository, *, for_s: float, at: datetime) -> Run:
+    """Store a run that has asked something, for so many seconds, and one that waits for its turn behind it."""
+    thread = ThreadKey(USER, ThreadId(new_id()))
+    first = start(store, lease=timedelta(0), thread=thread, at=at)
+    waits = replace(first, key=RunKey(USER, RunId(new_id())), status=RunStatus.QUEUED, reserved_micros=700)
+    segment = Segment(key=waits.key, n=1, writer="w", epoch=0, lease_until=at + NOBODYS, events=(STARTED,))
+    store.start(waits, thread=store.thread(thread), segment=segment, messages=(), setup=plain_setup(USER))
+    asked = replace(question(first), expires_at=at + timedelta(seconds=for_s))
+    last = Segment(key=first.key, n=2, writer="w", epoch=1, lease_until=at, events=(b"{}",), terminal=True)
+    store.finish(last, RunEnd(status=RunStatus.INTERRUPTED, at=at, interrupts=(asked,)), thread=thread)
+    return waits
+
+
+@pytest.mark.parametrize("for_s", [3600, -1], ids=["open", "expired"])
+def test_a_run_behind_a_question_is_looked_at_until_it_may_begin(
+    stack: Stack, store: RunRepository, drain: Drain, sqs_event: SqsEvent, lambda_context: Context, for_s: float
+) -> None:
+    waits = queue_behind_a_question(store, for_s=for_s, at=datetime.now(UTC))
+
+    assert handle(sqs_event([message(waits)]), lambda_context) == {"batchItemFailures": []}
+
+    assert waiting(stack) == "1"
+    begins = [read_message(each["Body"]) for each in drain(stack.queues["executions"], int(for_s < 0))]
+    assert begins == [waits.key] * (for_s < 0)
+
+
+@pytest.mark.parametrize(
+    ("status", "ends_as"), [(RunStatus.QUEUED, RunStatus.CANCELLED), (RunStatus.RUNNING, RunStatus.FAILED)]
+)
+def test_a_run_that_it_ends_gives_back_what_was_reserved_for_it(
+    stack: Stack,
+    store: RunRepository,
+    sqs_event: SqsEvent,
+    lambda_context: Context,
+    status: RunStatus,
+    ends_as: RunStatus,
+) -> None:
+    long_ago = datetime.now(UTC) - 2 * MAX_QUEUED
+    if status is RunStatus.QUEUED:
+        run = queue_behind_a_question(store, for_s=0, at=long_ago)
+    else:
+        run = start(store, lease=timedelta(0), at=long_ago, reserved_micros=700, epoch=0)
+
+    assert handle(sqs_event([message(run)]), lambda_context) == {"batchItemFailures": []}
+
+    stored = store.run(run.key)
+    assert stored is not None
+    assert (stored.status, stored.cost_micros) == (ends_as, 0)
+    assert counted(stack) == {-700}
 
 
 @pytest.mark.parametrize("body", ["not json", "[]", "{}", '{"user_id":"x"}', "null", "7"])

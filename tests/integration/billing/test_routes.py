@@ -2,13 +2,14 @@
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
 from boto3.dynamodb.types import TypeDeserializer
 
-from karma.billing.allowances import Metric
+from karma.billing.allowances import Allowances, DayExceeded, DaySpend, Metric, day_of
 from karma.billing.arrival import Arrival
 from karma.billing.domain import EventState, projection
 from karma.billing.plans import PlanName
@@ -16,6 +17,8 @@ from karma.billing.ports import Row
 from karma.billing.repository.arrivals import ArrivalRepository
 from karma.billing.repository.inbox import RETENTION, InboxRepository
 from karma.billing.repository.subscriptions import SubscriptionRepository
+from karma.billing.subscriptions import SubscriptionService
+from karma.core.clock import SystemClock
 from karma.core.ids import UserId, new_id
 from tests.integration.billing.conftest import Billing
 from tests.support.plans import allowance, limited, take
@@ -115,12 +118,66 @@ def test_a_user_sees_what_is_taken_of_the_plan(api: Api, billing: Billing, login
     status, body = api("GET", "/usage", token=token)
     assert status == 200
     found = {each["metric"]: each for each in body["data"]["usage"]}
-    assert list(found) == ["devices", "seats", "storage", "runs_per_month", "model_spend_per_month"]
+    assert list(found) == ["devices", "seats", "storage", "runs_per_month", "model_spend_per_month", "schedules"]
     assert found["devices"] == {"metric": "devices", "used": 2, "allowed": 3, "resets_at": None}
     assert (found["storage"]["used"], found["storage"]["allowed"]) == (0, 1_000_000_000)
     spend = found["model_spend_per_month"]
     assert (spend["used"], spend["allowed"]) == (1_234, 2_000_000)
     assert datetime.fromisoformat(spend["resets_at"]).day == 1
+
+
+@pytest.mark.req("R-C-05")
+def test_a_user_sees_the_model_spend_of_today_and_the_share_of_each_agent(api: Api, login: LogIn) -> None:
+    assert api("GET", "/usage/today")[0] == 401
+    token, user = login("today@example.com")
+    now = datetime.now(UTC)
+    month = allowance(user, PlanName.FREE, at=now).reserve(Metric.MODEL_SPEND, 1_000)
+    for agent, amount in (("a", 10), ("b", 30)):
+        day = DaySpend(day=day_of(now), agent_id=agent)
+        take(replace(month, amount=amount, days=(day,)))
+    take(replace(month, amount=2))
+    own = (DaySpend(day=day_of(now), agent_id="a"),)
+    take(replace(month, amount=2, days=own, of_days_alone=True))  # as a subagent, in a run of b
+    status, body = api("GET", "/usage/today", token=token)
+    assert status == 200
+    shares = [
+        {"agent_id": "b", "cost_micros": 30, "delegated_cost_micros": 0},
+        {"agent_id": "a", "cost_micros": 12, "delegated_cost_micros": 2},
+    ]
+    assert body["data"]["today"] == {"day": day_of(now), "cost_micros": 42, "agents": shares}
+
+
+@pytest.mark.req("R-C-05")
+def test_a_user_limits_the_day_of_the_account(api: Api, billing: Billing, login: LogIn) -> None:
+    assert api("GET", "/usage/budget")[0] == api("PUT", "/usage/budget", body={"max_cost_micros": 1})[0] == 401
+    token, user = login("limited@example.com")
+    now = datetime.now(UTC)
+    take(allowance(user, at=now).reserve(Metric.MODEL_SPEND, 700))
+
+    def put(micros: object, **more: Any) -> tuple[int, Any]:
+        status, body = api("PUT", "/usage/budget", token=token, body={"max_cost_micros": micros, **more})
+        return status, body["data"]["budget"] if status == 200 else body["error"]["code"]
+
+    none = {"max_cost_micros": None, "version": 0}
+    assert api("GET", "/usage/budget", token=token)[1]["data"]["budget"] == none
+    for wrong in (0, 10**12 + 1, "5", 1.5):
+        assert put(wrong)[0] == 422
+    assert api("PUT", "/usage/budget", token=token, body={})[0] == 422, "null is said"
+    for _ in range(2):
+        assert put(1_000) == (200, {"max_cost_micros": 1_000, "version": 1})
+    assert put(2_000, version=2) == (409, "STALE_VERSION")
+    billing.stack.use("api")
+    rows = SubscriptionRepository()
+    service = SubscriptionService(subscriptions=rows, clock=SystemClock())
+    mine = Allowances(terms_of=service.terms, clock=SystemClock()).of(user)
+    assert (mine.plan.name, mine.day_cost_micros) == (PlanName.FREE, 1_000)
+    take(mine.reserve(Metric.MODEL_SPEND, 300))
+    with pytest.raises(DayExceeded) as refused:
+        take(mine.reserve(Metric.MODEL_SPEND, 1))
+    assert refused.value.taken == 1_000, "what the day had before, too"
+    assert put(None, version=1) == (200, {"max_cost_micros": None, "version": 2})
+    assert (rows.limits(user).day_cost_micros, service.terms(user).day_cost_micros) == (None, None)
+    assert audit(billing, "billing.budget_changed") == [{"max_cost_micros": each} for each in ("1000", "")]
 
 
 def arrive(table: str, event_id: str) -> None:

@@ -10,17 +10,20 @@ import json
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
 from karma.billing.repository.usage import UsageRepository
 from karma.core.clock import epoch_ms, from_epoch_ms
+from karma.core.dynamo.items import Item
 from karma.core.ids import CommandId, DeviceId, UserId, new_id
 from karma.devices.domain import RAW_RETENTION_S, Command, CommandStatus, Latest
 from karma.devices.repository.commands import CommandRepository
 from karma.devices.repository.dead_letters import DeadLetterRepository
+from karma.devices.repository.device_mapping import latest_from, latest_json
 from karma.devices.repository.devices import DeviceRepository
+from karma.devices.repository.items import DevicesItem
 from tests.support.accounts import open_account
 from tests.support.crash import CrashTest
 from tests.support.devices import World, provisioning_device, sqs_record
@@ -107,8 +110,7 @@ def handle(stack: Stack, lambda_context: Context) -> Handle:
 
 def facts(stack: Stack) -> dict[str, Any]:
     item = snapshot(stack)[f"devices USER#{USER} DEVICE#{DEVICE}#LATEST"]
-    found: dict[str, Any] = json.loads(item["facts"]["S"]) if "facts" in item else {}
-    return found
+    return latest_json(latest_from(cast("DevicesItem", Item.from_raw_data(item))))
 
 
 def test_a_batch_of_telemetry_and_heartbeat(stack: Stack, handle: Handle) -> None:

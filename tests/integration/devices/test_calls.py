@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 
 from karma.devices.reading import DeviceQuery
-from karma.devices.telemetry import TelemetryQuery
 from tests.support.clients import hooked
 from tests.support.devices import World
 
@@ -38,10 +37,10 @@ def test_requests_of_each_pattern(world: World, calls: Callable[[Callable[[], An
     assert calls(lambda: world.devices.list(user, DeviceQuery(limit=5, sort="name"))) == [
         "Query", "BatchGetItem", "GetItem"
     ]  # fmt: skip
+    assert calls(lambda: world.devices.list(user, DeviceQuery(limit=5, tag="a", text="n7"))) == ["Query"]
     assert calls(lambda: world.devices.get(user, device_id)) == ["Query"]
     assert calls(lambda: world.devices.find_by_ref(user, made[0].current.device.serial_number)) == ["GetItem", "Query"]
-    assert calls(lambda: world.devices.search(user, "n1", limit=10)) == ["Query"]
-    assert calls(lambda: world.reader.points(user, device_id, TelemetryQuery())) == ["GetItem", "Query", "Query"]
+    assert calls(lambda: world.devices.among(user, [device_id])) == ["BatchGetItem"]
     assert calls(lambda: world.commands.send(user, device_id, "a")) == [
         "GetItem", "Query", "TransactWriteItems", "Query", "GetItem"
     ]  # fmt: skip
@@ -54,10 +53,10 @@ def test_requests_of_each_pattern(world: World, calls: Callable[[Callable[[], An
         )
 
     first = calls(lambda: batches(5))
-    assert first == ["GetItem", *["PutItem"] * 5, "GetItem", "PutItem", "Query"]
+    assert first == ["GetItem", *["PutItem"] * 5, "UpdateItem", "Query"]
     world.clock.pass_time(seconds=1)
     # The claim is remembered: five puts, then LATEST once, then a look into the queue.
-    assert calls(lambda: batches(5)) == [*["PutItem"] * 5, "GetItem", "PutItem", "Query"]
+    assert calls(lambda: batches(5)) == [*["PutItem"] * 5, "UpdateItem", "Query"]
 
 
 def test_a_page_costs_the_same_among_many(world: World, calls: Callable[[Callable[[], Any]], list[str]]) -> None:

@@ -178,23 +178,37 @@ def test_lists_page_in_every_way(world: World) -> None:
 
 
 @pytest.mark.req("R-K-12")
-def test_status_filters_and_words_find_the_online_ones(world: World) -> None:
+def test_status_filters_find_the_online_ones(world: World) -> None:
     on, off = world.create(name="Oven north"), world.create(name="Oven south", model=DeviceModel.EOS_3B)
     world.connect(on)
     assert world.current(on).status is DeviceStatus.ONLINE
     page = world.devices.list(world.user, DeviceQuery(status=DeviceStatus.ONLINE))
     assert [each.device.id for each in page.devices] == [on.current.device.id]
 
-    def found(query: str) -> list[str]:
-        return [each.device.name for each in world.devices.search(world.user, query, limit=10)]
-
-    assert found("online devices") == ["Oven north"]
-    assert found("offline") == ["Oven south"]
-    assert found("EOS-3B devices") == ["Oven south"]
-    assert found("oven sou") == ["Oven south"]
-    assert found("fridge") == []
-    assert sorted(found("show all my devices")) == ["Oven north", "Oven south"]
+    both = [each.current.device.id for each in (off, on)]
+    assert [each.device.name for each in world.devices.among(world.user, both)] == ["Oven south", "Oven north"]
+    assert world.devices.among(UserId(new_id()), both) == []
     assert off.current.device.model == "EOS-3B"
+
+
+@pytest.mark.req("R-K-25")
+def test_lists_are_filtered_by_tag_and_by_words(world: World) -> None:
+    north = world.create(name="Oven Grün", serial_number="OVEN-1", tags=("north", "hot"))
+    south = world.create(name="Oven south", serial_number="OVEN-2", location={"city": "München", "floor": 2})
+    for query, expected in (
+        (DeviceQuery(tag="north"), [north]),
+        (DeviceQuery(tag="North"), []),
+        (DeviceQuery(tag="nort"), []),
+        (DeviceQuery(text="  "), [north, south]),
+        (DeviceQuery(text="GRU\u0308N oven"), [north]),
+        (DeviceQuery(text="münchen"), [south]),
+        (DeviceQuery(text="oven-2 eos"), [south]),
+        (DeviceQuery(text="oven", tag="hot", sort="name"), [north]),
+        (DeviceQuery(text="oven nothing"), []),
+    ):
+        page = world.devices.list(world.user, query)
+        assert {each.device.id for each in page.devices} == {each.current.device.id for each in expected}, query
+        assert page.total == len(expected)
 
 
 def test_changes_are_versioned(world: World) -> None:

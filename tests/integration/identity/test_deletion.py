@@ -32,6 +32,9 @@ from karma.realtime.domain import Ticket
 from karma.realtime.repository import RealtimeRepository
 from karma.runs.domain import Run, RunKey, RunStatus, Segment
 from karma.runs.repository import RunRepository
+from karma.search.repository import SearchRepository
+from karma.telemetry.domain import HOUR_MS, Level, Period
+from tests.contexts.search import stamped
 from tests.fakes.devices import FakeClock
 from tests.support.accounts import open_account, was_deleted
 from tests.support.crash import CrashTest
@@ -74,6 +77,13 @@ def committed(*steps: Callable[[Transaction], None]) -> None:
     for step in steps:
         step(tx)
     tx.commit()
+
+
+LEFT = {"account_tombstone", "left_address", "telemetry_directory"}
+"""Types of items behind the deletion of an account with a device.
+
+The directory says for two days that a device that is gone gets no rollups.
+"""
 
 
 class TestTheTombstone:
@@ -219,7 +229,7 @@ def test_a_crash_of_the_consumer_leaves_nothing_but_the_tombstone(
     ).run()
 
     left = {item["type"]["S"] for table in stack.tables.values() for item in scan(stack, table)}
-    assert (left, left_in_iot()) == ({"account_tombstone", "left_address"}, ([], []))
+    assert (left, left_in_iot()) == (LEFT, ([], []))
     assert "after dynamodb.BatchWriteItem" in " ".join(report.at)
 
 
@@ -237,6 +247,8 @@ def test_what_runs_listens_and_was_measured_goes_with_the_account(
     world = World(stack, user=user_id, clock=FakeClock(now))
     device = world.create()
     world.tell(world.message(device, "telemetry", world.samples((0, 1.0))))
+    hour = Period(device.current.device.id, Level.HOUR, world.clock.ms // HOUR_MS)
+    world.rollups.mark(hour, due=now)
     run, thread = RunKey(user_id, RunId("r1")), ThreadKey(user_id, ThreadId("t1"))
     store = RunRepository()
     store.start(
@@ -245,17 +257,21 @@ def test_what_runs_listens_and_was_measured_goes_with_the_account(
         segment=Segment(key=run, n=1, writer="w", epoch=1, lease_until=now, events=(b'{"type":"X"}',), terminal=False),
         messages=(Message(id="u1", role="user", content="hi"),),
     )
-    listening = {"pk": {"S": "CONN#c1"}, "type": {"S": "connection"}}
-    owned = {"gsi1pk": {"S": f"USER#{user_id}"}, "gsi1sk": {"S": "CONN#c1"}}
-    for item in ({**listening, **owned, "sk": {"S": "META"}}, {**listening, "sk": {"S": "SUB#user"}}):
-        stack.aws("dynamodb").put_item(TableName=stack.tables["realtime"], Item=item)
+    for connection, parts in (("c1", {"SUB#user": "subscription"}), ("sse-1", {"INBOX": "inbox"})):
+        owned = {"gsi1pk": {"S": f"USER#{user_id}"}, "gsi1sk": {"S": f"CONN#{connection}"}}
+        stored = {"META": {"type": {"S": "connection"}, **owned}}
+        stored |= {sk: {"type": {"S": kind}} for sk, kind in parts.items()}
+        for sk, more in stored.items():
+            item = {"pk": {"S": f"CONN#{connection}"}, "sk": {"S": sk}, **more}
+            stack.aws("dynamodb").put_item(TableName=stack.tables["realtime"], Item=item)
+    assert SearchRepository().write(user_id, [stamped(user_id)], at=now) == 1
     begin(deletions, user_id, at=now - 2 * SETTLES_AFTER)
 
     stack.use("deletion")
     assert lambda_handler(sqs_event([user_id]), lambda_context) == {"batchItemFailures": []}
 
     left = {item["type"]["S"] for table in stack.tables.values() for item in scan(stack, table)}
-    assert left == {"account_tombstone", "left_address"}
+    assert left == LEFT
 
 
 @pytest.mark.fault("F-19a")

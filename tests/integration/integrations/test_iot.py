@@ -13,7 +13,7 @@ import pytest
 from paho.mqtt.enums import CallbackAPIVersion
 from paho.mqtt.subscribeoptions import SubscribeOptions
 
-from infra.catalog import IOT_SELECT, IOT_SQL_VERSION
+from infra.iot_rules import IOT_SELECT, IOT_SQL_VERSION
 from karma.core.clock import from_epoch_ms
 from karma.core.errors import Upstream, ValidationFailed
 from karma.core.ids import new_id

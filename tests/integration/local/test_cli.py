@@ -33,7 +33,7 @@ pytestmark = pytest.mark.req("R-C-33")
 
 Karma = Callable[..., tuple[int, str, str]]
 ROOT = local_places.ROOT
-COMMANDS = {"dev", "down", "chat", "mail", "admin", "inbox", "run", "migrate", "keys"}
+COMMANDS = {"dev", "down", "chat", "mail", "admin", "inbox", "run", "migrate", "search", "keys"}
 
 
 @pytest.fixture
@@ -99,7 +99,7 @@ class TestTheWords:
     @pytest.mark.parametrize(
         "words",
         [["chat", "hello"], ["admin", "create", "a@example.com"], ["inbox", "replay", "evt_1"],
-         ["run", "explain", "r1"], ["migrate", "status"], ["keys", "show"], ["keys", "rotate"]],
+         ["run", "explain", "r1"], ["migrate", "status"], ["search", "fill"], ["keys", "show"], ["keys", "rotate"]],
     )  # fmt: skip
     def test_without_an_environment_each_says_what_starts_one(
         self, karma: Karma, base: Places, monkeypatch: pytest.MonkeyPatch, words: list[str]

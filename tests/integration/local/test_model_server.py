@@ -272,3 +272,20 @@ def test_what_listens_behind_the_front_hears_the_front_alone(places: Places) -> 
                     answer = connection.getresponse()
                     assert (answer.status, answer.getheader("access-control-allow-origin")) == (403, None)
                     connection.close()
+
+
+def test_an_answer_is_as_long_as_it_is_asked_for_slow_or_an_error(model: anthropic.Anthropic) -> None:
+    message, pieces = ask(model, [{"role": "user", "content": "Tell me something slowly in 40 words."}], TOOLS)
+    (block,) = message.content
+    assert isinstance(block, anthropic.types.TextBlock)
+    assert (len(block.text.split()), message.usage.output_tokens > 40, pieces > 5) == (40, True, True)
+    with pytest.raises(anthropic.APIStatusError) as failed:
+        ask(model, [{"role": "user", "content": "Please fail with 503."}], TOOLS)
+    assert failed.value.status_code == 503
+
+
+def test_a_subagent_is_called_by_its_name_and_does_what_the_message_says(model: anthropic.Anthropic) -> None:
+    text = "Ask scout in 30 words."
+    scout: ToolParam = {"name": "scout", "input_schema": {"type": "object", "properties": {"task": {"type": "string"}}}}
+    message, _ = ask(model, [{"role": "user", "content": text}], [scout])
+    assert called(message) == [("scout", {"task": text})]

@@ -103,6 +103,7 @@ def test_saved_code_answers_and_code_with_a_mistake_does_not(
         common.write_text("TEXT = 'new, and longer'\n")
         answers("two, new, and longer")
         says("renewed all functions")
+        answers("two, new, and longer")  # an instance that began before the renewal ends after its call
 
         handler.write_text("def handler(:\n")
         says("the old code goes on")
@@ -120,7 +121,8 @@ def test_saved_code_answers_and_code_with_a_mistake_does_not(
 def test_calls_under_way_finish_while_code_is_saved(engine: Engine, client: LambdaClient, root: Path) -> None:
     """Callers who call without a pause see the old answer or the new one, and no failure.
 
-    Each save is of the same size and within one second, which is as finely as Python dates what it keeps compiled.
+    Each save is of the same size and within one second, which is as finely as Python dates what it keeps compiled. It
+    replaces the file, since an instance that starts while a file is written in place reads a part of it.
     """
     slow = "import time\nfrom karma import answer\n\n\ndef handler(event, context):\n    time.sleep(0.2)\n"
     handler = root / "functions/api/handler.py"
@@ -142,8 +144,10 @@ def test_calls_under_way_finish_while_code_is_saved(engine: Engine, client: Lamb
         try:
             for number in range(3):
                 text = f"text {number}"
-                handler.write_text(f"{slow}    return {text!r}\n")
-                os.utime(handler, ns=(saved_ns + number, saved_ns + number))
+                saved = handler.with_suffix(".saved")
+                saved.write_text(f"{slow}    return {text!r}\n")
+                os.utime(saved, ns=(saved_ns + number, saved_ns + number))
+                saved.replace(handler)
                 watch.look()
                 until(lambda text=text: text in seen, deadline_s=45, what=f"the answer {text!r}")  # type: ignore[misc]
         finally:
@@ -167,3 +171,43 @@ def test_a_call_that_fails_is_in_a_file_though_nobody_waits_for_it(
     said = log.read_text()
     assert f"{NAME} failed after " in said
     assert f"KeyError: 'WORK_TABLE, asked by {asked}'" in said
+
+
+def test_a_call_that_gives_messages_back_is_in_the_file_too(engine: Engine, client: LambdaClient, root: Path) -> None:
+    """As a consumer of a queue answers, whose other messages are done."""
+    handler = root / "functions/api/handler.py"
+    handler.write_text(
+        "def handler(event, context):\n"
+        "    print('asked by ' + event['by'])\n"
+        "    return {'batchItemFailures': [{'itemIdentifier': each} for each in event['back']]}\n"
+    )
+    log = Processes(engine.places).log(FAILURES)
+    bad, good = uuid.uuid4().hex, uuid.uuid4().hex
+    for by, back in ((good, []), (bad, ["1"])):
+        asked = {"by": by, "back": back, "Records": ["1", "2"]}
+        client.invoke(FunctionName=NAME, InvocationType="Event", Payload=json.dumps(asked).encode())
+    until(lambda: log.exists() and bad in log.read_text(), deadline_s=45, what="the call in the log")
+    said = log.read_text()
+    assert f"{NAME} gave 1 of 2 back" in said
+    assert good not in said
+
+
+def test_a_request_that_is_answered_as_our_failure_is_in_the_file_too(
+    engine: Engine, client: LambdaClient, root: Path
+) -> None:
+    """As the API's edge answers what it has caught: for the engine that call went well."""
+    handler = root / "functions/api/handler.py"
+    handler.write_text(
+        "def handler(event, context):\n"
+        "    print('asked by ' + event['by'])\n"
+        "    return {'statusCode': event['status'], 'body': '{}'}\n"
+    )
+    log = Processes(engine.places).log(FAILURES)
+    bad, good = uuid.uuid4().hex, uuid.uuid4().hex
+    for by, status in ((good, 404), (bad, 500)):
+        asked = {"by": by, "status": status, "rawPath": "/api/v1/agents/1"}
+        client.invoke(FunctionName=NAME, InvocationType="Event", Payload=json.dumps(asked).encode())
+    until(lambda: log.exists() and bad in log.read_text(), deadline_s=45, what="the call in the log")
+    said = log.read_text()
+    assert f"{NAME} answered 500 to /api/v1/agents/1" in said
+    assert good not in said

@@ -96,6 +96,20 @@ class TestAForgottenPassword:
         assert [mail.subject for mail in post.deliver()][-1] == "Your password was changed"
         assert code(api, "/auth/reset-password", {"token": token, "password": PASSWORD}) == (410, "GONE")
 
+    def test_tells_what_goes_on_for_the_account_in_the_transaction_of_the_reset(self, api: Api, post: Post) -> None:
+        api.register("ada@example.com")
+        here = bearer(api, "ada@example.com")
+        assert here.call("POST", f"{V1}/webhooks", {"url": "https://other.example.com/"}).status == 201
+        assert code(api, "/auth/forgot-password", {"email": "ada@example.com"})[0] == 202
+        token = post.token_for("ada@example.com")
+        assert code(api, "/auth/reset-password", {"token": token, "password": NEW}) == (204, "")
+        assert code(api, "/auth/reset-password", {"token": token, "password": NEW}) == (410, "GONE")
+        notices = bearer(api, "ada@example.com", NEW).call("GET", f"{V1}/notices").data["notices"]
+        [told] = [each for each in notices if each["type"] == "access_stays"]
+        assert told["data"] == {"schedules": "0", "webhooks": "1", "mcp_servers": "0"}
+        [mail] = [mail for mail in post.deliver() if mail.subject == "Your password was changed"]
+        assert "webhooks" in mail.text
+
     def test_costs_and_answers_the_same_for_an_address_without_account(self, api: Api, post: Post) -> None:
         api.register("ada@example.com")
         post.deliver()

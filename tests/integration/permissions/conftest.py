@@ -20,8 +20,9 @@ def model() -> Iterator[ModelServer]:
 
 @pytest.fixture(autouse=True)
 def one_network(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let all people of a test chat from one network, more often than a network may."""
-    monkeypatch.setitem(cast("dict[str, Rule]", RULES), "chat", RULES["default"])
+    """Let all people of a test do from one network, or with one account, what few may do often."""
+    for name in ("chat", "outward", "costly"):
+        monkeypatch.setitem(cast("dict[str, Rule]", RULES), name, RULES["default"])
 
 
 @pytest.fixture

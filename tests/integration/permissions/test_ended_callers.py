@@ -2,7 +2,7 @@
 
 Each way to end one is written beside the process that is asked, which believes the caller for another minute. Then
 every operation of both OpenAPI documents that takes a caller and changes something is asked for: after a log-out all of
-them, after the other ends some, others each time, or all with ENDED=all.
+them, after the other ends some, others for another number of the run, or all with ENDED=all.
 """
 
 from __future__ import annotations
@@ -29,7 +29,6 @@ from tests.integration.permissions.world import EVERY_SCOPE, Target, World, bear
 from tests.support import contexts, contract, endings
 from tests.support.model_server import ModelServer
 
-SEED = Random().randrange(10**6)
 SAMPLE = 6
 GO_ON = {"api POST /api/v1/auth/logout": "a log-out that is repeated is answered as it was, and ends what is over"}
 """Requests that an ended session may still make."""
@@ -171,11 +170,11 @@ def tried(way: Way, names: list[str], random: Random) -> Iterator[str]:
 @pytest.mark.fault("F-21j")
 @pytest.mark.parametrize("function", list(READS))
 def test_a_caller_whose_session_or_key_has_ended_changes_nothing(
-    world: World, model: ModelServer, function: str
+    world: World, model: ModelServer, function: str, seed: int
 ) -> None:
     model.fail(401, "authentication_error", times=100)
     world.become(function, **({"MODEL_BASE_URL": model.url} if function == "agent_stream" else {}))
-    requests, ends, random, wrong = prepared(world, function), Ends(world), Random(SEED), []
+    requests, ends, random, wrong = prepared(world, function), Ends(world), Random(seed), []
 
     def believed(headers: Mapping[str, str]) -> bool:
         return world.ask(READS[function], query="", headers=headers).status in {200, 404}
@@ -194,4 +193,4 @@ def test_a_caller_whose_session_or_key_has_ended_changes_nothing(
                     wrong.append(f"{name}, {kind}: {request}: {answer}")
         if world.stored() != before:
             wrong.append(f"{name}: something was changed")
-    assert wrong == [], f"random operations of seed {SEED}"
+    assert wrong == []

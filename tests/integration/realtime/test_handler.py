@@ -13,7 +13,7 @@ from karma.core.dynamo.access import upsert
 from karma.core.ids import UserId, new_id
 from karma.identity.domain import Caller, Role
 from karma.realtime.domain import MAX_OPEN
-from karma.realtime.repository import OpenConnections, open_key
+from karma.realtime.items import OpenConnections, open_key
 from tests.support.accounts import open_account
 from tests.support.crash import CrashTest
 from tests.support.stack import Context, Stack
@@ -123,7 +123,7 @@ class TestMessages:
         assert socket.connect(socket.ticket()) == 200
 
     def test_are_answered(self, socket: Socket) -> None:
-        assert socket.ask({"action": "ping", "id": "1"}) == {"type": "pong", "id": "1"}
+        assert socket.ask({"action": "ping", "id": "1"}) == {"type": "pong", "missed": 0, "id": "1"}
 
     def test_subscribe_and_unsubscribe(self, socket: Socket) -> None:
         name = f"device:{new_id()}"
@@ -146,7 +146,7 @@ class TestMessages:
             ("[" * 4000, "INVALID_MESSAGE"),
             ("x" * 130_000, "INVALID_MESSAGE"),
             ({"action": "fly"}, "INVALID_MESSAGE"),
-            ({"action": "subscribe", "channel": "run:1"}, "NOT_FOUND"),
+            ({"action": "subscribe", "channel": "avatar:1"}, "NOT_FOUND"),
             ({"action": "subscribe", "channel": f"user:{new_id()}"}, "FORBIDDEN"),
         ],
     )

@@ -21,8 +21,9 @@ from karma.runs.service import RunService
 from karma.runs.watchdog import QueueWatchdog
 from karma.tools.toolbox import Tool, ToolContext, WhenLost, described
 from tests.fakes.agents import catalogue
+from tests.fakes.attachments import library
 from tests.fakes.configuration import as_built
-from tests.fakes.runs import KeptFrames, ScriptedModel, SetClock, caller, ended, library, text, tool
+from tests.fakes.runs import KeptFrames, ScriptedModel, SetClock, caller, ended, text, tool
 from tests.support.plans import allowances
 from tests.support.run_services import executor, run_service
 

@@ -78,6 +78,7 @@ def test_wherever_the_process_dies_the_run_goes_on_to_its_end(stack: Stack, side
             verify([orjson.loads(data) for segment in log for data in segment.events])
             told = explain(KEY.run_id, store=store, clock=SetClock(datetime.now(UTC) + timedelta(hours=1)))
             assert str(run.status) in told
+            assert (", which took over" in told) is any(each.epoch > 1 for each in log)
             # An answer that broke off is counted with an estimate, beside the one that was made anew.
             assert taken == (1, run.cost_micros)
             assert run.cost_micros is not None

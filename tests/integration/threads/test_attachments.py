@@ -13,6 +13,8 @@ from karma.billing.allowances import Metric
 from karma.billing.repository.usage import UsageRepository
 from karma.conversations.attachments import cut
 from karma.conversations.domain import History, Message, ThreadKey
+from karma.conversations.items import PART_BYTES
+from karma.conversations.stored import dump_messages
 from karma.core.ids import RunId, ThreadId
 from karma.identity.accounts.deletion import SETTLES_AFTER
 from karma.runs.attachment_repository import Attached, AttachmentRepository
@@ -41,7 +43,13 @@ def shown(name: str = NAME) -> Message:
     return Message(id="m1", role="user", content=(image,))
 
 
-def show(scene: Scene, thread_id: str, *, new: Mapping[str, int]) -> Run:
+def behind(text: str) -> Message:
+    """Return a message with the image behind a text."""
+    image = shown()
+    return replace(image, content=({"type": "text", "text": text}, *image.content))
+
+
+def show(scene: Scene, thread_id: str, *, new: Mapping[str, int], message: Message | None = None) -> Run:
     """Run once in a thread whose user shows the image, new in the account or not."""
     run = scene.run(f"run-of-{thread_id}", thread_id)
     key = ThreadKey(scene.user_id, ThreadId(thread_id))
@@ -50,7 +58,7 @@ def show(scene: Scene, thread_id: str, *, new: Mapping[str, int]) -> Run:
         run,
         thread=scene.runs.thread(key),
         segment=scene.segment(run, 1),
-        messages=(shown(),),
+        messages=(message or shown(),),
         attachments=new,
         reservations=takes,
     )
@@ -78,6 +86,17 @@ def stored(scene: Scene) -> tuple[int, int]:
     """Return the number of stored attachments, and the bytes that they take of the plan."""
     used = UsageRepository().read(allowance(scene.user_id))
     return len(scene.attachments.kept), next(each.used for each in used if each.metric is Metric.STORAGE)
+
+
+def test_one_whose_name_two_items_have_between_them_goes(scene: Scene) -> None:
+    """A list of messages is cut into items anywhere, within a name too."""
+    before = dump_messages([behind("")]).index(NAME.encode())
+    message = behind("x" * (PART_BYTES - before - 10))
+    show(scene, "t1", new={NAME: 8}, message=message)
+    cut_at = dump_messages([message]).index(NAME.encode())
+    assert cut_at < PART_BYTES < cut_at + len(NAME)
+    delete(scene, "t1")
+    assert stored(scene) == (0, 0)
 
 
 def test_one_that_another_thread_names_stays_until_that_goes_too(scene: Scene) -> None:

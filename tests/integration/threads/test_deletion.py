@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import random
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
@@ -15,10 +14,11 @@ import orjson
 import pytest
 
 from karma.conversations.deletion_repository import ThreadDeletionRepository
-from karma.conversations.domain import History, Message, Thread, ThreadKey, TitleSource
+from karma.conversations.domain import History, Message, Thread, ThreadChange, ThreadKey
 from karma.conversations.items import thread_pk
 from karma.conversations.purge import empty_messages
 from karma.conversations.repository import ThreadRepository
+from karma.core.dynamo.leases import DynamoLeases
 from karma.core.errors import AppError
 from karma.core.ids import AgentId, RunId, ThreadId, UserId, new_id
 from karma.identity.accounts.deletion import SETTLES_AFTER
@@ -35,24 +35,27 @@ from karma.runs.domain import (
     RunPause,
     RunStatus,
     Segment,
-    Wish,
 )
 from karma.runs.events import run_started
 from karma.runs.items import run_pk
+from karma.runs.places import NoPlace, Places
 from karma.runs.removal import GRACE, RunsRemoval
 from karma.runs.removal_repository import RunRemovalRepository
 from karma.runs.repository import RunRepository
 from karma.runs.watchdog import Inspector
+from karma.runs.wishes import Wish
 from karma.threads.deletion import FORGET_AFTER, ThreadCascade, ThreadRemover, requeue_due
+from tests.contexts.runs import plain_setup
+from tests.fakes.attachments import MemoryAttachments
 from tests.fakes.billing import MemoryQueue
-from tests.fakes.runs import MemoryAttachments, RequestedExecutions, SetClock
+from tests.fakes.runs import RequestedExecutions, SetClock
 from tests.support.accounts import open_account
 from tests.support.crash import CrashTest
 from tests.support.interleaving import play, watch
 from tests.support.stack import Context, Drain, SqsEvent, Stack
 
 INTERLEAVINGS = int(os.environ.get("INTERLEAVINGS", "6"))
-"""Seeds that are played, other ones each time: a failure names its seed, and FIRST_SEED plays it again."""
+"""Seeds that are played, of the run's number (tests/support/seeds.py)."""
 CLEAN = (AppError, OwnershipLost)
 """Errors with which whoever writes to a thread may end that is deleted meanwhile."""
 NOW = datetime(2026, 11, 21, 12, tzinfo=UTC)
@@ -79,13 +82,16 @@ class Scene:
     threads: ThreadRepository = field(default_factory=ThreadRepository)
     deletions: ThreadDeletionRepository = field(default_factory=ThreadDeletionRepository)
     attachments: MemoryAttachments = field(default_factory=MemoryAttachments)
+    executions: RequestedExecutions = field(default_factory=RequestedExecutions)
 
     def __post_init__(self) -> None:
         self.key = ThreadKey(self.user_id, ThreadId("t1"))
         self.remover = ThreadRemover(
             threads=self.threads, deletions=self.deletions, wishes=self.runs, queue=self.queue, clock=self.clock
         )
-        removal = RunsRemoval(store=self.runs, removals=RunRemovalRepository(), clock=self.clock)
+        removal = RunsRemoval(
+            store=self.runs, removals=RunRemovalRepository(), executions=self.executions, clock=self.clock
+        )
         self.cascade = ThreadCascade(
             deletions=self.deletions,
             runs=removal,
@@ -109,7 +115,9 @@ class Scene:
         run = self.run(run_id, thread_id)
         thread = thread or self.runs.thread(ThreadKey(self.user_id, run.thread_id))
         said = Message(id=new_id(), role="user", content=f"This is {run_id}")
-        self.runs.start(run, thread=thread, segment=self.segment(run, 1), messages=(said,), setup=b"s")
+        self.runs.start(
+            run, thread=thread, segment=self.segment(run, 1), messages=(said,), setup=plain_setup(self.user_id)
+        )
         return run
 
     def segment(self, run: Run, n: int, *, terminal: bool = False) -> Segment:
@@ -167,12 +175,11 @@ def cleanly(act: Callable[[], object]) -> Callable[[], None]:
     return guarded
 
 
-def test_in_whatever_order_only_the_tombstone_is_left(stack: Stack, request: pytest.FixtureRequest) -> None:
+def test_in_whatever_order_only_the_tombstone_is_left(stack: Stack, request: pytest.FixtureRequest, seed: int) -> None:
     watch()
     request.getfixturevalue("kept_clients")
-    first = int(os.environ.get("FIRST_SEED") or random.SystemRandom().randrange(10**6))
     orders = set()
-    for seed in range(first, first + INTERLEAVINGS):
+    for nth in range(seed, seed + INTERLEAVINGS):
         scene = Scene()
         other = scene.start("other", "other")
         scene.go_on(scene.start("r1"), position=1)
@@ -200,15 +207,15 @@ def test_in_whatever_order_only_the_tombstone_is_left(stack: Stack, request: pyt
             "run": lambda scene=scene, run=running: scene.go_on(run, position=3),  # type: ignore[misc]
             "next run": next_run,
             "late run": late_run,
-            "rename": lambda scene=scene: scene.threads.rename(  # type: ignore[misc]
-                scene.key, "New", by=TitleSource.USER, version=None, at=scene.clock.now()
+            "rename": lambda scene=scene: scene.threads.change(  # type: ignore[misc]
+                scene.key, ThreadChange(title="New"), version=None, at=scene.clock.now()
             ),
             "other thread": lambda scene=scene, run=other: scene.go_on(run, position=1),  # type: ignore[misc]
             "goes": goes,
             "watchdog": watch_over,
         }
-        orders.add(tuple(play(seed, {name: cleanly(act) for name, act in actors.items()})))
-        assert scene.threads.get(scene.key) is None, f"seed {seed}"
+        orders.add(tuple(play(nth, {name: cleanly(act) for name, act in actors.items()})))
+        assert scene.threads.get(scene.key) is None, f"seed {nth}"
         for act in actors.values():  # each is delivered once more
             cleanly(act)()
         scene.settle()
@@ -217,7 +224,7 @@ def test_in_whatever_order_only_the_tombstone_is_left(stack: Stack, request: pyt
         try:
             scene.assert_only_its_tombstone_is_left(stack)
         except AssertionError as exc:
-            raise AssertionError(f"seed {seed}") from exc
+            raise AssertionError(f"seed {nth}") from exc
     assert len(orders) == INTERLEAVINGS
 
 
@@ -254,6 +261,29 @@ def test_a_run_that_writes_on_is_ended_and_cannot_write(stack: Stack, written: i
     scene.assert_only_its_tombstone_is_left(stack)
 
 
+def test_whoever_waits_for_the_place_of_a_run_that_goes_is_woken_at_once(stack: Stack) -> None:
+    """A lost process held it: nobody else gives it back, and its time would be over after a quarter of an hour."""
+    scene = Scene()
+    run = scene.start("r1")
+    places = Places(
+        DynamoLeases("agents"), scene.clock, plan_of=lambda _: "free", executions=scene.executions, workers=50
+    )
+    places.take(run, epoch=1, until=None)
+    places.take(scene.run("other", "other"), epoch=1, until=None)
+    waits = scene.run("waits", "third")
+    with pytest.raises(NoPlace):
+        places.take(waits, epoch=1, until=None)
+    scene.delete()
+    scene.clock.pass_by(GRACE + timedelta(seconds=1))
+    scene.advance()
+    assert list(scene.executions.woken) == [waits.key]
+    places.take(waits, epoch=1, until=None)
+    scene.executions.woken.clear()
+    scene.advance()
+    assert not scene.executions.woken, "the place has another holder by now"
+    scene.settle()
+
+
 def test_a_paused_run_is_cancelled_at_once(stack: Stack) -> None:
     scene = Scene()
     scene.start("other", "other")
@@ -265,6 +295,23 @@ def test_a_paused_run_is_cancelled_at_once(stack: Stack) -> None:
     scene.clock.pass_by(timedelta(seconds=1))
     scene.advance()
     assert scene.runs.run(run.key) is None
+    scene.settle()
+    scene.assert_only_its_tombstone_is_left(stack)
+
+
+def test_runs_that_wait_for_their_turn_go_with_it(stack: Stack) -> None:
+    scene = Scene()
+    scene.go_on(scene.start("other", "other"), position=1)
+    scene.start("r1")
+    for name in ("r2", "r3"):
+        waits = replace(scene.run(name), status=RunStatus.QUEUED)
+        first = replace(scene.segment(waits, 1), epoch=0, lease_until=scene.clock.now() - LEASE)
+        scene.runs.start(
+            waits, thread=scene.runs.thread(scene.key), segment=first, messages=(), setup=plain_setup(scene.user_id)
+        )
+    scene.delete()
+    scene.clock.pass_by(GRACE + timedelta(seconds=1))
+    scene.advance()
     scene.settle()
     scene.assert_only_its_tombstone_is_left(stack)
 
@@ -307,6 +354,31 @@ def test_a_deletion_whose_message_was_lost_is_enqueued_by_the_sweep(
     assert lambda_handler({"sweep": "deletions"}, lambda_context) == {"changed": 0}
     (message,) = drain(stack.queues["deletions"])
     assert orjson.loads(message["Body"]) == {"user_id": scene.user_id, "thread_id": "t1"}
+
+
+def test_the_function_wakes_who_waits_for_the_place_of_a_run_that_goes(
+    stack: Stack, drain: Drain, sqs_event: SqsEvent, lambda_context: Context
+) -> None:
+    stack.use("deletion")
+    user_id = UserId(new_id())
+    open_account(user_id)
+    scene = Scene(user_id=user_id, clock=SetClock(datetime.now(UTC) - 2 * GRACE))
+    places = Places(
+        DynamoLeases("agents"), scene.clock, plan_of=lambda _: "free", executions=scene.executions, workers=50
+    )
+    places.take(scene.start("r1"), epoch=1, until=None)
+    places.take(scene.run("other", "other"), epoch=1, until=None)
+    waits = scene.run("waits", "third")
+    with pytest.raises(NoPlace):
+        places.take(waits, epoch=1, until=None)
+    scene.delete()
+
+    from background.deletion import lambda_handler
+
+    lambda_handler(sqs_event([{"user_id": user_id, "thread_id": "t1"}]), lambda_context)
+    (message,) = drain(stack.queues["executions"])
+    woken = orjson.loads(message["Body"])
+    assert (woken["user_id"], woken["run_id"]) == waits.key
 
 
 @pytest.mark.parametrize("is_settled", [True, False] if os.environ.get("CRASHES") == "all" else [True])

@@ -9,15 +9,17 @@ from typing import Any
 
 import pytest
 
-from karma.billing.allowances import Allowances, Metric
+from karma.billing.allowances import Allowances, Metric, Terms
 from karma.billing.plans import PlanName, plan_at
 from karma.billing.repository.usage import UsageRepository
-from karma.conversations.domain import History, Message, ThreadKey, TitleSource
+from karma.conversations.domain import History, Message, ThreadChange, ThreadKey, TitleSource
 from karma.conversations.repository import ThreadRepository
 from karma.conversations.title_repository import TitleRepository
+from karma.core.dynamo.transaction import Transaction
+from karma.core.errors import StorageUnavailable
 from karma.core.ids import RunId, ThreadId
 from karma.models.domain import ModelErrorCode, Target, Usage
-from karma.models.ports import ModelFailed
+from karma.models.ports import ModelFailed, StopReason
 from karma.models.prices import cost
 from karma.runs.domain import Run, RunEnd, RunKey, RunStatus, Segment
 from karma.runs.repository import RunRepository
@@ -43,7 +45,9 @@ class Scene:
         self.runs, self.threads = RunRepository(), ThreadRepository()
         self.model = ScriptedModel(*turns)
         self.plan = plan
-        self.allowances = Allowances(plan_of=lambda _: plan_at(self.plan, self.clock.now()), clock=self.clock)
+        self.allowances = Allowances(
+            terms_of=lambda _: Terms(plan=plan_at(self.plan, self.clock.now())), clock=self.clock
+        )
         self.titles = TitleProposals(
             threads=self.threads,
             titles=TitleRepository(),
@@ -118,7 +122,7 @@ def test_two_at_once_ask_once() -> None:
 
 def test_a_title_that_its_owner_gives_meanwhile_stays_and_the_call_is_counted() -> None:
     def rename() -> None:
-        scene.threads.rename(scene.key, "Mine", by=TitleSource.USER, version=None, at=scene.clock.now())
+        scene.threads.change(scene.key, ThreadChange(title="Mine"), version=None, at=scene.clock.now())
 
     scene = Scene([rename, *TITLE])
     assert not scene.propose()
@@ -154,6 +158,10 @@ def test_a_thread_that_is_deleted_meanwhile_gets_none() -> None:
     [
         ([ModelFailed(ModelErrorCode.MODEL_OVERLOADED)], 0),
         ([*text("Half a "), ModelFailed(ModelErrorCode.MODEL_STREAM_CUT, usage=Usage(700))], None),
+        *(
+            ([*text("I cannot"), *ended(stop, usage=Usage(700, 1))], cost(Usage(700, 1), TARGET, SetClock().now()))
+            for stop in (StopReason.MAX_TOKENS, StopReason.REFUSED, StopReason.CONTEXT_FULL)
+        ),
         ([*text(" \n\n"), *ended(usage=Usage(700, 1))], cost(Usage(700, 1), TARGET, SetClock().now())),
     ],
 )
@@ -181,6 +189,57 @@ def test_a_process_that_dies_while_it_asks_leaves_the_first_words_and_what_it_re
     assert scene.spent > 0
 
 
+@pytest.mark.parametrize("lost", [1, 2])
+def test_a_write_whose_answer_is_lost_is_known_to_have_happened(lost: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    scene = Scene(TITLE)
+    sent: list[None] = []
+    send = Transaction._send
+
+    def without_answer(self: Transaction) -> None:
+        send(self)
+        sent.append(None)
+        if len(sent) == lost:
+            raise StorageUnavailable("lost")
+
+    monkeypatch.setattr(Transaction, "_send", without_answer)
+    assert scene.propose()
+    assert len(sent) == 3
+    assert not scene.propose()
+    assert len(scene.model.requests) == 1
+    assert scene.title == ("Devices that are online", TitleSource.MODEL)
+    assert scene.spent == cost(Usage(700, 9), TARGET, scene.clock.now())
+
+
+@pytest.mark.parametrize("is_written", [False, True])
+@pytest.mark.parametrize("nth", [1, 2])
+def test_a_process_that_dies_at_a_write_asks_no_second_time(
+    nth: int, is_written: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Died(BaseException):
+        pass
+
+    scene = Scene(TITLE, TITLE)
+    sent: list[None] = []
+    send = Transaction._send
+
+    def dies(self: Transaction) -> None:
+        sent.append(None)
+        if len(sent) == nth and not is_written:
+            raise Died
+        send(self)
+        if len(sent) == nth:
+            raise Died
+
+    monkeypatch.setattr(Transaction, "_send", dies)
+    with pytest.raises(Died):
+        scene.propose()
+    is_asked_again = (nth, is_written) == (1, False)
+    assert scene.propose() is is_asked_again
+    assert len(scene.model.requests) == (0 if (nth, is_written) == (1, True) else 1)
+    counted = cost(Usage(700, 9), TARGET, scene.clock.now())
+    assert scene.spent == counted if is_asked_again or (nth, is_written) == (2, True) else scene.spent > counted
+
+
 def test_a_plan_with_nothing_left_asks_nobody_until_it_has_more() -> None:
     scene = Scene(TITLE, plan=PlanName.FREE)
     take(limited(scene.user_id, Metric.MODEL_SPEND, 2_000_000))  # all of it
@@ -204,6 +263,8 @@ def test_a_question_without_an_answer_gets_none() -> None:
         ("“温度传感器”。", "温度传感器"),
         ("\n # Lamps\t of\x00 mine.", "Lamps of mine"),
         ("x" * 300, "x" * 80),
+        ("x" * 79 + "\U0001f468\u200d\U0001f469\u200d\U0001f467 family", "x" * 79),
+        ("word " * 40, "word " * 15 + "word"),
         ("\u200b", ""),
         ("", ""),
     ],

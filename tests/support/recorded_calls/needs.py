@@ -7,7 +7,10 @@ Resources have the names of the variables that tell the function of them, which 
     object/files/<key>                   from FILES_BUCKET        ses/sender            from MAIL_SENDER
     thing/{thing}  cert/{cert}           of the account's IoT     ses/configuration     from MAIL_CONFIGURATION_SET
     topic/<topic>, the device as {thing}                          *                     AWS knows no resource
-    websocket/connections                of our WebSocket API
+    key/vault                            from VAULT_KEY_ARN
+    job/{job}                            of the account's IoT     role/firmware         from FIRMWARE_ROLE_ARN
+    websocket/connections                of our WebSocket API, to be closed
+    websocket/messages                   the same, to be sent to
 
 In keys, ids are written as {id} and digests as {sha256}.
 
@@ -57,7 +60,7 @@ class Told:
         return self.table(params["TableName"]).replace("table/", "index/") + f"/{params['IndexName']}"
 
     def queue(self, params: Params) -> str:
-        return f"queue/{self._stem('_QUEUE_URL', params['QueueUrl']).lower()}"
+        return f"queue/{self._stem('_QUEUE_URL', params['QueueUrl']).lower().replace('_', '-')}"
 
     def secret(self, params: Params) -> str:
         return f"secret/{self._stem('_SECRET_ARN', params['SecretId']).lower().replace('_', '-')}"
@@ -151,14 +154,34 @@ def _fixed(resource: str) -> Callable[[Told, Params], str]:
     return lambda _told, _params: resource
 
 
-_THING, _CERT, _NONE = _fixed("thing/{thing}"), _fixed("cert/{cert}"), _fixed(ANY)
-_SOCKETS = _fixed("websocket/connections")
+_THING, _CERT, _JOB, _NONE = _fixed("thing/{thing}"), _fixed("cert/{cert}"), _fixed("job/{job}"), _fixed(ANY)
+_SOCKETS, _MESSAGES = _fixed("websocket/connections"), _fixed("websocket/messages")
+
+
+def _key(told: Told, params: Params) -> str:
+    return told.of("VAULT_KEY_ARN", params["KeyId"], "key/vault")
 
 
 def _policy_target(_: Told, params: Params) -> str:
     if ":cert/" not in params["target"]:
         raise Unmapped(f"a policy of IoT is attached to {params['target']!r}, which is no certificate")
     return "cert/{cert}"
+
+
+def _create_job(told: Told, params: Params) -> Iterator[Need]:
+    yield Need("iot:CreateJob", "job/{job}")
+    for _ in params["targets"]:
+        yield Need("iot:CreateJob", "thing/{thing}")
+    if signer := params.get("presignedUrlConfig", {}).get("roleArn"):
+        yield Need("iam:PassRole", told.of("FIRMWARE_ROLE_ARN", signer, "role/firmware"))
+
+
+def _of_job_and_thing(action: str) -> Mapper:
+    def needs(_: Told, __: Params) -> Iterator[Need]:
+        yield Need(action, "job/{job}")
+        yield Need(action, "thing/{thing}")
+
+    return needs
 
 
 NEEDS: Mapping[tuple[str, str], Mapper] = {
@@ -173,6 +196,8 @@ NEEDS: Mapping[tuple[str, str], Mapper] = {
     ("sqs", "SendMessage"): _on("sqs:SendMessage", Told.queue),
     ("sqs", "SendMessageBatch"): _on("sqs:SendMessage", Told.queue),
     ("sqs", "GetQueueAttributes"): _on("sqs:GetQueueAttributes", Told.queue),
+    ("kms", "Encrypt"): _on("kms:Encrypt", _key),
+    ("kms", "Decrypt"): _on("kms:Decrypt", _key),
     ("secretsmanager", "GetSecretValue"): _on("secretsmanager:GetSecretValue", Told.secret),
     ("s3", "HeadBucket"): _on("s3:ListBucket", Told.bucket),
     ("s3", "ListObjectVersions"): _on("s3:ListBucketVersions", Told.bucket),
@@ -206,8 +231,14 @@ NEEDS: Mapping[tuple[str, str], Mapper] = {
     ("iot", "CreateCertificateFromCsr"): _on("iot:CreateCertificateFromCsr", _NONE),
     ("iot", "ListCertificates"): _on("iot:ListCertificates", _NONE),
     ("iot", "DescribeEndpoint"): _on("iot:DescribeEndpoint", _NONE),
+    ("iot", "CreateJob"): _create_job,
+    ("iot", "CancelJob"): _on("iot:CancelJob", _JOB),
+    ("iot", "DeleteJob"): _on("iot:DeleteJob", _JOB),
+    ("iot", "ListJobExecutionsForJob"): _on("iot:ListJobExecutionsForJob", _JOB),
+    ("iot", "DescribeJobExecution"): _of_job_and_thing("iot:DescribeJobExecution"),
     ("iot-data", "Publish"): _on("iot:Publish", _topic),
     ("apigatewaymanagementapi", "DeleteConnection"): _on("execute-api:ManageConnections", _SOCKETS),
+    ("apigatewaymanagementapi", "PostToConnection"): _on("execute-api:ManageConnections", _MESSAGES),
 }
 """By botocore's names of service and operation; with `:404` what is asked besides when nothing is found."""
 

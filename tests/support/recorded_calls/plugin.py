@@ -9,6 +9,7 @@ Registered by tests/conftest.py. Each process of pytest-xdist records for itself
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Collection, Generator, Mapping
 from pathlib import Path
 from typing import Any
@@ -83,7 +84,7 @@ class CallsPlugin:
         self._findings: list[str] = []
 
     def pytest_collection_finish(self, session: pytest.Session) -> None:
-        ring = {item.nodeid: item.path for item in session.items if RING in item.path.parents}
+        ring = {item.nodeid: item.path for item in session.items if str(item.path).startswith(f"{RING}{os.sep}")}
         if not ring:
             return
         install()

@@ -1,13 +1,12 @@
 """A client whose connections are cut anywhere hands on one stream, as if there had been a single connection.
 
 The run's processes die as well, at any of their steps, in the half of the histories. What is cut, and where, is drawn
-from a seed that a failure prints, and SEED plays again.
+from the number of the run, which SEED plays again.
 """
 
 from __future__ import annotations
 
 import json
-import os
 import random
 from typing import Any
 
@@ -35,10 +34,7 @@ def taken(continuity: Continuity, data: bytes, dice: random.Random) -> list[dict
 
 @pytest.mark.req("R-K-40")
 @pytest.mark.parametrize("nth", range(HISTORIES))
-def test_connections_that_are_cut_anywhere_are_one_stream(nth: int) -> None:
-    # Drawn here, not where tests are collected: each process that runs tests would collect others.
-    seed = int(os.environ.get("SEED") or random.SystemRandom().randrange(10**6))
-    print(f"history {nth} of seed {seed}")  # noqa: T201  shown when it fails
+def test_connections_that_are_cut_anywhere_are_one_stream(nth: int, seed: int) -> None:
     dice = random.Random(seed)
     continuity, seen = Continuity(), []
     history = CutRun(dice)

@@ -43,6 +43,7 @@ def test_its_description_is_public_and_its_own() -> None:
     assert (request.status, request.answer_headers["content-type"]) == (200, "application/json")
     assert "text/event-stream" in request.json["paths"]["/api/agent"]["post"]["responses"]["200"]["content"]
     assert asyncio.run(exchange("POST", "/openapi.json").run(app)).status == 405
+    assert asyncio.run(exchange("GET", "/openapi.json", query="x=1").run(app)).status == 422
 
 
 @pytest.mark.fault("F-24r")

@@ -102,7 +102,7 @@ def test_nobody_runs_on_a_disabled_model_by_another_name(
 
 @pytest.mark.parametrize("model", ["gone", "searchDatabase"])
 def test_a_model_that_is_configured_no_more_refuses_runs(configuration: CurrentConfiguration, model: str) -> None:
-    with pytest.raises(ComponentUnavailable, match=f"Model '{model}' is not configured any more"):
+    with pytest.raises(ComponentUnavailable, match=f"Model '{model}' is not configured"):
         configuration.for_run(agent="karma", model=model)
 
 

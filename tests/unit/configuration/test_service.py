@@ -295,6 +295,8 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
     "address with a user": ({**OWN, "base_url": "https://me:pw@x/v1"}, "base_url: must have no user"),
     "address with a query": ({**OWN, "base_url": "https://x/v1?key=1"}, "base_url: must have no user, query"),
     "address with a port that is none": ({**OWN, "base_url": "https://x:99999/v1"}, "base_url: must be a URL"),
+    "address of nowhere": ({**OWN, "base_url": "https://[1:2:3]/v1"}, "base_url: must be a URL"),
+    "address with a long label": ({**OWN, "base_url": f"https://{'a' * 64}.com/v1"}, "base_url: must have a host"),
     "long address": ({**OWN, "base_url": "https://x/" + "a" * 300}, "base_url: "),
     "name of a key": ({**OWN, "secret": "a b"}, "secret: "),
     "price below nothing": ({**OWN, "prices": [{**PRICE, "input": -1}]}, "prices.0.input: "),

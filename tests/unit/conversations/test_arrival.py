@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from karma.conversations.arrival import MAX_NEW_MEDIA, Admitted, MessageAdmission
+from karma.conversations.arrival import MAX_NEW_MEDIA, MAX_TAKING_S, Admitted, MessageAdmission
 from karma.conversations.attachments import INLINE_CHARS, MAX_BYTES, MAX_RESULT_BYTES, TOO_MANY_PIXELS, Library
 from karma.conversations.domain import Message
 from karma.conversations.media import UnreadableMedia, _Checked, of_stored
@@ -23,7 +23,7 @@ from karma.core.errors import ValidationFailed
 from karma.core.ids import UserId
 from karma.runs.opening import shown
 from karma.runs.requests import MAX_BODY_BYTES, parse_run_input
-from tests.fakes.runs import MemoryAttachments, MemoryDeviceFiles, ScriptedFetch
+from tests.fakes.attachments import MemoryAttachments, MemoryDeviceFiles, ScriptedFetch
 from tests.support.media import IMAGES, b64, pdf, png
 
 USER, OTHER = UserId("01890000-0000-7000-8000-000000000001"), UserId("01890000-0000-7000-8000-000000000002")
@@ -378,8 +378,9 @@ def test_slow_media_of_one_request_have_one_time() -> None:
         arrivals.admit(USER, (), asked.sent)
 
     details: Any = refused.value.details
-    assert [each["field"] for each in details] == ["messages.0.content.4.source"]
-    assert len(web.asked) == 4
+    asked_for = int(MAX_TAKING_S // 9) + 1
+    assert [each["field"] for each in details] == [f"messages.0.content.{asked_for}.source"]
+    assert len(web.asked) == asked_for
 
 
 def announced(side: int, seed: int, *, is_whole: bool = True) -> bytes:

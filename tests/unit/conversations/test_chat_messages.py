@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import random
+import re
+from itertools import pairwise
 from typing import Any
 
 import orjson
@@ -47,10 +49,9 @@ def assistant(content: str = "", *calls: ToolCall, message_id: str = "a", **more
 
 
 @pytest.mark.fault("F-01b")
-def test_no_random_history_is_refused_by_either_provider(request: pytest.FixtureRequest) -> None:
+def test_no_random_history_is_refused_by_either_provider(request: pytest.FixtureRequest, seed: int) -> None:
     count = request.config.getoption("histories") // 10
-    given = request.config.getoption("histories_seed")
-    seed = random.SystemRandom().getrandbits(32) if given is None else given
+    seed = request.config.getoption("histories_seed") or seed
     sendable = 0
     for n in range(count):
         history = load_messages(dump_messages(random_history(random.Random(seed + n))))
@@ -61,6 +62,13 @@ def test_no_random_history_is_refused_by_either_provider(request: pytest.Fixture
         body = sent(history, LLAMA if n % 2 else Target(model="gpt-4o", provider=OPENAI, images=False))
         assert chat_refusal(body) is None, f"{case}: {chat_refusal(body)}"
         assert "signature" not in orjson.dumps(body).decode(), case
+        strict = orjson.loads(orjson.dumps(body_of(asked(history), is_strict=True)))
+        assert chat_refusal(strict) is None, f"{case}: {chat_refusal(strict)}"
+        roles = [each["role"] for each in strict["messages"]]
+        assert ("tool", "user") not in pairwise(roles), case
+        ids = [each["tool_call_id"] for each in strict["messages"] if each["role"] == "tool"]
+        assert all(re.fullmatch("[A-Za-z0-9]{9}", each) for each in ids), case
+        assert len(set(ids)) == len(ids), case
         theirs = AnthropicModel(secret_arn="")._arguments(asked(history, Target(model="claude-haiku-5-5")))
         assert not theirs["messages"] or refusal(theirs) is None, f"{case}: {refusal(theirs)}"
     assert sendable > count * 0.8

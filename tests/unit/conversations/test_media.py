@@ -221,3 +221,16 @@ def test_a_long_head_of_a_data_url_is_not_read(head: str) -> None:
         assert tracemalloc.get_traced_memory()[1] < 100_000
     finally:
         tracemalloc.stop()
+
+
+@pytest.mark.parametrize("node", [b"/Type%x\n/Page", b"/Type 9 0 R", b""], ids=["a comment", "elsewhere", "no type"])
+def test_pages_of_a_pdf_are_counted_however_they_are_written(node: bytes) -> None:
+    def written(pages: int) -> bytes:
+        kids = b"3 0 R " * pages
+        objects = [b"<</Pages 2 0 R>>", b"<</Kids[%s]>>" % kids, b"<<%s>>" % node]
+        body = b"".join(b"%d 0 obj%s\nendobj\n" % (n, each) for n, each in enumerate(objects, 1))
+        return b"%PDF-1.7\n" + body + b"startxref\n0\n%%EOF"
+
+    assert of_bytes("document", written(100)).media_type == "application/pdf"
+    with pytest.raises(UnreadableMedia, match="is a PDF of 101 pages; at most 100 are taken"):
+        of_bytes("document", written(101))

@@ -11,11 +11,12 @@ import orjson
 import pytest
 
 from karma.conversations.domain import Message, ToolCall
-from karma.conversations.repair import GREETED, UNANSWERED, repair
+from karma.conversations.repair import GREETED, UNANSWERED, repair, shown_name
 from karma.conversations.stored import dump_messages, load_messages
 from karma.core.freeform import MAX_LEVELS
 from karma.integrations.anthropic import AnthropicModel
 from karma.integrations.anthropic_messages import GO_ON, to_messages
+from karma.integrations.openai_messages import to_chat
 from karma.models.domain import Target
 from karma.models.ports import ModelRequest, ToolSpec
 from local.messages_api.rules import refusal
@@ -49,10 +50,9 @@ def result(call_id: str, content: Any = "{}", message_id: str = "r") -> Message:
 
 
 @pytest.mark.fault("F-01b")
-def test_no_random_history_is_refused(request: pytest.FixtureRequest) -> None:
+def test_no_random_history_is_refused(request: pytest.FixtureRequest, seed: int) -> None:
     count = request.config.getoption("histories")
-    given = request.config.getoption("histories_seed")
-    seed = random.SystemRandom().getrandbits(32) if given is None else given
+    seed = request.config.getoption("histories_seed") or seed
     sendable = 0
     for n in range(count):
         history = random_history(random.Random(seed + n))
@@ -130,6 +130,26 @@ def test_ids_that_a_gateway_uses_again_become_ones_of_their_own_and_keep_their_r
     assert len(set(ids)) == 3
     assert [(m.tool_call_id, m.content) for m in repaired if m.role == "tool"] == list(zip(ids, "012", strict=True))
     assert repaired == repair(history)  # the same each time, for the model's cache
+
+
+@pytest.mark.fault("F-01b")
+@pytest.mark.parametrize("name", ["functions.find", "srv.find", "find<|channel|>x", "f" * 65, "é", ""])
+def test_a_call_of_a_name_that_no_api_takes_is_shown_under_one_like_it_with_its_result(name: str) -> None:
+    block = {"type": "tool_use", "id": "c", "name": name, "input": {"a": 1}}
+    call = ToolCall("c", name, '{"a":1}')
+    answers = [assistant("", call, blocks=blocks, model=MODEL) for blocks in ((), (block,))]
+    for said in answers:
+        history = [user(), said, result("c", '{"error":"Unknown tool"}')]
+
+        body = body_of(history)
+        _, asked, told = to_chat([], repair(history), images=False)
+
+        assert refusal(body) is None
+        (made,), (answered,) = (each["content"] for each in body["messages"][1:])
+        assert (made["input"], answered["content"]) == ({"a": 1}, '{"error":"Unknown tool"}')
+        shown: Any = asked["tool_calls"]
+        assert made["name"] == shown[0]["function"]["name"] == shown_name(name)
+        assert "Unknown tool" in str(told["content"])
 
 
 def test_a_conversation_in_order_is_sent_as_it_is() -> None:

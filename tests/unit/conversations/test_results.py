@@ -13,7 +13,8 @@ from karma.conversations.branches import Merged, merge
 from karma.conversations.domain import Message, Thread, ThreadKey, ToolCall
 from karma.conversations.messages import Sent
 from karma.core.ids import ThreadId
-from tests.fakes.runs import MemoryAttachments, MemoryDeviceFiles, ScriptedFetch, caller
+from tests.fakes.attachments import MemoryAttachments, MemoryDeviceFiles, ScriptedFetch
+from tests.fakes.runs import caller
 
 pytestmark = pytest.mark.fault("F-02n")
 

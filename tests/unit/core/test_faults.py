@@ -123,7 +123,8 @@ CALLS: dict[str, Callable[[], object]] = {
 }
 """Every call of AWS: `<adapter>.<function>`."""
 ASK_NOTHING = {"S3Files.address", "S3Files.probe", "iot.read_topic", "iot.request_topic", "iot.response_topic"} | {
-    "iot.amazon_root_ca"
+    "iot.amazon_root_ca",
+    "iot.device_service_errors",
 }
 """Functions that call nothing, and the probe, whose caller reports whatever it raises."""
 ADAPTERS: tuple[type | ModuleType, ...] = (

@@ -13,22 +13,26 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from starlette.types import Receive, Scope, Send
 
+from karma.agents import domain as agents
 from karma.avatars import domain as avatars
 from karma.configuration import domain as configuration
+from karma.core.conditions.language import MAX_CHARS
 from karma.core.freeform import render
 from karma.core.paging import FUNCTION_BYTES, MAX_PAGE_BYTES, bytes_as_string, bytes_in_base64, fitting, shown
 from karma.devices import domain as devices
+from karma.devices.bulk import MAX_BULK_PARAMS_BYTES
 from karma.devices.payloads import MAX_ANSWER_BYTES
 from karma.devices.repository.dead_letters import KEPT_BYTES, NAMED
 from karma.devices.samples import MAX_METRIC_CHARS
-from karma.devices.telemetry import MAX_POINTS
 from karma.files import domain as files
 from karma.http.gateway import Gateway
 from karma.identity.api_keys.service import MAX_API_KEYS
 from karma.projects import domain as projects
-from karma.runs.log import SEGMENT_BYTES
 from karma.runs.opening import MAX_SNAPSHOT_BYTES
+from karma.runs.waiting import SEGMENT_BYTES
 from karma.tasks import domain as tasks
+from karma.telemetry.query import MAX_POINTS
+from karma.telemetry.schemas import MAX_DEVICES, MAX_METRICS_ASKED
 from tests.support import contexts
 
 pytestmark = pytest.mark.fault("F-24i")
@@ -51,8 +55,11 @@ SMALL = 20_000
 CUT: Final = {
     "devices": devices.Latest.MAX_METRICS * _READING + 4 * devices.MAX_OBJECT_BYTES,
     "devices/{device_id}/commands": devices.MAX_PARAMS_BYTES + 2 * MAX_ANSWER_BYTES,
+    "commands/bulk": ESCAPED * MAX_BULK_PARAMS_BYTES,
+    "commands/bulk/{bulk_id}/results": MAX_BULK_PARAMS_BYTES + 2 * MAX_ANSWER_BYTES,
     "avatars": _AVATAR,
     "config/{component_name}/history": 2 * PLAIN * avatars.MAX_PROMPT_CHARS,
+    "telemetry/exports": MAX_DEVICES * 100 + MAX_METRICS_ASKED * PLAIN * MAX_METRIC_CHARS,
     "runs/{run_id}/events": max(SEGMENT_BYTES, MAX_SNAPSHOT_BYTES),
 }
 """Lists that are cut by bytes, with the bytes of the largest entry of each."""
@@ -70,9 +77,11 @@ WHOLE: Final[dict[str, tuple[int, int]]] = {
         100,
         2 * files.MAX_OBJECT_BYTES + 3 * 2 * files.MAX_PATH_BYTES + PLAIN * files.MAX_NAME_CHARS + AROUND,
     ),
+    "devices/{device_id}/files/{file_id}/share": (20, SMALL),
     "devices/{device_id}/dead-letters": (100, 4 * KEPT_BYTES // 3 + NAMED * 15 * 80 + AROUND),
     "devices/{device_id}/telemetry": (MAX_POINTS, _READING + 200),
     "agents": (100, SMALL),
+    "agents/{agent_id}": (agents.MAX_TOOLS, ESCAPED * MAX_CHARS + AROUND),
     "api-keys": (MAX_API_KEYS, SMALL),
     "users/me/links": (40, SMALL),
     "config": (

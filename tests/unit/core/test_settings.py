@@ -1,14 +1,13 @@
 """A function's settings are read from variables of their names."""
 
-from dataclasses import FrozenInstanceError, dataclass
+from dataclasses import FrozenInstanceError
 
 import pytest
 
 from karma.core.settings import FunctionSettings, SettingsError, load
 
 
-@dataclass(frozen=True, kw_only=True)
-class Example(FunctionSettings):
+class Example(FunctionSettings, kw_only=True):
     devices_table: str
     mqtt_port: int = 8883
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -28,8 +26,7 @@ class LidItem(JarTable, discriminator="lid-of-tests"):
     pass
 
 
-@dataclass(frozen=True, kw_only=True)
-class Settings(FunctionSettings):
+class Settings(FunctionSettings, kw_only=True):
     jars_table: str
     shelves_table: str = "shelves-of-the-stage"
     jars_queue_url: str = "https://queue.example.com/jars"

@@ -5,16 +5,18 @@ from __future__ import annotations
 import asyncio
 import gzip
 import json
-from collections.abc import MutableMapping
+from collections.abc import Mapping, MutableMapping
 from typing import Any
 
 import pytest
 from fastapi import Request
+from fastapi.exceptions import RequestValidationError
 from hypothesis import given
 from hypothesis import strategies as st
 
-from karma.core.errors import InvalidRequest, UnsupportedMediaType
+from karma.core.errors import MAX_FOUND, MAX_TOLD, InvalidRequest, UnsupportedMediaType
 from karma.core.schemas import Body
+from karma.http import errors
 from karma.http.bodies import JsonBody
 
 
@@ -44,6 +46,29 @@ def read(
     return found.title
 
 
+@pytest.mark.fault("F-25k")
+@pytest.mark.parametrize("members", [3, 99, 100, 350, 450, 20_000])
+def test_of_many_wrong_members_few_are_put_into_words_and_all_are_counted(
+    members: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    worded: list[str] = []
+
+    def word(error: Mapping[str, Any]) -> str:
+        worded.append(str(error["type"]))
+        return "is wrong"
+
+    monkeypatch.setattr(errors, "worded", word)
+    with pytest.raises(RequestValidationError) as refusal:
+        read(json.dumps({f"m{n}": n for n in range(members)}).encode())
+    told: Any = errors.as_app_error(refusal.value).details
+    assert len(worded) <= 4 * MAX_TOLD + 1
+    assert told[0]["field"] == "title"
+    assert len(told) == min(members + 1, MAX_TOLD + 1)
+    if members > MAX_TOLD:
+        more = members + 1 - MAX_TOLD
+        assert told[-1]["message"] == f"and {'at least ' if members >= MAX_FOUND else ''}{more} more"
+
+
 @pytest.mark.fault("F-24d")
 @given(st.text(min_size=1, max_size=20), st.sampled_from(["utf-8", "latin-1", "cp1252", "utf-16", "shift_jis"]))
 def test_a_text_is_read_as_it_was_sent_or_refused(title: str, encoding: str) -> None:
@@ -59,8 +84,14 @@ def test_a_text_is_read_as_it_was_sent_or_refused(title: str, encoding: str) -> 
                 read(sent, as_gateway=as_gateway)
             assert refusal.value.code == "INVALID_JSON"
             continue
+        try:
+            wanted = json.loads(sent)["title"]
+        except ValueError:  # as the yen sign of Shift JIS, which is the backslash of others
+            with pytest.raises(InvalidRequest):
+                read(sent, as_gateway=as_gateway)
+            continue
         if b"\0" not in sent:
-            assert read(sent, as_gateway=as_gateway) == json.loads(sent)["title"]
+            assert wanted == read(sent, as_gateway=as_gateway)
 
 
 @pytest.mark.fault("F-24d")

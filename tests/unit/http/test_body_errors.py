@@ -184,7 +184,17 @@ def test_all_wrong_members_are_told_at_once(name: str, body: dict[str, str]) -> 
 LONG = "/" + "/".join(["x" * 200] * 4)
 ACROSS: dict[str, list[tuple[dict[str, Any], str]]] = {
     "ChangeUser": [({}, "role"), ({"role": None, "disabled": None}, "role")],
+    "ChangeScheduleBody": [
+        ({"cron": "0 9 * * *", "at": "2030-01-01T00:00:00Z"}, "at"),
+        ({"run": {}}, "run.message"),
+    ],
+    "CreateScheduleBody": [
+        ({"cron": None, "at": None}, "cron"),
+        ({"cron": "0 9 * * *", "at": "2030-01-01T00:00:00Z"}, "at"),
+        ({"cron": "0 9 * * *", "run": {}}, "run.message"),
+    ],
     "CreateDirectoryRequest": [({}, "name"), ({"path": "//"}, "name"), ({"path": LONG, "name": "y" * 255}, "path")],
+    "CreateRolloutBody": [({}, "device_ids"), ({"tag": "a", "all": True}, "device_ids")],
     "CreateTaskBody": [
         ({"subtasks": [{"title": "a", "ref": "a"}, {"title": "b", "ref": "a"}]}, "subtasks.1.ref"),
         ({"subtasks": [{"title": "a", "dependencies": ["b"]}]}, "subtasks.0.dependencies.0"),
@@ -192,11 +202,16 @@ ACROSS: dict[str, list[tuple[dict[str, Any], str]]] = {
         ({"subtasks": [{"title": ""}, {"title": "b", "dependencies": ["b"]}]}, "subtasks.1.dependencies.0"),
     ],
     "InviteRequest": [({}, "user_id"), ({"user_id": "u", "email": "a@example.com"}, "email")],
+    "SendBulkCommandBody": [
+        ({"tag": None, "device_ids": None}, "tag"),
+        ({"tag": "north", "device_ids": ["01a22bf7-34a9-7998-99f2-44ee9ebd712b"]}, "device_ids"),
+    ],
     "Register": [
         ({"password": "Greenhouse-1", "name": "Greenhouse"}, "password"),
         ({"password": "greenhouse1", "email": "greenhouse@example.com"}, "password"),
         ({"password": "password1"}, "password"),
     ],
+    "StartRunBody": [({}, "message"), ({"message": "a", "messages": [{}]}, "messages")],
 }
 """By body, members that break a rule across fields, each right by itself, and the field of which that is told."""
 
@@ -239,9 +254,13 @@ def test_a_rule_across_fields_is_told_with_each_wrong_one(name: str, across: dic
 
 
 _DECIDING = {
+    "ChangeScheduleBody": ("cron", "at", "run"),
+    "CreateScheduleBody": ("cron", "at", "run"),
     "ChangeUser": ("role", "disabled"),
     "InviteRequest": ("user_id", "email"),
     "CreateDirectoryRequest": ("name", "path"),
+    "CreateRolloutBody": ("device_ids", "tag", "all"),
+    "StartRunBody": ("message", "messages", "resume"),
 }
 """Members that, when they are given in whatever form, decide whether the rule is broken."""
 

@@ -17,7 +17,7 @@ from agent_stream.app import ROUTES
 from api.app import build
 from karma.core.errors import MethodNotAllowed, NotFound
 from karma.http.dispatch import Dispatch
-from karma.http.edge import caller_address
+from karma.http.edge import address_of
 from karma.http.routing import Route as OwnRoute
 from karma.identity.limits import RULES
 
@@ -135,7 +135,7 @@ class TestTheCallersAddress:
     HEADERS = ((b"cloudfront-viewer-address", b"2001:db8::7:443"),)
 
     def test_is_what_the_gateway_saw(self) -> None:
-        assert caller_address({"client": ("203.0.113.7", 0), "headers": self.HEADERS}) == "203.0.113.7"
+        assert address_of({"client": ("203.0.113.7", 0), "headers": self.HEADERS}) == "203.0.113.7"
 
     @pytest.mark.parametrize(
         ("viewer", "address"), [(b"198.51.100.4:46532", "198.51.100.4"), (b"2001:db8::7:443", "2001:db8::7")]
@@ -146,7 +146,7 @@ class TestTheCallersAddress:
             "headers": ((b"cloudfront-viewer-address", viewer),),
             "karma.origin_proven": True,
         }
-        assert caller_address(scope) == address
+        assert address_of(scope) == address
 
     def test_may_be_unknown(self) -> None:
-        assert caller_address({"client": None, "headers": ()}) == ""
+        assert address_of({"client": None, "headers": ()}) == ""

@@ -5,12 +5,16 @@ from __future__ import annotations
 import asyncio
 from collections.abc import MutableMapping
 from contextvars import ContextVar
-from typing import Any
+from typing import Any, get_args
 
 import pytest
+from starlette.requests import Request
 from starlette.types import Receive, Scope, Send
 
+from karma.http.access import RequestSource
+from karma.http.edge import REQUEST_ID
 from karma.http.gateway import AnswerTooLarge, Gateway, complete
+from karma.http.headers import text_of
 
 seen: ContextVar[str] = ContextVar("seen", default="nothing")
 
@@ -96,6 +100,23 @@ class TestAnEvent:
             "isBase64Encoded": False,
         }
 
+    @pytest.mark.fault("F-24u")
+    @pytest.mark.parametrize("text", ["B\u00fcro/1.0", "\u65e5\u672c", "\U0001f4bb", "plain/1.0"])
+    def test_says_who_asks_in_the_text_that_was_sent(self, text: str) -> None:
+        told: list[str] = []
+        source = get_args(RequestSource)[1].dependency
+
+        async def app(scope: Scope, receive: Receive, send: Send) -> None:
+            scope[REQUEST_ID] = "r1"
+            told.append(str((await source(Request(scope))).user_agent))
+            await send({"type": "http.response.start", "status": 204, "headers": []})
+            await send({"type": "http.response.body", "body": b""})
+
+        Gateway(app)(event(headers={"User-Agent": text}), None)
+        assert told == [text]
+        assert text_of("B\u00fcro") == "B\u00fcro"
+        assert text_of("\u65e5") == "\u65e5"
+
     def test_may_have_no_headers_and_text_that_is_not_unicode(self) -> None:
         scopes: list[MutableMapping[str, Any]] = []
 
@@ -118,3 +139,55 @@ class TestAnEvent:
 
         with pytest.raises(AnswerTooLarge, match=r"^POST /things: 7000\d\d\d bytes of 6291556$"):
             Gateway(app)(event("/things"), None)
+
+
+class TestAnExchange:
+    def test_whoever_waits_for_the_end_of_the_request_hears_of_it(self) -> None:
+        heard: list[str] = []
+
+        async def app(scope: Scope, receive: Receive, send: Send) -> None:
+            await asyncio.sleep(0)
+            heard.append((await receive())["type"])
+
+            async def listen() -> None:
+                heard.append((await receive())["type"])
+
+            listening = [asyncio.create_task(listen()) for _ in range(2)]
+            await send({"type": "http.response.start", "status": 200, "headers": []})
+            for part, more in ((b"a", True), (b"b", False)):
+                await asyncio.sleep(0)
+                assert heard == ["http.request"]
+                await send({"type": "http.response.body", "body": part, "more_body": more})
+            await asyncio.gather(*listening)
+            heard.append((await receive())["type"])
+
+        assert Gateway(app)(event(), None)["body"] == "ab"
+        assert heard == ["http.request", *["http.disconnect"] * 3]
+
+    @pytest.mark.parametrize(
+        "sent",
+        [
+            [{"type": "http.response.body", "body": b"x"}],
+            [{"type": "http.response.start", "status": 200}, {"type": "http.response.start", "status": 200}],
+        ],
+    )
+    def test_an_answer_out_of_order_is_an_error_of_ours(
+        self, sent: list[dict[str, Any]], caplog: pytest.LogCaptureFixture
+    ) -> None:
+        async def app(scope: Scope, receive: Receive, send: Send) -> None:
+            for message in sent:
+                await send(message)
+
+        answer = Gateway(app)(event(), None)
+        assert (answer["statusCode"], answer["body"]) == (500, "Internal Server Error")
+        assert "Unexpected http.response" in caplog.text
+
+    def test_what_follows_an_answer_does_not_change_it(self, caplog: pytest.LogCaptureFixture) -> None:
+        async def app(scope: Scope, receive: Receive, send: Send) -> None:
+            await send({"type": "http.response.start", "status": 200})
+            await send({"type": "http.response.body", "body": b"x"})
+            await send({"type": "http.response.body", "body": b"y"})
+
+        answer = Gateway(app)(event(), None)
+        assert (answer["statusCode"], answer["body"]) == (200, "x")
+        assert "Unexpected http.response.body" in caplog.text

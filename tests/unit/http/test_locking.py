@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from starlette.responses import Response
 
 from karma.core.errors import StaleVersion, ValidationFailed
-from karma.http.locking import IfMatch, etag, expected_version
+from karma.http.locking import IfMatch, IfNoneMatch, etag, expected_existence, expected_version
 from karma.http.routing import Route
 from tests.support import contract
 
@@ -32,7 +32,9 @@ def test_a_list_names_the_version_that_is_in_it(data: st.DataObject, version: in
     others = data.draw(st.lists(OTHER_TAGS.map(lambda text: f'"{text}"'), max_size=3))
     tags = data.draw(st.permutations([*others, *data.draw(st.lists(own, min_size=1, max_size=3))]))
     text = tags[0] + "".join(data.draw(BETWEEN) + tag for tag in tags[1:]) + data.draw(st.sampled_from(["", ",", " "]))
-    assert expected_version(text, otherwise=version + 1) == version
+    assert expected_version(text, otherwise=version) == expected_version(text) == version
+    with pytest.raises(ValidationFailed, match="validation"):
+        expected_version(text, otherwise=version + 1)
     if others:
         with pytest.raises(StaleVersion):
             expected_version(",".join(others))
@@ -62,7 +64,21 @@ def test_whatever_is_sent_is_a_version_or_refused(text: str) -> None:
 def test_what_is_no_list_of_tags_is_refused(wrong: str) -> None:
     with pytest.raises(ValidationFailed) as caught:
         expected_version(wrong)
-    assert "If-Match" in str(caught.value.details)
+    assert "'field': 'if-match'" in str(caught.value.details)
+
+
+@pytest.mark.fault("F-24t")
+def test_what_has_to_be_there_or_not_is_said_by_a_star() -> None:
+    assert [expected_existence(text, None) for text in (None, '"3"', "*", " * ")] == [None, None, True, True]
+    assert expected_existence(None, "*") is expected_existence(None, " *") is False
+    for match, none_match in [(None, '"3"'), (None, '*, "3"'), (None, ""), ("*", "*"), ('"3"', "*")]:
+        with pytest.raises(ValidationFailed) as caught:
+            expected_existence(match, none_match)
+        assert "'field': 'if-none-match'" in str(caught.value.details)
+
+
+async def making(if_match: IfMatch = None, if_none_match: IfNoneMatch = None) -> Response:
+    return Response(str(expected_existence(if_match, if_none_match)))
 
 
 async def conditional(if_match: IfMatch = None) -> Response:
@@ -73,7 +89,7 @@ async def unconditional() -> Response:
     return Response("done")
 
 
-def ask(method: str, endpoint: Any, *lines: str) -> str:
+def ask(method: str, endpoint: Any, *lines: str, header: str = "if-match") -> str:
     said = b""
 
     async def send(message: Any) -> None:
@@ -89,7 +105,7 @@ def ask(method: str, endpoint: Any, *lines: str) -> str:
         "path": "/",
         "path_params": {},
         "query_string": b"",
-        "headers": [(b"if-match", line.encode()) for line in lines],
+        "headers": [(header.encode(), line.encode()) for line in lines],
     }
     asyncio.run(Route("/", endpoint, methods=[method]).app(scope, receive, send))  # type: ignore[arg-type]
     return said.decode()
@@ -103,6 +119,31 @@ def test_a_changing_route_honours_the_header_or_refuses_it(method: str) -> None:
         ask(method, unconditional, '"6"')
     assert [each["loc"] for each in caught.value.errors()] == [("header", "if-match")]
     assert ask("GET", unconditional, '"6"') == "done"
+
+
+@pytest.mark.fault("F-24t")
+@pytest.mark.parametrize("method", ["POST", "PUT", "PATCH", "DELETE"])
+def test_a_changing_route_makes_only_what_is_not_there_or_refuses_to(method: str) -> None:
+    assert ask(method, making, "*", header="if-none-match") == "False"
+    for endpoint in (conditional, unconditional):
+        for text in ("*", '"6"', ""):
+            with pytest.raises(RequestValidationError) as caught:
+                ask(method, endpoint, text, header="if-none-match")
+            assert [each["loc"] for each in caught.value.errors()] == [("header", "if-none-match")]
+        assert ask("GET", endpoint, '"6"', header="if-none-match")
+
+
+@pytest.mark.fault("F-24t")
+def test_what_is_put_under_a_name_of_the_client_s_takes_both() -> None:
+    """Under an id that the server mints a PUT finds what is there, or nothing."""
+    paths = contract.committed("api")["paths"]
+    takes = {
+        path: {each["name"].lower() for each in of["put"].get("parameters", ())}
+        for path, of in paths.items()
+        if "put" in of and path.endswith("}") and not path.endswith("_id}")
+    }
+    assert takes
+    assert [path for path, names in takes.items() if not {"if-match", "if-none-match"} <= names] == []
 
 
 def test_what_is_changed_by_version_is_deleted_by_version() -> None:

@@ -3,6 +3,7 @@ something."""
 
 from __future__ import annotations
 
+import re
 import unicodedata
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -37,6 +38,8 @@ GOOD = [
     "a\u00a0b",
     "\ufffd",
 ]
+TOOLS = {("subagents", 0, "name")}
+"""Names by which models call tools: of fewer characters than people's."""
 NAMES = {"name", "title"}
 """Members that are names by what they are called; a value of a closed list is none."""
 
@@ -68,7 +71,15 @@ def fields() -> list[tuple[str, tuple[str | int, ...]]]:
                 for ref in (each["$ref"] for each in refs if "$ref" in each):
                     name = ref.rpartition("/")[2]
                     found |= {(name, at) for at in named(schemas[name], schemas)}
-    return sorted(found, key=str)
+    return sorted((each for each in found if each[1] not in TOOLS), key=str)
+
+
+def patterns(of: object) -> Iterator[str]:
+    """Yield every pattern of a document."""
+    for each in of.values() if isinstance(of, dict) else of if isinstance(of, list) else ():
+        yield from patterns(each)
+    if isinstance(of, dict) and isinstance(of.get("pattern"), str):
+        yield of["pattern"]
 
 
 def body(at: tuple[str | int, ...], value: object) -> object:
@@ -85,6 +96,12 @@ class TestNames:
         wrong = [*(f"a{char}b" for char in SAMPLE), *UNSEEN]
         assert [text for text in wrong if field not in told(bodies()[model], body(at, text))] == []
         assert [text for text in GOOD if field in told(bodies()[model], body(at, text))] == []
+
+    def test_a_pattern_that_takes_no_line_break_takes_none_of_the_others(self) -> None:
+        """Also where a text is no name but stands on one line beside others, such as a webhook's description."""
+        found = {text for text in patterns(contract.committed()) if r"\x00-\x1f" in text}
+        assert {text for text in found if any(re.search(text, f"a{char}b") for char in SAMPLE)} == set()
+        assert len(found) > 1
 
     def test_the_description_names_all_kinds(self) -> None:
         found = {model for model, _ in fields()}

@@ -112,7 +112,8 @@ def test_of_many_unknown_parameters_a_few_are_named() -> None:
 
 def test_a_query_that_somebody_else_writes_may_have_more() -> None:
     arguments = Route("/{thing}", listing, methods=["GET"], takes_any_query=True).arguments
-    scope = {"type": "http", "path_params": {"thing": "7"}, "query_string": b"needed=&iss=x", "headers": []}
+    known = {"type": "http", "method": "GET", "path_params": {"thing": "7"}, "headers": []}
+    scope = {**known, "query_string": b"needed=&iss=x"}
     assert asyncio.run(arguments.of(Request(scope)))["needed"] == ""
     with pytest.raises(RequestValidationError):
         asyncio.run(arguments.of(Request({**scope, "query_string": b"needed=a&iss=x&iss=y&needed=b"})))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from karma.identity.sessions.signing_keys import KeyRing, KeysUnusable
+from karma.identity.sessions.signing_keys import KeyRing, KeyRings, KeysUnusable
 
 KEY = "k" * 32
 
@@ -30,3 +30,14 @@ def test_a_secret_without_good_keys_stops_the_function(secret: dict[str, object]
     with pytest.raises(KeysUnusable) as caught:
         KeyRing.parse(secret)
     assert KEY not in str(caught.value)
+
+
+def test_a_secret_is_read_once_and_another_one_is_read_again() -> None:
+    rings = KeyRings()
+    secret: dict[str, object] = {"current": "a", "a": KEY}
+    assert rings.of(secret) is rings.of(secret)
+    rotated: dict[str, object] = {"current": "b", "a": KEY, "b": KEY}
+    assert rings.of(rotated).current == "b"
+    with pytest.raises(KeysUnusable):
+        rings.of({})
+    assert rings.of(secret).current == "a"

@@ -14,7 +14,7 @@ from karma.core.errors import AppError
 from karma.identity.accounts.correspondence import Correspondence
 from karma.identity.api_keys.service import ApiKeyService
 from karma.identity.domain import Locale, ProfileChange
-from karma.identity.limits import MAIL_LIMITS
+from karma.identity.mail_limits import MAIL_LIMITS
 from karma.mail.domain import MailKind
 from tests.fakes.accounts import PASSWORD, AccountWorld, caller_of
 from tests.unit.projects.test_invitations import by_email
@@ -93,7 +93,11 @@ CAUSES: dict[MailKind, Callable[[World, int], None]] = {
 }
 
 
-@pytest.mark.parametrize("kind", [kind for kind in MailKind if kind is not MailKind.PROJECT_INVITATION])
+ELSEWHERE = {MailKind.PROJECT_INVITATION, MailKind.ALARM_RAISED, MailKind.ALARM_CLEARED}
+"""Kinds whose contexts bound them, and test that."""
+
+
+@pytest.mark.parametrize("kind", [kind for kind in MailKind if kind not in ELSEWHERE])
 def test_each_kind_is_sent_as_often_as_its_limit_says_and_then_no_more(kind: MailKind) -> None:
     world, limit = World(), MAIL_LIMITS[kind]
     for number in range(3 * limit.amount + 5):

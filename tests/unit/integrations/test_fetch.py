@@ -10,7 +10,8 @@ import pytest
 
 from karma.conversations.ports import Fetched, NotFetched
 from karma.core.clock import monotonic
-from karma.integrations.fetch import MAX_REDIRECTS, Fetcher, is_public
+from karma.integrations.fetch import MAX_REDIRECTS, Fetcher
+from karma.integrations.guard import is_public
 
 pytestmark = pytest.mark.fault("F-04a")
 

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import orjson
@@ -14,42 +13,27 @@ from karma.conversations.repair import repair
 from karma.integrations.anthropic import AnthropicModel
 from karma.models.domain import Target
 from karma.models.ports import ModelRequest, ToolSpec
+from local.messages_api.prompt_cache import LIVES_S, CacheUsage, PromptCache
 from local.messages_api.rules import refusal
 
-LOOK_BACK = 20
-"""Blocks before a mark at which the API looks for what it has cached."""
 TOOLS = [ToolSpec(f"tool{n}", "Does something. " * 20, {"type": "object", "properties": {}}) for n in range(4)]
-PROMPT = "You are an assistant. " * 100
+PROMPT = "You are an assistant. " * 250
+"""With the tools more tokens than any model caches at least."""
 
 
-class Cache:
-    """The API's cache of prefixes: https://platform.claude.com/docs/en/build-with-claude/prompt-caching."""
+class Asked:
+    """The API's cache, and what of all requests it had."""
 
     def __init__(self) -> None:
-        self.known: set[bytes] = set()
+        self.cache = PromptCache()
         self.read = self.asked = 0
 
-    def ask(self, body: dict[str, Any]) -> None:
-        """Count the bytes of a request, and those of its longest prefix that is cached; cache what is marked."""
+    def ask(self, body: dict[str, Any]) -> CacheUsage:
         assert refusal(orjson.loads(orjson.dumps(body))) is None
-        sizes, keys, marks = [0], [b""], []
-        for at, (block, is_marked) in enumerate(_blocks(body), start=1):
-            sizes.append(sizes[-1] + len(block))
-            keys.append(hashlib.sha256(keys[-1] + block).digest())
-            if is_marked:
-                marks.append(at)
-        marks.append(len(keys) - 1)  # the API's own, at the end
-        reached = (at for mark in marks for at in range(mark, max(0, mark - LOOK_BACK), -1) if keys[at] in self.known)
-        self.read += sizes[max(reached, default=0)]
-        self.asked += sizes[-1]
-        self.known |= {keys[mark] for mark in marks}
-
-
-def _blocks(body: dict[str, Any]) -> Iterator[tuple[bytes, bool]]:
-    every = [*body.get("tools", []), *body["system"], *(each for turn in body["messages"] for each in turn["content"])]
-    for block in every:
-        plain = {name: value for name, value in block.items() if name != "cache_control"}
-        yield orjson.dumps(plain, option=orjson.OPT_SORT_KEYS), "cache_control" in block
+        used = self.cache.use(body)
+        self.read += used.cache_read_input_tokens
+        self.asked += used.total
+        return used
 
 
 def body_of(messages: Sequence[Message], application: str) -> dict[str, Any]:
@@ -63,7 +47,7 @@ def body_of(messages: Sequence[Message], application: str) -> dict[str, Any]:
     return AnthropicModel(secret_arn="")._arguments(asked)
 
 
-def conversation(cache: Cache, *, questions: int, calls: int, context: str = "The page is home.") -> float:
+def conversation(cache: Asked, *, questions: int, calls: int, context: str = "The page is home.") -> float:
     """Hold a conversation; return the share of what was sent that the cache had."""
     messages: list[Message] = []
     for n in range(questions):
@@ -93,16 +77,66 @@ def conversation(cache: Cache, *, questions: int, calls: int, context: str = "Th
     ],
 )
 def test_most_of_a_conversation_is_read_from_the_cache(calls: int, context: str, at_least: float) -> None:
-    share = conversation(Cache(), questions=10, calls=calls, context=context)
+    share = conversation(Asked(), questions=10, calls=calls, context=context)
 
     assert share >= at_least
 
 
 def test_another_conversation_with_the_same_agent_reads_its_tools_and_text_from_the_cache() -> None:
-    cache = Cache()
+    cache = Asked()
     conversation(cache, questions=1, calls=0, context="The page is home.")
     cache.read = cache.asked = 0
 
     share = conversation(cache, questions=1, calls=0, context="The page is another.")
 
     assert share > 0.8
+
+
+def question(text: str) -> dict[str, Any]:
+    return body_of([Message(id="u", role="user", content=text)], "The page is home.")
+
+
+class TestTheRules:
+    """What the API documents of its cache, which the figures rest on."""
+
+    def test_the_same_request_is_read_whole_and_costs_no_write(self) -> None:
+        cache = PromptCache()
+        first, again = cache.use(question("Hi?")), cache.use(question("Hi?"))
+
+        assert (first.cache_read_input_tokens, first.input_tokens) == (0, 0)
+        assert again == CacheUsage(0, 0, first.cache_creation_input_tokens)
+
+    def test_a_prefix_is_forgotten_five_minutes_after_its_last_use(self) -> None:
+        cache = PromptCache()
+        cache.use(question("Hi?"))
+        for _ in range(3):
+            cache.now_s += LIVES_S
+            assert cache.use(question("Hi?")).cache_read_input_tokens > 0
+        cache.now_s += LIVES_S + 1
+        assert cache.use(question("Hi?")).cache_read_input_tokens == 0
+
+    def test_a_short_prefix_is_not_cached(self) -> None:
+        cache = PromptCache()
+        short = {**question("Hi?"), "tools": [], "system": []}
+
+        assert cache.use(short)[1:] == cache.use(short)[1:] == (0, 0)
+
+    def test_another_model_shares_nothing_and_another_way_to_think_tools_and_system(self) -> None:
+        cache = PromptCache()
+        whole = cache.use(question("Hi? " * 1000))
+        other = cache.use({**question("Hi? " * 1000), "model": "claude-opus-5-5"})
+        thinks = cache.use({**question("Hi? " * 1000), "thinking": {"type": "adaptive"}})
+
+        assert other.cache_read_input_tokens == 0
+        assert 0 < thinks.cache_read_input_tokens < whole.total - 1000
+
+    def test_what_is_marked_more_than_twenty_blocks_later_is_not_found(self) -> None:
+        def asked(blocks: int) -> dict[str, Any]:
+            content = [{"type": "text", "text": f"{n} " + "words " * 50} for n in range(blocks)]
+            return {**question("Hi?"), "messages": [{"role": "user", "content": content}]}
+
+        for more, is_found in ((19, True), (20, False)):
+            cache = PromptCache()
+            before = cache.use(asked(30))
+            found = cache.use(asked(30 + more)).cache_read_input_tokens
+            assert (found == before.total) == is_found

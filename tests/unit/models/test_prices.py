@@ -10,7 +10,7 @@ from karma.agents.domain import MODELS
 from karma.conversations.domain import Message, ToolCall
 from karma.models.domain import Target, Usage
 from karma.models.ports import ModelRequest, ToolSpec
-from karma.models.prices import DOCUMENT_TOKENS, IMAGE_TOKENS, PRICES, cost, estimate, input_tokens
+from karma.models.prices import DOCUMENT_TOKENS, IMAGE_TOKENS, MAX_INPUT_TOKENS, PRICES, cost, estimate, input_tokens
 
 NOW = datetime(2026, 11, 21, tzinfo=UTC)
 UNLISTED = {"claude-fable-5-2", "claude-mythos-5-2"}
@@ -98,7 +98,7 @@ def test_everything_that_is_sent_counts() -> None:
     )
 
 
-def test_media_count_as_fixed_amounts_whether_they_are_named_or_shown() -> None:
+def test_media_count_as_fixed_amounts_until_they_are_loaded() -> None:
     bare = input_tokens(request(user([])))
 
     def part(kind: str, source: str, value: str, mime: str) -> int:
@@ -106,5 +106,6 @@ def test_media_count_as_fixed_amounts_whether_they_are_named_or_shown() -> None:
         return input_tokens(request(user([shown]))) - bare
 
     assert part("image", "data", "A" * 4_000_000, "image/png") == IMAGE_TOKENS == part("image", "file", "f", "")
-    assert part("document", "data", "A" * 4_000_000, "application/pdf") == DOCUMENT_TOKENS
+    assert part("document", "file", "f", "application/pdf") == DOCUMENT_TOKENS
+    assert part("document", "data", "A" * 4_000_000, "application/pdf") == MAX_INPUT_TOKENS
     assert part("document", "data", "A" * 400_000, "text/plain") == 300_000

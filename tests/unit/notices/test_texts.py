@@ -4,7 +4,7 @@ from datetime import UTC, datetime
 
 import pytest
 
-from karma.audit.announcements import TOLD, notice_of
+from karma.audit.announcements import TOLD, notice_of, standing_notice_of
 from karma.audit.domain import AuditEntry, AuditEvent
 from karma.billing.domain import SubscriptionStatus
 from karma.billing.plans import PlanName
@@ -23,6 +23,7 @@ DETAILS = {
     AuditEvent.DISABLED: {"from": "active", "to": "disabled"},
     AuditEvent.ENABLED: {"from": "disabled", "to": "active"},
     AuditEvent.PROJECT_INVITATION_RECEIVED: {"project_id": "01890000-0000-7000-8000-0000000000cc", "role": "viewer"},
+    AuditEvent.WEBHOOK_DISABLED: {"webhook_id": "01890000-0000-7000-8000-0000000000dd", "reason": "gone"},
 }
 """Details that the use cases put into their entries, as far as notices repeat them."""
 
@@ -40,6 +41,18 @@ def test_an_event_is_told_in_the_language_of_the_account(event: AuditEvent, loca
     assert text.title
     assert "{" not in text.text
     assert text.text.isascii() == (locale is Locale.EN)
+
+
+@pytest.mark.parametrize("locale", Locale)
+def test_what_goes_on_without_a_session_is_told_with_its_numbers(locale: Locale) -> None:
+    made = entry(AuditEvent.PASSWORD_RESET, schedules="2", webhooks="31", mcp_servers="0")
+    told = standing_notice_of(made)
+    assert told is not None
+    assert (told.type, told == standing_notice_of(made)) == (NoticeType.ACCESS_STAYS, True)
+    text = compose(told, locale=locale.value).text
+    assert "31" in text
+    assert text.isascii() == (locale is Locale.EN)
+    assert standing_notice_of(entry(AuditEvent.PASSWORD_RESET)) is None
 
 
 @pytest.mark.parametrize("locale", Locale)

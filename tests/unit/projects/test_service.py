@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 
 from karma.audit.domain import AuditEvent, Source
-from karma.billing.allowances import Allowances
-from karma.billing.plans import Plan, PlanName, plan_at
+from karma.billing.allowances import Allowances, Terms
+from karma.billing.plans import PlanName, plan_at
 from karma.billing.seats import Seats
 from karma.core.errors import (
     AlreadyExists,
@@ -68,7 +68,7 @@ class World:
         self.invitations = InvitationService(
             self.store,
             self.identities,
-            seats=Seats(Allowances(plan_of=self.plan_of, clock=self.clock), self.store.usage),
+            seats=Seats(Allowances(terms_of=self.terms_of, clock=self.clock), self.store.usage),
             outbox_relay=outbox_relay(self.outbox, self.clock),
             buckets=self.buckets,
             clock=self.clock,
@@ -76,9 +76,9 @@ class World:
         self.ada = self.person()
         self.project_id = self.projects.create(self.ada, NewProject(name="Greenhouse")).project.id
 
-    def plan_of(self, user_id: UserId) -> Plan:
-        """Return the plan of an account: without limits, except for those in `plans`."""
-        return plan_at(self.plans.get(user_id, PlanName.ENTERPRISE), self.clock.now())
+    def terms_of(self, user_id: UserId) -> Terms:
+        """Return the terms of an account: without limits, except for those in `plans`."""
+        return Terms(plan=plan_at(self.plans.get(user_id, PlanName.ENTERPRISE), self.clock.now()))
 
     def person(self, role: ProjectRole | None = None, *, email: str = "", verified: bool = True) -> UserId:
         """Make a person with an account, and a role in the project if one is given."""

@@ -11,11 +11,13 @@ from karma.core.errors import Forbidden, NotFound, QuotaExceeded, Unauthenticate
 from karma.core.ids import ApiKeyId, UserId, new_id
 from karma.identity.domain import Caller, Credential, Role
 from karma.integrations.sockets import SocketsUnavailable
-from karma.realtime.domain import MAX_CHANNELS
+from karma.realtime.domain import MAX_CHANNELS, Head, Held
+from karma.realtime.live import LiveAccount
 from karma.realtime.messages import answer, parse
 from karma.realtime.service import ConnectionService, RealtimeUnavailable, SocketCloser, TicketService
 from tests.fakes.identity import MovableClock
-from tests.fakes.realtime import MemoryRealtime
+from tests.fakes.live import LiveThings
+from tests.fakes.realtime import MemoryChannels, MemoryRealtime
 
 
 class World:
@@ -23,7 +25,12 @@ class World:
         self.clock = MovableClock()
         self.store = MemoryRealtime()
         self.tickets = TicketService(store=self.store, clock=self.clock, url="wss://live.example.com")
-        self.connections = ConnectionService(store=self.store, clock=self.clock)
+        self.channels = MemoryChannels(self.store)
+        self.live = LiveThings()
+        self.live.permissions = {"thing": "device:read", "project": "project:read"}
+        self.connections = ConnectionService(
+            store=self.store, channels=self.channels, sources=[LiveAccount(), self.live], clock=self.clock
+        )
         self.caller = Caller(
             user_id=UserId(new_id()),
             role=Role.USER,
@@ -84,14 +91,14 @@ class TestASubscription:
         world.connections.connect("c1", world.ticket())
 
     def test_to_an_own_channel_is_stored_once(self, world: World) -> None:
-        name = f"device:{new_id()}"
+        name = f"thing:{new_id()}"
         for _ in range(2):
-            assert world.connections.subscribe("c1", name).name == name
+            assert world.connections.subscribe("c1", name).channel.name == name
         assert [channel.name for channel in world.store.listening["c1"]] == [name]
 
     def test_lies_in_the_caller_s_namespace(self, world: World) -> None:
-        channel = world.connections.subscribe("c1", f"device:{new_id()}")
-        assert channel.owner == world.caller.user_id
+        channel = world.connections.subscribe("c1", f"thing:{new_id()}").channel
+        assert channel.space == world.caller.user_id
 
     def test_to_another_person_is_forbidden(self, world: World) -> None:
         world.connections.subscribe("c1", f"user:{world.caller.user_id}")
@@ -99,7 +106,7 @@ class TestASubscription:
             world.connections.subscribe("c1", f"user:{new_id()}")
 
     @pytest.mark.parametrize(
-        "name", ["", "device", "device:", "device:#", "run:01a201be-3567-787e-99b4-6db7735f5850", "device:" + "x" * 36]
+        "name", ["", "thing", "thing:", "thing:#", "run:01a201be-3567-787e-99b4-6db7735f5850", "thing:" + "x" * 121]
     )
     def test_to_what_is_no_channel_is_not_found(self, world: World, name: str) -> None:
         with pytest.raises(NotFound):
@@ -107,18 +114,18 @@ class TestASubscription:
 
     def test_of_an_unknown_connection_is_not_found(self, world: World) -> None:
         with pytest.raises(NotFound):
-            world.connections.subscribe("c2", f"device:{new_id()}")
+            world.connections.subscribe("c2", f"thing:{new_id()}")
 
     def test_is_limited_in_number(self, world: World) -> None:
-        names = [f"device:{new_id()}" for _ in range(MAX_CHANNELS)]
+        names = [f"thing:{new_id()}" for _ in range(MAX_CHANNELS)]
         for name in names:
             world.connections.subscribe("c1", name)
         with pytest.raises(QuotaExceeded):
-            world.connections.subscribe("c1", f"device:{new_id()}")
+            world.connections.subscribe("c1", f"thing:{new_id()}")
         world.connections.subscribe("c1", names[0])
 
     def test_ends_by_itself_or_with_the_connection(self, world: World) -> None:
-        first, second = f"device:{new_id()}", f"device:{new_id()}"
+        first, second = f"thing:{new_id()}", f"thing:{new_id()}"
         world.connections.subscribe("c1", first)
         world.connections.subscribe("c1", second)
         world.connections.unsubscribe("c1", first)
@@ -127,6 +134,89 @@ class TestASubscription:
             world.connections.disconnect("c1")
         assert not world.store.connections
         assert not world.store.listening
+
+
+class TestWhatASubscriptionIsAnswered:
+    @pytest.fixture(autouse=True)
+    def _connected(self, world: World) -> None:
+        world.connections.connect("c1", world.ticket())
+
+    def test_is_how_the_object_stands_behind_the_subscription(self, world: World) -> None:
+        """Read after it was stored: whatever changes later is pushed."""
+        world.live.things[world.caller.user_id, "a"] = 3
+        stored = world.connections.subscribe("c1", "thing:a")
+        assert [(each.name, each.version) for each in stored.states] == [("thing:a", 3)]
+        assert stored.head is None
+
+    def test_of_what_one_may_not_see_is_as_of_what_does_not_exist(self, world: World) -> None:
+        """Another's thing, and another's project: accepted, silent, in the caller's own space."""
+        world.live.things["another", "a"] = 3
+        world.live.members["p"] = {"another"}
+        for name in ("thing:a", "thing:none", "project:p", "project:none"):
+            found = world.connections.subscribe("c1", name)
+            assert (found.states, found.head, found.channel.space) == ((), None, world.caller.user_id)
+        assert all(channel.space == world.caller.user_id for channel in world.store.channels("c1"))
+
+    def test_of_a_project_is_shared_with_its_members(self, world: World) -> None:
+        world.live.members["p"] = {world.caller.user_id}
+        found = world.connections.subscribe("c1", "project:p")
+        assert (found.channel.space, found.head is not None and found.head.seq) == ("p", 0)
+
+    def test_becomes_shared_with_who_becomes_a_member_and_subscribes_again(self, world: World) -> None:
+        world.connections.subscribe("c1", "project:p")
+        world.live.members["p"] = {world.caller.user_id}
+        world.connections.subscribe("c1", "project:p")
+        assert [(each.space, each.name) for each in world.store.channels("c1")] == [("p", "project:p")]
+
+    def test_of_a_right_that_ends_meanwhile_leaves_no_subscription(
+        self, world: World, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Whoever ended it may have looked for subscriptions before this one was stored."""
+        monkeypatch.setattr(world.live, "space", lambda *_: "p")
+        found = world.connections.subscribe("c1", "project:p")
+        assert (found.states, found.head) == ((), None)
+        assert world.store.channels("c1") == []
+
+    def test_numbers_what_an_account_s_lists_are_told(self, world: World) -> None:
+        name = f"user:{world.caller.user_id}"
+        first = world.connections.subscribe("c1", name)
+        assert first.head is not None
+        world.channels.advance(first.channel, 2)
+        again = world.connections.subscribe("c1", name, Held(objects={}, head=first.head))
+        assert again.head == Head(epoch=first.head.epoch, seq=2)
+
+    def test_begins_another_epoch_when_nobody_had_listened_for_a_day(self, world: World) -> None:
+        name = f"user:{world.caller.user_id}"
+        first = world.connections.subscribe("c1", name)
+        world.clock.pass_(hours=25)
+        world.connections.connect("c2", world.ticket())
+        again = world.connections.subscribe("c2", name)
+        assert first.head is not None
+        assert again.head is not None
+        assert first.head.epoch != again.head.epoch
+
+    @pytest.mark.parametrize(
+        ("scopes", "allowed"),
+        [
+            ({"realtime:connect"}, set()),
+            ({"realtime:connect", "device:read"}, {"thing:a"}),
+            ({"device:read", "project:read"}, {"thing:a", "project:p"}),
+            ({"*"}, {"thing:a", "project:p", "user"}),
+        ],
+    )
+    def test_takes_the_permission_to_read_what_it_is_about(
+        self, world: World, scopes: set[str], allowed: set[str]
+    ) -> None:
+        """The channel of an account, which tells of everything, takes all of them."""
+        world.caller = replace(world.caller, method="api_key", scopes=frozenset(scopes))
+        world.connections.connect("key", world.ticket())
+        for name in ("thing:a", "project:p", "user"):
+            asked = f"user:{world.caller.user_id}" if name == "user" else name
+            if name in allowed:
+                world.connections.subscribe("key", asked)
+            else:
+                with pytest.raises(Forbidden):
+                    world.connections.subscribe("key", asked)
 
 
 class EndingWorld(World):

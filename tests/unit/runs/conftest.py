@@ -3,11 +3,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
-from blockbuster import blockbuster_ctx
+
+from tests.support.event_loop import nothing_blocks
 
 
 @pytest.fixture
 def no_blocking_calls() -> Iterator[None]:
     """Fail whatever blocks the event loop."""
-    with blockbuster_ctx():
+    with nothing_blocks():
         yield

@@ -18,7 +18,7 @@ from karma.models.prices import cost
 from karma.runs.domain import RunKey
 from karma.runs.replay import read
 from tests.fakes.runs import Step, caller, ended, text, tool, types
-from tests.support.run_world import World, asked, merged, user
+from tests.support.run_world import World, asked, merged, spec, user
 
 pytestmark = pytest.mark.fault("F-09b")
 
@@ -57,7 +57,7 @@ def test_half_an_answer_is_withdrawn_and_a_whole_one_follows(half: str) -> None:
     assert types(events)[-1] == "RUN_FINISHED"
     assert screen(events) == [("user", "hi"), ("assistant", "Whole")]
     assert [(each.role, each.content) for each in world.thread().messages] == [("user", "hi"), ("assistant", "Whole")]
-    assert world.stored(request).turns == 1
+    assert world.stored(request).turns == 2, "both calls were made, and are paid"
     assert list(world.model.requests[0].messages) == list(world.model.requests[1].messages)
 
 
@@ -93,7 +93,9 @@ def test_an_answer_that_breaks_off_again_and_again_ends_the_run() -> None:
 
     assert (events[-1]["type"], events[-1]["code"]) == ("RUN_ERROR", "MODEL_STREAM_CUT")
     assert len(world.model.requests) == 3
+    assert screen(events) == [("user", "hi")], "a client has what the thread has"
     assert [each.role for each in world.thread().messages] == ["user"]
+    assert [(run.turns, run.steps) for run in world.store.runs_by_key.values()] == [(3, 0)]
 
 
 @pytest.mark.parametrize(
@@ -107,8 +109,38 @@ def test_an_answer_that_breaks_off_again_and_again_ends_the_run() -> None:
 def test_what_would_be_the_same_again_is_not_asked_again(failure: ModelFailed) -> None:
     world = World([*text("Half"), failure], WHOLE)
 
-    assert world.run(asked(user("hi")))[-1]["type"] == "RUN_ERROR"
+    events = world.run(asked(user("hi", "u1")))
+    assert events[-1]["type"] == "RUN_ERROR"
+    assert screen(events) == [("user", "hi")]
     assert len(world.model.requests) == 1
+
+
+@pytest.mark.parametrize(
+    ("stop", "shown"),
+    [(StopReason.CONTEXT_FULL, [("user", "hi")]), (StopReason.REFUSED, [("assistant", "Half")])],
+)
+def test_an_answer_that_is_not_kept_is_withdrawn_unless_it_tells_why(
+    stop: StopReason, shown: list[tuple[str, str]]
+) -> None:
+    world = World([*text("Half"), *ended(stop)])
+    events = world.run(asked(user("hi", "u1")))
+    assert events[-1]["type"] == "RUN_ERROR"
+    assert screen(events) == shown
+    assert [each.role for each in world.thread().messages] == ["user"]
+
+
+def test_a_failure_behind_whole_turns_withdraws_nothing_of_them() -> None:
+    calling = [*text("Look."), *tool("c1", "echo", '{"word":"a"}'), *ended(StopReason.TOOL_USE)]
+    world = World(calling, [*text("Half"), ModelFailed(ModelErrorCode.MODEL_REJECTED, usage=Usage(10))])
+    events = world.run(asked(user("hi", "u1")))
+    assert events[-1]["code"] == "MODEL_REJECTED"
+    assert [said for role, said in screen(events) if role == "assistant"] == ["Look."]
+    assert [each.role for each in world.thread().messages] == ["user", "assistant", "tool"]
+
+
+def test_who_is_cancelled_or_fails_between_answers_shows_nothing_anew() -> None:
+    world = World([ModelFailed(ModelErrorCode.MODEL_REJECTED)])
+    assert "MESSAGES_SNAPSHOT" not in types(world.run(asked(user("hi", "u1"))))
 
 
 def test_who_cannot_pay_for_another_answer_gets_none() -> None:
@@ -121,8 +153,19 @@ def test_who_cannot_pay_for_another_answer_gets_none() -> None:
 
     events = world.run(asked(user("hi")))
 
-    assert (events[-1]["type"], events[-1]["code"]) == ("RUN_ERROR", "QUOTA_EXCEEDED")
+    assert events[-1]["outcome"]["interrupts"][0]["reason"] == "budget_exceeded"
     assert len(world.model.requests) == 1
+    assert [run.turns for run in world.store.runs_by_key.values()] == [1]
+
+
+def test_an_answer_that_breaks_off_takes_no_step_of_the_agent() -> None:
+    calling = [*tool("c1", "echo", '{"word":"a"}'), *ended(StopReason.TOOL_USE)]
+    world = World([*text("Half"), CUT], calling, [*text("Half"), CUT], WHOLE)
+    world.agents.create(spec(tools=("echo",), max_steps=2))
+    request = asked(user("hi"), forwardedProps={"agent_id": "brief"})
+
+    assert types(world.run(request))[-1] == "RUN_FINISHED"
+    assert world.stored(request).turns == 4
 
 
 def test_a_call_whose_turn_was_withdrawn_is_not_made_and_its_id_not_used_again() -> None:

@@ -66,7 +66,7 @@ class Watched(Talk):
         run = replace(stored, status=RunStatus.RUNNING)
         sent = recognise(caller().user_id, thread.messages, request.sent, request.unread)
         joins = is_repeat(run, thread, request, sent, own={"look"})
-        assert joins or has_left(run, thread, sent, own={"look"}), "the run goes on"
+        assert joins or has_left(run, thread, request, sent, own={"look"}), "the run goes on"
         return joins
 
 
@@ -99,7 +99,7 @@ def test_an_answer_that_is_withdrawn_stops_the_run_that_has_it(
     change: str, *, is_alone: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("karma.runs.log._LISTEN_EVERY_S", 0.01)
-    monkeypatch.setattr("karma.runs.service._END_POLL_S", 0.01)
+    monkeypatch.setattr("karma.runs.recording._END_POLL_S", 0.01)
     world = World(ASKS, [*text("I mo"), lambda: asyncio.Event().wait()], [*text("I stay."), *ended()])
     q, turn, yes = question(world)
     other = CHANGES[change](yes)
@@ -117,7 +117,8 @@ def test_an_answer_that_is_withdrawn_stops_the_run_that_has_it(
     verify(answer.events)
     assert world.stored(first).status is RunStatus.CANCELLED
     told = [m for m in world.model.requests[-1].messages if m.role == "tool"]
-    assert [(m.content, m.failed) for m in told] == [(other["content"], "error" in other)]
+    words = "\n".join([other["error"], other["content"]] if "error" in other else [other["content"]])
+    assert [(m.content, m.failed) for m in told] == [(words, "error" in other)]
     assert not [event for event in answer.events if event["type"] == "CUSTOM"]
 
 

@@ -14,7 +14,8 @@ from karma.core import surrogates
 from karma.core.ids import UserId
 from karma.integrations.anthropic_turn import Turn
 from karma.models.ports import ModelEvent, ModelRequest, TextDelta
-from tests.fakes.runs import MemoryAttachments, MemoryDeviceFiles, ScriptedFetch, ScriptedModel
+from tests.fakes.attachments import MemoryAttachments, MemoryDeviceFiles, ScriptedFetch
+from tests.fakes.runs import ScriptedModel
 from tests.support import model_server
 from tests.support.model_server import message
 from tests.support.run_world import FIND_TOOL, World, asked, merged, user

@@ -34,8 +34,9 @@ from karma.runs.plan import RunLimits
 from karma.runs.requests import parse_run_input
 from karma.tools.toolbox import Tool, ToolContext, WhenLost
 from tests.fakes.agents import catalogue
+from tests.fakes.attachments import library
 from tests.fakes.configuration import as_built
-from tests.fakes.runs import KeptFrames, MemoryRuns, RememberedWatchdog, ScriptedModel, SetClock, caller, library
+from tests.fakes.runs import KeptFrames, MemoryRuns, RememberedWatchdog, ScriptedModel, SetClock, caller
 from tests.support.agui import verify
 from tests.support.plans import allowances
 from tests.support.run_services import run_service
@@ -142,8 +143,9 @@ class Client:
 
     def answers(self) -> list[tuple[str, str, bool]]:
         """Return the results of its own tool on the screen."""
-        given = [m for m in self.screen if m["role"] == "tool" and m["content"].startswith("said")]
-        return [(m["toolCallId"], m["content"], "error" in m) for m in given]
+        # Why one has failed stands before what it found, once the server has shown it.
+        given = [(m, m["content"].removeprefix(f"{FAILED}\n")) for m in self.screen if m["role"] == "tool"]
+        return [(m["toolCallId"], content, "error" in m) for m, content in given if content.startswith("said")]
 
     def apply(self, event: Wire) -> None:
         kind = event["type"]
@@ -178,6 +180,7 @@ def snapshot_taken(screen: Sequence[Wire], shown: Sequence[Wire]) -> list[Wire]:
     return kept + list(given.values())
 
 
+FAILED = "did not work"
 ACTIONS = (
     "say",
     "say to another agent object",
@@ -217,7 +220,7 @@ def act(client: Client, action: str, at: int) -> bool:
     if action == "send again":
         return client.before is not None
     if action.startswith("answer") and client.pending():
-        failed = {"error": "did not work"} if at % 4 == 3 else {}  # some of them
+        failed = {"error": FAILED} if at % 4 == 3 else {}  # some of them
         call_id = client.pending()[at % len(client.pending())]
         client.message("tool", toolCallId=call_id, content=f"said {at // 2}", **failed)
         if action == "answer":

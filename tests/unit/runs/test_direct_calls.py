@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import zlib
+from contextlib import aclosing, suppress
 from dataclasses import replace
 from typing import Any
 
@@ -11,13 +13,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from karma.billing.allowances import Allowances, Metric, period_of
+from karma.billing.allowances import Allowances, Metric, Terms, day_of, period_of
 from karma.billing.plans import PlanName, plan_at
 from karma.configuration.domain import ComponentUnavailable
 from karma.core.errors import Forbidden, InvalidRequest, QuotaExceeded, StorageUnavailable, Upstream, ValidationFailed
+from karma.core.ids import UserId
+from karma.models.budgets import BudgetExceeded
 from karma.models.domain import ModelErrorCode, Target, Usage
-from karma.models.ports import ModelFailed, StopReason
-from karma.models.prices import cost, estimate
+from karma.models.ports import ModelFailed, StopReason, TextDelta, TurnEnded
+from karma.models.prices import cost, estimate, stopped_usage
 from karma.runs.direct import DirectCall, DirectCalls
 from karma.runs.direct_requests import DirectInput, parse_direct_input
 from tests.fakes.configuration import as_built
@@ -35,14 +39,18 @@ class Calls:
         self.store = store or MemoryRuns()
         self.model = ScriptedModel(*turns)
         self.clock = SetClock()
+        self.day_cost_micros: int | None = None
         self.service = DirectCalls(
             store=self.store,
             model=self.model,
             configuration=as_built(),
-            allowances=Allowances(plan_of=lambda _: plan_at(PlanName.FREE, self.clock.now()), clock=self.clock),
+            allowances=Allowances(terms_of=self.terms, clock=self.clock),
             clock=self.clock,
             default="claude-test",
         )
+
+    def terms(self, _: UserId) -> Terms:
+        return Terms(plan=plan_at(PlanName.FREE, self.clock.now()), day_cost_micros=self.day_cost_micros)
 
     @property
     def used(self) -> int:
@@ -130,9 +138,18 @@ def test_a_failure_has_its_status_and_code(code: ModelErrorCode, status: int) ->
         calls.make(calls.admit())
 
     assert (failed.value.status, failed.value.code) == (status, code.value)
+    assert failed.value.headers.get("Retry-After") == ("5" if status == 503 else None)
 
 
-def test_a_call_that_is_stopped_counts_as_dear_as_it_may_be() -> None:
+@pytest.mark.parametrize(("asked_s", "told"), [(0.2, "1"), (12.3, "13"), (86_400.0, "3600")])
+def test_a_provider_s_wait_is_passed_on_within_an_hour(asked_s: float, told: str) -> None:
+    calls = Calls([ModelFailed(ModelErrorCode.MODEL_RATE_LIMITED, retry_after_s=asked_s)])
+    with pytest.raises(Upstream) as failed:
+        calls.make(calls.admit())
+    assert failed.value.headers["Retry-After"] == told
+
+
+def test_a_call_that_is_stopped_counts_what_it_has_said() -> None:
     calls = Calls([*text("slow"), lambda: asyncio.Event().wait()])
     call = calls.admit()
 
@@ -149,7 +166,89 @@ def test_a_call_that_is_stopped_counts_as_dear_as_it_may_be() -> None:
 
     asyncio.run(stop())
 
-    assert calls.used == estimate(call.request, calls.clock.now())
+    said = stopped_usage(call.request, len("slow"))
+    assert calls.used == cost(said, call.request.target, calls.clock.now()) < estimate(call.request, calls.clock.now())
+
+
+def test_the_usage_of_the_last_frame_counts_also_where_its_reader_has_left() -> None:
+    usage = Usage(30_000, 90)
+    calls = Calls([[TextDelta("汉" * 90), TurnEnded(StopReason.END, usage, [])]])
+    call = calls.admit(read(max_tokens=8_000, messages=[{"role": "user", "content": "字" * 30_000}]))
+
+    async def leave() -> None:
+        async with aclosing(calls.service.events(call)) as events:
+            await anext(events)
+
+    asyncio.run(leave())
+    assert calls.used == cost(usage, call.request.target, calls.clock.now())
+
+
+@pytest.mark.parametrize("pages", [1, 4, 40])
+def test_calls_at_once_with_long_documents_do_not_overspend_the_plan(pages: int) -> None:
+    objects = [
+        b"<</Pages 2 0 R>>",
+        b"<</Type/Pages/Count %d/Kids[%s]>>" % (pages, b"3 0 R " * pages),
+        b"<</Type/Page>>",
+    ]
+    index = b"".join(b"%d %d " % (n, sum(map(len, objects[: n - 1]))) for n in (1, 2, 3))
+    tree = zlib.compress(index + b"".join(objects))
+    head = b"<</Type/ObjStm/N 3/First %d/Filter/FlateDecode>>" % len(index)
+    stored = b"9 0 obj\n%s\nstream\n%s\nendstream\nendobj\n" % (head, tree)
+    document = b"%PDF-1.7\n" + stored + b"startxref\n0\n%%EOF\n"
+    source = {"type": "data", "mimeType": "application/pdf", "value": b64(document)}
+    content = [{"type": "document", "source": source}]
+    charged = Usage(pages * 4_600, 10)  # as much as pages full of text take
+    calls = Calls(*[ended(usage=charged)] * 40)
+    made: list[DirectCall] = []
+    with suppress(QuotaExceeded):
+        while True:
+            made.append(calls.admit(read(messages=[{"role": "user", "content": content}])))
+    for each in made:
+        calls.make(each)
+    assert calls.used == len(made) * cost(charged, MODEL, calls.clock.now()) <= SPEND
+    assert bool(made) == (pages < 40)
+
+
+@pytest.mark.parametrize("step", range(24))
+def test_a_client_that_leaves_at_any_moment_pays_for_what_was_said_alone(
+    step: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def in_steps(function: Any, *args: Any) -> Any:
+        await asyncio.sleep(0)
+        done = function(*args)
+        await asyncio.sleep(0)
+        return done
+
+    monkeypatch.setattr(asyncio, "to_thread", in_steps)
+    usage = Usage(20, 3)
+    calls = Calls([*text("Hi"), lambda: asyncio.sleep(0), *ended(usage=usage)])
+
+    async def serve() -> None:
+        call = await calls.service.admit(caller(), read())
+        try:
+            await asyncio.sleep(0)
+            async for _ in calls.service.events(call):
+                await asyncio.sleep(0)
+        finally:
+            await calls.service.release(call)
+
+    async def leave() -> None:
+        serving = asyncio.create_task(serve())
+        for _ in range(step):
+            await asyncio.sleep(0)
+        serving.cancel()
+        await asyncio.wait([serving])
+        for _ in range(4):
+            await asyncio.sleep(0)  # for what is shielded
+
+    asyncio.run(leave())
+    if not calls.model.requests:
+        assert calls.used == 0
+        return
+    (request,) = calls.model.requests
+    at = calls.clock.now()
+    said = {cost(stopped_usage(request, chars), request.target, at) for chars in (0, 2)}
+    assert calls.used in {cost(usage, request.target, at), *said}
 
 
 def test_who_may_not_or_cannot_pay_calls_nothing() -> None:
@@ -263,3 +362,55 @@ def test_repeated_words_stay_and_media_are_read() -> None:
     assert [each.role for each in found.messages] == ["user", "assistant", "user", "user"]
     assert len({each.id for each in found.messages}) == 4
     assert found.system == ("Be brief.", "Be kind.")
+
+
+class TestTheAccountsDay:
+    LIMIT = 500_000
+
+    def with_left(self, left: int, *turns: Any) -> Calls:
+        calls = Calls(*turns)
+        calls.day_cost_micros = self.LIMIT
+        calls.store.usage.account_days[caller().user_id, day_of(calls.clock.now())] = self.LIMIT - left
+        return calls
+
+    def counted(self, calls: Calls) -> int:
+        return calls.store.usage.account_days[caller().user_id, day_of(calls.clock.now())]
+
+    def test_counts_what_a_call_costs(self) -> None:
+        calls = self.with_left(self.LIMIT, [*text("Hi"), *ended(usage=Usage(1000, 50))])
+        call = calls.admit()
+        assert self.counted(calls) == estimate(call.request, calls.clock.now())
+        calls.make(call)
+        assert self.counted(calls) == calls.used == cost(Usage(1000, 50), MODEL, calls.clock.now())
+
+    @pytest.mark.parametrize("left", [20_000, 60_000, 200_000])
+    def test_shortens_an_answer_to_what_is_left(self, left: int) -> None:
+        calls = self.with_left(left)
+        request = calls.admit(read(max_tokens=16_000)).request
+        now = calls.clock.now()
+        assert 256 <= request.max_tokens < 16_000
+        longer = replace(request, max_tokens=request.max_tokens + 1)
+        assert estimate(request, now) <= left < estimate(longer, now)
+        assert self.counted(calls) == self.LIMIT - left + estimate(request, now) == self.LIMIT - left + calls.used
+
+    def test_refuses_a_call_whose_shortest_answer_it_does_not_cover(self) -> None:
+        calls = self.with_left(1_000)
+        with pytest.raises(BudgetExceeded) as refused:
+            calls.admit(read(max_tokens=4_000))
+        told: Any = refused.value.details
+        assert (refused.value.status, refused.value.code) == (402, "BUDGET_EXCEEDED")
+        assert (told["budget"], told["max_cost_micros"]) == ("account_per_day", self.LIMIT)
+        assert (told["left_cost_micros"], told["spent_cost_micros"]) == (1_000, self.LIMIT - 1_000)
+        assert told["resets_at"] == "2026-11-22T00:00:00.000Z"
+        assert (calls.used, self.counted(calls)) == (0, self.LIMIT - 1_000)
+        for enough in (False, True):
+            calls.day_cost_micros = told["required_cost_micros"] - (not enough)
+            if not enough:
+                with pytest.raises(BudgetExceeded):
+                    calls.admit(read(max_tokens=4_000))
+        assert calls.admit(read(max_tokens=4_000)).request.max_tokens == 256
+
+    def test_is_not_counted_where_it_is_not_limited(self) -> None:
+        calls = Calls([*text("Hi"), *ended(usage=Usage(1000, 50))])
+        calls.make(calls.admit())
+        assert calls.store.usage.account_days == {}

@@ -9,10 +9,12 @@ import orjson
 import pytest
 
 from karma.conversations.attachments import MAX_RESULT_BYTES
+from karma.conversations.repair import shown_name
 from karma.core.errors import ValidationFailed
 from karma.identity.domain import Role
 from karma.models.domain import ModelErrorCode, Usage
 from karma.models.ports import ModelFailed, StopReason
+from karma.runs.answers import run_view
 from karma.runs.domain import RunStatus
 from karma.runs.plan import RunLimits
 from karma.tools.toolbox import Tool
@@ -26,7 +28,7 @@ from tests.fakes.runs import (
 )
 from tests.support.plans import allowances
 from tests.support.run_services import run_service
-from tests.support.run_world import ECHO, World, asked, spec, user
+from tests.support.run_world import ECHO, FIND_TOOL, World, asked, spec, user
 
 pytestmark = pytest.mark.usefixtures("no_blocking_calls")
 
@@ -145,7 +147,23 @@ def test_a_tool_that_nobody_declared_fails_by_name() -> None:
     events = world.run(asked(user("go")))
 
     (result,) = [event for event in events if event["type"] == "TOOL_CALL_RESULT"]
-    assert orjson.loads(result["content"]) == {"error": "Unknown tool: nonsense"}
+    assert orjson.loads(result["content"]) == {"error": "Unknown tool: nonsense", "tools": ["echo"]}
+
+
+@pytest.mark.parametrize("name", ["functions.frob", "srv.echo", "frob<|channel|>commentary", "f" * 65, ""])
+def test_a_model_that_calls_a_name_which_no_api_takes_is_told_so(name: str) -> None:
+    world = World([*tool("c1", name), *ended(StopReason.TOOL_USE)], [*text("Hm."), *ended()])
+    own = {"name": "frob", "description": "", "parameters": {"type": "object"}}
+
+    events = world.run(asked(user("go"), tools=[own]))
+
+    (result,) = [event for event in events if event["type"] == "TOOL_CALL_RESULT"]
+    assert orjson.loads(result["content"]) == {"error": f"Unknown tool: {name}", "tools": ["echo", "frob"]}
+    *_, said, told = world.model.requests[1].messages
+    assert [call.name for call in said.tool_calls] == [shown_name(name)]
+    assert (told.role, told.content, told.failed) == ("tool", result["content"], True)
+    assert world.thread().messages[1].tool_calls[0].name == name
+    assert events[-1]["type"] == "RUN_FINISHED"
 
 
 @pytest.mark.fault("F-03b")
@@ -173,13 +191,14 @@ def test_a_long_result_is_kept_whole_and_the_model_is_shown_its_beginning() -> N
 
 @pytest.mark.fault("F-01b")
 def test_a_blank_answer_does_not_stand_in_the_way_of_the_next_message() -> None:
-    world = World([*text(" \n"), *ended()], [*text("Sorry."), *ended()])
+    blank = [*text(" \n"), *ended()]
+    world = World(blank, blank, [*text("Sorry."), *ended()])
 
     world.run(asked(user("hi")))
     events = world.run(asked(user("hello?")))
 
     assert events[-1]["type"] == "RUN_FINISHED"
-    assert [m.content for m in world.model.requests[1].messages] == ["hi", "hello?"]
+    assert [m.content for m in world.model.requests[2].messages] == ["hi", "hello?"]
 
 
 @pytest.mark.fault("F-02c")
@@ -247,7 +266,8 @@ def test_a_model_that_fails_midway_ends_the_run_with_everything_closed(code: Mod
 
     events = world.run(request)
 
-    assert types(events)[-2:] == ["TOOL_CALL_END", "RUN_ERROR"]
+    assert types(events)[-2:] == ["MESSAGES_SNAPSHOT", "RUN_ERROR"]
+    assert types(events)[-3] == "TOOL_CALL_END"
     assert events[-1]["code"] == code
     assert events[-1]["usage"] == [{"provider": "anthropic", "model": "claude-test", "inputTokens": 9}]
     assert [m.role for m in world.thread().messages] == ["user"]
@@ -256,28 +276,48 @@ def test_a_model_that_fails_midway_ends_the_run_with_everything_closed(code: Mod
 
 
 @pytest.mark.parametrize(
-    ("turn", "code"),
+    ("turn", "code", "stop"),
     [
-        ([*text("I"), *ended(StopReason.REFUSED)], "MODEL_REFUSED"),
-        ([*text("I"), *ended(StopReason.CONTEXT_FULL)], "CONTEXT_WINDOW_EXCEEDED"),
-        ([*tool("c", "echo", '{"w'), *ended(StopReason.MAX_TOKENS)], "MAX_TOKENS"),
-        ([*text("no end")], "MODEL_STREAM_CUT"),
-        ([lambda: 1 / 0], "INTERNAL"),
+        ([*text("I"), *ended(StopReason.REFUSED)], "MODEL_REFUSED", "refused"),
+        ([*text("I"), *ended(StopReason.CONTEXT_FULL)], "CONTEXT_WINDOW_EXCEEDED", "context_full"),
+        ([*tool("c", "echo", '{"w'), *ended(StopReason.MAX_TOKENS)], "MAX_TOKENS", "max_tokens"),
+        ([*text("no end")], "MODEL_STREAM_CUT", None),
+        ([lambda: 1 / 0], "INTERNAL", None),
     ],
 )
-def test_what_cannot_be_kept_ends_the_run_with_its_code(turn: list[Any], code: str) -> None:
+def test_what_cannot_be_kept_ends_the_run_with_its_code(turn: list[Any], code: str, stop: str | None) -> None:
     world = World(turn)
 
     events = world.run(asked(user("hi")))
 
     assert events[-1]["type"] == "RUN_ERROR"
     assert events[-1]["code"] == code
+    assert stop_reasons(world) == [stop]
     assert [m.role for m in world.thread().messages] == ["user"]
 
 
-def test_a_text_cut_by_its_token_limit_is_kept_and_noted() -> None:
-    events = World([*text("long"), *ended(StopReason.MAX_TOKENS)]).run(asked(user("hi")))
+def stop_reasons(world: World) -> list[str | None]:
+    return [run_view(run)["stop_reason"] for run in world.store.runs_by_key.values()]
 
+
+def test_a_run_shows_why_its_model_ended_its_last_answer() -> None:
+    world = World([*tool("c", "echo", '{"word":"a"}'), *ended(StopReason.TOOL_USE)], [*text("b"), *ended()])
+    world.agents.create(spec(tools=("echo",)))
+    world.run(asked(user("hi"), forwardedProps={"agent_id": "brief"}))
+    world.model.turns = [[*tool("d", "askUser", "{}"), *ended(StopReason.TOOL_USE)]]
+    world.run(asked(user("and?", "u2"), tools=[FIND_TOOL]))
+    assert stop_reasons(world) == ["end", "tool_use"]
+    first = [*tool("e", "echo", '{"word":"a"}'), *ended(StopReason.TOOL_USE)]
+    world.model.turns = [first, [*text("no end")]]
+    world.run(asked(user("hi"), thread="t2", forwardedProps={"agent_id": "brief"}))
+    assert stop_reasons(world)[2:] == [None], "its last answer came to no end"
+
+
+def test_a_text_cut_by_its_token_limit_is_kept_and_noted() -> None:
+    world = World([*text("long"), *ended(StopReason.MAX_TOKENS)])
+    events = world.run(asked(user("hi")))
+
+    assert stop_reasons(world) == ["max_tokens"]
     assert events[-1]["outcome"] == {"type": "success"}
     assert events[-1]["result"] == {"stopReason": "max_tokens"}
 
@@ -306,17 +346,18 @@ def test_a_loop_of_tools_ends_at_its_limit_of_turns() -> None:
     assert len(world.model.requests) == 3
 
 
+@pytest.mark.req("R-C-06")
 def test_a_run_ends_itself_before_its_time_is_over() -> None:
     world = World([*text("slow"), lambda: asyncio.Event().wait()], limits=RunLimits(run_timeout_s=0.05, reserve_s=0))
 
     events = world.run(asked(user("hi")))
 
-    assert types(events)[-2:] == ["TEXT_MESSAGE_END", "RUN_ERROR"]
+    assert types(events)[-3:] == ["TEXT_MESSAGE_END", "MESSAGES_SNAPSHOT", "RUN_ERROR"]
     assert events[-1]["code"] == "DEADLINE_EXCEEDED"
 
 
 def test_tools_beyond_the_caller_s_rights_are_neither_offered_nor_run() -> None:
-    world = World([*tool("c1", "echo", '{"word":"a"}'), *ended(StopReason.TOOL_USE)], [*ended()])
+    world = World([*tool("c1", "echo", '{"word":"a"}'), *ended(StopReason.TOOL_USE)], [*text("Done"), *ended()])
     world.role = Role.VIEWER
     forbidden = Tool(**{**vars(ECHO), "permission": "device:control"})
     service = run_service(
@@ -339,7 +380,7 @@ def test_tools_beyond_the_caller_s_rights_are_neither_offered_nor_run() -> None:
 
     (result,) = [event for event in asyncio.run(go()).events if event["type"] == "TOOL_CALL_RESULT"]
     assert world.model.requests[0].tools == []
-    assert orjson.loads(result["content"]) == {"error": "Unknown tool: echo"}
+    assert orjson.loads(result["content"]) == {"error": "Unknown tool: echo", "tools": []}
 
 
 def test_text_behind_a_tool_call_goes_on_in_the_same_message() -> None:

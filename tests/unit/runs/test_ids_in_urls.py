@@ -14,6 +14,7 @@ from starlette.types import Receive, Scope, Send
 
 from agent_stream.app import ROUTES
 from api.routes.runs import router
+from karma.configuration.domain import is_name, is_reachable
 from karma.core.errors import ValidationFailed
 from karma.core.runtime.client import Invocation
 from karma.core.runtime.scope import to_request
@@ -25,11 +26,37 @@ from tests.support.markers import ROOT
 pytestmark = pytest.mark.fault("F-24k")
 
 OURS = {
-    *("agent_id", "avatar_id", "command_id", "component", "customer_id", "device_id", "event_id", "file_id"),
-    *("invitation_id", "key_id", "letter_id", "notice_id", "project_id", "provider", "subtask_id", "task_id"),
-    "user_id",
+    *(
+        "agent_id",
+        "alarm_id",
+        "avatar_id",
+        "bulk_id",
+        "checkpoint_id",
+        "command_id",
+        "component",
+        "customer_id",
+        "device_id",
+        "event_id",
+        "file_id",
+    ),
+    *(
+        "invitation_id",
+        "key_id",
+        "letter_id",
+        "notice_id",
+        "project_id",
+        "provider",
+        "release_id",
+        "rollout_id",
+        "export_id",
+        "rule_id",
+        "server_id",
+        "share_id",
+        "subtask_id",
+    ),
+    *("delivery_id", "schedule_id", "subtask_id", "task_id", "token", "user_id", "webhook_id"),
 }
-"""Ids made here, names of a fixed list, and a payment provider's ids."""
+"""Ids and tokens made here, names of a fixed list, and a payment provider's ids."""
 NAMED_IN_THE_PATH = {"component_name", "thread_name"}
 """Names that clients give in the path itself, so that one which no path can hold is never created; threads are named
 for paths by the server."""
@@ -50,7 +77,8 @@ def at_the_stream(path: str) -> str | None:
     return found[0] if found else None
 
 
-def at_the_api(path: str) -> str | None:
+def served(path: str) -> str:
+    """Return the path that the API serves for one in an event."""
     paths: list[str] = []
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
@@ -61,17 +89,33 @@ def at_the_api(path: str) -> str | None:
     http = {"method": "GET", "path": path, "sourceIp": "203.0.113.7"}
     event: dict[str, Any] = {"version": "2.0", "rawPath": path, "headers": {}, "requestContext": {"http": http}}
     Gateway(app)(event, None)
-    matches = [re.compile(route.path_regex).fullmatch(paths[0]) for route in router.routes]
+    return paths[0]
+
+
+def at_the_api(path: str) -> str | None:
+    matches = [re.compile(route.path_regex).fullmatch(served(path)) for route in router.routes]
     found = [match["run_id"] for match in matches if match and "run_id" in match.groupdict()]
     return found[0] if found else None
 
 
+def forms(text: str, *, under: str = "/api/v1/runs/", end: str = "/events") -> set[str]:
+    """Return its path as a client sends it, and as a gateway decodes it, all of it or all but percent signs."""
+    sent = urlsplit(urljoin("https://cloud.example.com/", f"{under}{quote(text, safe='')}{end}")).path
+    return {sent, unquote(sent), "%25".join(map(unquote, sent.split("%25")))}
+
+
 def is_named(run_id: str) -> bool:
-    """Ask for it as clients do, with its path as a client sends it and as a gateway decodes it."""
-    end = "/events"
-    sent = urlsplit(urljoin("https://cloud.example.com/", f"/api/v1/runs/{quote(run_id, safe='')}{end}"))
-    forms = {sent.path, unquote(sent.path)}
-    return all(ask(path) == run_id for ask in (at_the_stream, at_the_api) for path in forms)
+    """Ask for it as clients do."""
+    return all(ask(path) == run_id for ask in (at_the_stream, at_the_api) for path in forms(run_id))
+
+
+@pytest.mark.fault("F-24v")
+@pytest.mark.parametrize("name", [f"a{each}b" for each in PRINTABLE] + [".", "..", "...", "a%41", "%", "a b", "\u65e5"])
+def test_a_component_that_is_made_is_found_by_its_url(name: str) -> None:
+    is_made = is_name(name) and is_reachable(name)
+    found = {served(path).removeprefix("/api/v1/config/") for path in forms(name, under="/api/v1/config/", end="")}
+    assert not is_made or found == {name}
+    assert is_made == (name not in {".", ".."} and not set(name) & set("/%?"))
 
 
 @given(IDS)

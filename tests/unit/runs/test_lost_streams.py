@@ -18,11 +18,12 @@ from hypothesis import strategies as st
 from karma.conversations.domain import ThreadKey
 from karma.core.ids import ThreadId, new_id
 from karma.models.ports import StopReason
-from karma.runs.domain import RunExists, RunKey, RunStatus
+from karma.runs.domain import RunExists, RunKey, RunStatus, ThreadBusy
 from karma.runs.plan import RunLimits
 from karma.runs.requests import parse_run_input
 from karma.tools.toolbox import Tool, ToolContext, WhenLost
 from tests.fakes.agents import catalogue
+from tests.fakes.attachments import library
 from tests.fakes.configuration import as_built
 from tests.fakes.runs import (
     KeptFrames,
@@ -32,7 +33,6 @@ from tests.fakes.runs import (
     SetClock,
     caller,
     ended,
-    library,
     text,
     tool,
 )
@@ -46,8 +46,11 @@ pytestmark = pytest.mark.fault("F-02d", "F-02g", "F-02j")
 STEPS = 34
 """Number of steps; more than the run has, so that at the last ones the client returns after its end."""
 ANSWERS = {"Good morning.", "I look.", "Both.", "It moved."}
-GREETINGS = st.sampled_from(["none", "answered", "left"])
+EARLIER = ["answered", "left"]
+GREETINGS = st.sampled_from(["none", *EARLIER])
 """State of a client's earlier run: none, answered, or left before there was any text."""
+ANEW = "answered anew"
+"""The question has an answer already, and its user wants another one."""
 KINDS = st.sampled_from(["whole", "ids anew", "without ids"])
 
 
@@ -133,10 +136,11 @@ async def begin(world: World, client: Client, share: float, *, greeting: str) ->
     if greeting == "none":
         world.model.turns.pop(0)
     else:
-        client.message("user", content="hello")
+        client.message("user", content="move it" if greeting == ANEW else "hello")
         answer = await world.whole({**client.request(), "protocolVersion": "1.0"})
         receive(client, answer if greeting == "answered" else [])
-    client.message("user", content="move it")
+    if greeting != ANEW:
+        client.message("user", content="move it")
     first = {**client.request(), "protocolVersion": "1.0"}
     frames, running = await world.start(first)
     held = asyncio.ensure_future(world.is_held.wait())
@@ -159,6 +163,11 @@ async def lose(client: Client, held_at: int, share: float, *, same_run: bool, gr
     told = [m for m in client.screen[before:] if m.get("content") or m.get("toolCalls")]
     if is_over and not same_run and not told:
         return  # the question alone, or with an empty answer, asks for another answer when it has been answered
+    if client.kind == "ids anew" and not same_run and not told:
+        # Nothing tells a retry from the same words said once more: its client is to repeat the run's id.
+        with pytest.raises(ThreadBusy):
+            await world.start(again)
+        again["runId"] = first["runId"]
     repeated, heard = await world.start(again)
     world.go_on.set()
     await asyncio.gather(running, heard)
@@ -176,7 +185,7 @@ async def lose(client: Client, held_at: int, share: float, *, same_run: bool, gr
         ("assistant", "It moved.", []),
     ]
     assert [each for each in seen(client.screen) if each[0] == "user"] == [
-        *[("user", "hello", [])] * (greeting != "none"),
+        *[("user", "hello", [])] * (greeting in EARLIER),
         ("user", "move it", []),
     ]
 
@@ -186,6 +195,8 @@ async def leave(client: Client, held_at: int, share: float, *, greeting: str) ->
     first, running = await begin(world, client, share, greeting=greeting)
     is_over = running.done()
     world.held_at = 0
+    asked_at = max(i for i, each in enumerate(client.screen) if each["role"] == "user")
+    has_some = any(each.get("content") or each.get("toolCalls") for each in client.screen[asked_at + 1 :])
     client.message("user", content="stop")
     world.model.turns = [[*text("Well."), *ended()]]
     frames, going_on = await world.start({**client.request(), "protocolVersion": "1.0"})
@@ -198,9 +209,12 @@ async def leave(client: Client, held_at: int, share: float, *, greeting: str) ->
     assert run.status is (RunStatus.FINISHED if is_over else RunStatus.CANCELLED), "its client did not wait for it"
     assert len(set(world.effects)) == len(world.effects), "a call was made twice"
     shown = world.model.requests[-1].messages
-    assert {m.content for m in shown if m.role == "assistant"} <= ANSWERS, "half an answer is taken for one"
+    answers = [m.content for m in shown if m.role == "assistant" and m.content != "Good morning."]
+    assert set(answers) <= ANSWERS, "half an answer is taken for one"
+    if is_over and has_some:
+        assert answers == ["I look.", "Both.", "It moved."], "a finished answer is dropped"
     told = [str(m.content) for m in shown if m.role == "user"]
-    asked = [*["hello"] * (greeting != "none"), "move it", "stop"]
+    asked = [*["hello"] * (greeting in EARLIER), "move it", "stop"]
     assert told == asked
     assert [m["content"] for m in client.screen if m["role"] == "user"] == asked
     stored = world.store.thread(ThreadKey(caller().user_id, ThreadId(client.thread))).messages
@@ -243,7 +257,7 @@ def test_a_client_that_goes_on_does_not_wait_for_the_run_that_it_left(
 ) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("karma.runs.log._LISTEN_EVERY_S", 0.001)
-        patch.setattr("karma.runs.service._END_POLL_S", 0.001)
+        patch.setattr("karma.runs.recording._END_POLL_S", 0.001)
         asyncio.run(leave(Client(kind, waits=waits), held_at, share, greeting=greeting))
 
 
@@ -259,3 +273,22 @@ def test_another_question_under_a_used_run_id_is_told_to_take_a_new_one(kind: st
             await world.start({**client.request(), "runId": first["runId"]})
 
     asyncio.run(go())
+
+
+@pytest.mark.fault("F-02s")
+@settings(max_examples=30)
+@given(st.integers(4, STEPS), st.floats(0, 1), st.booleans(), st.booleans())
+@example(6, 1.0, False, False)
+@example(6, 1.0, False, True)
+def test_an_earlier_answer_does_not_stand_in_the_place_of_one_that_is_made_anew(
+    held_at: int, share: float, same_run: bool, leaves: bool
+) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("karma.runs.repeats._POLL_S", 0.001)
+        patch.setattr("karma.runs.repeats._MAX_POLL_S", 0.001)
+        patch.setattr("karma.runs.log._LISTEN_EVERY_S", 0.001)
+        patch.setattr("karma.runs.recording._END_POLL_S", 0.001)
+        if leaves:
+            asyncio.run(leave(Client("whole"), held_at, share, greeting=ANEW))
+        else:
+            asyncio.run(lose(Client("whole"), held_at, share, same_run=same_run, greeting=ANEW))

@@ -18,19 +18,10 @@ import pytest
 from karma.conversations.domain import Message, Thread, ThreadKey
 from karma.core.ids import RunId
 from karma.models.ports import StopReason
-from karma.runs.domain import (
-    CLIENT_LEFT_REASON,
-    LEASE,
-    MOVED_ON_REASON,
-    Run,
-    RunKey,
-    RunStatus,
-    ThreadBusy,
-    ThreadChanged,
-    Wish,
-)
+from karma.runs.domain import CLIENT_LEFT_REASON, LEASE, Run, RunKey, RunStatus, ThreadBusy, ThreadChanged
 from karma.runs.requests import parse_run_input
 from karma.runs.watchdog import GIVE_UP_AFTER
+from karma.runs.wishes import MOVED_ON_REASON, Wish
 from tests.fakes.runs import (
     KeptFrames,
     MemoryRuns,
@@ -85,7 +76,7 @@ class TestOneRunAThread:
         self, then: list[dict[str, Any]], version: str | None, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr("karma.runs.log._LISTEN_EVERY_S", 0.01)
-        monkeypatch.setattr("karma.runs.service._END_POLL_S", 0.01)
+        monkeypatch.setattr("karma.runs.recording._END_POLL_S", 0.01)
         world = World([*text("Hel"), lambda: asyncio.Event().wait()], [*text("ok"), *ended()])
         first = asked(user("a", "u1"), run="r1", protocolVersion=version)
 
@@ -140,11 +131,8 @@ class TestOneRunAThread:
         assert [m.content for m in world.model.requests[1].messages] == ["move it"]
 
     @pytest.mark.fault("F-02g")
-    @pytest.mark.parametrize("ids", ["anew", "none"])
     @pytest.mark.parametrize("words", [["move it"], ["move", "it"], ["move", "it", "now"]])
-    def test_new_words_alone_that_are_sent_again_under_other_ids_are_answered_once(
-        self, words: list[str], ids: str
-    ) -> None:
+    def test_new_words_alone_that_are_sent_again_without_ids_are_answered_once(self, words: list[str]) -> None:
         go_on = asyncio.Event()
         world = World([*text("Hi"), *ended()], [*text("Hel"), go_on.wait, *ended()])
         world.run(asked(user("hi", "u0")))
@@ -152,7 +140,7 @@ class TestOneRunAThread:
         async def go() -> None:
             tasks = []
             for n in range(2):
-                sent = [user(each, f"{each.split()[0]}-{n}" if ids == "anew" else "") for each in words]
+                sent = [{"role": "user", "content": each} for each in words]
                 started = await world.service.start(caller(), asked(*sent, run=f"r{n}"))
                 tasks.append(started.execute(KeptFrames()))
             go_on.set()
@@ -273,11 +261,11 @@ class TestOneRunAThread:
     @pytest.mark.parametrize(
         "reader",
         [
-            "service.merge",
-            "service.opening",
-            "service.model_request",
-            "service.recognise",
-            "service.is_repeat",
+            "asking.merge",
+            "recording.opening",
+            "recording.model_request",
+            "recording.recognise",
+            "recording.is_repeat",
             "engine.repair",
             "engine.model_request",
             "repeats.snapshots_of",
@@ -328,7 +316,7 @@ class TestOneRunAThread:
 class TestARequestThatInterrupts:
     def test_cancels_the_active_run_keeps_its_whole_turns_and_starts(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr("karma.runs.log._LISTEN_EVERY_S", 0.001)
-        monkeypatch.setattr("karma.runs.service._END_POLL_S", 0.001)
+        monkeypatch.setattr("karma.runs.recording._END_POLL_S", 0.001)
         calls = [*text("I look."), *tool("c1", "echo", '{"word":"yes"}'), *ended(StopReason.TOOL_USE)]
         world = World(calls, [*text("Hel"), lambda: asyncio.Event().wait()], [*text("ok"), *ended()])
         first = asked(user("a", "u1"), run="r1")
@@ -358,14 +346,12 @@ class TestARequestThatInterrupts:
 
     @pytest.mark.parametrize("nth", range(int(os.environ.get("INTERLEAVINGS") or 12)))
     def test_of_which_two_come_at_once_leaves_one_run_or_none_and_each_ends_once(
-        self, nth: int, monkeypatch: pytest.MonkeyPatch
+        self, nth: int, monkeypatch: pytest.MonkeyPatch, seed: int
     ) -> None:
-        seed = int(os.environ.get("SEED") or random.SystemRandom().randrange(10**6))
-        print(f"order {nth} of seed {seed}")  # noqa: T201  shown when it fails
         dice = random.Random(seed)
         monkeypatch.setattr("karma.runs.log._LISTEN_EVERY_S", 0.001)
-        monkeypatch.setattr("karma.runs.service._END_POLL_S", 0.001)
-        monkeypatch.setattr("karma.runs.service._PAUSE_S", 0.001)
+        monkeypatch.setattr("karma.runs.recording._END_POLL_S", 0.001)
+        monkeypatch.setattr("karma.runs.recording._PAUSE_S", 0.001)
         silent = [*text("Hel"), lambda: asyncio.Event().wait()]
         world = World(silent, silent, silent, silent)
         frames: list[KeptFrames] = []

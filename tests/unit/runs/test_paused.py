@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import suppress
 from datetime import timedelta
 
 import pytest
 
+from karma.models.ports import ModelEvent, ModelRequest, ReasoningDelta
 from karma.runs.domain import (
     LEASE,
     MAX_PAUSE,
     MAX_TAKE_OVERS,
-    MOVED_ON_REASON,
     PAUSE_EXPIRED_REASON,
     Run,
     RunHasEnded,
@@ -23,6 +23,7 @@ from karma.runs.domain import (
 from karma.runs.plan import RunLimits
 from karma.runs.sweeps import end_expired_pauses
 from karma.runs.watchdog import GIVE_UP_AFTER, Inspector, Watch, attend
+from karma.runs.wishes import MOVED_ON_REASON
 from tests.fakes.runs import KeptFrames, caller
 from tests.support.agui import verify
 from tests.support.lost_runs import (
@@ -38,7 +39,7 @@ from tests.support.lost_runs import (
     pause,
     resume,
 )
-from tests.support.paused_runs import Stuck, current, paused, used, without_a_pause
+from tests.support.paused_runs import Stuck, current, paused, used, while_it_waits, without_a_pause
 from tests.support.run_world import asked, user
 
 STEPS = 110
@@ -258,3 +259,29 @@ class TestARunThatHasEnded:
         assert resume(world).status is RunStatus.RUNNING
         assert world.log == log
         assert world.executions.requested == []
+
+
+class Thinking(Stuck):
+    """Thinks, and then nothing; what it thinks is for nobody's eyes."""
+
+    async def stream(self, request: ModelRequest) -> AsyncGenerator[Sequence[ModelEvent]]:
+        yield [ReasoningDelta("hm " * 1_000)]
+        async for batch in super().stream(request):
+            yield batch
+
+
+def test_thoughts_that_nobody_was_shown_count_in_a_run_that_was_paused_in_their_middle() -> None:
+    spent: list[int] = []
+    for model in (Stuck(), Thinking()):
+        world = World()
+        frames = while_it_waits(world, lambda world=world: pause(world), model=model)  # type: ignore[misc]
+        assert "hm" not in frames.data.decode()
+        resume(world)
+        world.clock.pass_by(timedelta(seconds=1))
+        live(lambda world=world: world.executor(Life(None)).go_on(KEY))  # type: ignore[misc]
+        run = world.store.run(KEY)
+        assert run is not None
+        assert run.usage is not None
+        spent.append(int(str(run.usage["outputTokens"])))
+    # A byte a token.
+    assert spent[1] - spent[0] == 3_000

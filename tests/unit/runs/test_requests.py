@@ -7,9 +7,18 @@ from typing import Any
 import orjson
 import pytest
 
+from karma.agents.domain import MultitaskStrategy
 from karma.core.errors import ValidationFailed
-from karma.core.freeform import MAX_LEVELS
-from karma.runs.requests import ContextEntry, parse_json, parse_run_input
+from karma.core.freeform import MAX_LEVELS, MAX_VALUES, TOO_MANY
+from karma.runs.opening import shown
+from karma.runs.requests import (
+    ContextEntry,
+    parse_json,
+    parse_run_input,
+)
+from karma.tools.json_schema import MAX_BYTES as MAX_SCHEMA_BYTES
+from karma.tools.json_schema import MAX_SCHEMAS_BYTES
+from karma.tools.json_schema import MAX_VALUES as MAX_SCHEMA_VALUES
 
 
 def read(**body: Any) -> Any:
@@ -43,7 +52,6 @@ def test_nulls_of_optional_members_are_accepted() -> None:
         ({"surprise": 1}, "unknown member 'surprise'"),
         ({"protocolVersion": "1.7"}, None),
         ({"protocolVersion": "soon"}, "protocolVersion is not readable"),
-        ({"resume": [{"interruptId": "x", "status": "resolved"}]}, "resume names no open interrupt"),
     ],
 )
 def test_what_is_unknown_is_noted_and_passed_over(body: dict[str, Any], warning: str | None) -> None:
@@ -72,6 +80,37 @@ def test_each_role_goes_where_it_belongs() -> None:
     assert asked.messages[0].content == ({"type": "text", "text": "hi"},)
     assert asked.messages[1].tool_calls == (("c", "f", "{}"),)
     assert (asked.messages[2].failed, asked.messages[2].content) == (True, "denied")
+
+
+IMAGE = {"type": "image", "source": {"type": "url", "value": "https://example.com/a.png"}}
+
+
+@pytest.mark.fault("F-29q")
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        ("", "denied"),
+        (" ", "denied"),
+        ("{}", "denied\n{}"),
+        ("denied", "denied"),
+        ("denied\nby the browser", "denied\nby the browser"),
+        ('{"error": "denied", "code": 7}', '{"error": "denied", "code": 7}'),
+        ([], ({"type": "text", "text": "denied"},)),
+        (
+            [{"type": "text", "text": "half"}, IMAGE],
+            ({"type": "text", "text": "denied"}, {"type": "text", "text": "half"}, IMAGE),
+        ),
+    ],
+)
+def test_why_a_tool_of_the_client_failed_is_told_beside_what_it_found(content: Any, told: Any) -> None:
+    sent = {"id": "5", "role": "tool", "toolCallId": "c", "content": content, "error": "denied"}
+    (message,) = read(messages=[sent]).messages
+    assert (message.content, message.failed) == (told, True)
+    for speaks in ((1, 0), (0, 1)):
+        (again,) = read(messages=[dict(shown(message, speaks))]).messages
+        assert (again.content, again.failed) == (told, True) or speaks == (0, 1), (
+            "a client that holds it sends the same"
+        )
 
 
 def test_every_wrong_field_is_named() -> None:
@@ -113,12 +152,42 @@ def test_a_free_form_value_has_at_most_64_levels(levels: int, field: str, body: 
     assert message == "nested deeper than 64 levels"
 
 
+def test_a_request_has_so_many_values() -> None:
+    with pytest.raises(ValidationFailed) as caught:
+        parse_run_input(b'{"forwardedProps":{"a":[' + b"[]," * MAX_VALUES + b"0]}}")
+    assert caught.value.details == [{"field": "forwardedProps", "message": TOO_MANY, "type": "value_error"}]
+
+
+@pytest.mark.parametrize(
+    ("enums", "field", "limit"),
+    [
+        ([["x" * MAX_SCHEMA_BYTES]], "tools.0.parameters", f"{MAX_SCHEMA_BYTES} bytes"),
+        ([[], [[]] * MAX_SCHEMA_VALUES], "tools.1.parameters", f"{MAX_SCHEMA_VALUES} values"),
+        ([["x" * (MAX_SCHEMA_BYTES - 100)]] * 5, "tools", f"{MAX_SCHEMAS_BYTES} bytes"),
+    ],
+    ids=["bytes", "values", "together"],
+)
+def test_schemas_of_tools_are_bounded(enums: list[list[object]], field: str, limit: str) -> None:
+    tools = [{"name": f"t{i}", "parameters": {"enum": enum}} for i, enum in enumerate(enums)]
+    with pytest.raises(ValidationFailed) as caught:
+        read(tools=tools)
+    ((named, message),) = [(entry["field"], entry["message"]) for entry in caught.value.details]  # type: ignore[union-attr, index]
+    assert named == field
+    assert f"at most {limit}" in message
+
+
+def test_schemas_within_the_limits_are_taken() -> None:
+    enum = [*range(MAX_SCHEMA_VALUES - 100), "x" * 100_000]
+    tools = [{"name": f"t{i}", "parameters": {"properties": {"a": {"enum": enum}}}} for i in range(6)]
+    assert len(read(tools=tools).tools) == 6
+
+
 def test_many_brackets_are_not_deep() -> None:
     assert parse_json(b"[" + b"[],[]," * 100 + b"[]]")
 
 
 @pytest.mark.parametrize("name", ["multitask_strategy", "on_disconnect"])
-@pytest.mark.parametrize("value", ["enqueue", "rollback", "", 1, ["interrupt"], {"a": 1}])
+@pytest.mark.parametrize("value", ["later", "", 1, ["interrupt"], {"a": 1}])
 def test_another_policy_than_there_is_is_refused_by_name(name: str, value: object) -> None:
     with pytest.raises(ValidationFailed) as caught:
         read(forwardedProps={name: value})
@@ -127,8 +196,34 @@ def test_another_policy_than_there_is_is_refused_by_name(name: str, value: objec
 
 
 def test_policies_have_defaults_and_are_read() -> None:
-    assert (read().interrupts, read().ends_with_client) == (False, False)
-    named = {"multitask_strategy": "interrupt", "on_disconnect": "cancel"}
-    assert (read(forwardedProps=named).interrupts, read(forwardedProps=named).ends_with_client) == (True, True)
-    unsaid = {"multitask_strategy": "reject", "on_disconnect": None}
-    assert (read(forwardedProps=unsaid).interrupts, read(forwardedProps=unsaid).ends_with_client) == (False, False)
+    assert (read().strategy, read().ends_with_client) == (None, False)
+    for strategy in MultitaskStrategy:
+        named = {"multitask_strategy": strategy.value, "on_disconnect": "cancel"}
+        assert (read(forwardedProps=named).strategy, read(forwardedProps=named).ends_with_client) == (strategy, True)
+    unsaid = {"multitask_strategy": None, "on_disconnect": None}
+    assert (read(forwardedProps=unsaid).strategy, read(forwardedProps=unsaid).ends_with_client) == (None, False)
+
+
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [
+        ("multitaskStrategy", "multitask_strategy"),
+        ("multitask-strategy", "multitask_strategy"),
+        ("multitask_stategy", "multitask_strategy"),
+        ("agentId", "agent_id"),
+        ("Budget", "budget"),
+        ("budgets", "budget"),
+        ("onDisconnect", "on_disconnect"),
+    ],
+)
+def test_a_forwarded_prop_that_is_ours_but_for_its_spelling_is_named(name: str, meant: str) -> None:
+    read = parse_run_input(orjson.dumps({"forwardedProps": {name: "reject", "theme": "dark"}}))
+    assert read.warnings == (f"forwardedProps.{name} is no member of ours; {meant} is one",)
+    assert read.strategy is None
+
+
+@pytest.mark.parametrize(
+    "props", [{"agent_id": "karma"}, {"agent": "x", "strategy": "y", "model": {"id": 1}, "": 1, "streamMode": 1}, "x"]
+)
+def test_other_forwarded_props_are_somebody_else_s(props: object) -> None:
+    assert parse_run_input(orjson.dumps({"forwardedProps": props})).warnings == ()

@@ -1,4 +1,4 @@
-"""A run meets every exception class of botocore at each of its calls of the store; its client always hears the end."""
+"""A run meets every exception class of botocore at each of its calls of the store; its client hears the truth of it."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from collections.abc import Iterator
 import botocore.exceptions
 import pytest
 
+from karma.billing.plans import PlanName
 from karma.core.dynamo.failures import storage_errors
 from karma.core.errors import StorageThrottled, Upstream
 from tests.fakes.runs import KeptFrames, MemoryRuns, caller, ended, text, tool
@@ -19,6 +20,10 @@ from tests.support.run_world import World, asked, user
 pytestmark = pytest.mark.fault("F-09a")
 
 TURNS = ([*text("a"), *tool("c1", "echo", '{"word": "x"}'), *ended()], [*text("b"), *ended()])
+
+
+LEFT = "left to another process"
+"""The run goes on elsewhere: its client is told no end of it."""
 
 
 class FailingStore(MemoryRuns):
@@ -49,7 +54,7 @@ def translated(fault: Exception) -> Exception:
 @pytest.fixture(autouse=True)
 def _quickly(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr("karma.runs.log._RETRY_PAUSES_S", (0.0,))
-    monkeypatch.setattr("karma.runs.service._PAUSE_S", 0.0)
+    monkeypatch.setattr("karma.runs.recording._PAUSE_S", 0.0)
     logging.disable()
     yield
     logging.disable(logging.NOTSET)
@@ -66,6 +71,7 @@ def faults() -> Iterator[Exception]:
 async def told(store: FailingStore) -> str:
     """Run; return the end as the client is told of it."""
     world, frames = World(*TURNS, store=store), KeptFrames()
+    world.plan = PlanName.FREE  # of which a call may cost so much that nothing is reserved ahead
     try:
         started = await world.service.start(caller(), asked(user("hi")))
     except Upstream as exc:
@@ -73,27 +79,30 @@ async def told(store: FailingStore) -> str:
     except Exception as exc:  # noqa: BLE001  what the database refuses is a bug: 500, before anything was sent
         return type(exc).__name__
     await started.execute(frames)
-    verify(frames.events)
+    (run,) = store.runs_by_key.values()
+    verify(frames.events, complete=run.finished_at is not None)
     last = frames.events[-1]
-    return str(last.get("code") or last["type"])
+    return str(last.get("code") or last["type"]) if run.finished_at else LEFT
 
 
 def ending(met: Exception, name: str, *, stays: bool) -> str:
     """Say what the client hears when a call of this name meets what the adapter raises."""
-    if not isinstance(met, Upstream):  # refused: a bug, told as a 500 before the stream and as its own code within it
-        return type(met).__name__ if name in ("thread", "start") else "INTERNAL"
+    if name == "turns":
+        return "RUN_FINISHED"  # whoever waits for its turn is found by the watchdog
+    if not isinstance(met, Upstream):  # refused: a bug, told as a 500 before the stream; later no end can be written
+        return type(met).__name__ if name in ("thread", "start") else LEFT
     if name == "extend":
-        return "STORAGE_UNAVAILABLE"  # the log can still be written, and ends the run
+        return LEFT if stays else "STORAGE_UNAVAILABLE"  # where the log can still be written, that ends the run
     if name == "thread" or (name == "start" and (stays or not isinstance(met, StorageThrottled))):
         return met.code
-    return "RUN_FINISHED" if met.retryable and not stays else "STORAGE_UNAVAILABLE"
+    return "RUN_FINISHED" if met.retryable and not stays else LEFT
 
 
 def test_a_client_hears_the_end_of_its_run_whatever_the_database_raises_and_when() -> None:
     async def try_all() -> list[str]:
         whole = FailingStore(None, 0, stays=False)
         assert await told(whole) == "RUN_FINISHED"
-        assert {"thread", "start", "append", "extend", "finish"} == set(whole.calls)
+        assert {"thread", "start", "append", "extend", "finish", "turns"} == set(whole.calls)
         wrong = []
         for fault in faults():
             met = translated(fault)

@@ -1,8 +1,8 @@
 """A run whose processes die goes on in others, and ends as it would have without a death.
 
 Each process is killed at some call of its store, its model or a tool, before or after the call had its effect; from
-then on none of its handles works any more, so that nothing of it can tidy up. The call is drawn from a seed that a
-failure prints, and SEED plays again. KILLS=300 plays as many; without it a part of them is played, others each time.
+then on none of its handles works any more, so that nothing of it can tidy up. The call is drawn from the
+number of the run, which SEED plays again. KILLS=300 plays as many; without it a part of them is played.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from collections import Counter
 from collections.abc import AsyncGenerator, Sequence
 from dataclasses import replace
 from datetime import timedelta
+from typing import Any
 
 import orjson
 import pytest
@@ -26,7 +27,7 @@ from karma.models.ports import (
     ModelRequest,
     TextDelta,
 )
-from karma.runs.domain import ENGINE_SCHEMA, LEASE, MAX_TAKE_OVERS, RunEnd, RunStatus, Wish
+from karma.runs.domain import ENGINE_SCHEMA, LEASE, MAX_TAKE_OVERS, RunEnd, RunStatus
 from karma.runs.events import run_error
 from karma.runs.execution import NoClient
 from karma.runs.log import RunLog
@@ -34,6 +35,7 @@ from karma.runs.plan import RunLimits
 from karma.runs.replay import read
 from karma.runs.requests import RunInput
 from karma.runs.watchdog import GIVE_UP_AFTER, Inspector
+from karma.runs.wishes import Wish
 from tests.fakes.runs import (
     KeptFrames,
     caller,
@@ -58,8 +60,8 @@ RUNS = int(os.environ.get("KILLS") or 25)
 MAX_KILLS = 5
 
 
-def without_a_death() -> World:
-    world = World()
+def without_a_death(**kind: bool) -> World:
+    world = World(**kind)
     begin(world, Life(None), KeptFrames())
     return world
 
@@ -70,12 +72,11 @@ def steps_of(first: World) -> int:
 
 
 @pytest.mark.parametrize("nth", range(RUNS))
-def test_wherever_its_processes_die_a_run_ends_as_without_a_death(nth: int) -> None:
-    # Drawn here, not where tests are collected: each process that runs tests would collect others.
-    seed = int(os.environ.get("SEED") or random.SystemRandom().randrange(10**6))
-    print(f"run {nth} of seed {seed}")  # noqa: T201  shown when it fails
+def test_wherever_its_processes_die_a_run_ends_as_without_a_death(nth: int, seed: int) -> None:
     dice = random.Random(seed)
-    expected, world = without_a_death(), World()
+    thinks, forgets, unique_ids = (dice.random() < 0.5 for _ in range(3))
+    kind = {"thinks": thinks, "forgets": forgets, "unique_ids": unique_ids}
+    expected, world = without_a_death(**kind), World(**kind)
     sink = KeptFrames()
     kills = dice.randint(1, MAX_KILLS)
     begin(world, Life(dice.randint(1, steps_of(expected)), after=dice.random() < 0.5), sink)
@@ -94,26 +95,25 @@ def test_wherever_its_processes_die_a_run_ends_as_without_a_death(nth: int) -> N
     assert [segment.terminal for segment in log] == [False] * (len(log) - 1) + [True]
     assert [segment.epoch for segment in log] == sorted(segment.epoch for segment in log)
     assert len({(segment.epoch, segment.writer) for segment in log}) == log[-1].epoch
-    # Clients: the whole of it is what a client accepts, and who comes back anywhere ends with the thread's messages.
-    verify(world.shown())
-    whole = screen(world.shown())
-    for _ in range(5):
-        cut = dice.randint(0, len(log))
-        before = [
-            orjson.loads(data) for each in read(world.store, KEY, after=0, limit=cut, link=list) for data in each.events
-        ]
-        assert screen([*before, *world.shown(after=cut)]) == whole
+    whole = shown_to_everybody(world, dice)
     thread = world.store.thread(THREAD)
-    kept = [message.id for message in thread.messages if message.role != "user"]
+    kept = [message.id for message in thread.messages if message.role not in {"user", "summary"}]
     # One that was ended shows what it had begun to say, as every run that fails.
     begun = [each["id"] for each in whole][len(kept) :]
     assert [each["id"] for each in whole] == [*kept, *begun]
     assert len(begun) <= (run.status is RunStatus.FAILED)
     # Effects: none twice; `ask` was not made again, so that it may have none that is known of.
     assert set(world.effects.values()) <= {1}
+    if run.status is RunStatus.INTERRUPTED:
+        # The process that called `ask` was lost: somebody is asked what became of it, test_interrupted_runs goes on.
+        (question,) = world.shown()[-1]["outcome"]["interrupts"]
+        assert (question["reason"], question["metadata"]["toolName"]) == ("karma:unknown_outcome", "ask")
+        assert orjson.loads(question["metadata"]["arguments"]).keys() == {"word"}
+        return
     assert run.status is (RunStatus.FAILED if run.error_code == "OWNER_LOST" else RunStatus.FINISHED)
     if run.status is RunStatus.FINISHED:
         assert [without_ask(each) for each in world.told()] == [without_ask(each) for each in expected.told()]
+        assert summaries_of(world) == summaries_of(expected) == int(forgets)
         wanted = Counter(name for name, _ in expected.effects.elements())
         wanted["ask"] = min(wanted["ask"], sum(name == "ask" for name, _ in world.effects))
         assert +wanted == Counter(name for name, _ in world.effects.elements())
@@ -124,6 +124,26 @@ def test_wherever_its_processes_die_a_run_ends_as_without_a_death(nth: int) -> N
             if each.metric is Metric.MODEL_SPEND
         ]
         assert used == cost_of(world) >= cost_of(expected)
+
+
+def shown_to_everybody(world: World, dice: random.Random) -> list[dict[str, Any]]:
+    """Return what clients show at the end: all of it is what one accepts, and who comes back anywhere ends with it."""
+    verify(world.shown())
+    whole = screen(world.shown())
+    for _ in range(5):
+        cut = dice.randint(0, len(world.log))
+        before = [
+            orjson.loads(data) for each in read(world.store, KEY, after=0, limit=cut, link=list) for data in each.events
+        ]
+        assert screen([*before, *world.shown(after=cut)]) == whole
+    return whole
+
+
+def summaries_of(world: World) -> int:
+    """Return how often the conversation was summarised: nobody is told of a summary that was not stored."""
+    told = [event["name"] for event in world.shown() if event["type"] == "CUSTOM"]
+    assert told.count("karma.compacted") == world.summaries()
+    return world.summaries()
 
 
 class Slow(Teller):
@@ -171,7 +191,8 @@ class TestAProcessThatIsStopped:
         deadline = world.clock.now() + timedelta(seconds=0.1)
 
         frames = begin(world, Life(None), model=Stuck(Life(None)), limits=limits, deadline=deadline)
-        assert [event["type"] for event in frames.events][-2:] == ["TEXT_MESSAGE_START", "TEXT_MESSAGE_CONTENT"]
+        assert [event["type"] for event in frames.events][-3:-1] == ["TEXT_MESSAGE_START", "TEXT_MESSAGE_CONTENT"]
+        assert frames.events[-1]["name"] == "karma.answer_stopped"
         assert not world.log[-1].terminal
         world.clock.pass_by(timedelta(milliseconds=1))
         live(lambda: world.executor(Life(None)).go_on(KEY))
@@ -301,7 +322,7 @@ class TestARun:
         world = World()
         begin(world, Life(12))
         for _ in range(MAX_TAKE_OVERS + 2):
-            go_on(world, Life(10))
+            go_on(world, Life(12))
 
         assert world.log[-1].terminal
         assert world.log[-1].epoch <= MAX_TAKE_OVERS + 2

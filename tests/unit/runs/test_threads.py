@@ -66,13 +66,13 @@ class TestTheAgent:
         assert (world.stored(request), world.thread().version) == (None, 0)
 
     def test_without_a_tool_cannot_call_it(self) -> None:
-        world = World([*tool("c1", "echo", '{"word":"a"}'), *ended(StopReason.TOOL_USE)], [*ended()])
+        world = World([*tool("c1", "echo", '{"word":"a"}'), *ended(StopReason.TOOL_USE)], [*text("Done"), *ended()])
         world.agents.create(spec())
 
         events = world.run(asked(user("hi"), forwardedProps={"agent_id": "Brief"}))
 
         (result,) = [event for event in events if event["type"] == "TOOL_CALL_RESULT"]
-        assert orjson.loads(result["content"]) == {"error": "Unknown tool: echo"}
+        assert orjson.loads(result["content"]) == {"error": "Unknown tool: echo", "tools": []}
 
 
 class TestIdsOfCalls:

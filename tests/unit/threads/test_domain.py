@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from karma.conversations.domain import MAX_TITLE_CHARS, Message, first_words, folded, is_in_urls, one_line
+from karma.conversations.domain import MAX_TITLE_CHARS, Message, beginning, first_words, folded, is_in_urls, one_line
 from karma.core.ids import ThreadId
 from karma.core.lines import is_line
 from karma.threads.domain import id_in_urls, name_in_urls
@@ -58,6 +58,26 @@ def test_first_words_pass_over_what_is_no_text() -> None:
     assert first_words([]) == first_words([image]) == ""
     assert first_words([image, of(" \n"), both, of("later")]) == "Who is this?"
     assert first_words([of("x" * 70)]) == "x" * 60 + "…"
+
+
+FAMILY, WAVE, FLAG = "\U0001f468\u200d\U0001f469\u200d\U0001f467", "\U0001f44b\U0001f3fd", "\U0001f1e9\U0001f1ea"
+
+
+@pytest.mark.parametrize("sign", [FAMILY, WAVE, FLAG, "e\u0301", "\u2764\ufe0f"])
+@pytest.mark.parametrize("before", range(55, 61))
+def test_a_title_ends_with_a_whole_sign(sign: str, before: int) -> None:
+    text = "x" * before + sign * 3
+    for most in range(58, 62):
+        title = beginning(text, most)
+        assert len(title) <= most
+        rest = title[before:]
+        assert rest == sign * (len(rest) // len(sign))
+    assert first_words([of(text)]).removesuffix("…") == beginning(text, 60)
+
+
+def test_a_title_ends_with_a_whole_word() -> None:
+    assert beginning("four words fit in", 16) == "four words fit"
+    assert beginning("four words", 10) == "four words"
 
 
 @given(st.text(max_size=30))

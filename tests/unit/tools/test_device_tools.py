@@ -2,7 +2,7 @@
 
 import asyncio
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -13,6 +13,8 @@ from karma.conversations.domain import Message, ToolCall
 from karma.core.errors import NotFound
 from karma.core.ids import CommandId, DeviceId, RunId, UserId
 from karma.core.requests import IdempotencyKey
+from karma.core.search_rows import RowChange, SearchKey, SearchText
+from karma.core.searchables import declared_types
 from karma.devices.domain import (
     Command,
     CommandStatus,
@@ -24,9 +26,14 @@ from karma.devices.domain import (
     PresenceState,
 )
 from karma.identity.domain import Role
+from karma.search.cache import IndexCache
+from karma.search.ports import StampedChange
+from karma.search.service import SearchService
 from karma.tools.device_tools import DeviceServices, DeviceTools
 from karma.tools.toolbox import Toolbox, ToolOutcome, schema_of
-from tests.fakes.runs import caller
+from tests.fakes.runs import SetClock, caller
+from tests.fakes.search import MemorySearchRows
+from tests.support.rows import NOW
 
 ARM = CurrentDevice(
     device=Device(
@@ -54,8 +61,8 @@ ARM = CurrentDevice(
 
 
 class FakeDevices:
-    def search(self, user_id: UserId, query: str, *, limit: int) -> list[CurrentDevice]:
-        return [ARM][:limit] if user_id == caller().user_id and "arm" in query else []
+    def among(self, user_id: UserId, ids: Sequence[DeviceId]) -> list[CurrentDevice]:
+        return [ARM] if user_id == caller().user_id and "d1" in ids else []
 
     def find_by_ref(self, user_id: UserId, ref: str) -> CurrentDevice:
         if ref not in {"d1", "EOS-1"}:
@@ -63,10 +70,24 @@ class FakeDevices:
         return ARM
 
 
+def finder() -> SearchService:
+    owner, rows = caller().user_id, MemorySearchRows()
+    found = {
+        ("device", "d1"): SearchText(name="Arm", code="EOS-1", status="offline"),
+        ("device", "d2"): SearchText(name="Arm that has just gone"),
+        ("project", "p1"): SearchText(name="Robot arm", text="Six axes", status="active"),
+    }
+    changes = [StampedChange(RowChange(SearchKey(owner, *key, 1), text), "1") for key, text in found.items()]
+    rows.write(owner, changes, at=NOW)
+    return SearchService(IndexCache(rows, SetClock(NOW)), declared_types())
+
+
 class FakeCommands:
     def __init__(self, **answer: Any) -> None:
         self.answer = {"status": CommandStatus.SUCCEEDED, "result": {"at": 7}, **answer}
         self.sent: list[dict[str, Any]] = []
+        self.passes: Sequence[CommandStatus] = ()
+        """States that the command is seen in before its end."""
 
     def send(self, user_id: UserId, device_ref: str, command: str, params: Mapping[str, Any], **more: Any) -> Command:
         device = FakeDevices().find_by_ref(user_id, device_ref).device
@@ -90,14 +111,16 @@ class FakeCommands:
             raise NotFound(f"Command {command_id} not found")
         return replace(made, **self.answer)
 
-    def wait(self, user_id: UserId, command: Command, *, timeout_s: float) -> Command:
-        return replace(command, **self.answer)
+    def watch(self, user_id: UserId, command: Command, *, timeout_s: float) -> Iterator[Command]:
+        for status in self.passes:
+            yield replace(command, status=status)
+        yield replace(command, **self.answer)
 
 
 def call(
     name: str, commands: FakeCommands | None = None, *, role: Role = Role.USER, run: str = "run-1", **arguments: Any
 ) -> ToolOutcome:
-    services = DeviceServices(FakeDevices(), commands or FakeCommands())
+    services = DeviceServices(finder(), FakeDevices(), commands or FakeCommands())
     toolbox = Toolbox(DeviceTools(lambda: services).tools(), caller(role), shorten=str)
     asked = ToolCall("call-1", name, orjson.dumps(arguments).decode())
     return asyncio.run(toolbox.call(asked, run_id=RunId(run)))
@@ -109,6 +132,28 @@ def test_search_gives_what_a_user_may_see_of_devices() -> None:
 
     assert (found["id"], found["name"], found["serial_number"]) == ("d1", "Arm", "EOS-1")
     assert "network" not in found
+
+
+@pytest.mark.req("R-K-41")
+def test_objects_of_other_types_are_found_too() -> None:
+    [found] = orjson.loads(call("searchDatabase", query="arm robot", type="project").content)["results"]
+    assert found == {
+        "type": "project",
+        "id": "p1",
+        "name": "Robot arm",
+        "status": "active",
+        "text": "Six axes",
+    }
+
+
+def test_who_may_not_read_objects_of_a_type_does_not_find_them() -> None:
+    key = replace(caller(), method="api_key", scopes=frozenset({"device:read"}))
+    toolbox = Toolbox(
+        DeviceTools(lambda: DeviceServices(finder(), FakeDevices(), FakeCommands())).tools(), key, shorten=str
+    )
+    asked = ToolCall("call-1", "searchDatabase", '{"query":"arm","type":"project"}')
+    outcome = asyncio.run(toolbox.call(asked, run_id=RunId("run-1")))
+    assert outcome == ToolOutcome('{"error":"Searching type project needs project:read"}', True)
 
 
 @pytest.mark.req("R-K-41")
@@ -185,18 +230,36 @@ def test_what_the_device_did_not_do_is_a_failure(answer: dict[str, Any], error: 
     }
 
 
+@pytest.mark.req("R-K-42")
+def test_who_watches_is_shown_each_state_of_a_command_while_its_call_waits() -> None:
+    commands = FakeCommands()
+    commands.passes = [CommandStatus.QUEUED, CommandStatus.SENT, CommandStatus.ACKNOWLEDGED]
+    toolbox = Toolbox(
+        DeviceTools(lambda: DeviceServices(finder(), FakeDevices(), commands)).tools(), caller(), shorten=str
+    )
+    shown: list[tuple[str, str, object]] = []
+    toolbox.show_by(lambda call_id, kind, content: shown.append((call_id, kind, content)))
+    asked = ToolCall("call-1", "controlDevice", '{"device_id":"EOS-1","command":"move"}')
+
+    asyncio.run(toolbox.call(asked, run_id=RunId("run-1")))
+
+    command = {"deviceId": "d1", "commandId": "c", "command": "move"}
+    states = ["queued", "sent", "acknowledged", "succeeded"]
+    assert shown == [("call-1", "karma.command", {**command, "status": each}) for each in states]
+
+
 @pytest.mark.fault("F-06f")
 def test_a_call_that_was_cut_off_leaves_its_command_and_the_model_is_told_what_became_of_it() -> None:
     waits, go_on = threading.Event(), threading.Event()
 
     class Slow(FakeCommands):
-        def wait(self, user_id: UserId, command: Command, *, timeout_s: float) -> Command:
+        def watch(self, user_id: UserId, command: Command, *, timeout_s: float) -> Iterator[Command]:
             waits.set()
             go_on.wait(5)
-            return command
+            yield command
 
     commands = Slow(status=CommandStatus.ACKNOWLEDGED)
-    tools = DeviceTools(lambda: DeviceServices(FakeDevices(), commands)).tools()
+    tools = DeviceTools(lambda: DeviceServices(finder(), FakeDevices(), commands)).tools()
     toolbox = Toolbox(tools, caller(), shorten=str)
     asked = ToolCall("call-1", "controlDevice", '{"device_id":"EOS-1","command":"move"}')
 

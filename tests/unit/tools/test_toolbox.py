@@ -13,7 +13,8 @@ import pytest
 from karma.conversations.domain import ToolCall
 from karma.core.freeform import MAX_LEVELS
 from karma.core.ids import RunId
-from karma.tools.toolbox import Tool, Toolbox, ToolContext, ToolFailed, ToolOutcome, WhenLost, described
+from karma.tools.failures import ToolFailed
+from karma.tools.toolbox import Tool, Toolbox, ToolContext, ToolOutcome, WhenLost, described
 from tests.fakes.runs import caller
 
 
@@ -63,7 +64,7 @@ CYCLE["self"] = CYCLE
     ids=lambda value: type(value).__name__,
 )
 def test_a_result_that_cannot_be_rendered_fails_the_tool(result: object) -> None:
-    content, failed = outcome_of(result)
+    content, failed, *_ = outcome_of(result)
 
     assert failed
     assert orjson.loads(content) == {"error": "give was carried out, but its result cannot be shown"}
@@ -72,20 +73,21 @@ def test_a_result_that_cannot_be_rendered_fails_the_tool(result: object) -> None
 @pytest.mark.fault("F-07c")
 @pytest.mark.parametrize("error", [ToolFailed("half \ud83d a face"), TypeError("\ud800"), RecursionError()])
 def test_a_failure_is_told_in_readable_text(error: Exception) -> None:
-    content, failed = outcome_of(error)
+    content, failed, *_ = outcome_of(error)
 
     assert failed
     assert orjson.loads(content)["error"] in {"half \ufffd a face", "give failed unexpectedly"}
 
 
 def test_a_time_is_shown_as_text() -> None:
-    assert outcome_of({"at": datetime(2026, 1, 1, tzinfo=UTC)}) == ('{"at":"2026-01-01T00:00:00+00:00"}', False)
+    found = outcome_of({"at": datetime(2026, 1, 1, tzinfo=UTC)})
+    assert found == ToolOutcome('{"at":"2026-01-01T00:00:00+00:00"}')
 
 
 @pytest.mark.fault("F-08a")
 @pytest.mark.parametrize("levels", [MAX_LEVELS, MAX_LEVELS + 1, 250])
 def test_what_a_tool_finds_has_at_most_64_levels(levels: int) -> None:
-    content, failed = outcome_of(nested(levels))
+    content, failed, *_ = outcome_of(nested(levels))
 
     found = {"error": "give found what is nested deeper than 64 levels"} if failed else nested(levels)
     assert failed == (levels > MAX_LEVELS)
@@ -111,7 +113,7 @@ def test_an_argument_has_at_most_64_levels(levels: int) -> None:
         run=run,
     )
     call = ToolCall("c1", "take", '{"value":{"a":' + "[" * (levels - 1) + "]" * (levels - 1) + "}}")
-    content, failed = asyncio.run(Toolbox([tool], caller(), shorten=str).call(call, run_id=RunId("r1")))
+    content, failed, *_ = asyncio.run(Toolbox([tool], caller(), shorten=str).call(call, run_id=RunId("r1")))
 
     assert (failed, len(given)) == ((False, 1) if levels <= MAX_LEVELS else (True, 0))
     if failed:

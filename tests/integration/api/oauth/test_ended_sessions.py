@@ -154,13 +154,13 @@ def promote(person: Person) -> None:
 @pytest.mark.fault("F-21g")
 class TestASessionThatHasEnded:
     def test_is_asked_about_by_each_route_of_identity_that_takes_a_caller(self, api: Api) -> None:
-        from api.handler import app
+        from api.app import build
         from karma.http.openapi import permissions
         from karma.http.routing import Route
 
         taking = {
             f"{method} {path}"
-            for route in app.router.routes
+            for route in build().router.routes
             if isinstance(route, Route) and list(permissions(route.described.dependant))
             for method in set(route.methods or ()) - {"GET", "HEAD"}
             if (path := route.path.removeprefix("/api/v1")).startswith(CONTEXT)

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from karma.agents.domain import BUILT_IN_DESCRIPTION, BUILT_IN_ID, MODELS
 from karma.configuration import domain
-from karma.tools.device_tools import declared_tools
+from karma.tools.server_tools import declared_tools
 
 
 def built_in_components(model: str) -> Mapping[str, domain.Component]:

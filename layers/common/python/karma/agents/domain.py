@@ -8,12 +8,16 @@ from __future__ import annotations
 
 import unicodedata
 from collections.abc import Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Final
+from enum import StrEnum
+from typing import Final, TypedDict
 
 from karma.core.errors import StaleVersion
 from karma.core.ids import AgentId, is_id
+from karma.core.records import Record
+from karma.models.budgets import UNLIMITED, Budget
+from karma.models.domain import COMPACTED_BY_DEFAULT, Compaction, ReasoningEffort
+from karma.tools.domain import ToolApproval
 
 MODELS: Final = (
     "claude-haiku-5-5",
@@ -33,9 +37,15 @@ MAX_PROMPT_CHARS: Final = 32_000
 MAX_TOOLS: Final = 50
 MAX_TAGS: Final = 10
 MAX_TAG_CHARS: Final = 50
+MAX_SUBAGENTS: Final = 8
+"""Agents that an agent may call, at the most."""
+MAX_DEPTH: Final = 3
+"""Levels of agents below the one that a run executes: it calls an agent, which calls another, which calls a third."""
 MAX_STEPS: Final = 50
 DEFAULT_STEPS: Final = 10
 DEFAULT_TEMPERATURE: Final = 0.7
+MIN_COMPACTION_PERCENT: Final = 10
+MAX_COMPACTION_PERCENT: Final = 95
 
 BUILT_IN_ID: Final = AgentId("karma")
 BUILT_IN_TAG: Final = "built-in"
@@ -53,8 +63,39 @@ class AgentChanged(StaleVersion):
     """Another request changed the agent after it was read: read it again."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class AgentSpec:
+class MultitaskStrategy(StrEnum):
+    """Treatment of a thread's active run by another request; words of LangGraph's."""
+
+    REJECT = "reject"
+    """It goes on, and the request is refused."""
+    INTERRUPT = "interrupt"
+    """It is cancelled; the new run follows what it said in whole turns."""
+    ENQUEUE = "enqueue"
+    """It goes on, and the new run begins when it and those that came before have ended."""
+    ROLLBACK = "rollback"
+    """It is cancelled; the new run begins where it had begun."""
+
+
+class ComponentNames(TypedDict):
+    """Names of the components that a run of an agent needs."""
+
+    agent: str
+    model: str
+    summaries: str
+    """Of the model that summarises conversations; "": the same."""
+
+
+class Subagent(Record, kw_only=True):
+    """Another agent, which an agent's model may call like a tool (docs/adr/0057)."""
+
+    agent_id: AgentId
+    name: str
+    """Name of the tool."""
+    description: str
+    """Description for the model that may call it."""
+
+
+class AgentSpec(Record, kw_only=True):
     """The fields of an agent that an admin sets; lengths are checked by schemas.AgentBody."""
 
     name: str
@@ -63,6 +104,10 @@ class AgentSpec:
     description: str = ""
     tools: tuple[str, ...] = ()
     """Names of the tools that its runs may call, if their callers have the permission."""
+    subagents: tuple[Subagent, ...] = ()
+    """Agents that its model may call."""
+    approvals: tuple[ToolApproval, ...] = ()
+    """Rules by which a person has to approve calls of some of its tools and subagents; other tools follow their own."""
     tags: tuple[str, ...] = ()
     memory: str | None = None
     knowledge: str | None = None
@@ -70,10 +115,24 @@ class AgentSpec:
     """Calls of the model in one run at the most."""
     temperature: float = DEFAULT_TEMPERATURE
     """Stored and shown only; the model API accepts no sampling parameters, so runs do not send it."""
+    multitask_strategy: MultitaskStrategy = MultitaskStrategy.REJECT
+    """Treatment of a thread's active run by a request that does not name one itself."""
+    budget: Budget = UNLIMITED
+    """Upper bound for each of its runs."""
+    day_cost_micros: int | None = None
+    """Cost of the calls of its runs that each account may have on a day (UTC), in micro-dollars; None: any."""
+    reasoning: ReasoningEffort | None = None
+    """Effort of its model's reasoning, which its clients are then shown; None: the model's default, not shown."""
+    compaction: Compaction = COMPACTED_BY_DEFAULT
+    """Summarising of conversations that come near the model's context window."""
+
+    @property
+    def components(self) -> ComponentNames:
+        """Return the names by which the configuration knows what its runs need."""
+        return {"agent": self.name, "model": self.model, "summaries": self.compaction.model}
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Agent:
+class Agent(Record, kw_only=True):
     """One agent."""
 
     id: AgentId
@@ -83,8 +142,7 @@ class Agent:
     version: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class AgentSummary:
+class AgentSummary(Record, kw_only=True):
     """An agent as lists show it."""
 
     id: AgentId

@@ -16,11 +16,20 @@ under the version lock of the first.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from hashlib import sha256
 from typing import Any, Final
 
 from pynamodb.attributes import JSONAttribute, NumberAttribute, UnicodeAttribute
 
-from karma.agents.domain import Agent, AgentChanged, AgentSpec, AgentSummary, folded
+from karma.agents.domain import (
+    Agent,
+    AgentChanged,
+    AgentSpec,
+    AgentSummary,
+    MultitaskStrategy,
+    Subagent,
+    folded,
+)
 from karma.core.clock import iso, parse_iso
 from karma.core.dynamo.access import count, get, query_up_to
 from karma.core.dynamo.items import Item, Key, TableMeta
@@ -29,10 +38,14 @@ from karma.core.dynamo.transaction import Transaction
 from karma.core.errors import AlreadyExists
 from karma.core.ids import AgentId
 from karma.core.requests import RepeatableRequest
+from karma.models.budgets import UNLIMITED, dump_budget, load_budget
+from karma.models.domain import COMPACTED_BY_DEFAULT, ReasoningEffort, dump_compaction, load_compaction
+from karma.tools.domain import ToolApproval, dump_rule, load_rule
 
 HEAD: Final = "HEAD"
 CATALOGUE_PK: Final = "AGENTS"
 _ROW: Final = "AGENT#"
+_MAX_KEY_BYTES: Final = 2_000
 
 
 def agent_key(agent_id: AgentId) -> Key:
@@ -41,8 +54,12 @@ def agent_key(agent_id: AgentId) -> Key:
 
 
 def name_key(name: str) -> Key:
-    """Return the key of the item that makes a name unique."""
-    return Key(f"AGENTNAME#{folded(name)}", HEAD)
+    """Return the key of the item that makes a name unique.
+
+    A hundred characters may fold to thousands of bytes, and a key has 2,048: a longer name stands in it by its hash.
+    """
+    one = folded(name).encode()
+    return Key(f"AGENTNAME#{one.decode() if len(one) <= _MAX_KEY_BYTES else sha256(one).hexdigest()}", HEAD)
 
 
 def list_pk(tag: str) -> str:
@@ -81,8 +98,18 @@ class AgentItem(_Described, AgentsItem, discriminator="agent"):
     system_prompt = UnicodeAttribute()
     memory = UnicodeAttribute(null=True)
     knowledge = UnicodeAttribute(null=True)
+    subagents = JSONAttribute(null=True)
+    """Id, name of the tool and description of each; absent: there are none."""
+    approvals = JSONAttribute(null=True)
     max_steps = NumberAttribute()
     temperature = NumberAttribute()
+    reasoning = UnicodeAttribute(null=True)
+    compaction = JSONAttribute(null=True)
+    """As `dump_compaction` makes it; absent: as agents have it that say nothing of it."""
+    multitask_strategy = UnicodeAttribute(default=MultitaskStrategy.REJECT.value)
+    budget = JSONAttribute(null=True)
+    """As `dump_budget` makes it; absent: there is none."""
+    day_cost_micros = NumberAttribute(null=True)
 
 
 class AgentRowItem(_Described, AgentsItem, discriminator="agent_row"):
@@ -241,10 +268,17 @@ def _item(agent: Agent) -> AgentItem:
         *agent_key(agent.id),
         **_described(agent),
         system_prompt=spec.system_prompt,
+        subagents=[[each.agent_id, each.name, each.description] for each in spec.subagents] or None,
+        approvals=[{"tool": each.tool, **dump_rule(each.rule)} for each in spec.approvals] or None,
         memory=spec.memory,
         knowledge=spec.knowledge,
         max_steps=spec.max_steps,
         temperature=spec.temperature,
+        reasoning=spec.reasoning.value if spec.reasoning else None,
+        compaction=dump_compaction(spec.compaction) if spec.compaction != COMPACTED_BY_DEFAULT else None,
+        multitask_strategy=spec.multitask_strategy.value,
+        day_cost_micros=spec.day_cost_micros,
+        budget=dump_budget(spec.budget) if spec.budget.is_set else None,
     )
 
 
@@ -257,11 +291,21 @@ def _agent(item: AgentItem) -> Agent:
             system_prompt=item.system_prompt,
             description=item.description,
             tools=tuple(item.tools),
+            subagents=tuple(
+                Subagent(agent_id=AgentId(agent_id), name=name, description=description)
+                for agent_id, name, description in item.subagents or ()
+            ),
+            approvals=tuple(ToolApproval(tool=each["tool"], rule=load_rule(each)) for each in item.approvals or ()),
             tags=tuple(item.tags),
             memory=item.memory,
             knowledge=item.knowledge,
             max_steps=int(item.max_steps),
             temperature=float(item.temperature),
+            reasoning=ReasoningEffort(item.reasoning) if item.reasoning else None,
+            compaction=load_compaction(item.compaction) if item.compaction else COMPACTED_BY_DEFAULT,
+            multitask_strategy=MultitaskStrategy(item.multitask_strategy),
+            day_cost_micros=int(item.day_cost_micros) if item.day_cost_micros else None,
+            budget=load_budget(item.budget) if item.budget else UNLIMITED,
         ),
         created_at=parse_iso(item.created_at or ""),
         updated_at=parse_iso(item.updated_at or ""),

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
-from typing import Final
+from dataclasses import replace
+from typing import TYPE_CHECKING, Final
 
 from karma.agents.domain import (
     BUILT_IN_ID,
+    MAX_NAME_CHARS,
     Agent,
     AgentChanged,
     AgentSpec,
@@ -17,7 +18,6 @@ from karma.agents.domain import (
     looks_like_id,
     summary,
 )
-from karma.agents.ports import Agents
 from karma.core.clock import Clock
 from karma.core.errors import (
     AlreadyExists,
@@ -30,8 +30,13 @@ from karma.core.errors import (
 )
 from karma.core.ids import AgentId, is_id, new_id
 from karma.core.observability import count, logger
+from karma.core.records import Record
 from karma.core.repeat import repeat
 from karma.core.requests import IdempotencyKey, no_longer, repeatable
+from karma.tools.domain import ON_REQUEST, wrong_approvals
+
+if TYPE_CHECKING:
+    from karma.agents.ports import Agents
 
 MAX_OFFSET_ROWS = 1_000
 """Rows that pages by number reach at the most, and up to which the agents of a tag are counted."""
@@ -41,8 +46,7 @@ _MET: Final = (StorageThrottled, AgentChanged)
 """Errors of a write that met another one: on the counter, which all creations share, or on the agent itself."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class AgentPage:
+class AgentPage(Record, kw_only=True):
     """A page of the catalogue."""
 
     agents: tuple[AgentSummary, ...]
@@ -78,7 +82,7 @@ class Catalogue:
         self._models = tuple(dict.fromkeys(models))
         self._more_models = more_models
         self._tools = tuple(tools)
-        self._built_in = built_in(model=self._models[0], tools=self._tools)
+        self._built_in = built_in(model=self._models[0], tools=[each for each in self._tools if each not in ON_REQUEST])
 
     # Reading
 
@@ -115,7 +119,7 @@ class Catalogue:
             return AgentId(ref)
         if not ref or folded(ref) == BUILT_IN_ID:
             return BUILT_IN_ID
-        return self._store.holder(ref)
+        return self._store.holder(ref) if len(ref) <= MAX_NAME_CHARS else None
 
     def has_name(self, name: str) -> bool:
         """Tell whether an agent has exactly this name, letter case included."""
@@ -162,11 +166,12 @@ class Catalogue:
 
         Raises:
             ValidationFailed: a model or tool does not exist, or the name looks like an id.
+            SubagentRefused: an agent that it names may not be called by it.
             AlreadyExists: another agent has the name.
             Gone: the first request's agent was deleted meanwhile.
             IdempotencyKeyReused: the first request asked for another agent.
         """
-        self._check(spec)
+        spec = self._checked(spec)
         now = self._clock.now()
         agent = Agent(id=AgentId(new_id()), spec=spec, created_at=now, updated_at=now, version=1)
         request = repeatable(idempotency_key, spec, at=now)
@@ -191,16 +196,17 @@ class Catalogue:
             NotFound: there is no agent of this id.
             Forbidden: the agent is built in.
             ValidationFailed: a model or tool does not exist, or the name looks like an id.
+            SubagentRefused: an agent that it names may not be called by it.
             AlreadyExists: another agent has the name.
             StaleVersion: `version` is not the stored one.
         """
 
         def once() -> Agent:
             old = self._unchanged(agent_id, version)
-            self._check(spec)
-            if old.spec == spec:
+            checked = self._checked(spec, own=old)
+            if old.spec == checked:
                 return old
-            new = replace(old, spec=spec, updated_at=self._clock.now(), version=old.version + 1)
+            new = replace(old, spec=checked, updated_at=self._clock.now(), version=old.version + 1)
             self._store.replace(old, new)
             logger.info("agent.replaced", agent_id=old.id, version=new.version)
             return new
@@ -230,17 +236,34 @@ class Catalogue:
             raise StaleVersion(f"Agent {agent.id} has version {agent.version}")
         return agent
 
+    def _checked(self, spec: AgentSpec, *, own: Agent | None = None) -> AgentSpec:
+        """Check the fields of a new agent, or of `own`; return them with the agents that it names by their ids."""
+        if not spec.subagents:
+            self._check(spec)
+            return spec
+        from karma.agents.subagents import complete  # runs' starts do without it
+
+        self._check(replace(spec, approvals=()))
+        spec = replace(spec, subagents=complete(spec, self, own=own, tools=self._tools))
+        self._check(spec)
+        return spec
+
     def _check(self, spec: AgentSpec) -> None:
         wrong: list[tuple[str, str]] = []
         if looks_like_id(spec.name):
             wrong.append(("name", "must not have the form of an id"))
-        if spec.model not in self._models and spec.model not in (more := self._more_models()):
-            wrong.append(("model", f"must be one of {', '.join([*self._models, *more])}"))
+        named = [("model", spec.model), ("config.compaction.model", spec.compaction.model)]
+        for field, model in named:
+            if model and model not in self._models and model not in (more := self._more_models()):
+                wrong.append((field, f"must be one of {', '.join([*self._models, *more])}"))
         wrong += [
             (f"tools.{i}", f"must be one of {', '.join(self._tools)}")
             for i, tool in enumerate(spec.tools)
             if tool not in self._tools
         ]
+        callable_ = {*spec.tools, *(each.name for each in spec.subagents)}
+        found = wrong_approvals(spec.approvals, callable_, whose="the agent's")
+        wrong += [(f"approvals.{each.place}", each.message) for each in found]
         if wrong:
             details = [{"field": field, "message": message, "type": "value_error"} for field, message in wrong]
             raise ValidationFailed("Request validation failed", details=details)

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Final
 
 from karma.audit.domain import AuditEntry, AuditEvent
+from karma.core.ids import derived_id
 from karma.notices.domain import Notice, NoticeType
 
 TOLD: Final[Mapping[AuditEvent, NoticeType]] = {
@@ -21,9 +22,21 @@ TOLD: Final[Mapping[AuditEvent, NoticeType]] = {
     AuditEvent.DISABLED: NoticeType.ACCOUNT_DISABLED,
     AuditEvent.ENABLED: NoticeType.ACCOUNT_ENABLED,
     AuditEvent.PROJECT_INVITATION_RECEIVED: NoticeType.PROJECT_INVITATION,
+    AuditEvent.WEBHOOK_DISABLED: NoticeType.WEBHOOK_DISABLED,
 }
-_WORDS: Final = frozenset({"api_key_id", "session_id", "provider", "from", "to", "project_id", "role"})
+STANDING: Final = ("schedules", "webhooks", "mcp_servers")
+"""Members of an entry's details that count what acts for an account without a session."""
+_WORDS: Final = frozenset({"api_key_id", "session_id", "provider", "from", "to", "project_id", "role", "webhook_id"})
 """Members of an entry's details that its notice repeats."""
+
+
+def standing_notice_of(entry: AuditEntry) -> Notice | None:
+    """Make the notice of what goes on after an entry that ended sessions; None: nothing does, or it ended none."""
+    data = {name: entry.details[name] for name in STANDING if name in entry.details}
+    if not data:
+        return None
+    notice_id = derived_id(entry.at, entry.id, NoticeType.ACCESS_STAYS.value)
+    return Notice(id=notice_id, user_id=entry.user_id, type=NoticeType.ACCESS_STAYS, created_at=entry.at, data=data)
 
 
 def notice_of(entry: AuditEntry) -> Notice | None:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from datetime import datetime, timedelta
 from enum import StrEnum
 
 from karma.core.ids import UserId, new_id
+from karma.core.records import Record
 
 RETENTION = timedelta(days=400)
 """Time for which entries are kept: a year and a month, as auditors require."""
@@ -42,13 +43,19 @@ class AuditEvent(StrEnum):
     PROJECT_MEMBER_ADDED = "project.member_added"
     PROJECT_ROLE_CHANGED = "project.role_changed"
     PROJECT_MEMBER_REMOVED = "project.member_removed"
+    WEBHOOK_CREATED = "webhook.created"
+    WEBHOOK_CHANGED = "webhook.changed"
+    WEBHOOK_SECRET_ROTATED = "webhook.secret_rotated"  # noqa: S105  a name
+    WEBHOOK_DELETED = "webhook.deleted"
+    WEBHOOK_DISABLED = "webhook.disabled"
+    """By us: the address is gone, or nothing but failures came from it."""
     BILLING_CUSTOMER_LINKED = "billing.customer_linked"
     BILLING_CUSTOMER_UNLINKED = "billing.customer_unlinked"
+    BILLING_BUDGET_CHANGED = "billing.budget_changed"
     BILLING_EVENT_DISMISSED = "billing.event_dismissed"
 
 
-@dataclass(frozen=True, kw_only=True)
-class Source:
+class Source(Record, kw_only=True):
     """Origin of a request; functions read it from the event, use cases pass it on."""
 
     address: str | None = None
@@ -61,8 +68,7 @@ NOWHERE = Source()
 """Origin of actions without a request: a schedule's, or an operator's command."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class AuditEntry:
+class AuditEntry(Record, kw_only=True):
     """One entry of the log."""
 
     id: str = field(default_factory=new_id)
@@ -78,8 +84,7 @@ class AuditEntry:
     """Short facts, e.g. `{"role": "admin"}`; no secret, no e-mail address."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class AuditQuery:
+class AuditQuery(Record, kw_only=True):
     """Filter and position of a page, newest first."""
 
     limit: int
@@ -92,8 +97,7 @@ class AuditQuery:
     """Exclusive; None: up to now."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class AuditPage:
+class AuditPage(Record, kw_only=True):
     """Entries, newest first; with a filter there may be fewer than `limit` although more follow."""
 
     entries: Sequence[AuditEntry]

@@ -10,7 +10,7 @@ from datetime import UTC, date, datetime, time, timedelta
 
 from pynamodb.attributes import JSONAttribute, UnicodeAttribute
 
-from karma.audit.announcements import notice_of
+from karma.audit.announcements import notice_of, standing_notice_of
 from karma.audit.domain import RETENTION, AuditEntry, AuditEvent, AuditPage, AuditQuery, Source
 from karma.core.clock import epoch_ms, iso, parse_iso
 from karma.core.dynamo.failures import ConditionFailed
@@ -80,9 +80,9 @@ def append_once_a_minute(entry: AuditEntry) -> None:
 
 
 def _announce(tx: Transaction, entry: AuditEntry) -> None:
-    notice = notice_of(entry)
-    if notice is not None:
-        add_notice(tx, notice)
+    for notice in (notice_of(entry), standing_notice_of(entry)):
+        if notice is not None:
+            add_notice(tx, notice)
 
 
 class AuditRepository:

@@ -8,7 +8,7 @@ from typing import Protocol
 from karma.audit.domain import AuditPage, AuditQuery
 from karma.audit.ports import AuditLog
 from karma.core.clock import Clock
-from karma.core.errors import Forbidden, ValidationFailed
+from karma.core.errors import Forbidden, InvalidRequest, ValidationFailed
 from karma.core.ids import UserId, is_id
 
 
@@ -40,10 +40,13 @@ class AuditReader:
         Raises:
             Forbidden: the log is not the caller's, and they lack the permission user:admin.
             ValidationFailed: `user_id` is no id, or `user_id` and `day` are both given.
+            InvalidRequest: INVALID_RANGE, the range of `asked` is empty.
         """
         if (day is not None or user_id not in {None, caller.user_id}) and not caller.may("user:admin"):
             raise Forbidden.lacking("user:admin")
         now = self._clock.now()
+        if asked.since is not None and asked.until is not None and asked.since >= asked.until:
+            raise InvalidRequest("from: must be before to", code="INVALID_RANGE")
         ValidationFailed.together(lambda: _require_one(user_id, day), lambda: _require_id(user_id))
         if day is not None:
             return self._log.of_day(day, asked, now=now)

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-from karma.audit import repository
-from karma.audit.domain import AuditEntry
+from typing import TYPE_CHECKING
+
 from karma.core.dynamo.transaction import Transaction
+
+if TYPE_CHECKING:
+    from karma.audit.domain import AuditEntry
 
 
 def add_audit_entry(tx: Transaction, entry: AuditEntry) -> None:
     """Add an entry to an account's audit log, and its notice if the event has one."""
+    from karma.audit import repository  # local: who imports this module for its reads alone does without
+
     repository.append(tx, entry)
 
 
@@ -17,4 +22,6 @@ def note_once_a_minute(entry: AuditEntry) -> None:
 
     For events that anybody can cause as often as they like, such as a refused login.
     """
+    from karma.audit import repository  # local, as above
+
     repository.append_once_a_minute(entry)

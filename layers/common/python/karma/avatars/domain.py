@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
 from typing import Any, Final
 
 from karma.core.errors import StaleVersion
 from karma.core.ids import AvatarId, UserId
+from karma.core.records import Record
 
 MAX_NAME_CHARS: Final = 255
 MAX_ROLE_CHARS: Final = 255
@@ -37,8 +37,7 @@ class AvatarChanged(StaleVersion):
     """Another request changed the avatar after it was read: read it again."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class NewAvatar:
+class NewAvatar(Record, kw_only=True):
     """Fields of a new avatar that its creator sets; lengths are checked by schemas.CreateAvatarBody."""
 
     name: str
@@ -56,8 +55,7 @@ class NewAvatar:
     """Price in cents; None: not for sale."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Avatar:
+class Avatar(Record, kw_only=True):
     """One avatar, with the fields that its creator sets and those that are counted."""
 
     id: AvatarId

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 from karma.avatars.domain import Avatar, AvatarChanged, NewAvatar, made
@@ -12,6 +12,7 @@ from karma.core.clock import Clock
 from karma.core.errors import AlreadyExists, InvalidRequest, NotFound, StaleVersion, StorageThrottled
 from karma.core.ids import AvatarId, UserId, is_id, new_id
 from karma.core.observability import count, logger
+from karma.core.records import Record
 from karma.core.repeat import repeat
 from karma.core.requests import IdempotencyKey, no_longer, repeatable
 
@@ -22,8 +23,7 @@ _MET = (StorageThrottled, AvatarChanged)
 """Errors of a write that another one preceded; it is repeated on what is stored then."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class AvatarPage:
+class AvatarPage(Record, kw_only=True):
     """A page of avatars."""
 
     avatars: tuple[Avatar, ...]

@@ -5,6 +5,8 @@
                   what is reserved as taken.
     Reservation   takes an amount in the transaction that begins the work: both happen or neither. When less is left
                   than is asked for, that transaction fails with QuotaExceeded, which names the limit.
+    DaySpend      what is taken of the month's model spend, counted by day, for an agent; for the account as a whole
+                  while it has set a limit of its day.
     Adjustment    corrects what a reservation took, in the transaction that ends the work: all of it when a device
                   or a file goes, the difference to the true price when a run ends.
 
@@ -14,15 +16,16 @@ nothing else has to be cleaned up. Several metrics may be reserved in one transa
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
-from datetime import datetime
+from collections.abc import Callable, Mapping
+from dataclasses import field
+from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import TYPE_CHECKING, Final
 
 from karma.core.clock import Clock, iso
 from karma.core.errors import QuotaExceeded
 from karma.core.ids import UserId
+from karma.core.records import Record
 
 if TYPE_CHECKING:
     from karma.billing.plans import Plan, PlanLimits
@@ -30,6 +33,11 @@ if TYPE_CHECKING:
 BYTES_A_GB: Final = 1_000_000_000
 MICROS_A_MINOR: Final = 10_000
 """Micro-dollars in a cent."""
+
+AGENT_DAY: Final = "agent_per_day"
+"""`details.budget` of a 402: what an account may spend with an agent a day."""
+ACCOUNT_DAY: Final = "account_per_day"
+"""The same of what an account allows itself a day, with all agents and without one."""
 
 
 class Metric(StrEnum):
@@ -56,8 +64,42 @@ _HELP: Final = {
 }
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Reservation:
+class DaySpend(Record, kw_only=True):
+    """A count of one day (UTC), which takes what is taken of the month's model spend, too: same amount, one place.
+
+    The day of an account is the sum of its counts by agent. It has a count of its own beside them while the account
+    limits its day, since a limit is decided where it is counted.
+    """
+
+    day: str
+    """As `2026-11-29`."""
+    agent_id: str = ""
+    """Agent whose calls it counts; "": those that no agent makes."""
+    is_account: bool = False
+    """It counts the calls of all agents, and those of none."""
+    allowed: int | None = None
+    """Limit in micro-dollars; None is unlimited."""
+
+    def refusal(self, amount: int, *, taken: int) -> DayExceeded:
+        """Return the error of an amount for which the day has no room; `taken` is what it had when that was decided."""
+        return DayExceeded(self, amount, taken)
+
+
+class DayExceeded(QuotaExceeded):
+    """A day has less left than an amount: whoever asked for it may ask for less, and tells its client otherwise."""
+
+    code = "BUDGET_EXCEEDED"
+
+    def __init__(self, day: DaySpend, amount: int, taken: int) -> None:
+        left = max(0, (day.allowed or 0) - taken)
+        super().__init__(
+            f"The budget of a day is {usd(day.allowed or 0)}, of which {left} micro-dollars are left, not {amount}"
+        )
+        self.day = day
+        self.taken = taken
+
+
+class Reservation(Record, kw_only=True):
     """An amount of one metric that a transaction takes, if the plan leaves room for it."""
 
     user_id: UserId
@@ -68,37 +110,51 @@ class Reservation:
     allowed: int | None
     """The plan's limit in the metric's unit; None is unlimited."""
     plan: str
+    days: tuple[DaySpend, ...] = ()
+    """Counts of a day that take the same amount."""
+    of_days_alone: bool = False
+    """The month has taken the amount already: it is counted in the days only."""
 
     def adjusted(self, difference: int) -> Adjustment:
         """Return the adjustment of this reservation by a difference, negative when less was used."""
-        return Adjustment(user_id=self.user_id, metric=self.metric, period=self.period, difference=difference)
+        return Adjustment(
+            user_id=self.user_id,
+            metric=self.metric,
+            period=self.period,
+            difference=difference,
+            days=self.days,
+            of_days_alone=self.of_days_alone,
+        )
 
-    def refusal(self) -> QuotaExceeded:
-        """Return the 402 that names the limit and plan, and the moment at which the count begins anew."""
+    def refusal(self, *, taken: int | None = None) -> QuotaExceeded:
+        """Return the 402 that names limit and plan, what is `taken` (None: unknown), and when the count begins anew."""
         return QuotaExceeded(
             f"The {self.plan} plan allows {_amount(self.metric, self.allowed or 0)}; {_HELP[self.metric]}",
             details={
                 "limit": self.metric.value,
                 "plan": self.plan,
                 "allowed": self.allowed,
+                **({} if taken is None else {"used": taken}),
                 "requested": self.amount,
                 "resets_at": iso(_next_month(self.period)) if self.period else None,
             },
         )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Adjustment:
+class Adjustment(Record, kw_only=True):
     """A change of the amount that an account has taken of a metric; never refused."""
 
     user_id: UserId
     metric: Metric
     period: str
     difference: int
+    days: tuple[DaySpend, ...] = ()
+    """Counts of a day that change by the same difference."""
+    of_days_alone: bool = False
+    """As in the reservation that it corrects."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class MetricUsage:
+class MetricUsage(Record, kw_only=True):
     """Amount of a metric that an account has taken, with its limit.
 
     `allowed` None: unlimited; `resets_at` None: never.
@@ -110,16 +166,52 @@ class MetricUsage:
     resets_at: datetime | None
 
 
-@dataclass(frozen=True, slots=True)
-class Allowance:
+class SpentToday(Record, kw_only=True):
+    """Model spend of an account on a day, in micro-dollars, what running runs may still spend included."""
+
+    day: str
+    total: int
+    by_agent: Mapping[str, int]
+    """By id of the agent; direct calls and titles are no agent's."""
+    delegated: Mapping[str, int] = field(default_factory=dict)
+    """Of it, what agents have spent as subagents; the agents of those runs have it in their share, too."""
+
+    @classmethod
+    def of(cls, day: str, amounts: Mapping[str, int], delegated: Mapping[str, int]) -> SpentToday:
+        """Sum the counts of a day, by agent; that of "" is of calls that no agent makes."""
+        total = sum(amounts.values()) - sum(delegated.values())
+        by_agent = {agent: amount for agent, amount in amounts.items() if agent}
+        return cls(day=day, total=max(0, total), by_agent=by_agent, delegated=delegated)
+
+
+class Terms(Record, kw_only=True):
+    """Limits of an account: those of its plan, and the one that it has set itself."""
+
+    plan: Plan
+    day_cost_micros: int | None = None
+    """Micro-dollars that its calls of models may cost a day; None: it has set no limit."""
+
+
+class Allowance(Record):
     """One account's plan at one moment, from which reservations are made."""
 
     user_id: UserId
     plan: Plan
     at: datetime
+    day_cost_micros: int | None = None
+    """As in its terms."""
+
+    @property
+    def account_days(self) -> tuple[DaySpend, ...]:
+        """Return the count of the account's day, if it has set a limit of that."""
+        if self.day_cost_micros is None:
+            return ()
+        return (DaySpend(day=day_of(self.at), is_account=True, allowed=self.day_cost_micros),)
 
     def reserve(self, metric: Metric, amount: int = 1) -> Reservation:
         """Return a reservation of an amount; the transaction that it is added to fails if less is left.
+
+        Model spend is counted by day, too, as a call that no agent makes, and in the account's day if that is limited.
 
         Raises:
             QuotaExceeded: the amount alone is more than the plan allows.
@@ -131,6 +223,7 @@ class Allowance:
             period=period_of(metric, self.at),
             allowed=allowed_by(self.plan.limits, metric),
             plan=self.plan.name.value,
+            days=(DaySpend(day=day_of(self.at)), *self.account_days) if metric is Metric.MODEL_SPEND else (),
         )
         if reservation.allowed is not None and amount > reservation.allowed:
             raise reservation.refusal()
@@ -145,17 +238,22 @@ class Allowance:
 class Allowances:
     """Reads what accounts may use now."""
 
-    def __init__(self, *, plan_of: Callable[[UserId], Plan], clock: Clock) -> None:
+    def __init__(self, *, terms_of: Callable[[UserId], Terms], clock: Clock) -> None:
         """Build the reader.
 
-        `plan_of` reads the plan whose limits hold now, consistently and uncached.
+        `terms_of` reads what holds for an account now, consistently and uncached.
         """
-        self._plan_of = plan_of
+        self._terms_of = terms_of
         self._clock = clock
+
+    def now(self) -> datetime:
+        """Return the moment at which an allowance that is read now holds."""
+        return self._clock.now()
 
     def of(self, user_id: UserId) -> Allowance:
         """Read an account's allowance: one consistent read, so that a plan bought a moment ago counts."""
-        return Allowance(user_id, self._plan_of(user_id), self._clock.now())
+        terms = self._terms_of(user_id)
+        return Allowance(user_id, terms.plan, self._clock.now(), terms.day_cost_micros)
 
 
 def granted(user_id: UserId, metric: Metric, amount: int = 1) -> Reservation:
@@ -170,9 +268,24 @@ def given_back(user_id: UserId, metric: Metric, amount: int = 1) -> Adjustment:
     return Adjustment(user_id=user_id, metric=metric, period="", difference=-amount)
 
 
+def day_after(day: str) -> datetime:
+    """Return the moment at which the count of a day, as `2026-11-29`, begins anew."""
+    return datetime.fromisoformat(f"{day}T00:00:00+00:00") + timedelta(days=1)
+
+
 def period_of(metric: Metric, at: datetime) -> str:
     """Return the calendar month (UTC) for a metric counted by month, else ""."""
     return f"{at:%Y-%m}" if metric in _BY_MONTH else ""
+
+
+def day_of(at: datetime) -> str:
+    """Return the calendar day (UTC)."""
+    return f"{at:%Y-%m-%d}"
+
+
+def usd(micros: int) -> str:
+    """Return an amount in words."""
+    return f"{micros / (100 * MICROS_A_MINOR):.2f} USD"
 
 
 def allowed_by(limits: PlanLimits, metric: Metric) -> int | None:
@@ -202,7 +315,7 @@ def _amount(metric: Metric, allowed: int) -> str:
         case Metric.RUNS:
             return f"{allowed} runs a month"
         case Metric.MODEL_SPEND:
-            return f"{allowed / (100 * MICROS_A_MINOR):.2f} USD of model calls a month"
+            return f"{usd(allowed)} of model calls a month"
 
 
 def _next_month(period: str) -> datetime:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import TypedDict
+from typing import Literal, TypedDict
 
-from karma.billing.allowances import Metric, MetricUsage
+from karma.billing.allowances import Metric, MetricUsage, SpentToday
 from karma.billing.domain import EventState, InboxEvent, Pause, Subscription, SubscriptionStatus, read_hint
 from karma.billing.plans import Interval, Plan, PlanLimits, PlanName, plan_at
-from karma.billing.ports import CustomerLink
+from karma.billing.ports import CustomerLink, DailyBudget
 from karma.core.clock import iso
 
 
@@ -20,6 +20,16 @@ class LimitsView(TypedDict):
     storage_gb: int | None
     runs_per_month: int | None
     model_spend_minor_per_month: int | None
+    schedules: int | None
+    """Schedules that are active at a time."""
+    schedule_interval_s: int
+    alarm_rules: int | None
+    raw_telemetry_days: int
+    """Shortest time between two fires of a schedule."""
+    bulk_devices: int
+    """Devices to which one bulk command goes."""
+    export_rows: int
+    """Rows of one export of telemetry."""
 
 
 def limits_view(limits: PlanLimits) -> LimitsView:
@@ -30,6 +40,12 @@ def limits_view(limits: PlanLimits) -> LimitsView:
         "storage_gb": limits.storage_gb,
         "runs_per_month": limits.runs_per_month,
         "model_spend_minor_per_month": limits.model_spend_minor_per_month,
+        "schedules": limits.schedules,
+        "schedule_interval_s": limits.schedule_interval_s,
+        "alarm_rules": limits.alarm_rules,
+        "raw_telemetry_days": limits.raw_telemetry_days,
+        "bulk_devices": limits.bulk_devices,
+        "export_rows": limits.export_rows,
     }
 
 
@@ -148,7 +164,7 @@ class CurrentSubscriptionData(TypedDict):
 class UsageView(TypedDict):
     """Amount that is taken of one limit of the plan."""
 
-    metric: Metric
+    metric: Metric | Literal["schedules"]
     """Metric; its unit is bytes for `storage`, micro-dollars for `model_spend_per_month`, else a number."""
     used: int
     """Amount taken, including what is reserved."""
@@ -168,10 +184,80 @@ def usage_view(usage: MetricUsage) -> UsageView:
     }
 
 
+def schedules_view(active: int, limits: PlanLimits) -> UsageView:
+    """Render the schedules that are active now, which are counted where they are stored."""
+    return {"metric": "schedules", "used": active, "allowed": limits.schedules, "resets_at": None}
+
+
+class AgentSpendView(TypedDict):
+    """Model spend with an agent."""
+
+    agent_id: str
+    cost_micros: int
+    """Of its runs, the subagents in them included, and of its own calls as a subagent in others' runs."""
+    delegated_cost_micros: int
+    """The latter, which the agents of those runs have in their share, too."""
+
+
+class TodayView(TypedDict):
+    """Model spend of a day, in micro-dollars; what running runs may still spend is included."""
+
+    day: str
+    """Calendar day (UTC); a run counts in the day in which it began."""
+    cost_micros: int
+    agents: list[AgentSpendView]
+    """The share of each agent, the largest first; direct calls and titles are no agent's. Shares overlap: without
+    `delegated_cost_micros` they add up to what the runs cost.
+    """
+
+
+def today_view(spent: SpentToday) -> TodayView:
+    """Render the model spend of a day."""
+    shares = sorted(spent.by_agent.items(), key=lambda share: -share[1])
+    return {
+        "day": spent.day,
+        "cost_micros": spent.total,
+        "agents": [
+            {
+                "agent_id": agent_id,
+                "cost_micros": micros,
+                "delegated_cost_micros": spent.delegated.get(agent_id, 0),
+            }
+            for agent_id, micros in shares
+        ],
+    }
+
+
 class UsageData(TypedDict):
     """Amounts that the caller has taken of their plan."""
 
     usage: list[UsageView]
+
+
+class TodayData(TypedDict):
+    """Model spend of the caller's account today."""
+
+    today: TodayView
+
+
+class DailyBudgetView(TypedDict):
+    """Limit that the account has set for its day."""
+
+    max_cost_micros: int | None
+    """Micro-dollars a day (UTC); null: none is set."""
+    version: int
+    """0: none was ever set."""
+
+
+def daily_budget_view(budget: DailyBudget) -> DailyBudgetView:
+    """Render the limit of an account's day."""
+    return {"max_cost_micros": budget.max_cost_micros, "version": budget.version}
+
+
+class DailyBudgetData(TypedDict):
+    """Limit of the account's day."""
+
+    budget: DailyBudgetView
 
 
 class InboxEventView(TypedDict):

@@ -46,15 +46,15 @@ def read_arrival(body: bytes) -> Arrival:
     """Read the parts of an event that the inbox needs.
 
     Raises:
-        InvalidRequest: INVALID_JSON, the body is no JSON; INVALID_EVENT, it is nested too deeply, or no event of
-            Stripe's snapshot form.
+        InvalidRequest: INVALID_JSON, the body is no JSON; INVALID_EVENT, it is beyond a limit of karma.core.freeform,
+            or no event of Stripe's snapshot form.
     """
     try:
-        event = freeform.loads(body)
+        event = freeform.loads(body, of_request=True, is_exact=False)
     except freeform.NotJson:
         raise InvalidRequest("The body is not JSON", code="INVALID_JSON") from None
-    except freeform.TooDeep as exc:
-        raise InvalidRequest(f"{exc.member or 'The body'}: {freeform.TOO_DEEP}", code="INVALID_EVENT") from None
+    except freeform.OutOfBounds as exc:
+        raise InvalidRequest(f"{exc.member or 'The body'}: {exc.told}", code="INVALID_EVENT") from None
     if not isinstance(event, dict):
         raise InvalidRequest("The body is not an event", code="INVALID_EVENT")
     event_id, event_type, data = event.get("id"), event.get("type"), event.get("data")

@@ -30,7 +30,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import NamedTuple
@@ -39,6 +39,7 @@ import orjson
 
 from karma.billing.plans import METADATA_KEY, PlanName, PriceHints, decision_of, plan_named_by, rank
 from karma.core.ids import UserId
+from karma.core.records import Record
 
 RETRIES = timedelta(days=14)
 """Time for which Stripe retries a failed payment, unless `PAYMENT_RETRY_DAYS` says otherwise; Stripe's own default."""
@@ -91,8 +92,7 @@ def status_of(stripe_status: str) -> SubscriptionStatus:
     return _STATUS.get(stripe_status, SubscriptionStatus.PAST_DUE)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Pause:
+class Pause(Record, kw_only=True):
     """Pause of a subscription's collection of payments; the status does not change."""
 
     behavior: str
@@ -104,8 +104,7 @@ class Pause:
         return self.behavior == VOID and (self.resumes_at is None or at < self.resumes_at)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StripeSubscription:
+class StripeSubscription(Record, kw_only=True):
     """A subscription as Stripe's API shows it now."""
 
     id: str
@@ -126,8 +125,7 @@ class StripeSubscription:
     """Moment at which the oldest open invoice failed; read only while `past_due`. None: not read, or none is open."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Subscription:
+class Subscription(Record, kw_only=True):
     """A user's row: the subscription that is shown, and the user's other ones that may give access."""
 
     user_id: UserId
@@ -326,8 +324,7 @@ class EventState(StrEnum):
     """An administrator closed it; the note has their reason."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class InboxEvent:
+class InboxEvent(Record, kw_only=True):
     """A stored event."""
 
     id: str
@@ -343,8 +340,7 @@ class InboxEvent:
     """Moment at which it is deleted; None: it is open, and is not."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Hint:
+class Hint(Record, kw_only=True):
     """Subject of an event. Only ids are taken from it: states are read from Stripe."""
 
     object_id: str = ""

@@ -12,11 +12,12 @@ asked about it after a few minutes, then ever more rarely, at least once a day.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import datetime, timedelta
 
 from karma.billing.domain import StripeSubscription, Subscription, plan_of
 from karma.billing.plans import METADATA_KEY, NOT_OURS, SOLD, PriceHints, decision_of
+from karma.core.records import Record
 
 _SOONEST, _LATEST = timedelta(minutes=5), timedelta(days=1)
 _RARELY = timedelta(days=7)
@@ -31,8 +32,7 @@ MAX_NOTED = 40
 """Largest number of prices and products noted for a customer without a link, whose events reopen when one is named."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Paid:
+class Paid(Record, kw_only=True):
     """Prices that a user's subscriptions pay for, apart from what they give."""
 
     ids: tuple[str, ...] = ()

@@ -6,10 +6,11 @@ selling an old price to whoever bought it.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Literal
+
+from karma.core.records import Record
 
 Interval = Literal["day", "week", "month", "year"]
 """Period of a price."""
@@ -24,8 +25,7 @@ class PlanName(StrEnum):
     ENTERPRISE = "enterprise"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PlanLimits:
+class PlanLimits(Record, kw_only=True):
     """Limits of a plan; None: unlimited."""
 
     devices: int | None
@@ -34,10 +34,21 @@ class PlanLimits:
     runs_per_month: int | None
     model_spend_minor_per_month: int | None
     """Cost of model calls, in cents."""
+    schedules: int | None
+    """Schedules that are active at a time."""
+    schedule_interval_s: int
+    """Shortest time between two fires of a schedule, in seconds."""
+    alarm_rules: int | None
+    """Rules of alarms."""
+    raw_telemetry_days: int
+    """Days for which raw telemetry is kept: 30 in the database, what is longer in archives."""
+    bulk_devices: int
+    """Devices to which one bulk command goes."""
+    export_rows: int
+    """Rows of one export of telemetry."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PlanPrice:
+class PlanPrice(Record, kw_only=True):
     """Price of a plan."""
 
     lookup_key: str
@@ -47,8 +58,7 @@ class PlanPrice:
     interval: Interval
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Plan:
+class Plan(Record, kw_only=True):
     """A plan as it is offered."""
 
     name: PlanName
@@ -58,8 +68,7 @@ class Plan:
     """Empty: not for sale by card (free, or by contract)."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Catalog:
+class Catalog(Record, kw_only=True):
     """All plans that hold from one moment on."""
 
     effective_from: datetime
@@ -74,14 +83,34 @@ CATALOGS: tuple[Catalog, ...] = (
                 name=PlanName.FREE,
                 title="Free",
                 limits=PlanLimits(
-                    devices=3, seats=1, storage_gb=1, runs_per_month=200, model_spend_minor_per_month=200
+                    devices=3,
+                    seats=1,
+                    storage_gb=1,
+                    runs_per_month=200,
+                    model_spend_minor_per_month=200,
+                    schedules=5,
+                    schedule_interval_s=3_600,
+                    alarm_rules=5,
+                    raw_telemetry_days=30,
+                    bulk_devices=10,
+                    export_rows=1_000_000,
                 ),
             ),
             Plan(
                 name=PlanName.PRO,
                 title="Pro",
                 limits=PlanLimits(
-                    devices=50, seats=3, storage_gb=50, runs_per_month=5_000, model_spend_minor_per_month=2_000
+                    devices=50,
+                    seats=3,
+                    storage_gb=50,
+                    runs_per_month=5_000,
+                    model_spend_minor_per_month=2_000,
+                    schedules=50,
+                    schedule_interval_s=300,
+                    alarm_rules=20,
+                    raw_telemetry_days=365,
+                    bulk_devices=50,
+                    export_rows=20_000_000,
                 ),
                 prices=(
                     PlanPrice(lookup_key="karma_pro_month", amount_minor=2_900, currency="usd", interval="month"),
@@ -92,7 +121,17 @@ CATALOGS: tuple[Catalog, ...] = (
                 name=PlanName.TEAM,
                 title="Team",
                 limits=PlanLimits(
-                    devices=500, seats=25, storage_gb=500, runs_per_month=50_000, model_spend_minor_per_month=20_000
+                    devices=500,
+                    seats=25,
+                    storage_gb=500,
+                    runs_per_month=50_000,
+                    model_spend_minor_per_month=20_000,
+                    schedules=100,
+                    schedule_interval_s=60,
+                    alarm_rules=50,
+                    raw_telemetry_days=730,
+                    bulk_devices=500,
+                    export_rows=100_000_000,
                 ),
                 prices=(
                     PlanPrice(lookup_key="karma_team_month", amount_minor=9_900, currency="usd", interval="month"),
@@ -103,12 +142,37 @@ CATALOGS: tuple[Catalog, ...] = (
                 name=PlanName.ENTERPRISE,
                 title="Enterprise",
                 limits=PlanLimits(
-                    devices=None, seats=None, storage_gb=None, runs_per_month=None, model_spend_minor_per_month=None
+                    devices=None,
+                    seats=None,
+                    storage_gb=None,
+                    runs_per_month=None,
+                    model_spend_minor_per_month=None,
+                    schedules=None,
+                    schedule_interval_s=60,
+                    alarm_rules=None,
+                    raw_telemetry_days=1_825,
+                    bulk_devices=1_000,
+                    export_rows=500_000_000,
                 ),
             ),
         ),
     ),
 )
+
+
+ARCHIVED_FROM_DAYS = 31
+"""Least number of days for which raw telemetry is archived; what is shorter the database does alone."""
+
+
+def archived_days(plan: Plan) -> int:
+    """Return the days for which a plan keeps raw telemetry in archives; 0: it has none."""
+    return plan.limits.raw_telemetry_days if plan.limits.raw_telemetry_days >= ARCHIVED_FROM_DAYS else 0
+
+
+def all_archived_days() -> tuple[int, ...]:
+    """Return the numbers of days for which any plan, of any time, keeps archives; ascending."""
+    plans = (plan for catalog in CATALOGS for plan in catalog.plans)
+    return tuple(sorted({archived_days(plan) for plan in plans} - {0}))
 
 
 def catalog_at(moment: datetime) -> Catalog:
@@ -130,8 +194,7 @@ NOT_OURS = "none"
 """Value of `METADATA_KEY` for a price that sells something else than our plans, whatever its lookup key is."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PriceHints:
+class PriceHints(Record, kw_only=True):
     """Parts of a price (on Stripe's older interface: a plan) that say what it sells; display names do not."""
 
     price_id: str = ""

@@ -5,14 +5,16 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime
 from types import MappingProxyType
-from typing import NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
-from karma.audit.domain import AuditEntry
-from karma.billing.arrival import Arrival, Stored
 from karma.billing.domain import EventState, InboxEvent, StripeSubscription, Subscription, Told
 from karma.billing.naming import NOTHING, Paid
 from karma.core.ids import UserId
-from karma.notices.domain import Notice
+
+if TYPE_CHECKING:
+    from karma.audit.domain import AuditEntry
+    from karma.billing.arrival import Arrival, Stored
+    from karma.notices.domain import Notice
 
 
 class Arrivals(Protocol):
@@ -58,6 +60,22 @@ class Row(NamedTuple):
     paid: Paid = NOTHING
     told: Told | None = None
     """State that the user was told last; None: the user never had a row."""
+
+
+class OwnLimits(NamedTuple):
+    """Subscription of an account, and the limit of a day that it has set itself."""
+
+    subscription: Subscription | None = None
+    day_cost_micros: int | None = None
+
+
+class DailyBudget(NamedTuple):
+    """Limit of a day that an account has set itself; version 0: it never has."""
+
+    max_cost_micros: int | None = None
+    """Micro-dollars; None: it limits nothing."""
+    version: int = 0
+    created_at: str = ""
 
 
 class CustomerLink(NamedTuple):
@@ -187,6 +205,10 @@ class Subscriptions(Protocol):
 
     def row(self, user_id: UserId) -> Row:
         """Read a user's row, strongly consistent."""
+        ...
+
+    def limits(self, user_id: UserId) -> OwnLimits:
+        """Read a user's subscription with the limit that the user has set, strongly consistent: one call."""
         ...
 
     def save(

@@ -9,6 +9,7 @@ from karma.core.clock import Clock
 if TYPE_CHECKING:
     from datetime import datetime
 
+    from karma.billing.allowances import Terms
     from karma.billing.domain import Subscription
     from karma.billing.plans import Catalog, Plan
     from karma.billing.ports import Subscriptions
@@ -35,6 +36,16 @@ class SubscriptionService:
 
         now = self._clock.now()
         return plan_at(self.current(user_id).entitled_plan(now), now)
+
+    def terms(self, user_id: UserId) -> Terms:
+        """Return the plan whose limits hold for the user now, with the limit that the user has set: one read."""
+        from karma.billing.allowances import Terms
+        from karma.billing.domain import free_subscription
+        from karma.billing.plans import plan_at
+
+        now, found = self._clock.now(), self._subscriptions.limits(user_id)
+        subscription = found.subscription or free_subscription(user_id, now)
+        return Terms(plan=plan_at(subscription.entitled_plan(now), now), day_cost_micros=found.day_cost_micros)
 
     def catalog(self) -> Catalog:
         """Return the plans that are offered now."""

@@ -16,6 +16,11 @@ def reserve_usage(tx: Transaction, reservations: Iterable[Reservation]) -> None:
     usage.reserve(tx, reservations)
 
 
+def require_usage(tx: Transaction, reservations: Iterable[Reservation]) -> None:
+    """Let a transaction fail with QuotaExceeded where a reservation would be refused now; nothing is taken."""
+    usage.require(tx, reservations)
+
+
 def adjust_usage(tx: Transaction, adjustments: Iterable[Adjustment]) -> None:
     """Add adjustments of reservations to a transaction; one of 0 writes nothing. Two write units each."""
     usage.adjust(tx, adjustments)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from typing import Final
 
 from karma.configuration.domain import (
@@ -15,14 +14,14 @@ from karma.configuration.domain import (
 )
 from karma.configuration.ports import ComponentReader
 from karma.core.clock import monotonic
+from karma.core.records import Record
 from karma.models.domain import ANTHROPIC, Target
 
 MAX_AGE_S: Final = 30.0
 """Seconds after which a change takes effect in other processes at the latest."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RunChoice:
+class RunChoice(Record, kw_only=True):
     """The configuration's part of one run: model, limit and disabled tools."""
 
     target: Target
@@ -30,6 +29,8 @@ class RunChoice:
     disabled_tools: frozenset[str]
     fallbacks: tuple[Target, ...] = ()
     """Models that answer in its place, in this order, where it cannot."""
+    summaries: Target | None = None
+    """Model that summarises a conversation which becomes too long; None: the same."""
 
 
 class CurrentConfiguration:
@@ -44,11 +45,13 @@ class CurrentConfiguration:
         """Drop the cache after a change in this process."""
         self._kept = None
 
-    def for_run(self, *, agent: str, model: str) -> RunChoice:
-        """Return the choices for a new run; agent and model are named as in the agent's configuration.
+    def for_run(self, *, agent: str, model: str, summaries: str = "") -> RunChoice:
+        """Return the choices for a new run; agent and models are named as in the agent's configuration.
+
+        Where the model `summaries` is disabled or not configured any more, the run's own model summarises.
 
         Raises:
-            ComponentUnavailable: the agent or its model is disabled, or the model is not configured any more.
+            ComponentUnavailable: the agent or its model is disabled, or the model is not configured.
         """
         components = self._components()
         found = components.get(agent)
@@ -56,15 +59,22 @@ class CurrentConfiguration:
             raise ComponentUnavailable(ComponentType.AGENT, agent, "is disabled")
         chosen = components.get(model)
         if chosen is None or chosen.model is None:
-            raise ComponentUnavailable(ComponentType.MODEL, model, "is not configured any more")
+            raise ComponentUnavailable(ComponentType.MODEL, model, "is not configured")
         disabled = next(_disabled(chosen, components), None)
         if disabled is not None:
             raise ComponentUnavailable(ComponentType.MODEL, disabled.name, "is disabled")
         return RunChoice(
             target=target_of(chosen.model),
             fallbacks=tuple(_fallbacks(chosen, components)),
+            summaries=_usable(components.get(summaries), components),
             disabled_tools=_disabled_tools(components),
         )
+
+    def for_refusal(self) -> RunChoice:
+        """Return the choices for a run that asks no model, where `for_run` has none for its agent."""
+        components = self._components()
+        built_in = next(each.model for each in self._built_in.values() if each.model is not None)
+        return RunChoice(target=target_of(built_in), disabled_tools=_disabled_tools(components))
 
     def models(self) -> list[Component]:
         """Return the models that new runs may use, by name."""
@@ -108,6 +118,12 @@ def _fallbacks(chosen: Component, components: Mapping[str, Component]) -> Iterat
             return
         seen.add(at.name)
         yield target_of(at.model)
+
+
+def _usable(found: Component | None, components: Mapping[str, Component]) -> Target | None:
+    if found is None or found.model is None or any(_disabled(found, components)):
+        return None
+    return target_of(found.model)
 
 
 def _disabled_tools(components: Mapping[str, Component]) -> frozenset[str]:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
 from typing import Any, Final, TypedDict
@@ -16,6 +15,7 @@ from typing import Any, Final, TypedDict
 from karma.core.clock import iso
 from karma.core.errors import Conflict, InvalidRequest, NotFound, StaleVersion
 from karma.core.ids import UserId
+from karma.core.records import Record
 from karma.models.domain import ANTHROPIC, Price, Rates, Target
 
 MAX_NAME_CHARS: Final = 100
@@ -39,6 +39,8 @@ MAX_FALLBACKS: Final = 3
 """Models that may answer in a model's place, one after the other."""
 BUILT_IN_TAG: Final = "built-in"
 
+UNREACHABLE: Final = frozenset("%?")
+"""Characters that no new name has, since a gateway may decode a path once more, or end it there."""
 _NAME = re.compile(r"[^\x00-\x20\x7f/\ud800-\udfff](?:[^\x00-\x1f\x7f/\ud800-\udfff]*[^\x00-\x20\x7f/\ud800-\udfff])?")
 
 
@@ -75,7 +77,7 @@ class InvalidConfiguration(InvalidRequest):
 
 
 class ComponentUnavailable(Conflict):
-    """A run names a component that is disabled or not configured any more; `details` name it."""
+    """A run names a component that is disabled or not configured; `details` name it."""
 
     code = "COMPONENT_UNAVAILABLE"
 
@@ -87,8 +89,7 @@ class ComponentChanged(StaleVersion):
     """Another request changed the component after it was read: read it again."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ModelSettings:
+class ModelSettings(Record, kw_only=True):
     """Fields that only models have."""
 
     model: str
@@ -106,7 +107,7 @@ class ModelSettings:
     images: bool = True
     """The model reads images."""
     context_window: int | None = None
-    """Tokens that the model reads and writes in one call, for whoever chooses one; None: not known."""
+    """Tokens that the model reads and writes in one call: near it, conversations are summarised; None: as published."""
     prices: tuple[Price, ...] = ()
     """Oldest first; (): the published ones, or the dearest of those."""
     fallback: str | None = None
@@ -122,12 +123,12 @@ def target_of(settings: ModelSettings) -> Target:
         secret=settings.secret,
         images=settings.images,
         max_tokens=settings.max_tokens,
+        context_window=settings.context_window,
         prices=settings.prices,
     )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Component:
+class Component(Record, kw_only=True):
     """One component with its configuration."""
 
     name: str
@@ -140,8 +141,7 @@ class Component:
     """Set for each model; None for other types."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Change:
+class Change(Record, kw_only=True):
     """One entry of a component's history, which is never changed."""
 
     name: str
@@ -158,8 +158,7 @@ class Change:
     rolled_back_to: int | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Standing:
+class Standing(Record, kw_only=True):
     """The current state of a component; `component` None: there is none of that name (any more)."""
 
     component: Component | None
@@ -175,6 +174,11 @@ class Standing:
 def missing(name: str) -> NotFound:
     """Return the error that there is no component of a name."""
     return NotFound(f"Configuration '{name[:MAX_NAME_CHARS]}' not found")
+
+
+def is_reachable(name: str) -> bool:
+    """Tell whether a path can hold a name, at every address: clients take `.` and `..` away, gateways read the rest."""
+    return name not in {".", ".."} and not set(name) & UNREACHABLE
 
 
 def is_name(text: str) -> bool:

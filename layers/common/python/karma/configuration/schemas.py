@@ -21,10 +21,10 @@ class ConfigBody(Body):
     validate_only: StrictBool = False
     """Return the answer of the change without making it."""
     version: SeenVersion | None = None
-    """When the stored version is another one, the answer is 409 STALE_VERSION."""
+    """Answered with 409 STALE_VERSION if the stored version is another one."""
 
 
-class RollbackBody(Body):
+class ConfigRollbackBody(Body):
     """`POST /config/{component_name}/rollback`."""
 
     version: Version

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, Final
 
 from karma.configuration.domain import (
@@ -20,23 +20,24 @@ from karma.configuration.domain import (
     change_type,
     component_config,
     is_name,
+    is_reachable,
     missing,
     standing,
 )
 from karma.configuration.ports import Components
 from karma.configuration.validation import validated
 from karma.core.clock import Clock
-from karma.core.errors import NotFound, StaleVersion, StorageThrottled
+from karma.core.errors import NotFound, PreconditionFailed, StaleVersion, StorageThrottled
 from karma.core.ids import UserId
 from karma.core.lines import is_line
 from karma.core.observability import count, logger
+from karma.core.records import Record
 from karma.core.repeat import repeat
 
 _MET: Final = (ComponentChanged, StorageThrottled)
 
 
-@dataclass(frozen=True, kw_only=True)
-class Listed:
+class Listed(Record, kw_only=True):
     """A component in the list."""
 
     component: Component
@@ -44,8 +45,7 @@ class Listed:
     is_built_in: bool
 
 
-@dataclass(frozen=True, kw_only=True)
-class HistoryPage:
+class HistoryPage(Record, kw_only=True):
     """Changes of a component, newest first."""
 
     changes: Sequence[Change]
@@ -141,21 +141,24 @@ class ConfigurationService:
         *,
         by: UserId,
         version: int | None = None,
+        exists: bool | None = None,
         validate_only: bool = False,
     ) -> Standing:
         """Change a component, or add one; fields that `config` leaves out stay. An equal configuration changes nothing.
 
         With `validate_only` nothing is written; the component as it would be is returned under the current version.
+        `exists`: True to change one only, False to add one only.
 
         Raises:
             InvalidConfiguration: the configuration breaks the rules of its type, or `MAX_STORED` components are stored.
+            PreconditionFailed: there is one, or none, other than `exists` says.
             StaleVersion: `version` is not the stored one.
         """
         if not (is_name(name) and is_line(name)):
             raise InvalidConfiguration([("name", f"must be 1 to {MAX_NAME_CHARS} printable characters without '/'")])
 
         def once() -> Standing:
-            old = self._unchanged(name, version)
+            old = self._unchanged(name, version, exists=exists)
             new = validated(name, config, base=old.component, models=self._models, tools=self._tools)
             self._check(old, new)
             if validate_only:
@@ -183,17 +186,22 @@ class ConfigurationService:
 
         repeat(once, on=_MET)
 
-    def rollback(self, name: str, *, to: int, by: UserId, version: int | None = None) -> Standing:
+    def rollback(
+        self, name: str, *, to: int, by: UserId, version: int | None = None, exists: bool | None = None
+    ) -> Standing:
         """Restore a component's state after change `to`; if it is the current one, nothing changes.
+
+        `exists` is as in `put`: what was deleted comes back by this, too.
 
         Raises:
             NotFound: there is no such component, or no such change of it.
             InvalidConfiguration: the change was a deletion, or its result breaks today's rules.
+            PreconditionFailed: there is one, or none, other than `exists` says.
             StaleVersion: `version` is not the stored one.
         """
 
         def once() -> Standing:
-            old = self._unchanged(name, version)
+            old = self._unchanged(name, version, exists=exists)
             earlier = self._store.change(name, to) if is_name(name) and to <= old.version else None
             if earlier is None:
                 raise NotFound(f"Configuration '{name[:MAX_NAME_CHARS]}' has no version {to}")
@@ -212,9 +220,11 @@ class ConfigurationService:
     def _stands(self, name: str) -> Standing:
         return standing(name, self._store.last_change(name) if is_name(name) else None, self._built_in)
 
-    def _unchanged(self, name: str, version: int | None) -> Standing:
-        """Read a component before a change; `version`, if given, must be the current one."""
+    def _unchanged(self, name: str, version: int | None, *, exists: bool | None = None) -> Standing:
+        """Read a component before a change; `version`, if given, must be the current one, and `exists` the case."""
         found = self._stands(name)
+        if exists is not None and exists is (found.component is None):
+            raise PreconditionFailed(f"There is {'no' if exists else 'a'} configuration '{name[:MAX_NAME_CHARS]}'")
         if version is not None and version != found.version:
             raise StaleVersion(f"Configuration '{name[:MAX_NAME_CHARS]}' has version {found.version}")
         return found
@@ -224,6 +234,8 @@ class ConfigurationService:
             self._check_fallback(new, new.model.fallback)
         if old.component is not None:
             return
+        if not is_reachable(new.name):
+            raise InvalidConfiguration([("name", "must not be . or .., nor have % or ?: not every path could hold it")])
         if new.type is ComponentType.AGENT and not self._has_agent(new.name):
             raise InvalidConfiguration([("name", "no agent has it")])
         if self._store.count(most=MAX_STORED) >= MAX_STORED:

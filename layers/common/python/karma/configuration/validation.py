@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from datetime import UTC
 from typing import Annotated, Any, Literal
-from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, AwareDatetime, Field, StrictBool, StringConstraints, ValidationError
 
@@ -27,6 +26,7 @@ from karma.configuration.domain import (
     ModelSettings,
     component_config,
 )
+from karma.core.addresses import split_address
 from karma.core.schemas import Body, Number, Whole, line
 from karma.core.wording import worded
 from karma.models.addresses import may_serve_models
@@ -42,18 +42,14 @@ _TEXT = r"^[^\x00-\x08\x0b\x0c\x0e-\x1f\x7f]*$"
 
 def _address(text: str) -> str:
     """Check an address that administrators give; their own networks are theirs to name, but no metadata service."""
-    try:
-        found = urlsplit(text)
-        host, _ = found.hostname, found.port
-    except ValueError:
-        raise ValueError("must be a URL") from None
     if not text:
         return text
-    if found.scheme not in {"http", "https"} or not host or not text.isascii() or " " in text:
+    if not text.lower().startswith(("http://", "https://")) or not text.isascii() or " " in text:
         raise ValueError("must be an http: or https: URL with a host")
+    found = split_address(text)
     if "@" in found.netloc or found.query or found.fragment or text.endswith(("?", "#")):
         raise ValueError("must have no user, query or fragment")
-    if not may_serve_models(host):
+    if not may_serve_models(str(found.hostname)):
         raise ValueError("must not be a link-local address")
     return text.rstrip("/")
 

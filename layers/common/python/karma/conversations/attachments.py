@@ -22,7 +22,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -55,11 +55,14 @@ _LOADED_CHARS = 20 * 1024 * 1024
 _FILE = re.compile(r"devices/([^/]{1,64})/files/([^/]{1,64})")
 _ATTACHMENT = re.compile(r"attachments/([0-9a-f]{64})")
 _NAMED = re.compile(rb"attachments/([0-9a-f]{64})")
+_NAME_BYTES = len("attachments/") + 64
 _CUT = re.compile(r'\{"note":"[^"]{0,100} attachments/([0-9a-f]{64})\."')
 """Beginning of a result that `cut` has shortened."""
 _LINK = re.compile(r"https?://[^?#]*/attachments/([^/?#]+)/([0-9a-f]{64})(?:\?[^#]*)?")
 _FETCHED = "url_sha256"
 """Member of a stored part whose medium was fetched: the SHA-256 of its URL."""
+NAME = "name"
+"""Member of a part that was loaded for a model: the name by which its message has it."""
 TOO_MANY_PIXELS = f"brings the pixels of new images to more than {MAX_INFLATED_BYTES} bytes"
 SOURCES = "base64 data, an https: URL, or a file named devices/<device id>/files/<file id>"
 
@@ -133,6 +136,15 @@ class Library:
 
     def show(self, user_id: UserId, messages: Sequence[Message]) -> list[Message]:
         """Load the media that messages name, the newest ones, up to the limit of one request of the model."""
+        contents = [each.content for each in messages if not isinstance(each.content, str)]
+        if not any(_is_named(part) for content in contents for part in content):
+            return [*messages]
+        from karma.core.foreign import one_allowance  # few conversations have media
+
+        with one_allowance():
+            return self._all_shown(user_id, messages)
+
+    def _all_shown(self, user_id: UserId, messages: Sequence[Message]) -> list[Message]:
         left, pixels = _LOADED_CHARS, MAX_INFLATED_BYTES
         shown: list[Message] = []
         for message in reversed(messages):
@@ -148,7 +160,7 @@ class Library:
                     loaded, inflated = self._shown(user_id, part, pixels)
                     pixels -= inflated
                 else:
-                    loaded = _said("An earlier attachment was here.")
+                    loaded = _said(f"An earlier attachment was here: {part['type']} {_value_of(part)}")
                 source = loaded.get("source")
                 left -= len(str(source["value"])) if isinstance(source, Mapping) else 0
                 parts.append(loaded)
@@ -171,7 +183,7 @@ class Library:
             inflate(raw)
         except UnreadableMedia as exc:
             return _said(f"The attachment {value[:200]} cannot be shown: it {exc}."), 0
-        return {"type": part["type"], "source": _data(medium)}, size
+        return {"type": part["type"], "source": _data(medium), NAME: value}, size
 
     def _read(self, user_id: UserId, name: str) -> bytes:
         attachment, file = _ATTACHMENT.fullmatch(name), _FILE.fullmatch(name)
@@ -320,6 +332,11 @@ def digest_of_url(url: str) -> str:
     return hashlib.sha256(url.encode()).hexdigest()
 
 
+def _value_of(part: Json) -> str:
+    source = part.get("source")
+    return str(source.get("value"))[:200] if isinstance(source, Mapping) else ""
+
+
 def _is_named(part: Json) -> bool:
     source = part.get("source")
     return isinstance(source, Mapping) and source.get("type") == "file"
@@ -359,6 +376,15 @@ def attachments_in(messages: Sequence[Message]) -> list[str]:
     return list(found)
 
 
-def attachments_within(stored: bytes) -> set[str]:
-    """Return the ids of all attachments that stored messages may name, in a part or anywhere in a text."""
-    return {found.decode() for found in _NAMED.findall(stored)}
+def attachments_within(stored: Iterable[bytes]) -> Iterator[str]:
+    """Yield the ids of all attachments that stored messages may name, in a part or anywhere in a text.
+
+    Args:
+        stored: the messages as they are stored, in pieces that may be cut anywhere.
+    """
+    end = b""
+    for piece in stored:
+        text = end + piece
+        yield from sorted({found.decode() for found in _NAMED.findall(text)})
+        # One byte less than a name has, so that none is found twice.
+        end = text[-(_NAME_BYTES - 1) :]

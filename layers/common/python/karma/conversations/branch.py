@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Container, Mapping
 from dataclasses import replace
+from types import MappingProxyType
 
 from karma.conversations.domain import Message, ToolCall
 from karma.conversations.history import stopped
@@ -19,8 +20,21 @@ class Branch:
     It keeps what later messages may refer to: the last answer, the calls of the branch and their results.
     """
 
-    def __init__(self, tree: Tree, *, own: Collection[str], is_import: bool) -> None:
+    def __init__(
+        self,
+        tree: Tree,
+        *,
+        own: Collection[str],
+        is_import: bool,
+        waiting: Mapping[str, Message | None] = MappingProxyType({}),
+        repeatable: Container[str] = (),
+    ) -> None:
         self._tree = tree
+        self._repeatable = repeatable
+        """As of `stopped`."""
+        self._waiting = waiting
+        """Results of calls that wait for an answer, by their ids, in case the conversation goes on without it; None: a
+        call is made then, and its result comes late."""
         self._own = own
         self._is_import = is_import
         """The calls were made elsewhere: none of them is the server's to complete."""
@@ -28,8 +42,12 @@ class Branch:
         self.postponed = PostponedResults()
         """Results of the request that are not taken yet."""
         self.new: list[Message] = []
+        self._completing: set[str] = set()
+        """Ids of those new messages that complete turns, and that nobody has sent."""
         self.has_unsent = False
         """The branch has messages that the client is known to lack: results of calls, or the rest of an answer."""
+        self.has_stale_copy = False
+        """In place of the answers to the last user's message the client shows what the conversation does not have."""
         self.last_answer: Message | None = None
         self._last_answer_calls: frozenset[str] = frozenset()
         self._results: dict[str, Message | None] = {}
@@ -50,6 +68,11 @@ class Branch:
     def stored(self) -> list[Message]:
         """Return the stored messages of the branch."""
         return [self._tree.message(position) for position in self._path]
+
+    @property
+    def given(self) -> list[Message]:
+        """Return the new messages but for the results that complete turns."""
+        return [message for message in self.new if message.id not in self._completing]
 
     def has_call(self, call_id: str) -> bool:
         """Tell whether an answer of the branch makes this call."""
@@ -80,14 +103,23 @@ class Branch:
     ) -> int | None:
         """Find the nearest stored message of this name that may come next; None also behind a new message.
 
-        It is found behind the results that the client shows; where there is none, behind others.
+        It is found behind the results that the client shows; where there is none, behind others. Behind a stale copy
+        it may stand anywhere in the turn.
         """
         if self.new:
             return None
-        found = self._tree.nearest(self.end, name, is_meant, within=within)
+        found = self._find(name, is_meant, within=within, in_turn=False)
+        if found is None and self.has_stale_copy:
+            found = self._find(name, is_meant, within=within, in_turn=True)
+        return found
+
+    def _find(
+        self, name: Name, is_meant: Callable[[Message], bool] | None, *, within: int | None, in_turn: bool
+    ) -> int | None:
+        found = self._tree.nearest(self.end, name, is_meant, within=within, in_turn=in_turn)
         if found is None or not self.postponed or self._agrees(found):
             return found
-        shown = self._tree.nearest(self.end, name, is_meant, within=within, may_go=self._agrees)
+        shown = self._tree.nearest(self.end, name, is_meant, within=within, may_go=self._agrees, in_turn=in_turn)
         return found if shown is None else shown
 
     def find_same_result(self, given: Message) -> int | None:
@@ -123,14 +155,46 @@ class Branch:
         The rest exists; a model that is asked for it once more would call its tools again.
         """
         while not self.new and self._path and self._tree.message(self.end).role != "user":
+            if self.end == self._tree.restored_to and self._open_own_calls.keys() & self._waiting.keys():
+                return
             rest = [p for p in self._tree.children.get(self.end, ()) if self._is_of_the_server(self._tree.message(p))]
             if not rest:
                 return
             self.go_to(rest[-1])
             self.has_unsent = True
 
+    def goes_on_with_answer(self, latest: int) -> bool:
+        """Tell whether an answer, or more of one, stands where the branch ends; `latest` as of `go_behind_answer`."""
+        return not self.new and self.end != latest and bool(self._tree.answering.get(self.end))
+
+    def go_behind_answer(self, latest: int) -> None:
+        """Continue to the end of the stored answer, before words that are said behind it, or at a stale copy's end.
+
+        A client that has a part has lost the rest. Where several answers stand side by side in the place of a stale
+        copy, it is the one that leads to `latest`, the end of the current branch. A thread that was led back to the end
+        of this branch goes on there: what stood behind it was given up.
+        """
+        while not self.new and self.end != latest and (rest := self._rest_of_answer()):
+            current = [each for each in rest if each == latest or self._tree.is_descendant(latest, each)]
+            self.go_to((current or rest)[-1])
+            self.has_unsent = True
+
+    def _rest_of_answer(self) -> list[int]:
+        """Return what stands next: the server's messages within an answer; in the place of a stale copy all of them.
+
+        Results of the client's tools that differ from those that it shows are another answer of its user.
+        """
+        rest = self._tree.answering.get(self.end, ())
+        if self.has_stale_copy:
+            return [each for each in rest if self._agrees(each)]
+        if self.last_answer is None:
+            return []
+        return [each for each in rest if self._is_of_the_server(self._tree.message(each))]
+
     def _is_of_the_server(self, message: Message) -> bool:
-        return message.role == "assistant" or (message.role == "tool" and self.is_own_call(message.tool_call_id))
+        return message.role in {"assistant", "summary"} or (
+            message.role == "tool" and self.is_own_call(message.tool_call_id)
+        )
 
     def append(self, message: Message) -> None:
         """Add a new message; one without an id gets one. A user's completes the turn before it."""
@@ -146,22 +210,37 @@ class Branch:
         self.new.append(message)
         self._note(message)
 
-    def complete_turn(self) -> None:
-        """Give each of the server's calls in the last turn its result: the stored one, else that there is none."""
+    def complete_turn(self, *, goes_on: bool = True) -> None:
+        """Give each of the server's calls in the last turn its result: the stored one, else that there is none.
+
+        A call that waits for an answer waits on unless the conversation `goes_on`.
+        """
         for call in [] if self._is_import else list(self._open_own_calls.values()):
             if call.id not in self._open_own_calls:
                 continue  # its result was on the way to that of an earlier call
-            self.has_unsent = True
-            position = self.find(Name("result of call", call.id))
+            # Where its owner went back to, what waits anew has its earlier result in a branch that was left.
+            is_anew = call.id in self._waiting and self.end == self._tree.restored_to
+            position = None if is_anew else self.find(Name("result of call", call.id))
+            self.has_unsent |= goes_on or position is not None or call.id not in self._waiting
             if position is not None:
                 self.go_to(position)
+            elif call.id in self._waiting:
+                passed_over = self._waiting[call.id]
+                if goes_on and passed_over is not None:
+                    self._complete(passed_over)
             elif self.new and (elsewhere := self._tree.by_result.get(call.id)):
-                self.append_copy(self._tree.message(elsewhere[-1]))
+                self._complete(self._tree.message(elsewhere[-1]))
             else:
-                self._append(stopped(call))
+                self._complete(stopped(call, repeatable=self._repeatable))
+
+    def _complete(self, result: Message) -> None:
+        self._completing.add(result.id)
+        self._append(result)
 
     def _note(self, message: Message) -> None:
         """Note what later messages refer to; a call that is made again waits for its result again."""
+        if message.role == "summary":
+            return
         if message.role == "assistant":
             self.last_answer = message
             self._last_answer_calls = frozenset(call.id for call in message.tool_calls)
@@ -171,9 +250,11 @@ class Branch:
         elif message.role == "user":
             self._open_own_calls = {}
             self.last_answer, self._last_answer_calls = None, frozenset()
+            self.has_stale_copy = False
         elif self._results.get(message.tool_call_id, message) is None:
             self._results[message.tool_call_id] = message
-            self.postponed.leave_out(message.tool_call_id, DIFFERS, unless=message)
+            is_own = message.tool_call_id in self._own_calls
+            self.postponed.leave_out(message.tool_call_id, DIFFERS, unless=message, is_own=is_own)
         for call in message.tool_calls:
             if self._results.get(call.id, message) is None:
                 self.postponed.leave_out(call.id, "answers a call whose id a later call of this conversation has")

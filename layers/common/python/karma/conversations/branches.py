@@ -19,6 +19,8 @@ tree that equals its beginning is the start of the run's conversation; the remai
   result of a call of the client's tools is another answer of the user, in a branch beside the earlier one, unless the
   client's history goes on with what was answered to that.
 - Answers that the server never gave are accepted in a conversation that is new to the server, else left out.
+- Where a client shows half an answer that was withdrawn meanwhile, or else another one than ours, or a part of it, ours
+  stands as a whole: what the client sends next is said behind it.
 - Everything that is left out gets a note.
 
 An example, which tests/unit/conversations/test_branches.py runs. The agent looked through a camera, a tool of the
@@ -41,13 +43,14 @@ message that comes next in it for a sent one, and `_Merging` decides for each se
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Container, Mapping, Sequence
 from itertools import takewhile
+from types import MappingProxyType
 from typing import NamedTuple
 
 from karma.conversations.branch import Branch
 from karma.conversations.copies import is_same_content, key_of, keys_of
-from karma.conversations.domain import Message, Thread
+from karma.conversations.domain import Compacted, Message, Thread, conversation_of
 from karma.conversations.messages import Sent, said
 from karma.conversations.order import in_stored_order, place_of
 from karma.conversations.originals import Originals
@@ -55,6 +58,8 @@ from karma.conversations.postponed import DIFFERS
 from karma.conversations.same import has_same_calls, is_same_result
 from karma.conversations.tree import Tree, is_blank, is_hidden
 from karma.core.errors import ValidationFailed
+
+DIFFERS_FROM_ANSWER = "differs from the answer that was given, which stands"
 
 
 class Note(NamedTuple):
@@ -68,16 +73,28 @@ class Merged(NamedTuple):
     """Result of merging a request into a thread."""
 
     conversation: tuple[Message, ...]
-    """Messages of the branch, the new ones included."""
+    """Messages of the branch, the new ones included, as they are shown."""
     after: int
     """Position of the message that the first new one follows; -1: the root."""
     new: tuple[Message, ...]
     notes: tuple[Note, ...]
     is_shown: bool
     """The client's copy is the same as `conversation`; else the client has to be sent it."""
+    given: tuple[Message, ...]
+    """Those of `new` that the client has sent: without the results that complete turns."""
+    compacted: Compacted | None = None
+    """As in `karma.conversations.domain.Conversation`."""
 
 
-def merge(thread: Thread, sent: Sequence[Sent], passed_over: Sequence[Note] = (), *, own: Collection[str]) -> Merged:
+def merge(
+    thread: Thread,
+    sent: Sequence[Sent],
+    passed_over: Sequence[Note] = (),
+    *,
+    own: Collection[str],
+    waiting: Mapping[str, Message | None] = MappingProxyType({}),
+    repeatable: Container[str] = (),
+) -> Merged:
     """Find the branch that the client's messages continue, and the messages that they add to it.
 
     Args:
@@ -85,13 +102,17 @@ def merge(thread: Thread, sent: Sequence[Sent], passed_over: Sequence[Note] = ()
         sent: the client's messages.
         passed_over: notes on messages that were left out before.
         own: names of the tools that run on the server.
+        waiting: results of calls that wait for an answer, by their ids, in case the conversation goes on without it;
+            None: the call is made, and its result comes late.
+        repeatable: as of `history.stopped`, for calls whose run ended without their results.
 
     Raises:
         ValidationFailed: the message that asks for an answer is empty.
     """
     written, empty = _with_words(thread, sent)
     is_whole = _is_whole(thread, written)
-    merging = _Merging(thread, written if is_whole else (), own=own, notes=passed_over)
+    history = written if is_whole else ()
+    merging = _Merging(thread, history, own=own, notes=passed_over, waiting=waiting, repeatable=repeatable)
     for each in empty:
         merging.leave_out(each, "is empty")
     if is_whole:
@@ -101,7 +122,37 @@ def merge(thread: Thread, sent: Sequence[Sent], passed_over: Sequence[Note] = ()
     return merging.result(written)
 
 
-def has_moved_on(began: Thread, answers: int, sent: Sequence[Sent], *, own: Collection[str]) -> bool:
+def add_later(
+    thread: Thread,
+    given: Sequence[Message],
+    *,
+    own: Collection[str],
+    waiting: Mapping[str, Message | None],
+    repeatable: Container[str] = (),
+) -> tuple[Message, ...]:
+    """Return what is added behind a thread's latest message for messages that were merged before it had that.
+
+    Calls that are open by now get their results. A result for a call that the branch does not make, or that has one, is
+    left out. Arguments as of `merge`; `given` as of `Merged`.
+    """
+    branch = Branch(Tree(thread), own=own, is_import=False, waiting=waiting, repeatable=repeatable)
+    branch.go_to(thread.latest)
+    for message in given:
+        call_id = message.tool_call_id
+        if message.role != "tool" or (branch.has_call(call_id) and branch.result_of(call_id) is None):
+            branch.append(message)
+    branch.complete_turn(goes_on=False)
+    return tuple(branch.new)
+
+
+def has_moved_on(
+    began: Thread,
+    answers: int,
+    sent: Sequence[Sent],
+    *,
+    own: Collection[str],
+    waiting: Mapping[str, Message | None] = MappingProxyType({}),
+) -> bool:
     """Tell whether a client's request shows that it does not wait for the answer of a running run any more.
 
     A disconnect is not reported. But only the client that asked, or one that was shown its conversation, has the
@@ -112,8 +163,9 @@ def has_moved_on(began: Thread, answers: int, sent: Sequence[Sent], *, own: Coll
         answers: position of the message that the run answers.
         sent: the messages of a request that is not the run's own, as `arrival.recognise` returns them.
         own: names of the tools that run on the server.
+        waiting: as of `merge`.
     """
-    path = [began.messages[position] for position in began.path_to(answers)]
+    path = began.conversation(answers).messages
     answered = next((message.id for message in reversed(path) if message.role == "user"), "")
     if answered and any(each.message.id == answered for each in sent):
         return True
@@ -124,7 +176,7 @@ def has_moved_on(began: Thread, answers: int, sent: Sequence[Sent], *, own: Coll
         written, _ = _with_words(began, sent)
         if not _is_whole(began, written) and not _repeated(began, written):
             return False  # what is new alone: its client may never have seen that message
-        return answers in began.path_to(merge(began, sent, own=own).after)
+        return answers in began.path_to(merge(began, sent, own=own, waiting=waiting).after)
     except ValidationFailed:
         return False
 
@@ -132,7 +184,16 @@ def has_moved_on(began: Thread, answers: int, sent: Sequence[Sent], *, own: Coll
 class _Merging:
     """Takes the messages of one request in order: each has an original in the thread, is new, or is left out."""
 
-    def __init__(self, thread: Thread, history: Sequence[Sent], *, own: Collection[str], notes: Sequence[Note]) -> None:
+    def __init__(
+        self,
+        thread: Thread,
+        history: Sequence[Sent],
+        *,
+        own: Collection[str],
+        notes: Sequence[Note],
+        waiting: Mapping[str, Message | None],
+        repeatable: Container[str],
+    ) -> None:
         """Prepare a merge.
 
         Args:
@@ -140,6 +201,8 @@ class _Merging:
             history: the messages of a client that sends the whole conversation; () of one that sends only new ones.
             own: names of the tools that run on the server.
             notes: notes on messages that were left out before.
+            waiting: as of `merge`.
+            repeatable: as of `merge`.
         """
         self._thread = thread
         self._own = own
@@ -149,7 +212,7 @@ class _Merging:
         """None of the client's ids is known to a thread that has messages: it makes new ones each time."""
         self._is_import = bool(history) and (has_unknown_ids or not thread.messages)
         """The client may bring a conversation from elsewhere, with answers that the server never gave."""
-        self._branch = Branch(tree, own=own, is_import=self._is_import)
+        self._branch = Branch(tree, own=own, is_import=self._is_import, waiting=waiting, repeatable=repeatable)
         self._originals = Originals(tree, self._branch)
         self._tree = tree
         self._postponed = self._branch.postponed
@@ -209,8 +272,10 @@ class _Merging:
             else:
                 self._postponed.add(each)
         self._take_postponed_results()
+        if self._branch.has_stale_copy:
+            self._branch.go_behind_answer(self._thread.latest)
         if history and history[-1].message.role != "user":
-            self._branch.complete_turn()
+            self._branch.complete_turn(goes_on=False)
             self._branch.go_to_end_of_answer()
 
     def _take_postponed_results(self) -> None:
@@ -224,8 +289,10 @@ class _Merging:
         if self._makes_ids_anew or is_answered:
             given = self._originals.without_unknown_id(given)
         position = self._originals.of_user(given)
-        if position is None and self._postponed:
+        if position is None:
+            self._branch.go_behind_answer(self._thread.latest)
             self._take_postponed_results()
+            self._branch.go_behind_answer(self._thread.latest)
             position = self._originals.of_user(given)
         if position is None:
             self._branch.append(sent.message)
@@ -272,14 +339,18 @@ class _Merging:
         elif self._is_import and not self._is_known_by_place:
             self._take_postponed_results()
             self._branch.append(sent.message)
+        elif self._branch.goes_on_with_answer(self._thread.latest):
+            self._branch.has_stale_copy = True
+            self.leave_out(sent, DIFFERS_FROM_ANSWER)
         else:
-            self.leave_out(sent, "is no answer that was given in this conversation")
+            self.leave_out(sent, "is no answer that this conversation has: it was withdrawn, or not given here")
 
     def _name_if_other(self, sent: Sent, stored: Message) -> None:
         """Name an answer that is not what was answered: the stored one stands."""
         given = sent.message
         if (given.content and given.content != stored.content) or not has_same_calls(stored, given):
-            self.leave_out(sent, "differs from the answer that was given, which stands")
+            self._branch.has_stale_copy = True
+            self.leave_out(sent, DIFFERS_FROM_ANSWER)
 
     def _take_result(self, sent: Sent) -> None:
         given = sent.message
@@ -287,7 +358,7 @@ class _Merging:
         if not self._branch.has_call(call_id) and not self._branch.go_to_call(call_id):
             self.leave_out(sent, "answers no call of this conversation")
         elif (result := self._branch.result_of(call_id)) is not None:
-            self._postponed.leave_out(call_id, DIFFERS, unless=result)
+            self._postponed.leave_out(call_id, DIFFERS, unless=result, is_own=self._branch.is_own_call(call_id))
         elif (position := self._originals.of_result(given)) is not None:
             self._branch.go_to(position)
         elif self._branch.new and (stored := self._originals.result_elsewhere(given)) is not None:
@@ -297,18 +368,27 @@ class _Merging:
         else:
             self._branch.append(given)
 
+    def _go_to_last_summary(self) -> None:
+        """Take along the summary with which the thread ends, since its run failed: it holds where nobody went back."""
+        latest = self._thread.latest
+        is_summary = latest >= 0 and self._tree.message(latest).role == "summary"
+        if is_summary and self._thread.shown_before(latest) == self._branch.end:
+            self._branch.go_to(latest)
+
     def result(self, sent: Sequence[Sent]) -> Merged:
         """Complete the last turn, and return what became of the client's messages."""
-        self._branch.complete_turn()
+        self._branch.complete_turn(goes_on=False)
+        self._go_to_last_summary()
         for each, why in self._postponed.left_out:
             self.leave_out(each, why)
         stored = self._branch.stored
-        conversation = (*stored, *self._branch.new)
+        conversation, compacted = conversation_of((*stored, *self._branch.new))
         is_shown = not (
             self._notes or self._branch.has_unsent or _lacks_any(sent, stored) or _is_reordered(sent, conversation)
         )
         notes = sorted(self._notes, key=lambda note: int(note.field.rpartition(".")[2]))
-        return Merged(conversation, self._branch.end, tuple(self._branch.new), tuple(notes), is_shown)
+        new, given = tuple(self._branch.new), tuple(self._branch.given)
+        return Merged(tuple(conversation), self._branch.end, new, tuple(notes), is_shown, given, compacted)
 
 
 def _lacks_any(sent: Sequence[Sent], stored: Sequence[Message]) -> bool:

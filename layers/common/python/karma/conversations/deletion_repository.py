@@ -11,6 +11,7 @@ from karma.conversations.items import (
     ThreadItem,
     deleted_pk,
     deletion_key,
+    due_sk,
     head_key,
     listed_sk,
     run_named,
@@ -40,6 +41,7 @@ class ThreadDeletionRepository:
             ThreadItem.title.remove(),
             ThreadItem.title_from.remove(),
             ThreadItem.agent_id.remove(),
+            ThreadItem.queue.remove(),
             ThreadItem.expires_at.remove(),
         ]
         stale = StaleVersion("The thread was changed at the same moment; try again")
@@ -51,7 +53,7 @@ class ThreadDeletionRepository:
             created_at=now,
             updated_at=now,
             gsi1pk=SWEEP_PARTITION,
-            gsi1sk=_due(due_at, key),
+            gsi1sk=due_sk(iso(due_at), key),
         )
         tx.put(deletion, on_fail=stale)
         tx.commit()
@@ -76,7 +78,7 @@ class ThreadDeletionRepository:
 
     def postpone(self, key: ThreadKey, *, due_at: datetime) -> bool:
         """See ThreadDeletions; one update."""
-        actions = [ThreadDeletionItem.attempts.add(1), ThreadDeletionItem.gsi1sk.set(_due(due_at, key))]
+        actions = [ThreadDeletionItem.attempts.add(1), ThreadDeletionItem.gsi1sk.set(due_sk(iso(due_at), key))]
         try:
             update(ThreadDeletionItem(*deletion_key(key)), actions)
         except ConditionFailed:
@@ -93,10 +95,6 @@ class ThreadDeletionRepository:
             tx.commit()
         except ConditionFailed:
             return  # the account's deletion has removed the thread meanwhile
-
-
-def _due(moment: datetime, key: ThreadKey) -> str:
-    return f"{iso(moment)}#{key.user_id}#{key.thread_id}"
 
 
 def _deletion(item: ThreadDeletionItem) -> ThreadDeletion:

@@ -6,8 +6,11 @@
 | deleted thread | THREAD#<user>#<thread> | HEAD | USER#<user>#DELETED / THREAD#<moment>#<thread> |
 | its deletion, until that is finished | THREAD#<user>#<thread> | DELETION | SWEEP#THREADS / <due>#<user>#<thread> |
 | thread made for an Idempotency-Key | USER#<user> | REQUEST#<token> | |
+| state that its application shares | THREAD#<user>#<thread> | STATE | |
 | messages from position n on | THREAD#<user>#<thread> | MSG#<n:08d> | |
 | their next parts, when one item does not hold them | THREAD#<user>#<thread> | MSG#<n:08d>#<part:04d> | |
+
+A draft, a copy of a conversation that a run is about to begin in, is stored as a deleted thread whose deletion is due.
 
 Thread ids may be the client's own, so the user is part of their keys: guessing or reusing an id never gives access to
 another user's thread. The list needs no item of its own: the thread's is in the index by its last activity, which the
@@ -16,16 +19,18 @@ transactions that start and end a run write anyway. A thread from before there w
 
 from __future__ import annotations
 
-from pynamodb.attributes import BinaryAttribute, NumberAttribute, UnicodeAttribute
+from pynamodb.attributes import BinaryAttribute, ListAttribute, NumberAttribute, UnicodeAttribute
 
 from karma.conversations.domain import ThreadKey
 from karma.core.dynamo.items import Item, Key, TableMeta
+from karma.core.dynamo.packed import PackedAttribute
 from karma.core.dynamo.requests import RequestAttributes
 from karma.core.ids import RunId, ThreadId, UserId
 
 HEAD = "HEAD"
 DELETION = "DELETION"
 MESSAGES = "MSG#"
+STATE = "STATE"
 SWEEP_PARTITION = "SWEEP#THREADS"
 LISTED = "THREAD#"
 MESSAGES_SK_CHARS = len(MESSAGES) + 8
@@ -69,6 +74,11 @@ def deletion_key(key: ThreadKey) -> Key:
     return Key(thread_pk(key), DELETION)
 
 
+def due_sk(at: str, key: ThreadKey) -> str:
+    """Return the sort key of a deletion of a thread, by the moment in ISO 8601 when it is due."""
+    return f"{at}#{key.user_id}#{key.thread_id}"
+
+
 def listed_sk(key: ThreadKey, at: str) -> str:
     """Return the sort key of a thread in the list, which sorts by the last activity, a moment in ISO 8601."""
     return f"{LISTED}{at}#{key.thread_id}"
@@ -101,8 +111,21 @@ class ThreadItem(ConversationsItem, discriminator="thread"):
 
     title_asked_at = UnicodeAttribute(null=True)
     """Moment at which a model was asked for a title, which it is once."""
+    queue: ListAttribute[str] = ListAttribute(null=True)
+    """Ids of runs that wait for their turn, texts; absent: none has."""
     last_run_id = UnicodeAttribute(null=True)
     """Its newest run; "": it has had none; absent in threads from before runs named the one before them."""
+    interrupts = UnicodeAttribute(null=True)
+    """JSON list of ids: the questions of its runs that are open; absent: none is."""
+    restored_to = NumberAttribute(null=True)
+    """Position behind which its owner has it go on, while it has as many messages as `restored_size` says."""
+    restored_size = NumberAttribute(null=True)
+    spent_tokens = NumberAttribute(default=0)
+    """Tokens that its ended runs have used."""
+    spent_micros = NumberAttribute(default=0)
+    """Cost of these, in micro-dollars."""
+    max_tokens = NumberAttribute(null=True)
+    max_micros = NumberAttribute(null=True)
     deleted_at = UnicodeAttribute(null=True)
     """The item says only that the thread was deleted, so that nothing begins under its id."""
 
@@ -119,10 +142,17 @@ class ThreadRequestItem(RequestAttributes, ConversationsItem, discriminator="thr
     """The thread that a request with an Idempotency-Key made."""
 
 
+class ThreadStateItem(ConversationsItem, discriminator="thread_state"):
+    """The state that a thread's application shares with it; absent while that is empty."""
+
+    data = BinaryAttribute(legacy_encoding=False)
+    """As `karma.conversations.state.dump_state` makes it."""
+
+
 class MessagesItem(ConversationsItem, discriminator="messages"):
     """Messages that were added together, or a part of them."""
 
-    messages = BinaryAttribute(legacy_encoding=False)
+    messages = PackedAttribute()
     """JSON list, cut anywhere when it has several parts."""
     after = NumberAttribute(null=True)
     """Position of the message that the first one follows; absent: it is the one before it."""

@@ -7,7 +7,7 @@ store may have media that an older release accepted.
 Structure is checked to the end (a truncated file has no end); colours are not decoded. The pixels of a PNG alone are
 inflated, no further than its header announces, and not again when the image's hash is known; a caller with several
 images asks first for the number of bytes (`bytes_to_inflate`), to limit their sum. A PDF is checked by
-its header, its end, and that it is not encrypted; its pages are counted only where they are not compressed.
+its header, its end, and that it is not encrypted, and its pages are counted (karma.core.pdf_pages).
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ import re
 import struct
 import zlib
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager
 from typing import NamedTuple
 
 MAX_MEDIA_CHARS = 5 * 1024 * 1024
@@ -31,6 +32,7 @@ MAX_INFLATED_BYTES = 256 * 1024 * 1024
 MAX_PDF_PAGES = 100
 TAKEN = "PNG, JPEG, GIF and WebP images, PDF and plain text documents"
 
+_UNREAD = "cannot be read here; another program may save it in a way that can"
 _PIECE_BYTES = 16 * 1024
 _INFLATED_BYTES = 256 * 1024
 _MAX_CHECKED = 1024
@@ -104,8 +106,19 @@ def of_bytes(kind: str, raw: bytes, media_type: str = "", *, encoded: str = "", 
         inflates: check pixels, too; else `inflate` has to be called before the medium is used.
 
     Raises:
-        UnreadableMedia: the medium is not one of `TAKEN`, broken, or too large.
+        UnreadableMedia: the medium is not one of `TAKEN`, broken, or too large; nothing else is raised.
     """
+    with _parsing():
+        return _judged(kind, raw, media_type, encoded=encoded, inflates=inflates)
+
+
+def _parsing() -> AbstractContextManager[None]:
+    from karma.core.foreign import parsing  # few conversations have media
+
+    return parsing("media", UnreadableMedia, _UNREAD)
+
+
+def _judged(kind: str, raw: bytes, media_type: str, *, encoded: str, inflates: bool) -> Medium:
     if kind not in ("image", "document"):
         raise UnreadableMedia(f"is {kind}; {TAKEN} are taken")
     if not raw:
@@ -201,15 +214,16 @@ def inflate(raw: bytes) -> None:
     Raises:
         UnreadableMedia: there are more or fewer pixels, or they are damaged.
     """
-    size = bytes_to_inflate(raw)
-    if not size:
-        return
-    pixels = _Pixels(size)
-    for kind, data, _ in _chunks(raw):
-        if kind == b"IDAT":
-            pixels.take(data)
-    if not pixels.are_whole:
-        raise _broken("image/png")
+    with _parsing():
+        size = bytes_to_inflate(raw)
+        if not size:
+            return
+        pixels = _Pixels(size)
+        for kind, data, _ in _chunks(raw):
+            if kind == b"IDAT":
+                pixels.take(data)
+        if not pixels.are_whole:
+            raise _broken("image/png")
     _CHECKED.add(raw)
 
 
@@ -377,7 +391,10 @@ def _check_pdf(raw: bytes) -> None:
         raise UnreadableMedia("is a broken PDF: it ends too early")
     if b"/Encrypt" in raw:
         raise UnreadableMedia("is an encrypted PDF; send it without a password")
-    pages = len(_PAGE.findall(raw))
+    from karma.core.pdf_pages import content_of  # few conversations have any
+
+    content = content_of(raw)
+    pages = content.pages if content else len(_PAGE.findall(raw))
     if pages > MAX_PDF_PAGES:
         raise UnreadableMedia(f"is a PDF of {pages} pages; at most {MAX_PDF_PAGES} are taken")
 

@@ -11,9 +11,10 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
+import orjson
+
 from karma.conversations.domain import Json, Message, Role, ToolCall, is_readable_id
 from karma.conversations.fields import FieldReader
-from karma.core import freeform
 from karma.core.ids import short_id
 
 MAX_MESSAGE_BYTES = 256 * 1024
@@ -95,8 +96,8 @@ def is_placeholder(message: Message) -> bool:
 class MessageReader(FieldReader):
     """Reads the messages of one request; errors that refuse it go to `errors`."""
 
-    deep: Sequence[str]
-    """Paths of members that are nested too deeply."""
+    beyond: Mapping[str, str]
+    """Why members are refused that are beyond a limit of free-form values, by their paths."""
 
     def read(self, given: Sequence[object]) -> tuple[tuple[Sent, ...], tuple[Unread, ...], tuple[Aside, ...]]:
         """Read `messages`: those of the conversation, those that cannot be read, and the application's instructions."""
@@ -111,11 +112,11 @@ class MessageReader(FieldReader):
         present = [(i, role) for i, role in enumerate(roles) if role not in _ASIDE_ROLES and role not in _UNKEPT_ROLES]
         spoken = [(i, role) for i, role in present if not _is_placeholder(given[i])]
         newest = asking(spoken or present)  # where nothing was said, what is wrong with that is told
-        too_deep = {int(found[1]): name for name in self.deep if (found := OF_A_MESSAGE.match(name))}
+        beyond = {int(found[1]): name for name in self.beyond if (found := OF_A_MESSAGE.match(name))}
         for i, raw in enumerate(given):
             before = len(self.errors)
-            if i in too_deep:
-                self.wrong(too_deep[i], freeform.TOO_DEEP)
+            if i in beyond:
+                self.wrong(beyond[i], self.beyond[beyond[i]])
             elif not isinstance(raw, dict):
                 self.wrong(f"messages.{i}", "must be an object")
             else:
@@ -134,8 +135,8 @@ class MessageReader(FieldReader):
         return tuple(sent), tuple(unread), tuple(asides)
 
     def _one(self, raw: Mapping[str, object], i: int, ids: dict[str, int]) -> Sent | Aside | None:
-        at, role, message_id = f"messages.{i}", raw.get("role"), raw.get("id")
-        if not isinstance(role, str) or role not in _ROLES:
+        at, role, message_id = f"messages.{i}", _role(raw), raw.get("id")
+        if role not in _ROLES:
             self.wrong(f"{at}.role", f"must be one of {', '.join(sorted(_ROLES))}")
         elif role in _UNKEPT_ROLES:
             pass  # some libraries give an answer and the thoughts before it one id
@@ -170,8 +171,8 @@ class MessageReader(FieldReader):
             error = self._held_text(error, f"{at}.error")
         if len(self.errors) > before:
             return None
-        if error and content in ("", ()):
-            content = str(error)
+        if error:
+            content = _with_error(content, str(error))
         return Message(
             id=str(message_id),
             role=role,
@@ -267,8 +268,25 @@ def _current(part: Json) -> Json:
 
 
 def _role(raw: object) -> str:
+    """Return a message's role; what a subagent has said is not of the conversation, and has that of what is shown."""
     role = raw.get("role") if isinstance(raw, dict) else None
-    return role if isinstance(role, str) else ""
+    if not isinstance(raw, dict) or not isinstance(role, str):
+        return ""
+    return "activity" if role in {"assistant", "tool"} and raw.get("subagentRunId") else role
+
+
+def _with_error(content: str | tuple[Json, ...], error: str) -> str | tuple[Json, ...]:
+    """Return the content of a failed result with why it failed, in front of what it has besides.
+
+    Nothing is added to one that says it: a client that was shown the result sends it back so.
+    """
+    parts = [content] if isinstance(content, str) else [str(part["text"]) for part in content if "text" in part]
+    told = "\n".join(parts)
+    if told == error or told.startswith(f"{error}\n") or orjson.dumps(error).decode() in told:
+        return content
+    if not isinstance(content, str):
+        return ({"type": "text", "text": error}, *content)
+    return f"{error}\n{content}" if content.strip() else error
 
 
 def _is_placeholder(raw: object) -> bool:

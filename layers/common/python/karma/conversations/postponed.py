@@ -43,10 +43,10 @@ class PostponedResults:
         """Forget all results."""
         self._by_call.clear()
 
-    def leave_out(self, call_id: str, why: str, *, unless: Message | None = None) -> None:
-        """Remove the results of a call, and name those that do not say the same as a message."""
+    def leave_out(self, call_id: str, why: str, *, unless: Message | None = None, is_own: bool = False) -> None:
+        """Remove the results of a call, and name those that do not say the same as a message, as `is_same_result`."""
         for each in self._by_call.pop(call_id, ()):
-            if unless is None or not is_same_result(unless, each.message):
+            if unless is None or not is_same_result(unless, each.message, is_own=is_own):
                 self.left_out.append((each, why))
 
     def agree(self, path: Iterable[Message], own: Collection[str]) -> bool:

@@ -7,6 +7,7 @@ store. Its result satisfies:
 
 - it begins with a turn of the user, and no message is empty;
 - the ids of tool calls are unique and consist of characters that the API accepts;
+- so do their names: a name that it refuses, which a model made up or a client brought, is shown as one that is like it;
 - the results of an assistant's calls follow it directly, in the order of the calls, one each; a call without a result
   gets `UNANSWERED`, a result without a call is left out;
 - a turn's `blocks` name the same calls as its `tool_calls`.
@@ -21,7 +22,7 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
-from karma.conversations.domain import Json, Message, ToolCall
+from karma.conversations.domain import Json, Message, ToolCall, whole_arguments
 from karma.core import freeform
 
 UNANSWERED = '{"error":"This call was not answered."}'
@@ -31,7 +32,9 @@ GREETED = "(The assistant opens the conversation.)"
 """User's turn that is added when a thread begins with the assistant's greeting."""
 
 _CALL_ID = re.compile(r"[a-zA-Z0-9_-]{1,64}")
-_CALL_NAME = re.compile(r"[a-zA-Z0-9_-]{1,64}")
+_MAX_NAME_CHARS = 64
+_NOT_IN_NAMES = re.compile(r"[^a-zA-Z0-9_-]")
+_NAMELESS = "nameless"
 
 
 @dataclass
@@ -107,16 +110,27 @@ def _is_blank(content: str | Sequence[Json]) -> bool:
 
 
 def _speaks(blocks: Sequence[Json]) -> bool:
-    return any(block.get("type") == "text" and str(block.get("text") or "").strip() for block in blocks)
+    """Tell whether blocks of an answer say something, or call a tool that the provider runs itself."""
+    return any(
+        block.get("type") == "server_tool_use" or (block.get("type") == "text" and str(block.get("text") or "").strip())
+        for block in blocks
+    )
 
 
 def _calls(message: Message) -> list[ToolCall]:
-    """Return the calls of a turn that a model can be shown: those with a valid name, each id once."""
+    """Return the calls of a turn as a model can be shown them: with valid names, each id once.
+
+    None is left out for its name: without the call and its result the model would make it again and again.
+    """
     found: dict[str, ToolCall] = {}
     for call in message.tool_calls:
-        if _CALL_NAME.fullmatch(call.name):
-            found.setdefault(call.id, call)
+        found.setdefault(call.id, call._replace(name=shown_name(call.name)))
     return list(found.values())
+
+
+def shown_name(name: str) -> str:
+    """Return the name under which a model is shown a call: its own, or one like it that APIs accept."""
+    return _NOT_IN_NAMES.sub("_", name)[:_MAX_NAME_CHARS] or _NAMELESS
 
 
 def _renamed(message: Message, calls: Sequence[ToolCall], taken: dict[str, int]) -> Message:
@@ -163,10 +177,8 @@ def tool_use(call: ToolCall, arguments: Json | None = None) -> Json:
 
 def arguments_of(text: str) -> Json:
     """Parse the arguments of a call; a text that is no JSON object becomes `{"unreadable": text}`."""
-    if not text.strip():
-        return {}
     try:
-        value = freeform.loads(text, levels=freeform.MAX_LEVELS + 1, replace_surrogates=True)
+        value = freeform.loads(whole_arguments(text), levels=freeform.MAX_LEVELS + 1, replace_surrogates=True)
     except ValueError:
         value = None
     return value if isinstance(value, dict) else {"unreadable": text}

@@ -9,7 +9,7 @@ from datetime import datetime
 
 from pynamodb.expressions.condition import Condition
 
-from karma.conversations.domain import Thread, ThreadHead, ThreadKey, ThreadPlace, TitleSource
+from karma.conversations.domain import Thread, ThreadChange, ThreadHead, ThreadKey, ThreadPlace
 from karma.conversations.items import (
     HEAD,
     LISTED,
@@ -21,9 +21,9 @@ from karma.conversations.items import (
     thread_pk,
     threads_pk,
 )
-from karma.conversations.reading import head_of, read_whole
+from karma.conversations.reading import head_of, read_head, read_whole
 from karma.core.clock import epoch_ms, iso
-from karma.core.dynamo.access import get, query, update
+from karma.core.dynamo.access import query, update
 from karma.core.dynamo.failures import ConditionFailed
 from karma.core.dynamo.requests import note_request, noted, request_key
 from karma.core.dynamo.transaction import Transaction
@@ -38,8 +38,7 @@ class ThreadRepository:
 
     def get(self, key: ThreadKey) -> ThreadHead | None:
         """See Threads; one Get."""
-        item = get(ThreadItem, head_key(key), consistent=True)
-        return head_of(item) if item is not None and not item.deleted_at else None
+        return read_head(key)
 
     def whole(self, key: ThreadKey) -> tuple[ThreadHead | None, Thread] | None:
         """See Threads; one Query a megabyte."""
@@ -80,6 +79,8 @@ class ThreadRepository:
             last_run_id=RunId(""),
             created_at=now,
             updated_at=now,
+            max_tokens=head.spending.max_tokens,
+            max_micros=head.spending.max_cost_micros,
             gsi1pk=threads_pk(key.user_id),
             gsi1sk=listed_sk(key, now),
         )
@@ -88,15 +89,23 @@ class ThreadRepository:
         tx.put(item, on_fail=AlreadyExists("The thread exists, or did until it was deleted; take another id"))
         tx.commit()
 
-    def rename(self, key: ThreadKey, title: str, *, by: TitleSource, version: int | None, at: datetime) -> ThreadHead:
+    def change(self, key: ThreadKey, change: ThreadChange, *, version: int | None, at: datetime) -> ThreadHead:
         """See Threads; one update."""
         condition: Condition = ThreadItem.pk.exists() & ThreadItem.deleted_at.does_not_exist()
         condition &= ThreadItem.expires_at.does_not_exist() | (ThreadItem.expires_at > epoch_ms(at) // 1000)
         if version is not None:
             condition &= ThreadItem.version == version
-        actions = [ThreadItem.title.set(title), ThreadItem.title_from.set(by.value)]
+        title = []
+        if change.title is not None:
+            title = [ThreadItem.title.set(change.title), ThreadItem.title_from.set(change.title_from.value)]
+        limits = [
+            attribute.remove() if most is None else attribute.set(most)
+            for attribute, most in zip(
+                (ThreadItem.max_tokens, ThreadItem.max_micros), change.limits or (), strict=False
+            )
+        ]
         try:
-            return head_of(update(ThreadItem(*head_key(key)), actions, condition))
+            return head_of(update(ThreadItem(*head_key(key)), [*title, *limits], condition))
         except ConditionFailed as exc:
             head = self.get(key)
             if head is None or head.is_over(at):

@@ -9,13 +9,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from karma.conversations.copies import is_same_content
-from karma.conversations.domain import Json, Message, ToolCall
+from karma.conversations.domain import Json, Message, ToolCall, whole_arguments
 from karma.core import freeform
 
 
-def is_same_result(stored: Message, given: Message) -> bool:
-    """Tell whether a client's result says the same as a stored one, under whatever id."""
-    return stored.failed == given.failed and is_same_output(stored.content, given.content)
+def is_same_result(stored: Message, given: Message, *, is_own: bool = False) -> bool:
+    """Tell whether a client's result says the same as a stored one, under whatever id.
+
+    A copy of a failed one `is_own`, of a call of the server's tools, need not say that it failed: the event that
+    brought it has no field for that, so clients keep its words alone. Of its own tools' results they know which failed.
+    """
+    says_how = stored.failed == given.failed or (is_own and stored.failed)
+    return says_how and is_same_output(stored.content, given.content)
 
 
 def is_same_output(stored: str | Sequence[Json], given: str | Sequence[Json]) -> bool:
@@ -33,7 +38,7 @@ def has_same_calls(stored: Message, given: Message) -> bool:
 
 
 def _is_same_call(stored: ToolCall, given: ToolCall) -> bool:
-    ours, theirs = stored.arguments.strip() or "{}", given.arguments.strip() or "{}"
+    ours, theirs = whole_arguments(stored.arguments).strip(), whole_arguments(given.arguments).strip()
     return stored.name == given.name and (ours == theirs or _is_same_json(ours, theirs))
 
 
@@ -50,7 +55,7 @@ def _is_same_json(stored: str, given: str) -> bool:
         return False
     try:
         return _is_same_value(freeform.loads(stored), freeform.loads(given))
-    except (freeform.NotJson, freeform.TooDeep):
+    except (freeform.NotJson, freeform.OutOfBounds):
         return False
 
 

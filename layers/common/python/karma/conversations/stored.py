@@ -38,6 +38,10 @@ def _json(message: Message) -> dict[str, Any]:
         data["blocks"] = list(message.blocks)
     if message.model:
         data["model"] = message.model
+    if message.tokens:
+        data["tokens"] = message.tokens
+    if message.keeps:
+        data["keeps"] = message.keeps
     return data
 
 
@@ -52,6 +56,8 @@ def _message(data: dict[str, Any]) -> Message:
         failed=data.get("failed", False),
         blocks=blocks,
         model=data.get("model", ""),
+        tokens=data.get("tokens", 0),
+        keeps=data.get("keeps", 0),
     )
 
 

@@ -13,6 +13,7 @@ from karma.conversations.items import ThreadItem, head_key
 from karma.core.clock import iso
 from karma.core.dynamo.failures import ConditionFailed
 from karma.core.dynamo.transaction import Transaction
+from karma.core.ids import new_id
 
 
 class TitleRepository:
@@ -24,7 +25,7 @@ class TitleRepository:
         Raises:
             QuotaExceeded: the owner's plan has less left; nothing was noted.
         """
-        tx = Transaction()
+        tx = Transaction(token=new_id())
         asked = [ThreadItem.title_asked_at.set(iso(at))]
         tx.update(ThreadItem(*head_key(key)), asked, _is_untitled() & ThreadItem.title_asked_at.does_not_exist())
         reserve_usage(tx, [reservation])
@@ -40,7 +41,7 @@ class TitleRepository:
         What was reserved is corrected in any case. "" is no title.
         """
         if title:
-            tx = Transaction()
+            tx = Transaction(token=new_id())
             given = [ThreadItem.title.set(title), ThreadItem.title_from.set(TitleSource.MODEL.value)]
             tx.update(ThreadItem(*head_key(key)), given, _is_untitled())
             adjust_usage(tx, [correction])
@@ -50,7 +51,7 @@ class TitleRepository:
                 pass  # its owner has named it, or deleted it
             else:
                 return True
-        tx = Transaction()
+        tx = Transaction(token=new_id())
         adjust_usage(tx, [correction])
         tx.commit()
         return False

@@ -42,8 +42,11 @@ class Tree:
 
     def __init__(self, thread: Thread) -> None:
         self._thread = thread
+        self.restored_to = thread.restored_to
         self.children: dict[int, list[int]] = {}
         """Positions of the messages that follow each one directly."""
+        self.answering: dict[int, list[int]] = {}
+        """Those of them that are no words of a user."""
         self.by_id: dict[str, list[int]] = {}
         self.by_call: dict[str, list[int]] = {}
         """Positions of answers by the ids of their calls."""
@@ -54,7 +57,11 @@ class Tree:
         """For each message the last one that is not hidden on the path from the root to it, itself included."""
         self._candidates: dict[tuple[int, Name], list[int]] = {}
         """Positions that may come next after a shown message, by that message and their name, the nearest first."""
-        self._ruled_out: dict[tuple[int, Name], int] = {}
+        self._last_said: list[int] = []
+        """For each message the last one of a user on the path from the root to it, itself included."""
+        self._in_turns: dict[tuple[int, Name], list[int]] | None = None
+        """Positions by the user's message before them and their name, the nearest first; None: not needed so far."""
+        self._ruled_out: dict[tuple[bool, int, Name], int] = {}
         """Number of the first candidates that no later search can reach, see `nearest`."""
         for position, message in enumerate(thread.messages):
             self._add(position, message)
@@ -66,6 +73,8 @@ class Tree:
         parent = self._thread.parent(position)
         is_shown = not is_hidden(message)
         self.children.setdefault(parent, []).append(position)
+        if message.role != "user":
+            self.answering.setdefault(parent, []).append(position)
         self.by_id.setdefault(message.id, []).append(position)
         for call in message.tool_calls:
             self.by_call.setdefault(call.id, []).append(position)
@@ -74,6 +83,7 @@ class Tree:
         self._depths.append(self.depth(parent) + 1)
         shown_before = self._last_shown_at(parent)
         self._last_shown.append(position if is_shown else shown_before)
+        self._last_said.append(position if message.role == "user" else self._last_said_at(parent))
         for name in _names(message, is_shown=is_shown):
             self._candidates.setdefault((shown_before, name), []).append(position)
 
@@ -101,6 +111,17 @@ class Tree:
         """Count the messages that `nearest` would look at in the worst case."""
         return len(self._candidates.get((self._last_shown_at(start), name), ()))
 
+    def _positions_in_turns(self) -> dict[tuple[int, Name], list[int]]:
+        if self._in_turns is None:
+            self._in_turns = {}
+            for position, message in enumerate(self._thread.messages):
+                said_before = self._last_said_at(self._thread.parent(position))
+                for name in _names(message, is_shown=False):
+                    self._in_turns.setdefault((said_before, name), []).append(position)
+            for candidates in self._in_turns.values():
+                candidates.sort(key=self._nearest_first)
+        return self._in_turns
+
     def nearest(
         self,
         start: int,
@@ -109,6 +130,7 @@ class Tree:
         *,
         within: int | None = None,
         may_go: Callable[[int], bool] | None = None,
+        in_turn: bool = False,
     ) -> int | None:
         """Find the nearest message of this name that may come next after `start`; of several equally near the latest.
 
@@ -121,9 +143,11 @@ class Tree:
             is_meant: tells which messages of the name qualify; None: all.
             within: greatest depth of the message; None: unlimited.
             may_go: tells which positions qualify by the path to them; None: all.
+            in_turn: all messages but a user's may be in between, also those that are not hidden.
         """
-        key = (self._last_shown_at(start), name)
-        candidates = self._candidates.get(key, [])
+        before = self._last_said_at(start) if in_turn else self._last_shown_at(start)
+        key = (in_turn, before, name)
+        candidates = (self._positions_in_turns() if in_turn else self._candidates).get((before, name), [])
         first_deeper = bisect_left(candidates, self.depth(start) + 1, key=self.depth)
         all_ruled_out = True
         for i in range(max(first_deeper, self._ruled_out.get(key, 0)), len(candidates)):
@@ -146,6 +170,9 @@ class Tree:
     def _nearest_first(self, position: int) -> tuple[int, int]:
         return self._depths[position], -position
 
+    def _last_said_at(self, position: int) -> int:
+        return self._last_said[position] if position >= 0 else -1
+
     def _last_shown_at(self, position: int) -> int:
         return self._last_shown[position] if position >= 0 else -1
 
@@ -156,8 +183,8 @@ def is_blank(message: Message) -> bool:
 
 
 def is_hidden(message: Message) -> bool:
-    """Tell whether clients may leave out a message: it is a result, or an answer that makes calls and says nothing."""
-    return message.role == "tool" or (message.role == "assistant" and not _has_content(message))
+    """Tell whether clients may leave out a message: a result, a summary, or an answer that calls and says nothing."""
+    return message.role in {"tool", "summary"} or (message.role == "assistant" and not _has_content(message))
 
 
 def _has_content(message: Message) -> bool:
@@ -170,6 +197,8 @@ def _has_content(message: Message) -> bool:
 def _names(message: Message, *, is_shown: bool) -> list[Name]:
     if message.role == "tool":
         return [Name("result of call", message.tool_call_id)]
+    if message.role == "summary":
+        return []
     if message.role == "user":
         keys = keys_of(message.content)
         contents = [Name("user content", key) for key in keys]

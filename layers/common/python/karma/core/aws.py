@@ -12,9 +12,11 @@ import botocore.session
 from botocore.config import Config
 
 if TYPE_CHECKING:
+    from botocore.credentials import ReadOnlyCredentials
     from mypy_boto3_dynamodb import DynamoDBClient
     from mypy_boto3_iot import IoTClient
     from mypy_boto3_iot_data import IoTDataPlaneClient
+    from mypy_boto3_kms import KMSClient
     from mypy_boto3_s3 import S3Client
     from mypy_boto3_secretsmanager import SecretsManagerClient
     from mypy_boto3_sesv2 import SESV2Client
@@ -65,21 +67,39 @@ def client(service: Literal["sesv2"], *, endpoint_url: str = "") -> SESV2Client:
 @overload
 def client(service: Literal["iot-data"], *, endpoint_url: str = "") -> IoTDataPlaneClient: ...
 @overload
+def client(service: Literal["kms"], *, endpoint_url: str = "") -> KMSClient: ...
+@overload
 def client(service: Literal["apigatewaymanagementapi"], *, endpoint_url: str = "") -> Any: ...
 def client(service: str, *, endpoint_url: str = "") -> Any:
     """Return the process's client of a service; region and credentials come from the environment.
 
     `endpoint_url` is for services whose host is an account's own (IoT data); empty means the service's usual one.
     """
-    global _session
     key = (service, endpoint_url)
     if key not in _clients:
-        if _session is None:
-            _session = botocore.session.Session()
-        _clients[key] = _session.create_client(
+        _clients[key] = _own_session().create_client(
             service, config=_CONFIGS.get(service, _CONFIG), endpoint_url=endpoint_url or None
         )
     return _clients[key]
+
+
+def credentials() -> ReadOnlyCredentials:
+    """Return the credentials of now, for a client of ours that signs by itself (karma.integrations.pushes)."""
+    found = _own_session().get_credentials()
+    assert found is not None  # noqa: S101  as for any client, the environment has them
+    return found.get_frozen_credentials()
+
+
+def region() -> str:
+    """Return the region that clients sign for."""
+    return str(_own_session().get_config_variable("region"))
+
+
+def _own_session() -> botocore.session.Session:
+    global _session
+    if _session is None:
+        _session = botocore.session.Session()
+    return _session
 
 
 def on_reset(hook: Callable[[], None]) -> None:

@@ -13,12 +13,14 @@ AppError(code, status, retryable)
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import ClassVar
+from typing import ClassVar, Final
 
 MAX_TOLD = 100
 """Entries of an answer's list of errors or of skipped parts at the most: it must not grow with the request."""
 MAX_FOUND = 10_000
 """Entries that a reader collects at the most; then it stops."""
+PARSER_REPORTS: Final[list[Callable[[str, Exception], None]]] = []
+"""Tell of a parser, by its name, what it should not have raised (karma.core.foreign): parsers only compute."""
 _FIELD_CHARS = 256
 _MESSAGE_CHARS = 1024
 
@@ -89,6 +91,14 @@ class ValidationFailed(AppError):
         [entry, *_] = self.details or [{}]
         return str(entry["message"]) if isinstance(entry, Mapping) and "message" in entry else self.message
 
+    def renamed(self, names: Mapping[str, str]) -> ValidationFailed:
+        """Return the same error about fields that the caller knows by other names, given by the names here."""
+        entries = [
+            {**entry, "field": names.get(str(entry["field"]), entry["field"])} if isinstance(entry, Mapping) else entry
+            for entry in self.details or []
+        ]
+        return ValidationFailed(self.message, details=entries)
+
     @classmethod
     def together(cls, *judges: Callable[[], object]) -> None:
         """Run several checks of one request, and report the entries of all of them.
@@ -157,6 +167,13 @@ class StaleVersion(Conflict):
     """The caller's change is based on an older version than the stored one."""
 
     code = "STALE_VERSION"
+
+
+class PreconditionFailed(AppError):
+    """The request's own condition does not hold: what it changes is not there, or what it makes is."""
+
+    status = 412
+    code = "PRECONDITION_FAILED"
 
 
 class InvalidTransition(Conflict):

@@ -50,6 +50,7 @@ FIELDS: Mapping[str, Any] = {
     "order": "desc",
     "sort": "created_at",
     "if-match": '"3"',
+    "if-none-match": "*",
     "email": "ada@example.com",
     "accepted": True,
     "tags": ["tomatoes"],

@@ -55,11 +55,15 @@ _PASSING = frozenset(
         "InternalServerError",
         "InternalServerErrorException",
         "InternalServiceError",
+        # Credentials of a role's session that the service does not know: just made, or just renewed elsewhere.
+        "InvalidAccessKeyId",
+        "InvalidClientTokenId",
         "RequestExpired",
         "RequestTimeout",
         "RequestTimeoutException",
         "ServiceUnavailable",
         "ServiceUnavailableException",
+        "UnrecognizedClientException",
     }
 )
 _NO_ANSWER = (

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from enum import StrEnum
 
 from karma.core.clock import monotonic
 from karma.core.errors import NotFound
 from karma.core.observability import logger
+from karma.core.records import Record
 
 APP = "karma-cloud"
 VERSION = "0.1.0"
@@ -24,8 +24,7 @@ class Status(StrEnum):
     """This function cannot reach the component; the health endpoint of another one tells."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Finding:
+class Finding(Record, kw_only=True):
     """One component's state."""
 
     status: Status
@@ -39,8 +38,7 @@ Probe = Callable[[], None]
 """Calls a component; raises when it does not answer."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class HealthComponent:
+class HealthComponent(Record, kw_only=True):
     """A component whose health can be asked for. Without a probe it is listed as `not_checked`."""
 
     probe: Probe | None

@@ -7,6 +7,7 @@ import os
 import re
 import time
 from datetime import datetime
+from hashlib import sha256
 from typing import NewType
 
 from karma.core.clock import epoch_ms
@@ -29,8 +30,19 @@ _UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12
 
 def new_id() -> str:
     """Make a UUIDv7 (RFC 9562): 48 bits of milliseconds, then 74 random bits from the operating system."""
-    random = int.from_bytes(os.urandom(10), "big")
-    value = (time.time_ns() // 1_000_000 & (1 << 48) - 1) << 80 | random
+    return _uuid7(time.time_ns() // 1_000_000, os.urandom(10))
+
+
+def derived_id(at: datetime, *names: str) -> str:
+    """Make the UUIDv7 of something that happened: the same names at the same millisecond give the same id.
+
+    Whoever knows the names knows the id: it is no secret.
+    """
+    return _uuid7(epoch_ms(at), sha256("\0".join(names).encode()).digest()[:10])
+
+
+def _uuid7(milliseconds: int, rest: bytes) -> str:
+    value = (milliseconds & (1 << 48) - 1) << 80 | int.from_bytes(rest, "big")
     value = value & ~(0xF << 76) | 0x7 << 76
     value = value & ~(0x3 << 62) | 0x2 << 62
     text = f"{value:032x}"
@@ -54,3 +66,8 @@ def short_id() -> str:
 def is_id(text: str) -> bool:
     """Tell whether the text is a lower-case UUID; texts that are not must not become part of a key."""
     return _UUID.fullmatch(text) is not None
+
+
+def made_ms(some_id: str) -> int:
+    """Return the millisecond since 1970 at which an id was made, by what it says itself; 0: it is no id of ours."""
+    return int(some_id[:8] + some_id[9:13], 16) if is_id(some_id) else 0

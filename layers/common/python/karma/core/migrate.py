@@ -15,10 +15,11 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from botocore.exceptions import ClientError
+
+from karma.core.records import Record
 
 if TYPE_CHECKING:
     from mypy_boto3_dynamodb import DynamoDBClient
@@ -29,8 +30,7 @@ Direction = Literal["up", "down"]
 _PAGE = 100
 
 
-@dataclass(frozen=True, kw_only=True)
-class MigrationStep:
+class MigrationStep(Record, kw_only=True):
     """Brings items of one type from schema `schema - 1` to `schema` and back."""
 
     table: str
@@ -41,8 +41,7 @@ class MigrationStep:
     down: Callable[[Attributes], Attributes]
 
 
-@dataclass(frozen=True, kw_only=True)
-class Report:
+class Report(Record, kw_only=True):
     """Result of one step."""
 
     step: MigrationStep

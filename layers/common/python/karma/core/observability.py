@@ -15,6 +15,7 @@ from aws_lambda_powertools.metrics import MetricUnit
 from aws_lambda_powertools.metrics.provider.cloudwatch_emf.cloudwatch import AmazonCloudWatchEMFProvider
 
 from karma.core.clock import SystemClock
+from karma.core.errors import PARSER_REPORTS
 
 
 class _ConsoleFormatter(LambdaPowertoolsFormatter):
@@ -71,6 +72,14 @@ def count(name: str, value: int = 1, **dimensions: str) -> None:
     fact.add_metric(name=name, unit=MetricUnit.Count, value=value)
     with _whether_or_not_it_is_heard():
         fact.flush_metrics()
+
+
+def _parser_failed(parser: str, failure: Exception) -> None:
+    logger.error("parser.failed", parser=parser, exc_info=failure)
+    count("ParserFailed", parser=parser)
+
+
+PARSER_REPORTS[:] = [_parser_failed]
 
 
 def _whether_or_not_it_is_heard() -> suppress:

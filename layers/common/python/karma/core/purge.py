@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from datetime import datetime
 from typing import Protocol
 
 from karma.core import contexts
 from karma.core.clock import monotonic
 from karma.core.ids import UserId
+from karma.core.records import Record
 
 
-@dataclass(frozen=True, kw_only=True)
-class PurgeAttempt:
+class PurgeAttempt(Record, kw_only=True):
     """One attempt to delete an account's data; it may end at any point, the next one continues."""
 
     user_id: UserId

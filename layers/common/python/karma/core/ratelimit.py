@@ -11,19 +11,19 @@ import ipaddress
 import math
 from collections import OrderedDict
 from collections.abc import Iterator
-from dataclasses import dataclass
 from datetime import datetime, timedelta
+from functools import cached_property
 from typing import Protocol
 
 from karma.core.clock import epoch_ms
+from karma.core.records import Record
 
 _MILLISECOND = timedelta(milliseconds=1)
 _IPV6_PREFIX = 64
 _MAX_LOCAL = 10_000
 
 
-@dataclass(frozen=True, slots=True)
-class Limit:
+class Limit(Record):
     """`amount` requests at once, and as many again spread over `per`."""
 
     name: str
@@ -31,19 +31,18 @@ class Limit:
     amount: int
     per: timedelta
 
-    @property
+    @cached_property
     def interval_ms(self) -> int:
         """Milliseconds until the place of one request is free again."""
         return max(1, self.per // _MILLISECOND // self.amount)
 
-    @property
+    @cached_property
     def size_ms(self) -> int:
         """Milliseconds by which the moment at which the bucket is full may be ahead of now."""
         return self.amount * self.interval_ms
 
 
-@dataclass(frozen=True, slots=True)
-class Decision:
+class Decision(Record):
     """Answer of a bucket to one request."""
 
     limit: Limit

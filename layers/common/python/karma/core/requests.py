@@ -11,13 +11,13 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Final
 
 import orjson
 
 from karma.core.errors import Conflict, Gone
+from karma.core.records import Record
 
 RETENTION: Final = timedelta(hours=25)
 """Life of a record. An answer is kept for 24 hours from its end (karma.http.idempotency), and what it says of a large
@@ -42,14 +42,13 @@ def no_longer(made_id: str | None) -> Gone:
     )
 
 
-@dataclass(frozen=True, kw_only=True)
-class IdempotencyKey:
+class IdempotencyKey(Record, kw_only=True):
     """Name that all repeats of a request share; the same value of another caller or route is another key."""
 
     caller: str
     """Id of the user for whom the request is made."""
     route: str
-    """Path of the route, as a template, or name of the tool."""
+    """Path of the request's operation, with the ids in it, or name of the tool."""
     value: str
     """The header `Idempotency-Key`, or what names a tool's call."""
 
@@ -59,8 +58,7 @@ class IdempotencyKey:
         return hashlib.sha256("\0".join((self.caller, self.route, self.value)).encode()).hexdigest()
 
 
-@dataclass(frozen=True, kw_only=True)
-class RepeatableRequest:
+class RepeatableRequest(Record, kw_only=True):
     """A request with an Idempotency-Key, as its record is compared with it."""
 
     key: IdempotencyKey

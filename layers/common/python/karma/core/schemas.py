@@ -16,13 +16,20 @@ from karma.core.freeform import TOO_DEEP, is_deeper
 from karma.core.lines import LINE, WORDS, shows
 from karma.core.wording import form
 
-_DATE = re.compile(r"\d{4}-\d\d-\d\d")
+_DATE = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}")
 
 
 def _written_out(value: object) -> object:
     # Pydantic also reads numbers, as seconds or milliseconds by their size: not what the description says.
     if not (isinstance(value, str) and _DATE.match(value)):
         raise ValueError("a date is text as ISO 8601 writes it: 2026-01-31, 2026-01-31T12:00:00Z")
+    return value
+
+
+def _day_alone(value: object) -> object:
+    # Pydantic also reads a moment at midnight as a date, whatever its offset.
+    if not (isinstance(value, str) and _DATE.fullmatch(value)):
+        raise ValueError("a day is text as ISO 8601 writes it: 2026-01-31")
     return value
 
 
@@ -35,11 +42,18 @@ would end an attribute of HTML.
 Other characters must be percent-encoded, names of hosts in IDNA's form.
 """
 
+SERVER_URL = form(
+    r"^https?://(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?)(:[0-9]{1,5})?"
+    r"([/?][A-Za-z0-9._~:/?\[\]@!$&'()*+,;=%-]*)?$",
+    "must be an http: or https: URL without a user and without a fragment",
+)
+"""Form of the URL of a server that an account names; karma.core.addresses says which of them can be."""
+
 Moment = Annotated[AwareDatetime, BeforeValidator(_written_out), AfterValidator(in_utc)]
 """A moment, ISO 8601 with an offset or `Z`, converted to UTC, in which it is in the years 1 to 9999."""
 ShownMoment = Annotated[str, Field(json_schema_extra={"format": "date-time"})]
 """A moment as answers show it (karma.core.clock.iso)."""
-Day = Annotated[date, BeforeValidator(_written_out)]
+Day = Annotated[date, BeforeValidator(_day_alone)]
 """A date, ISO 8601: `2026-01-31`."""
 Whole = Annotated[int, Field(strict=True)]
 """A JSON number without a fraction; pydantic alone would also read text and booleans."""

@@ -2,8 +2,7 @@
 
 A function declares the variables that it needs, and no others:
 
-    @dataclass(frozen=True, kw_only=True)
-    class Settings(FunctionSettings):
+    class Settings(FunctionSettings, kw_only=True):
         devices_table: str            # DEVICES_TABLE, required
         mqtt_port: int = 8883         # MQTT_PORT, optional
 
@@ -14,8 +13,10 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import MISSING, dataclass, fields
+from dataclasses import MISSING, fields
 from typing import Any, TypeVar
+
+from karma.core.records import Record
 
 _S = TypeVar("_S", bound="FunctionSettings")
 _READERS: Mapping[str, Any] = {"str": str, "int": int, "float": float}
@@ -25,12 +26,16 @@ class SettingsError(RuntimeError):
     """A variable is missing or unreadable; its name is in the message, its value never."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class FunctionSettings:
+class FunctionSettings(Record, kw_only=True):
     """Settings that every function has."""
 
     stage: str
     """Name of the deployment: `local`, `dev`, `prod` or a developer's own."""
+
+
+def library_path() -> dict[str, str]:
+    """Return the variable by which this interpreter finds its libraries: the whole environment of a child process."""
+    return {name: os.environ[name] for name in ("LD_LIBRARY_PATH",) if name in os.environ}
 
 
 def load(cls: type[_S], env: Mapping[str, str] | None = None) -> _S:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NotRequired, TypedDict
 from pydantic import Field
 
 from karma.core.clock import from_epoch_ms, iso
+from karma.devices.bulk import BulkCommand, BulkResult, BulkStatus, state_of
 from karma.devices.domain import (
     Command,
     CommandStatus,
@@ -18,9 +19,6 @@ from karma.devices.domain import (
     DeviceStatus,
     LateResult,
     Latest,
-    Point,
-    Resolution,
-    TelemetryPoint,
 )
 
 if TYPE_CHECKING:
@@ -56,10 +54,10 @@ class DeviceView(TypedDict):
     serial_number: str
     firmware_version: str | None
     last_heartbeat: str | None
-    capabilities: dict[str, Any]
-    hardware: dict[str, Any]
-    network: dict[str, Any]
-    location: dict[str, Any] | None
+    capabilities: Mapping[str, Any]
+    hardware: Mapping[str, Any]
+    network: Mapping[str, Any]
+    location: Mapping[str, Any] | None
     tags: list[str]
     latest: dict[str, ReadingView]
     created_at: str
@@ -81,10 +79,10 @@ def device_view(current: CurrentDevice) -> DeviceView:
         "serial_number": device.serial_number,
         "firmware_version": latest.firmware_version or device.firmware_version,
         "last_heartbeat": _time(latest.last_seen_ms),
-        "capabilities": dict(device.capabilities),
-        "hardware": dict(device.hardware),
-        "network": dict(device.network),
-        "location": _object(device.location),
+        "capabilities": device.capabilities,
+        "hardware": device.hardware,
+        "network": device.network,
+        "location": device.location,
         "tags": list(device.tags),
         "latest": readings_view(latest),
         "created_at": device.created_at,
@@ -173,49 +171,6 @@ def latest_data(current: CurrentDevice) -> LatestData:
     }
 
 
-class PointView(TypedDict):
-    """A point of telemetry: a raw one has `value`, a bucket the others. `metric` is there when none was asked for.
-
-    A bucket begins at a full UTC hour or day. It is `partial` when the range, or what is kept, covers only a part of
-    it, or when it is not over yet.
-    """
-
-    metric: NotRequired[str]
-    ts: str
-    value: NotRequired[float]
-    count: NotRequired[int]
-    min: NotRequired[float]
-    max: NotRequired[float]
-    avg: NotRequired[float]
-    partial: NotRequired[bool]
-
-
-def point_view(point: TelemetryPoint, *, named: bool) -> PointView:
-    """Render a point or a bucket, with the name of its metric or without it."""
-    shown: PointView
-    if isinstance(point, Point):
-        shown = {"ts": iso(from_epoch_ms(point.ts)), "value": point.value}
-    else:
-        shown = {
-            "ts": iso(from_epoch_ms(point.ts)),
-            "count": point.samples,
-            "min": point.least,
-            "max": point.greatest,
-            "avg": point.average,
-            "partial": point.partial,
-        }
-    return {"metric": point.metric, **shown} if named else shown
-
-
-class TelemetryData(TypedDict):
-    """Points in time order."""
-
-    points: list[PointView]
-    resolution: Resolution
-    limit: int
-    next_cursor: str | None
-
-
 class LateResultView(TypedDict):
     """Answer of the device after the command had ended otherwise; it changes nothing else."""
 
@@ -286,6 +241,103 @@ class CommandListData(TypedDict):
     """A page of commands, newest first."""
 
     commands: list[CommandView]
+    limit: int
+    next_cursor: str | None
+
+
+class BulkCommandView(TypedDict):
+    """A command to many devices."""
+
+    id: str
+    command: str
+    params: dict[str, Any]
+    serial: bool
+    tag: str | None
+    status: BulkStatus
+    total: int
+    """Devices that it is for."""
+    sent: int
+    """Devices that were sent their command."""
+    refused: int
+    created_at: str
+    expires_at: str
+
+
+def bulk_view(bulk: BulkCommand) -> BulkCommandView:
+    """Render a bulk command."""
+    return {
+        "id": bulk.key.bulk_id,
+        "command": bulk.command,
+        "params": dict(bulk.params),
+        "serial": bulk.serial,
+        "tag": bulk.tag,
+        "status": bulk.status,
+        "total": bulk.total,
+        "sent": bulk.sent,
+        "refused": bulk.refused,
+        "created_at": iso(from_epoch_ms(bulk.created_ms)),
+        "expires_at": iso(from_epoch_ms(bulk.expires_ms)),
+    }
+
+
+class BulkCommandData(TypedDict):
+    """One bulk command."""
+
+    bulk: BulkCommandView
+
+
+class BulkProgressData(TypedDict):
+    """One bulk command, and what its devices have done."""
+
+    bulk: BulkCommandView
+    counts: Annotated[
+        dict[str, int],
+        Field(description="Devices by the status of their commands, or `waiting`, `refused`, `deleted`"),
+    ]
+
+
+class BulkCommandListData(TypedDict):
+    """A page of bulk commands, newest first."""
+
+    bulks: list[BulkCommandView]
+    limit: int
+    next_cursor: str | None
+
+
+class BulkErrorView(TypedDict):
+    """Reason for which a device was sent no command."""
+
+    code: str
+    message: str
+
+
+class BulkResultView(TypedDict):
+    """One device of a bulk command."""
+
+    device_id: str
+    status: Annotated[
+        str, Field(description="Of its command; or `waiting`, `refused`, or `deleted`: with its device, since then")
+    ]
+    refusal: BulkErrorView | None
+    command: CommandView | None
+
+
+def bulk_result_view(result: BulkResult) -> BulkResultView:
+    """Render what became of a device."""
+    refusal, command = result.refusal, result.command
+    return {
+        "device_id": result.device_id,
+        "status": state_of(result),
+        "refusal": {"code": refusal.code, "message": refusal.message} if refusal is not None else None,
+        "command": command_view(command) if command is not None else None,
+    }
+
+
+class BulkResultListData(TypedDict):
+    """A page of a bulk command's devices, in their order."""
+
+    results: list[BulkResultView]
+    total: int
     limit: int
     next_cursor: str | None
 

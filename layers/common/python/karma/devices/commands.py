@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import orjson
@@ -13,6 +13,7 @@ from karma.core.clock import Clock, epoch_ms, monotonic
 from karma.core.errors import AlreadyExists, InvalidTransition, NotFound, RateLimited, Upstream, ValidationFailed
 from karma.core.ids import CommandId, DeviceId, UserId, is_id, new_id
 from karma.core.observability import count, logger
+from karma.core.records import Record
 from karma.core.requests import IdempotencyKey, RepeatableRequest, repeatable
 from karma.devices.dispatch import Dispatcher, expire
 from karma.devices.domain import (
@@ -31,12 +32,26 @@ from karma.devices.domain import (
     DeviceState,
     is_connected,
 )
-from karma.devices.ports import CommandPublisher, WakeUps
+from karma.devices.ports import CommandPublisher, Join, WakeUps
 from karma.devices.repository.commands import CommandRepository
 from karma.devices.repository.devices import DeviceRepository
 
 _FIRST_PAUSE_S = 0.05
 _LONGEST_PAUSE_S = 1.0
+
+
+class PlannedCommand(Record, kw_only=True):
+    """A command of which its sender has fixed all but its id; its content was validated as that of `send`."""
+
+    command: str
+    params: Mapping[str, Any]
+    serial: bool
+    expires_ms: int
+    requested_by: str
+    request: RepeatableRequest
+    """Its record keeps a device from being sent it twice."""
+    also: Join | None = None
+    """Conditions of the sender, in the transaction that queues it."""
 
 
 class CommandService:
@@ -109,9 +124,38 @@ class CommandService:
             expires_ms=epoch_ms(now) + ttl_s * 1000,
             requested_by=requested_by,
         )
+        return self._queue(device, queued, request)
+
+    def send_planned(self, user_id: UserId, device_id: DeviceId, planned: PlannedCommand) -> Command:
+        """Queue a command as `send` does; a repeat to the same device returns the first one, as it is by then.
+
+        Raises:
+            NotFound: the device does not exist or has another owner.
+            RateLimited: 100 commands wait for this device already, or it has had too many in this hour.
+            AppError: what `also` refuses.
+        """
+        device = self._device(user_id, device_id)
+        queued = Command(
+            id=CommandId(new_id()),
+            device_id=device.id,
+            user_id=user_id,
+            serial_number=device.serial_number,
+            command=planned.command,
+            params=planned.params,
+            status=CommandStatus.QUEUED,
+            serial=planned.serial,
+            issued_ms=epoch_ms(self._clock.now()),
+            expires_ms=planned.expires_ms,
+            requested_by=planned.requested_by,
+        )
+        return self._queue(device, queued, planned.request, also=planned.also)
+
+    def _queue(
+        self, device: Device, queued: Command, request: RepeatableRequest | None, *, also: Join | None = None
+    ) -> Command:
         try:
             self._require_room(device)
-            self._commands.add(queued, device, now=now, request=request)
+            self._commands.add(queued, device, now=self._clock.now(), request=request, also=also)
         except (AlreadyExists, RateLimited):
             earlier = self._made_before(device, request) if request else None
             if earlier is None:
@@ -191,7 +235,12 @@ class CommandService:
         return tuple(map(self._ended, found)), following
 
     def wait(self, user_id: UserId, command: Command, *, timeout_s: float) -> Command:
-        """Read a command again, ever less often, until it has ended; return it as last read.
+        """Wait until a command has ended; return it as last read. Arguments and errors as of `watch`."""
+        *_, last = self.watch(user_id, command, timeout_s=timeout_s)
+        return last
+
+    def watch(self, user_id: UserId, command: Command, *, timeout_s: float) -> Iterator[Command]:
+        """Read a command again, ever less often, until it has ended; yield it first, and with each other status.
 
         Args:
             user_id: owner.
@@ -203,11 +252,15 @@ class CommandService:
         """
         deadline = monotonic() + min(timeout_s, MAX_WAIT_S)
         pause_s = _FIRST_PAUSE_S
+        status: CommandStatus | None = None
         while True:
             seen = self._look(user_id, command.device_id, command.id)
             left_s = deadline - monotonic()
+            if seen.status != status:
+                yield seen
+                status = seen.status
             if seen.finished or left_s <= 0:
-                return seen
+                return
             self._pause(min(pause_s, left_s))
             pause_s = min(pause_s * 1.5, _LONGEST_PAUSE_S)
 

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from karma.core.records import Record
 
 
-@dataclass(frozen=True)
-class Certificate:
+class Certificate(Record):
     """A device's certificate; its private key exists only here and in the answer to its owner."""
 
     id: str
@@ -19,8 +18,7 @@ class Certificate:
         return f"Certificate({self.id!r})"
 
 
-@dataclass(frozen=True)
-class Endpoint:
+class Endpoint(Record):
     """Address of the broker, and the authority that signed its certificate."""
 
     host: str

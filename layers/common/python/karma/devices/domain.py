@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from datetime import datetime
 from enum import StrEnum
 from typing import Any, Final, NamedTuple
@@ -19,6 +19,7 @@ from typing import Any, Final, NamedTuple
 import orjson
 
 from karma.core.ids import CommandId, DeviceId, UserId
+from karma.core.records import Record
 
 SERIAL: Final = re.compile(r"[A-Za-z0-9_-]{1,64}")
 SERIAL_FORM: Final = "1 to 64 letters of ASCII, digits, _ or -"
@@ -42,6 +43,8 @@ MAX_PENDING_COMMANDS: Final = 100
 COMMAND_RETENTION_S: Final = 30 * 24 * 3600
 
 RAW_RETENTION_S: Final = 30 * 24 * 3600
+RAW_STORED_S: Final = RAW_RETENTION_S + 4 * 24 * 3600
+"""Time for which raw telemetry stands in the database: days longer than samples are taken, in which it is archived."""
 """Seconds for which raw telemetry is kept; older samples are refused when they arrive."""
 MAX_FUTURE_S: Final = 10 * 60
 """Seconds: a sample from further ahead than this has a wrong clock, and is refused."""
@@ -68,15 +71,6 @@ class DeviceStatus(StrEnum):
     OFFLINE = "offline"
     ERROR = "error"
     UPDATING = "updating"
-
-
-class Resolution(StrEnum):
-    """Resolution at which telemetry is read. `auto` is raw in this release."""
-
-    RAW = "raw"
-    HOUR = "hour"
-    DAY = "day"
-    AUTO = "auto"
 
 
 class DeviceState(StrEnum):
@@ -131,8 +125,7 @@ def is_final(status: CommandStatus) -> bool:
     return not TRANSITIONS[status]
 
 
-@dataclass(frozen=True, kw_only=True)
-class Device:
+class Device(Record, kw_only=True):
     """A device as its owner described it."""
 
     id: DeviceId
@@ -154,8 +147,7 @@ class Device:
     updated_at: str
 
 
-@dataclass(frozen=True)
-class Reading:
+class Reading(Record):
     """The newest value of one metric."""
 
     value: float
@@ -163,8 +155,7 @@ class Reading:
     """Milliseconds since 1970, by the device's clock."""
 
 
-@dataclass(frozen=True)
-class Latest:
+class Latest(Record):
     """Newest facts that the device sent. Two of these merge in any order to the same result."""
 
     readings: Mapping[str, Reading] = field(default_factory=dict)
@@ -235,8 +226,7 @@ class PresenceEvent(NamedTuple):
         return (self.version, not self.connected, self.ts, self.session)
 
 
-@dataclass(frozen=True)
-class PresenceState:
+class PresenceState(Record):
     """Connection of a device, decided from lifecycle events that arrive late, twice, and in any order.
 
     Rules (AWS documents duplicates and re-ordering of lifecycle events):
@@ -303,8 +293,7 @@ def status_of(presence: PresenceState, latest: Latest) -> DeviceStatus:
     return DeviceStatus(latest.condition) if latest.condition else DeviceStatus.ONLINE
 
 
-@dataclass(frozen=True)
-class CurrentDevice:
+class CurrentDevice(Record):
     """A device with its newest facts and presence."""
 
     device: Device
@@ -317,34 +306,7 @@ class CurrentDevice:
         return status_of(self.presence, self.latest)
 
 
-class Point(NamedTuple):
-    """A metric's value at one moment."""
-
-    ts: int
-    """Milliseconds since 1970."""
-    metric: str
-    value: float
-
-
-class Bucket(NamedTuple):
-    """A metric's values in one UTC hour or day."""
-
-    ts: int
-    """Milliseconds since 1970 at which it begins."""
-    metric: str
-    samples: int
-    least: float
-    greatest: float
-    average: float
-    partial: bool
-    """True: the range, or the telemetry kept, covers only a part of it, or it has not ended yet."""
-
-
-TelemetryPoint = Point | Bucket
-
-
-@dataclass(frozen=True, kw_only=True)
-class LateResult:
+class LateResult(Record, kw_only=True):
     """First final answer that came after the command had ended otherwise; it changes nothing else."""
 
     status: CommandStatus
@@ -354,8 +316,7 @@ class LateResult:
     """Broker's time in milliseconds."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Command:
+class Command(Record, kw_only=True):
     """One request to one device."""
 
     id: CommandId

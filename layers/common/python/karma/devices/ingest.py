@@ -8,16 +8,17 @@ unknown topic, unknown or deleted thing, certificate not the row's     dropped a
 unreadable payload, key taken by another body                          the owner's dead letter, counted
 what is beyond a device's hour      refused (TOO_FAST), or counted in one letter; `ready` is heard once a minute
 member that may be left out and cannot be kept                         named in a dead letter; the rest is taken
-telemetry       one conditional put an hour of samples; newest values into LATEST; what cannot be taken is named in
-                a dead letter
+telemetry       one conditional put an hour of samples; newest values into LATEST, with what a watcher keeps beside
+                them; what cannot be taken is named in a dead letter
 heartbeat, event, ready        LATEST; heartbeat publishes what is still queued, ready all that was not acknowledged
 response        the command moves by the table of transitions; an end lets the next serial command go; what comes
                 after the end is kept beside it
 wake-up         from ourselves: overdue commands end, and what waited behind them is published
 presence        PRESENCE
 
-LATEST and PRESENCE are written once a device a batch. A message is reported back for another delivery only when the
-database or IoT did not answer, or by a bug; then it goes to the dead-letter queue after five tries, alone.
+LATEST and PRESENCE are written once a device a batch, LATEST without a read where there are values alone. A message is
+reported back for another delivery only when the database or IoT did not answer, or by a bug; then it goes to the
+dead-letter queue after five tries, alone.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ from karma.core.dynamo.failures import ConditionFailed
 from karma.core.errors import Upstream
 from karma.core.ids import DeviceId
 from karma.core.observability import count, logger
+from karma.core.records import Record
 from karma.devices.allowance import HourlyAllowance, hour_of, units_of
 from karma.devices.dispatch import AT_ONCE, READY_EVERY_S, SLOW_READY_EVERY_S, Dispatcher
 from karma.devices.domain import DeviceState, Latest, PresenceEvent, is_connected, is_final
@@ -45,11 +47,12 @@ from karma.devices.payloads import (
     read_response,
     said_ms,
 )
+from karma.devices.ports import Watch, Watcher
 from karma.devices.repository.dead_letters import DeadLetterRepository
 from karma.devices.repository.device_mapping import SerialClaim
 from karma.devices.repository.devices import DeviceRepository
 from karma.devices.repository.telemetry import TelemetryRepository
-from karma.devices.samples import read_telemetry
+from karma.devices.samples import Batch, read_telemetry
 from karma.devices.topics import read_topic
 from karma.devices.wake_ups import WakeUp
 
@@ -60,8 +63,7 @@ _SUSPECT_MAX_AGE_S: Final = 5.0
 _MAX_CLAIMS: Final = 10_000
 
 
-@dataclass(frozen=True)
-class DeviceMessage:
+class DeviceMessage(Record):
     """A message that a rule forwarded."""
 
     id: str
@@ -81,6 +83,7 @@ class _Heard:
 
     claim: SerialClaim
     latest: Latest = field(default_factory=Latest)
+    stored: list[Batch] = field(default_factory=list)
     events: list[PresenceEvent] = field(default_factory=list)
     told_by: list[str] = field(default_factory=list)
     ready_by: list[str] = field(default_factory=list)
@@ -118,6 +121,7 @@ class IngestService:
         dispatcher: Dispatcher,
         allowance: HourlyAllowance,
         clock: Clock,
+        watcher: Watcher | None = None,
     ) -> None:
         self._devices = devices
         self._telemetry = telemetry
@@ -125,6 +129,7 @@ class IngestService:
         self._dispatcher = dispatcher
         self._allowance = allowance
         self._clock = clock
+        self._watcher = watcher
         self._claims: dict[str, tuple[float, SerialClaim | None]] = {}
 
     def take(self, messages: Sequence[DeviceMessage], wake_ups: Sequence[WakeUp] = ()) -> list[str]:
@@ -220,13 +225,17 @@ class IngestService:
             raise Unreadable("TOO_FAST", "samples", [Refused("samples", "TOO_FAST"), *read.refused])
         latest, refused = Latest(), list(read.refused)
         try:
-            stored = [self._telemetry.store(device.claim.device_id, batch) for batch in read.batches]
+            stored = [
+                self._telemetry.store(device.claim.device_id, batch, owner=device.claim.user_id)
+                for batch in read.batches
+            ]
         except Exception:
             self._allowance.give_back(device.claim.device_id, units, received_ms=message.received_ms)
             raise
         for batch, is_stored in zip(read.batches, stored, strict=True):
             if is_stored:
                 latest = latest.merge(Latest(readings=batch.newest, last_seen_ms=message.received_ms))
+                device.stored.append(batch)
             else:
                 refused.append(Refused("samples", "ALTERED"))
         if latest == Latest():
@@ -279,12 +288,18 @@ class IngestService:
         now = self._clock.now()
         known = True
         if device.latest != Latest():
-            known = self._devices.merge_latest(device.claim, device.latest, now=now) is not None
+            watch = self._watch(device)
+            known = self._devices.merge_latest(device.claim, device.latest, now=now, watch=watch)
         if known and device.events:
             known = self._devices.merge_presence(device.claim, device.events, now=now) is not None
         if not known:
             self._claims.pop(device.claim.serial_number, None)
             raise _Rejected("DELETED")
+
+    def _watch(self, device: _Heard) -> Watch | None:
+        if self._watcher is None or not device.stored:
+            return None
+        return self._watcher.watch(device.claim.user_id, device.claim.device_id, device.stored)
 
     def _take_ready(self, device: _Heard) -> None:
         every_s = SLOW_READY_EVERY_S if device.too_fast else READY_EVERY_S

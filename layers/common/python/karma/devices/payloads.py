@@ -19,13 +19,13 @@ from __future__ import annotations
 import ipaddress
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
 
 import orjson
 
 from karma.core import freeform
 from karma.core.ids import CommandId, is_id
+from karma.core.records import Record
 from karma.devices import leniency
 from karma.devices.domain import ANSWERS, CommandStatus, PresenceEvent
 
@@ -61,8 +61,7 @@ class Unreadable(Exception):
         self.refused = tuple(refused) or (Refused(field, reason),)
 
 
-@dataclass(frozen=True)
-class Heartbeat:
+class Heartbeat(Record):
     """A heartbeat."""
 
     ip: str | None
@@ -71,8 +70,7 @@ class Heartbeat:
     refused: tuple[Refused, ...] = ()
 
 
-@dataclass(frozen=True)
-class DeviceEvent:
+class DeviceEvent(Record):
     """An event that a device reports."""
 
     kind: str
@@ -81,8 +79,7 @@ class DeviceEvent:
     refused: tuple[Refused, ...] = ()
 
 
-@dataclass(frozen=True)
-class CommandAnswer:
+class CommandAnswer(Record):
     """Answer of a device to a command."""
 
     command_id: CommandId
@@ -92,8 +89,7 @@ class CommandAnswer:
     refused: tuple[Refused, ...] = ()
 
 
-@dataclass(frozen=True)
-class Lifecycle:
+class Lifecycle(Record):
     """A connection or disconnection, with the certificate of the client."""
 
     certificate_id: str
@@ -252,7 +248,7 @@ def read_object(payload: bytes) -> dict[str, Any]:
     if len(payload) > MAX_PAYLOAD_BYTES:
         raise Unreadable("TOO_LARGE")
     try:
-        body = freeform.loads(payload, levels=None)
+        body = freeform.loads(payload, levels=None, is_exact=False)
     except (freeform.NotJson, freeform.TooDeep) as exc:
         try:
             body = leniency.loads(payload)

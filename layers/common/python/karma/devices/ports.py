@@ -2,11 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Protocol
+from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from karma.core.ids import DeviceId, UserId
 from karma.devices.credentials import Certificate, Endpoint
+
+if TYPE_CHECKING:
+    from karma.core.dynamo.transaction import Transaction
+    from karma.devices.domain import Latest
+    from karma.devices.samples import Batch
+
+
+Join = Callable[["Transaction"], None]
+"""Adds writes or conditions to a transaction of another one's."""
 
 
 class Registry(Protocol):
@@ -84,4 +94,30 @@ class CommandPublisher(Protocol):
 
     def publish_command(self, thing: str, request: dict[str, object], *, command_id: str, expires_in_s: int) -> None:
         """Publish a request with QoS 1; it may reach the device more than once."""
+        ...
+
+
+class Stepped(NamedTuple):
+    """New state beside a device's newest facts."""
+
+    beside: Mapping[str, Any]
+    join: Join | None = None
+    """Writes what belongs to the change, with it; None: nothing does."""
+    more: bool = False
+    """True: one transaction does not hold all of it; the rest is asked for again."""
+
+
+class Watch(Protocol):
+    """Looks at samples of one device as its newest facts are written; implemented by karma.alarms.watching."""
+
+    def step(self, beside: Mapping[str, Any], before: Latest, *, now: datetime) -> Stepped:
+        """Return what becomes of `beside`, where `before` was the newest; asked again when another write came first."""
+        ...
+
+
+class Watcher(Protocol):
+    """Watches devices for another context, which keeps its state beside the newest facts of each."""
+
+    def watch(self, user_id: UserId, device_id: DeviceId, batches: Sequence[Batch]) -> Watch | None:
+        """Return what looks at samples that were stored; None: nobody wants to know of this device."""
         ...

@@ -2,28 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+import unicodedata
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from karma.core.errors import InvalidRequest, NotFound
 from karma.core.ids import DeviceId, UserId, is_id
+from karma.core.records import Record
 from karma.devices.domain import (
     SERIAL,
     CurrentDevice,
+    Device,
     DeviceModel,
     DeviceStatus,
     Latest,
 )
 from karma.devices.repository.devices import DeviceRepository
-from karma.devices.search import SearchWords
 
 MAX_OFFSET_ROWS = 1_000
 """Largest number of an owner's rows that pages by number, filters and sorting in memory read."""
+MAX_TEXT_CHARS = 200
+"""Characters of the text that a list is filtered by."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class DeviceQuery:
+class DeviceQuery(Record, kw_only=True):
     """Filters, order and page of a list. `after` is the `next_position` of the page before; it excludes `offset`."""
 
     limit: int = 20
@@ -33,11 +35,20 @@ class DeviceQuery:
     descending: bool = True
     status: DeviceStatus | None = None
     model: DeviceModel | None = None
+    tag: str | None = None
+    """A tag of the devices, spelled as theirs."""
+    text: str = ""
+    """Words that stand somewhere in name, serial number, MAC, model, tags or place, in any order and case."""
+
+    @property
+    def words(self) -> tuple[str, ...]:
+        """Return the words of `text`, without case and with one spelling of each character."""
+        return tuple(_folded(self.text).split())
 
     @property
     def filtered(self) -> bool:
         """Tell whether rows are dropped after reading."""
-        return self.status is not None or self.model is not None
+        return self.status is not None or self.model is not None or self.tag is not None or bool(self.words)
 
     @property
     def in_order(self) -> bool:
@@ -51,8 +62,7 @@ class DeviceQuery:
         return {"id": current.device.id, "key": _sort_key(self.sort)(current)[0]}
 
 
-@dataclass(frozen=True, kw_only=True)
-class DevicePage:
+class DevicePage(Record, kw_only=True):
     """A page of devices."""
 
     devices: tuple[CurrentDevice, ...]
@@ -144,7 +154,8 @@ class DeviceReader:
             raise InvalidRequest(
                 f"Owners of more than {MAX_OFFSET_ROWS} devices can sort by created_at or name", code="INVALID_SORT"
             )
-        matches = [each for each in rows.devices if _matches(each, query)]
+        words = query.words
+        matches = [each for each in rows.devices if _matches(each, query) and _says(each.device, words)]
         matches.sort(key=_sort_key(query.sort), reverse=query.descending)
         total, key = len(matches), _sort_key(query.sort)
         if query.after is not None:
@@ -159,22 +170,29 @@ class DeviceReader:
             next_position=query.position_of(shown[-1]) if more and shown else None,
         )
 
-    def search(self, user_id: UserId, query: str, *, limit: int) -> tuple[CurrentDevice, ...]:
-        """Find devices by words; status and model words filter ("online devices"), others must occur.
-
-        Reads the newest 1,000 devices. Best matches first: a name that begins with a word beats one that contains it.
-        """
-        wanted = SearchWords.read(query)
-        rows = self._devices.by_age(user_id, newest_first=True, limit=MAX_OFFSET_ROWS)
-        scored = [(wanted.score(each), each) for each in rows.devices]
-        found = sorted((pair for pair in scored if pair[0] > 0), key=lambda pair: -pair[0])
-        return tuple(each for _, each in found[:limit])
+    def among(self, user_id: UserId, ids: Sequence[DeviceId]) -> Sequence[CurrentDevice]:
+        """Return those of the devices that are the owner's and active, in their order, by one batch read a 33."""
+        return self._devices.among(user_id, ids)
 
 
 def _matches(current: CurrentDevice, query: DeviceQuery) -> bool:
     if query.status is not None and current.status is not query.status:
         return False
+    if query.tag is not None and query.tag not in current.device.tags:
+        return False
     return query.model is None or current.device.model is query.model
+
+
+def _says(device: Device, words: Sequence[str]) -> bool:
+    if not words:
+        return True
+    place = (value for value in (device.location or {}).values() if isinstance(value, str))
+    said = _folded("\n".join((device.name, device.serial_number, device.mac, device.model, *device.tags, *place)))
+    return all(word in said for word in words)
+
+
+def _folded(text: str) -> str:
+    return unicodedata.normalize("NFKC", text).casefold()
 
 
 def _sort_key(field: str) -> Callable[[CurrentDevice], tuple[Any, str]]:

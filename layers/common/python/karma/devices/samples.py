@@ -21,13 +21,13 @@ import json
 import re
 import unicodedata
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
 
 import orjson
 
 from karma.core import freeform
 from karma.core.lines import NEVER
+from karma.core.records import Record
 from karma.devices.domain import MAX_FUTURE_S, RAW_RETENTION_S, Reading
 from karma.devices.payloads import (
     MAX_SEQ,
@@ -67,8 +67,7 @@ class _Sample(NamedTuple):
     values: dict[str, float]
 
 
-@dataclass(frozen=True)
-class Batch:
+class Batch(Record):
     """The samples of one hour of a message, sorted by time."""
 
     boot: str
@@ -84,8 +83,29 @@ class Batch:
     """Newest value of each metric; its time is not after the arrival of the message."""
 
 
-@dataclass(frozen=True)
-class Telemetry:
+class StoredBatch(NamedTuple):
+    """A batch as it is stored."""
+
+    min_ts: int
+    samples: list[tuple[int, dict[str, float]]]
+    units: int
+    """Begun kilobytes of the samples."""
+    sk: str = ""
+    """Key of the batch within its device: first sample, boot and sequence."""
+
+
+class StoredItem(NamedTuple):
+    """A batch as the table has it."""
+
+    sk: str
+    samples: bytes
+    """JSON."""
+    units: int
+    owner: str
+    """Account that had the device; "": the batch is of an earlier release."""
+
+
+class Telemetry(Record):
     """Batches of a message, and the parts that were refused."""
 
     batches: tuple[Batch, ...]

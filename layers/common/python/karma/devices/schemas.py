@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import ipaddress
-from typing import Annotated
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any
 
 from pydantic import AfterValidator, Field, StrictBool, StringConstraints
 
-from karma.core.schemas import Body, FreeForm, Number, Version, Whole, json_of_at_most, left_out, line
+from karma.core.errors import ValidationFailed
+from karma.core.ids import is_id
+from karma.core.schemas import Body, FreeForm, Number, Version, Whole, json_of_at_most, judged, left_out, line
 from karma.core.wording import form
+from karma.devices.bulk import DEFAULT_BULK_TTL_S, MAX_BULK_PARAMS_BYTES, MAX_DEVICES
 from karma.devices.domain import (
     COMMAND_FORM,
     COMMAND_NAME,
@@ -98,3 +102,36 @@ class SendCommandRequest(Body):
     """Seconds for which the response may wait for the device's answer."""
     serial: StrictBool = False
     """True: sent alone, after all before it have ended; later ones wait for its end."""
+
+
+def _device_id(value: str) -> str:
+    if not is_id(value):
+        raise ValidationFailed.of("", "must be the id of a device")
+    return value
+
+
+class SendBulkCommandBody(Body):
+    """A command to many devices: those with `tag` at this moment, or those of `device_ids`."""
+
+    tag: Annotated[str, Field(min_length=1, max_length=MAX_TAG_CHARS)] | None = None
+    device_ids: (
+        Annotated[
+            list[Annotated[str, Field(max_length=36), judged(_device_id)]], Field(min_length=1, max_length=MAX_DEVICES)
+        ]
+        | None
+    ) = None
+    command: Annotated[str, StringConstraints(pattern=_COMMAND)]
+    params: Annotated[FreeForm, json_of_at_most(MAX_BULK_PARAMS_BYTES)] | None = None
+    ttl_s: Annotated[Whole, Field(ge=MIN_TTL_S, le=MAX_TTL_S)] = DEFAULT_BULK_TTL_S
+    """Seconds from now until all of its commands end; those that are sent later have less."""
+    serial: StrictBool = False
+    """True: to each device it is sent alone, after all before it have ended; later ones wait for its end."""
+
+    @classmethod
+    def across(cls, given: Mapping[str, Any]) -> Sequence[tuple[str, str]]:
+        """Return the rule on the devices, where it is broken."""
+        if given.get("tag") is not None and given.get("device_ids") is not None:
+            return [("device_ids", "must not be given beside tag")]
+        if given.get("tag") is None and given.get("device_ids") is None:
+            return [("tag", "must be given, or device_ids")]
+        return []

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 from karma.billing.allowances import Allowance, Metric
@@ -12,6 +11,7 @@ from karma.core.dynamo.failures import ConditionFailed
 from karma.core.errors import AlreadyCreated, AlreadyExists, Conflict, NotFound, StaleVersion, Upstream
 from karma.core.ids import DeviceId, UserId, is_id, new_id
 from karma.core.observability import count, logger
+from karma.core.records import Record
 from karma.core.requests import IdempotencyKey, RepeatableRequest, no_longer, repeatable
 from karma.devices.credentials import Certificate, Endpoint
 from karma.devices.domain import (
@@ -27,8 +27,7 @@ from karma.devices.reading import DeviceReader
 from karma.devices.repository.devices import DeviceRepository
 
 
-@dataclass(frozen=True, kw_only=True)
-class NewDevice:
+class NewDevice(Record, kw_only=True):
     """Content of a new device; validated by schemas.CreateDeviceRequest."""
 
     name: str
@@ -44,8 +43,7 @@ class NewDevice:
     tags: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True)
-class Created:
+class Created(Record):
     """A new device with its private key, which is shown only once."""
 
     current: CurrentDevice

@@ -15,7 +15,7 @@ from karma.core.errors import Upstream
 from karma.core.ids import DeviceId
 from karma.core.observability import count, logger
 from karma.devices.dispatch import expire, leave_wake_up
-from karma.devices.domain import RAW_RETENTION_S, DeviceState
+from karma.devices.domain import RAW_STORED_S, DeviceState
 from karma.devices.ports import DataOfDevices, Registry, WakeUps
 from karma.devices.repository.commands import CommandRepository
 from karma.devices.repository.deleted_devices import DeletedDeviceRepository
@@ -64,7 +64,7 @@ def sweep_orphans(
     registry: Registry,
     clock: Clock,
     others: Sequence[DataOfDevices] = (),
-    retention_s: int = RAW_RETENTION_S,
+    retention_s: int = RAW_STORED_S,
 ) -> int:
     """Finish creations and deletions that requests left unfinished, and remove the data of deleted devices.
 

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import orjson
 
 from karma.core.ids import DeviceId, UserId
+from karma.core.records import Record
 from karma.devices.ports import DelayedQueue
 
 
-@dataclass(frozen=True)
-class WakeUp:
+class WakeUp(Record):
     """A wake-up that was delivered."""
 
     id: str

@@ -5,10 +5,30 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, TypedDict
 
 from karma.core.clock import from_epoch_ms, iso
-from karma.files.domain import PART_BYTES, DeviceFile, FileStatus, Rejection, extension_of, parent_of
+from karma.files.domain import PART_BYTES, DeviceFile, FileShare, FileStatus, Rejection, extension_of, parent_of
+from karma.files.previews import PreviewStatus, Refusal
 
 if TYPE_CHECKING:
     from karma.files.uploads import PartUrl
+
+
+class ThumbnailView(TypedDict):
+    """A file's small picture: WebP of at most 512 pixels a side; `reason` says why it was `refused`."""
+
+    status: PreviewStatus
+    reason: Refusal | None
+    width: int | None
+    height: int | None
+
+
+class TextView(TypedDict):
+    """A document's text, which `GET …/text` gives; `is_truncated` when only its beginning was kept."""
+
+    status: PreviewStatus
+    reason: Refusal | None
+    pages: int | None
+    characters: int | None
+    is_truncated: bool
 
 
 class FileView(TypedDict):
@@ -26,7 +46,9 @@ class FileView(TypedDict):
     extension: str | None
     is_directory: bool
     storage_url: str | None
+    thumbnail: ThumbnailView
     thumbnail_url: str | None
+    text: TextView
     checksum_md5: str | None
     checksum_sha256: str | None
     metadata: dict[str, Any]
@@ -39,9 +61,10 @@ class FileView(TypedDict):
     version: int
 
 
-def file_view(file: DeviceFile) -> FileView:
-    """Return a file or directory in the shape of the API."""
+def file_view(file: DeviceFile, *, thumbnail_url: str | None = None) -> FileView:
+    """Return a file or directory in the shape of the API, with the URL of its thumbnail where it has one."""
     listed = file.status is FileStatus.READY
+    thumbnail, text = file.previews.thumbnail, file.previews.text
     return {
         "id": file.id,
         "device_id": file.device_id,
@@ -55,7 +78,20 @@ def file_view(file: DeviceFile) -> FileView:
         "extension": None if file.is_directory else extension_of(file.name),
         "is_directory": file.is_directory,
         "storage_url": file.storage_url if listed else None,
-        "thumbnail_url": None,
+        "thumbnail": {
+            "status": thumbnail.status,
+            "reason": thumbnail.reason,
+            "width": thumbnail.width,
+            "height": thumbnail.height,
+        },
+        "thumbnail_url": thumbnail_url,
+        "text": {
+            "status": text.status,
+            "reason": text.reason,
+            "pages": text.pages,
+            "characters": text.characters,
+            "is_truncated": text.is_truncated,
+        },
         "checksum_md5": file.md5,
         "checksum_sha256": file.sha256,
         "metadata": dict(file.metadata),
@@ -142,3 +178,41 @@ class FileListData(TypedDict):
     total_capped: bool
     limit: int
     next_cursor: str | None
+
+
+class ShareView(TypedDict):
+    """A link to a file: when it ends, and how often it was opened; `max_downloads` null: as often as anybody likes."""
+
+    id: str
+    file_id: str
+    expires_at: str
+    downloads: int
+    max_downloads: int | None
+    created_at: str
+
+
+def share_view(share: FileShare) -> ShareView:
+    """Return a link in the shape of the API, without what opens it."""
+    return {
+        "id": share.id,
+        "file_id": share.file_id,
+        "expires_at": iso(share.expires_at),
+        "downloads": share.downloads,
+        "max_downloads": share.max_downloads,
+        "created_at": share.created_at,
+    }
+
+
+class MadeShareData(TypedDict):
+    """A link that was just made; `token` and `url`, which has it, are shown this once."""
+
+    share: ShareView
+    token: str
+    url: str
+
+
+class ShareListData(TypedDict):
+    """Links of a file that have not ended."""
+
+    shares: list[ShareView]
+    total: int

@@ -15,15 +15,19 @@ from __future__ import annotations
 
 import unicodedata
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from datetime import timedelta
+from dataclasses import field
+from datetime import datetime, timedelta
 from enum import StrEnum
 from pathlib import PurePosixPath
-from typing import Any, Final
+from typing import Any, Final, NewType
 
 from karma.core.errors import Conflict
 from karma.core.ids import DeviceId, FileId, UserId
 from karma.core.lines import NEVER, WORDS, is_line
+from karma.core.records import Record
+from karma.files.previews import NOTHING, Previews
+
+ShareId = NewType("ShareId", str)
 
 ROOT: Final = "/"
 MAX_PATH_BYTES: Final = 1024
@@ -109,8 +113,7 @@ def too_many_names() -> Conflict:
     )
 
 
-@dataclass(frozen=True)
-class Digests:
+class Digests(Record):
     """Size in bytes, digests and MIME type of a stored object, computed in one read."""
 
     size: int
@@ -119,8 +122,7 @@ class Digests:
     mime_type: str
 
 
-@dataclass(frozen=True, kw_only=True)
-class DeviceFile:
+class DeviceFile(Record, kw_only=True):
     """A file or directory of a device, in any state."""
 
     id: FileId
@@ -155,6 +157,8 @@ class DeviceFile:
     """True: each part carries its SHA-256. The first request for parts decides."""
     upload_expires_ms: int = 0
     completed_ms: int = 0
+    previews: Previews = NOTHING
+    """Its thumbnail and its text, by which nothing of the file itself is decided."""
     forgotten_s: int = 0
     """Epoch seconds after which the entry counts as deleted, though DynamoDB may still have it; 0: never."""
 
@@ -179,6 +183,21 @@ class DeviceFile:
         if self.declared_sha256 is not None and found.sha256 != self.declared_sha256:
             return Rejection.SHA256
         return None
+
+
+class FileShare(Record, kw_only=True):
+    """A link to a file, without its secret."""
+
+    id: ShareId
+    file_id: FileId
+    device_id: DeviceId
+    user_id: UserId
+    secret_hash: str
+    expires_at: datetime
+    created_at: str
+    downloads: int = 0
+    """Times that it was opened; a download that was begun twice by one opening counts once."""
+    max_downloads: int | None = None
 
 
 def clean_name(text: str) -> str:

@@ -8,6 +8,8 @@ from typing import Any
 from karma.core.examples import LATER
 
 _FILE = "01994b93-51c4-7a08-b3d2-7e1f90ac6d54"
+_SHARE = "01994b93-61d2-7b19-8c4e-2f80a1bd7e65"
+_LINK = "AZlLk1HEegiz0n4fkKxtVAGZS5NRxHoIs9J-H5CsbVQBmUuTYdJ7GYxOL4ChvX5lq3xk1wWJ2mQm0cQy9sQmN1o8Zz0e1o7B"
 _SHA256 = "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08"
 _SHA256_BASE64 = "n4bQgYhMfWWaL+qgxVrQFaO/TxsrC4Is0V1sFbDwCgg="
 _STORE = "https://files.example.com/devices/boot.log?X-Amz-Signature=5d1f"
@@ -28,6 +30,23 @@ FIELDS: Mapping[str, Any] = {
     "is_directory": False,
     "storage_url": None,
     "thumbnail_url": None,
+    "ThumbnailView.status": "none",
+    "ThumbnailView.reason": None,
+    "TextView.status": "none",
+    "TextView.reason": None,
+    "share_id": _SHARE,
+    "ShareView.id": _SHARE,
+    "ShareView.expires_at": LATER,
+    "ShareRequest.expires_at": LATER,
+    "downloads": 0,
+    "max_downloads": 5,
+    "MadeShareData.token": _LINK,
+    "MadeShareData.url": f"https://api.example.com/api/v1/shares/{_LINK}",
+    "width": None,
+    "height": None,
+    "pages": None,
+    "characters": None,
+    "is_truncated": False,
     "checksum_md5": "098f6bcd4621d373cade4e832627b4f6",
     "checksum_sha256": _SHA256,
     "rejection": None,

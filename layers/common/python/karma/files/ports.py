@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import Protocol
+from typing import IO, Protocol
 
 from karma.core.ids import DeviceId, FileId, UserId
+from karma.core.records import Record
+from karma.files.previews import DocumentText, Thumbnail
 
 
 class UploadGone(Exception):
@@ -17,8 +18,7 @@ class ObjectGone(Exception):
     """The store has no such object."""
 
 
-@dataclass(frozen=True)
-class StoredPart:
+class StoredPart(Record):
     """A part that has arrived."""
 
     number: int
@@ -110,4 +110,50 @@ class Queue(Protocol):
 
     def send(self, body: str) -> None:
         """Enqueue one body."""
+        ...
+
+
+class Rendering(Record, kw_only=True):
+    """Preview of one file, with the bytes of the parts that are `ready`."""
+
+    thumbnail: Thumbnail
+    picture: bytes = b""
+    """WebP."""
+    text: DocumentText
+    words: bytes = b""
+    """UTF-8."""
+
+
+class Renderer(Protocol):
+    """Opens hostile files; implemented by integrations.preview_process.ChildRenderer."""
+
+    def render(self, source: IO[bytes], *, is_document: bool) -> Rendering:
+        """Make the thumbnail of a picture, or of a document's first page, and its text.
+
+        Whatever the file is, it answers within bounds of time and memory; each part is `ready` or `refused`.
+        """
+        ...
+
+
+class PreviewStore(Protocol):
+    """Objects of previews, below those of their files, with which they are removed; implemented in integrations/s3."""
+
+    def put_thumbnail(self, device_id: DeviceId, file_id: FileId, picture: bytes) -> None:
+        """Store a thumbnail, which may be there already."""
+        ...
+
+    def put_text(self, device_id: DeviceId, file_id: FileId, words: bytes) -> None:
+        """Store a document's text, which may be there already."""
+        ...
+
+    def thumbnail_url(self, device_id: DeviceId, file_id: FileId) -> str:
+        """Sign a URL that shows the thumbnail."""
+        ...
+
+    def text_url(self, device_id: DeviceId, file_id: FileId, *, filename: str) -> str:
+        """Sign a URL that downloads the text as an attachment."""
+        ...
+
+    def remove(self, device_id: DeviceId, file_id: FileId) -> None:
+        """Remove a file's previews, and nothing of the file."""
         ...

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, Field, StringConstraints
 
-from karma.core.schemas import Body, FreeForm, Version, Whole, json_of_at_most, left_out
+from karma.core.schemas import Body, FreeForm, Moment, Version, Whole, json_of_at_most, left_out
 from karma.core.wording import form
 from karma.files.domain import (
     MAX_FILE_BYTES,
@@ -138,3 +138,11 @@ class CreateDirectoryRequest(Body):
     def place(self) -> tuple[str, str]:
         """Return the directory's own path and name."""
         return (self.path, self.name) if self.name is not None else split_path(self.path)
+
+
+class ShareRequest(Body):
+    """A link to a file."""
+
+    expires_at: Moment | None = None
+    """End of the link, at most 30 days from now; a week from now when absent."""
+    max_downloads: Annotated[Whole, Field(ge=1, le=1_000_000)] | None = None

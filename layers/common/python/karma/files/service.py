@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 from karma.core.clock import Clock, iso
@@ -11,6 +11,8 @@ from karma.core.dynamo.failures import ConditionFailed
 from karma.core.errors import AlreadyExists, Conflict, InvalidTransition, NotFound, StaleVersion, Upstream
 from karma.core.ids import DeviceId, FileId, UserId
 from karma.core.observability import count, logger
+from karma.core.records import Record
+from karma.core.requests import IdempotencyKey, no_longer, repeatable
 from karma.files.domain import DeviceFile, DirectoryNotEmpty, FileStatus, child_of, directories_above
 from karma.files.entries import TRIES, Entries, directory
 from karma.files.media import BINARY
@@ -23,8 +25,7 @@ MAX_COUNTED = 1_000
 """Largest number of entries that are counted for a total, or read for a filter by type and category."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class FileQuery:
+class FileQuery(Record, kw_only=True):
     """Filters and page of a list. `after` is the `next_position` of the page before."""
 
     limit: int = 20
@@ -39,8 +40,7 @@ class FileQuery:
         return self.type in (None, file.type) and self.category in (None, file.category)
 
 
-@dataclass(frozen=True, kw_only=True)
-class FilePage:
+class FilePage(Record, kw_only=True):
     """A page of listed entries."""
 
     files: Sequence[DeviceFile]
@@ -135,18 +135,39 @@ class FileService:
 
     # Changing
 
-    def make_directory(self, user_id: UserId, device_id: str, *, path: str, name: str) -> DeviceFile:
-        """Make a directory, and those above it that are missing.
+    def make_directory(
+        self,
+        user_id: UserId,
+        device_id: str,
+        *,
+        path: str,
+        name: str,
+        idempotency_key: IdempotencyKey | None = None,
+    ) -> DeviceFile:
+        """Make a directory, and those above it that are missing; a repeat with the key returns what that has made.
 
         Raises:
             NotFound: the device does not exist or has another owner.
             AlreadyExists: the name is taken.
+            IdempotencyKeyReused: the key belongs to a request for another directory.
+            Gone: the directory that the key's first request made was deleted.
         """
-        owned = self._devices.require(user_id, device_id)
-        now = iso(self._clock.now())
-        made = directory(owned, user_id, path, name, now=now)
-        self._entries.write(made, lambda above: self._files.add(made, reservation=None, directories=above, due=None))
-        return made
+        owned, now = self._devices.require(user_id, device_id), self._clock.now()
+        new = directory(owned, user_id, path, name, now=iso(now))
+        request = repeatable(idempotency_key, path, name, at=now)
+        try:
+            self._entries.write(
+                new, lambda above: self._files.add(new, reservation=None, directories=above, due=None, request=request)
+            )
+        except AlreadyExists:
+            made = self._files.made_by(owned, request) if request else None
+            if made is None:
+                raise
+            found = self._files.find(owned, made)
+            if found is None:
+                raise no_longer(made) from None
+            return found
+        return new
 
     def change(
         self, user_id: UserId, device_id: str, file_id: str, changes: Mapping[str, Any], *, version: int | None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from datetime import timedelta
 from typing import Any
 
@@ -15,6 +15,7 @@ from karma.core.dynamo.failures import ConditionFailed
 from karma.core.errors import AlreadyExists, Conflict, InvalidTransition, ValidationFailed
 from karma.core.ids import DeviceId, FileId, UserId, new_id
 from karma.core.observability import count, logger
+from karma.core.records import Record
 from karma.core.requests import IdempotencyKey, no_longer, repeatable
 from karma.files.domain import UPLOAD_TIME, URL_TIME, DeviceFile, FileStatus
 from karma.files.entries import Entries
@@ -26,8 +27,7 @@ GRACE = timedelta(minutes=2)
 """Time before a sweep finishes what a request has begun."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class NewFile:
+class NewFile(Record, kw_only=True):
     """A new file as its owner declares it; validated by schemas.CreateFileRequest."""
 
     name: str
@@ -40,8 +40,7 @@ class NewFile:
     permissions: Mapping[str, Any] = field(default_factory=dict)
 
 
-@dataclass(frozen=True)
-class PartUrl:
+class PartUrl(Record):
     """URL of one part: takes a PUT of exactly `size` bytes with exactly these headers."""
 
     number: int

@@ -10,7 +10,8 @@ from starlette.types import Scope
 
 from karma.audit.domain import Source
 from karma.core.observability import logger
-from karma.http.edge import LIMIT_HEADERS, REQUEST_ID, USER_ID, caller_address
+from karma.http.edge import LIMIT_HEADERS, REQUEST_ID, USER_ID, address_of
+from karma.http.headers import text_of
 from karma.http.serving import serving
 from karma.identity.domain import Caller
 from karma.identity.permissions import canonical
@@ -22,7 +23,7 @@ def count_network(scope: Scope, limit: str) -> None:
     Raises:
         RateLimited: the network has sent too many.
     """
-    scope[LIMIT_HEADERS] = serving().admission.count_network(limit, caller_address(scope))
+    scope[LIMIT_HEADERS] = serving().admission.count_network(limit, address_of(scope))
 
 
 class Permit:
@@ -75,9 +76,9 @@ _MAX_USER_AGENT_CHARS = 256
 
 
 async def _source(request: Request) -> Source:
-    agent = request.headers.get("user-agent", "")[:_MAX_USER_AGENT_CHARS]
+    agent = text_of(request.headers.get("user-agent", ""))[:_MAX_USER_AGENT_CHARS]
     return Source(
-        address=caller_address(request.scope) or None, user_agent=agent or None, request_id=request.scope[REQUEST_ID]
+        address=address_of(request.scope) or None, user_agent=agent or None, request_id=request.scope[REQUEST_ID]
     )
 
 

@@ -8,7 +8,7 @@ the body before it knows the caller.
 | over 1 MB | 413 |
 | not application/json, of a charset that is not UTF-8's, or with a Content-Encoding | 415 |
 | not JSON: NaN, invalid UTF-8, lone surrogates; a byte order mark is passed over | 400 INVALID_JSON |
-| JSON of another shape, or with a member that is nested too deeply (karma.core.freeform) | 422, one entry a field |
+| JSON of another shape, with a member twice, or beyond a limit of karma.core.freeform | 422, one entry a field |
 """
 
 from __future__ import annotations
@@ -24,11 +24,13 @@ from fastapi.exceptions import RequestValidationError
 from pydantic import ValidationError
 
 from karma.core import freeform
-from karma.core.errors import InvalidRequest, PayloadTooLarge, ValidationFailed
+from karma.core.errors import MAX_TOLD, InvalidRequest, PayloadTooLarge, ValidationFailed
 from karma.core.schemas import Body
 from karma.http.envelope import require_json
 
 MAX_BODY_BYTES = 1024 * 1024
+_LOOKED_AT = 4 * MAX_TOLD
+"""Errors of one body that are put into words at the most: more than an answer tells, since a field may have several."""
 _REPLACED = "\ufffd".encode()
 
 
@@ -60,20 +62,44 @@ class JsonBody:
         _require_utf8(raw, announced)
         try:
             # How deep its free-form fields are, the model says, by name.
-            found = freeform.loads(raw or b"{}", levels=None)
+            found = freeform.loads(raw or b"{}", levels=None, of_request=True)
         except freeform.NotJson:
             raise InvalidRequest("The body is not valid JSON", code="INVALID_JSON") from None
-        except freeform.TooDeep as exc:
-            raise ValidationFailed.of(exc.member or "body", freeform.TOO_DEEP) from None
+        except freeform.OutOfBounds as exc:
+            raise ValidationFailed.of(exc.member or "body", exc.told) from None
         across = self.model.across(found) if isinstance(found, dict) else ()
+        found, left_out = self._few(found)
         try:
             read = self.model.model_validate(found)
         except ValidationError as exc:
-            wrong = [_of_body(error) for error in exc.errors(include_url=False)]
-            raise RequestValidationError([*wrong, *starmap(_of_fields, across)]) from None
+            listed = exc.errors(include_url=False)
+            wrong = [_of_body(error) for error in listed[:_LOOKED_AT]]
+            left_out += len(listed) - len(wrong)
+            raise WrongBody([*wrong, *starmap(_of_fields, across)], left_out=left_out) from None
         if across:
             raise RequestValidationError([*starmap(_of_fields, across)])
         return read
+
+    def _few(self, found: object) -> tuple[object, int]:
+        """Return a body with as many unknown members as are told of, and the number of the others.
+
+        Pydantic describes each wrong member by a dict of its own, a hundred times as large as the member.
+        """
+        fields = self.model.model_fields
+        if not isinstance(found, dict) or len(found) <= len(fields) + _LOOKED_AT:
+            return found, 0
+        known = {*fields, *(field.alias for field in fields.values() if field.alias)}
+        unknown = [name for name in found if name not in known]
+        kept = {name: found[name] for name in (*(each for each in found if each in known), *unknown[:_LOOKED_AT])}
+        return kept, len(found) - len(kept)
+
+
+class WrongBody(RequestValidationError):
+    """A body is wrong in so many places that the last `left_out` of them are only counted."""
+
+    def __init__(self, errors: list[dict[str, Any]], *, left_out: int) -> None:
+        super().__init__(errors)
+        self.left_out = left_out
 
 
 def _of_body(error: Mapping[str, Any]) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
+from typing import TypeAlias
 
 from starlette.routing import BaseRoute, Route
 from starlette.types import Receive, Scope, Send
@@ -12,32 +13,53 @@ from starlette.types import Receive, Scope, Send
 from karma.core.errors import MethodNotAllowed, NotFound
 from karma.http.routing import Route as OwnRoute
 
+_Served: TypeAlias = tuple[Route, frozenset[str]]
+"""A route and the methods that it answers."""
 _LONGEST = 4
 """Largest number of fixed segments before a parameter that choose a group: `/api/v1/devices`, after the empty first."""
 
 
 class Dispatch:
-    """ASGI app over a fixed list of routes; fixed paths win over those with parameters.
+    """ASGI app over a list of routes; fixed paths win over those with parameters.
 
-    Whatever answers GET answers HEAD (RFC 9110): the route does all that it does for GET,
+    Whatever answers GET answers HEAD (RFC 9110): a route without effects does all that it does for GET,
     and karma.http.edge leaves the body out.
     """
 
-    def __init__(self, routes: Iterable[BaseRoute], *, admit: Callable[[Scope, str], None]) -> None:
+    def __init__(
+        self,
+        routes: Iterable[BaseRoute] = (),
+        *,
+        admit: Callable[[Scope, str], None],
+        more: Callable[[str], Iterable[BaseRoute]] = lambda _path: (),
+    ) -> None:
         """Build the app.
 
-        `admit` is called before a route serves, with the name of the route's limit; it raises refusals.
+        Args:
+            routes: routes that are there from the beginning.
+            admit: called before a route serves, with the name of the route's limit; it raises refusals.
+            more: called with the path of each request; it returns the routes that may serve it, those left out that it
+                has returned before or that are in `routes`.
         """
         self._admit = admit
-        self._fixed: dict[str, list[Route]] = defaultdict(list)
-        self._with_parameters: dict[tuple[str, ...], list[Route]] = defaultdict(list)
+        self._more = more
+        self._fixed: dict[str, list[_Served]] = defaultdict(list)
+        self._with_parameters: dict[tuple[str, ...], list[_Served]] = defaultdict(list)
+        self.add(routes)
+
+    def add(self, routes: Iterable[BaseRoute]) -> None:
+        """Serve these routes too, from now on.
+
+        Raises:
+            TypeError: one of them is no route of ours.
+        """
         for route in routes:
             if not isinstance(route, Route):
                 raise TypeError(f"{route!r} is not a plain route: make routers with karma.http.routing.Router")
             if route.param_convertors:
-                self._with_parameters[_group(route.path)].append(route)
+                self._with_parameters[_group(route.path)].append((route, _methods(route)))
             else:
-                self._fixed[route.path].append(route)
+                self._fixed[route.path].append((route, _methods(route)))
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve the route of a request.
@@ -47,13 +69,13 @@ class Dispatch:
             MethodNotAllowed: routes with this path have other methods, which `Allow` names.
         """
         path, method = scope["path"], scope["method"]
+        self.add(self._more(path))
         allowed: set[str] = set()
-        for route in self._candidates(path):
+        for route, methods in self._candidates(path):
             # Not `match`: `$` is also before a line end that is the path's last character.
             match = route.path_regex.fullmatch(path)
             if match is None:
                 continue
-            methods = _methods(route)
             if method not in methods:
                 allowed |= methods
                 continue
@@ -71,15 +93,15 @@ class Dispatch:
         error.headers["Allow"] = ", ".join(sorted(allowed))
         raise error
 
-    def _candidates(self, path: str) -> Iterator[Route]:
+    def _candidates(self, path: str) -> Iterator[_Served]:
         yield from self._fixed.get(path, ())
         segments = tuple(path.split("/"))
         for length in range(_LONGEST, 0, -1):
             yield from self._with_parameters.get(segments[:length], ())
 
 
-def _methods(route: Route) -> set[str]:
-    methods = route.methods or set()
+def _methods(route: Route) -> frozenset[str]:
+    methods = frozenset(route.methods or ())
     return methods | {"HEAD"} if "GET" in methods else methods
 
 

@@ -21,6 +21,7 @@ from karma.http import presenters
 from karma.http.admission import ORIGIN_HEADER
 from karma.http.envelope import completed, failure, style_of
 from karma.http.errors import as_app_error
+from karma.http.headers import caller_address
 from karma.http.serving import Serving, begin
 
 REQUEST_ID = "karma.request_id"
@@ -93,14 +94,11 @@ class Edge:
             logger.remove_keys(["request_id", "user_id"])
 
 
-def caller_address(scope: Mapping[str, Any]) -> str:
+def address_of(scope: Mapping[str, Any]) -> str:
     """Return the address of the caller: as the gateway saw it, or as CloudFront says once it proved itself."""
-    if scope.get(_PROVEN):
-        viewer = _header(scope, b"cloudfront-viewer-address").decode("latin-1")
-        if viewer:
-            return viewer.rpartition(":")[0].strip("[]")
+    viewer = _header(scope, b"cloudfront-viewer-address").decode("latin-1") if scope.get(_PROVEN) else ""
     client = scope.get("client")
-    return client[0] if client else ""
+    return caller_address(viewer=viewer, peer=client[0] if client else "")
 
 
 def _request_id(scope: Scope) -> str:

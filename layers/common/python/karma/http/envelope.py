@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from http import HTTPStatus
 from typing import Literal
 
@@ -87,13 +87,14 @@ def repeated_parameters(given: Iterable[str], known: Collection[str]) -> list[tu
 def completed(headers: Iterable[tuple[bytes, bytes]], *, request_id: str, took_s: float) -> list[tuple[bytes, bytes]]:
     """Return an answer's headers with those that every answer has: caches store no caller's answer."""
     given = list(headers)
-    names = {name for name, _ in given}
-    always = (
-        (b"cache-control", b"no-store"),
-        (b"x-request-id", request_id.encode()),
-        (b"x-process-time", b"%.6f" % took_s),
-    )
-    return [*given, *(each for each in always if each[0] not in names)]
+    names = dict(given)
+    if b"cache-control" not in names:
+        given.append((b"cache-control", b"no-store"))
+    if b"x-request-id" not in names:
+        given.append((b"x-request-id", request_id.encode()))
+    if b"x-process-time" not in names:
+        given.append((b"x-process-time", b"%.6f" % took_s))
+    return given
 
 
 def require_json(content_type: str, content_encoding: str) -> None:
@@ -123,17 +124,25 @@ def require_plain(content_encoding: str) -> None:
     raise error
 
 
-def require_unconditional(if_match: str) -> None:
-    """Refuse a condition on a route that has no object with a version.
+def require_unconditional(given: Mapping[str, str]) -> None:
+    """Refuse conditions on a route that has no object with a version.
+
+    Args:
+        given: headers of the request by name, in small letters; "" for those that it does not have.
 
     Raises:
-        ValidationFailed: the request has If-Match.
+        ValidationFailed: the request has one of `UNTAKEN`.
     """
-    if if_match:
-        raise ValidationFailed.of("if-match", NO_IF_MATCH)
+    for name, why in UNTAKEN.items():
+        if given.get(name):
+            raise ValidationFailed.of(name, why)
 
 
-NO_IF_MATCH = "is not taken by this route: what it does is of no version"
+UNTAKEN = {
+    "if-match": "is not taken by this route: what it does is of no version",
+    "if-none-match": "is not taken by this route: it makes nothing under a name that could be there",
+}
+"""Conditions of a change, and why a route refuses them that takes them not: passed over, they would not have held."""
 
 _CHARSET = re.compile(r""";\s*charset\s*=\s*["']?([^\s;"']+)""", re.IGNORECASE)
 _CHARSETS = {"utf-8", "utf8", "us-ascii", "ascii"}
@@ -155,7 +164,7 @@ def _agio_type(error: AppError) -> str:
 
 
 __all__ = [
-    "NO_IF_MATCH",
+    "UNTAKEN",
     "InternalError",
     "Style",
     "completed",

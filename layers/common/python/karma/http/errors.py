@@ -14,10 +14,7 @@ from typing import Any
 
 from fastapi.exceptions import RequestValidationError
 
-from karma.core.errors import (
-    AppError,
-    ValidationFailed,
-)
+from karma.core.errors import MAX_TOLD, AppError, ValidationFailed
 from karma.core.observability import count, logger
 from karma.core.wording import worded
 from karma.http.envelope import InternalError
@@ -30,17 +27,22 @@ def as_app_error(exc: Exception) -> AppError:
     if isinstance(exc, AppError):
         return exc
     if isinstance(exc, RequestValidationError):
-        return _validation(exc.errors())
+        return _validation(exc.errors(), left_out=getattr(exc, "left_out", 0))
     logger.exception("request.failed")
     count("UnhandledError")
     return InternalError()
 
 
-def _validation(errors: Iterable[Mapping[str, Any]]) -> AppError:
+def _validation(errors: Iterable[Mapping[str, Any]], *, left_out: int) -> AppError:
     fields: dict[str, dict[str, str]] = {}
     for error in errors:
         location = [str(part) for part in error["loc"]]
         field = ".".join(location[1:] if len(location) > 1 and location[0] in _PLACES else location)
         # Not `input`: it repeats what the caller sent, passwords included.
         fields.setdefault(field, {"field": field, "message": worded(error), "type": error["type"]})
-    return ValidationFailed("Request validation failed", details=list(fields.values()))
+    told = list(fields.values())
+    # Of many, only their number is told (karma.core.errors), for which any entry will do.
+    more = [{"field": "", "message": "and others", "type": "too_many"}]
+    return ValidationFailed(
+        "Request validation failed", details=[*told, *more * (left_out if len(told) >= MAX_TOLD else bool(left_out))]
+    )

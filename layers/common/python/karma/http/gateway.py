@@ -9,19 +9,23 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
+import logging
 from collections.abc import Coroutine, Generator
 from contextvars import copy_context
 from typing import Any
 from urllib.parse import unquote
 
 from mangum.adapter import DEFAULT_TEXT_MIME_TYPES
+from mangum.exceptions import UnexpectedMessage
 from mangum.handlers import HTTPGateway
 from mangum.protocols import HTTPCycle
-from mangum.types import ASGI, LambdaConfig, LambdaContext, LambdaEvent, Response, Scope
+from mangum.protocols.http import HTTPCycleState
+from mangum.types import ASGI, LambdaConfig, LambdaContext, LambdaEvent, Message, Response, Scope
 
 from karma.core.paging import FUNCTION_BYTES, bytes_as_string, bytes_in_base64
 
 _CONFIG = LambdaConfig(api_gateway_base_path="/", text_mime_types=DEFAULT_TEXT_MIME_TYPES, exclude_headers=[])
+_LOGGER = logging.getLogger("mangum.http")
 _FITS_ANYHOW = FUNCTION_BYTES // 8
 """Bytes of a body that fits whatever its characters: none takes more than six times its bytes."""
 
@@ -92,12 +96,55 @@ class HttpApiEvent(HTTPGateway):
 
 
 class GatewayExchange(HTTPCycle):
-    """One request and its answer, run by `complete`."""
+    """One request and its answer, run by `complete`.
+
+    A request has one message, and an answer is heard at once: Mangum's queue of an event loop, made for each request,
+    takes 2.4 of its 120 us.
+    """
+
+    def __init__(self, scope: Scope, body: bytes) -> None:  # in place of Mangum's
+        self.scope = scope
+        self.state = HTTPCycleState.REQUEST
+        self.logger = _LOGGER
+        self._unread: bytes | None = body
+        self._body = bytearray()
+        self._over: asyncio.Event | None = None
 
     def __call__(self, app: ASGI) -> Response:
         """Run the app and return its answer."""
         complete(self.run(app))
         return {"status": self.status, "headers": self.headers, "body": self.body}
+
+    async def receive(self) -> Message:
+        """Return the request; to who asks once more, its end, when it has been answered."""
+        if self._unread is not None:
+            body, self._unread = self._unread, None
+            return {"type": "http.request", "body": body, "more_body": False}
+        if self.state is not HTTPCycleState.COMPLETE:
+            self._over = self._over or asyncio.Event()
+            await self._over.wait()
+        return {"type": "http.disconnect"}
+
+    async def send(self, message: Message) -> None:
+        """Take a message of the answer.
+
+        Raises:
+            UnexpectedMessage: it is none that may follow those before.
+        """
+        kind = message["type"]
+        if self.state is HTTPCycleState.REQUEST and kind == "http.response.start":
+            self.status = message["status"]
+            self.headers = message.get("headers", [])
+            self.state = HTTPCycleState.RESPONSE
+        elif self.state is HTTPCycleState.RESPONSE and kind == "http.response.body":
+            self._body += message.get("body", b"")
+            if not message.get("more_body", False):
+                self.body = bytes(self._body)
+                self.state = HTTPCycleState.COMPLETE
+                if self._over is not None:
+                    self._over.set()
+        else:
+            raise UnexpectedMessage(f"Unexpected {kind}")
 
 
 def complete(request: Coroutine[Any, Any, None]) -> None:
@@ -133,6 +180,12 @@ class _Begun:
 
 
 def _scope(event: dict[str, Any], context: object) -> dict[str, Any]:
+    """Describe a request as ASGI does.
+
+    HTTP APIs decode the path before they write it into an event, all of it or all but percent signs, function URLs do
+    not. It is decoded here in any case, so that names are read alike in each of these forms: none that a path holds
+    has a percent sign (tests/unit/runs/test_ids_in_urls.py).
+    """
     request = event["requestContext"]["http"]
     headers = [[_raw(name.lower()), _raw(value)] for name, value in (event.get("headers") or {}).items()]
     if event.get("cookies"):

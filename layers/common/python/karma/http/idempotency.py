@@ -1,7 +1,8 @@
 """`Idempotency-Key` on POSTs that create or charge: one effect, and the same answer to every repeat.
 
-A record lives 24 hours in the identity table under the caller, keyed by path and key. It holds a keyed hash of the
-body and the answer, unless the answer showed a secret: then a repeat gets 409 ALREADY_CREATED with `details.id`.
+A record lives 24 hours in the identity table under the caller, keyed by operation and key: all addresses of an
+operation (`/api/v1/agents` and Agio's `/api/agents`) have one record. It holds a keyed hash of the body and the answer,
+unless the answer showed a secret: then a repeat gets 409 ALREADY_CREATED with `details.id`.
 The same key with another body is 409 IDEMPOTENCY_KEY_REUSED; a repeat while the first runs is 409
 REQUEST_IN_PROGRESS. A request that failed leaves no record.
 
@@ -11,7 +12,8 @@ So a record also holds the id of what was made, and each route gives `once` the 
 
 An item of DynamoDB has at most 400 KB. For an answer over `MAX_KEPT_BYTES` the record says only that there was one: a
 repeat runs `create` again, which finds the object that the first has created by the record of its transaction
-(`karma.core.requests`), and returns it as it is now.
+(`karma.core.requests`), and returns it as it is now. So does a repeat at an address that words its answers in another
+way.
 
 On routes without a caller, the body is part of the record's key: two strangers who chose the same Idempotency-Key make
 two requests, and neither learns of the other.
@@ -21,9 +23,7 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-import re
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
 from fastapi import Request
@@ -31,15 +31,17 @@ from fastapi import Request
 from karma.core import aws
 from karma.core.dynamo.failures import raise_public
 from karma.core.dynamo.tables import deployed
-from karma.core.errors import AlreadyCreated, Conflict, InvalidRequest, NotFound
+from karma.core.errors import AlreadyCreated, Conflict, NotFound
 from karma.core.faults import AWS_FAULTS
 from karma.core.freeform import render
+from karma.core.records import Record
 from karma.core.requests import IdempotencyKey, IdempotencyKeyReused, no_longer
+from karma.http.envelope import Style, style_of
+from karma.http.headers import read_idempotency_key
 from karma.http.presenters import Answer, ok
 from karma.http.serving import serving
 from karma.identity.domain import Caller
 
-_KEY = re.compile(r"[\x21-\x7e]{1,255}")
 _TTL_S = 24 * 3600
 _PREFIX = "karma-api"
 MAX_KEPT_BYTES = 100_000
@@ -50,8 +52,7 @@ three times as many.
 _Data = TypeVar("_Data")
 
 
-@dataclass(frozen=True, kw_only=True)
-class Outcome(Generic[_Data]):
+class Outcome(Record, Generic[_Data], kw_only=True):
     """Answer of a creating request."""
 
     status: int
@@ -77,14 +78,13 @@ async def once(
         Gone: what the first request made was deleted.
     """
     assert request.scope["route"].idempotent  # noqa: S101  its description would not have the header
-    key = _key(request)
+    key = read_idempotency_key(request.headers.get("idempotency-key"))
     if key is None:
         outcome = create()
         return ok(outcome.data, outcome.status)
     body = await request.body()
-    # The path, not its template: the same key and body for another device are another request.
-    path: str = request.scope["path"]
-    stored, fresh = _run(path, caller, key, body, create)
+    style = style_of(request.scope["path"])
+    stored, fresh = _run(_operation(request), caller, key, body, create, style=style)
     if fresh is not None:
         return ok(fresh.data, fresh.status)
     _require_made(stored, find)
@@ -92,7 +92,9 @@ async def once(
         raise AlreadyCreated(
             "This request was carried out; its answer was shown once", details={"id": stored["secret_id"]}
         )
-    data = create().data if stored.get("again") else stored["data"]
+    # Records of before say no style; they were of one address.
+    is_other = stored.get("again") or stored.get("style", style) != style
+    data = create().data if is_other else stored["data"]
     return ok(data, stored["status"], headers={"Idempotent-Replayed": "true"})
 
 
@@ -112,21 +114,25 @@ def idempotency_key(request: Request, caller: Caller) -> IdempotencyKey | None:
     For objects that must not be created twice even when the process died after creating one: the record is then still
     open, and `create` runs again once its time is over. The service stores the key with the object (`repeatable`).
     """
-    key = _key(request)
+    key = read_idempotency_key(request.headers.get("idempotency-key"))
     if key is None:
         return None
-    return IdempotencyKey(caller=caller.user_id, route=request.scope["route"].path, value=key)
+    return IdempotencyKey(caller=caller.user_id, route=_operation(request), value=key)
 
 
-def _key(request: Request) -> str | None:
-    key = request.headers.get("idempotency-key")
-    if key is not None and not _KEY.fullmatch(key):
-        raise InvalidRequest("Idempotency-Key: 1 to 255 printable ASCII characters", code="INVALID_IDEMPOTENCY_KEY")
-    return key
+def _operation(request: Request) -> str:
+    """Return what all addresses of the request have in common, with the ids in it.
+
+    The same key and body for another device are another request.
+    """
+    route, path = request.scope["route"], request.scope["path"]
+    if route.operation == route.path:
+        return str(path)
+    return str(route.operation.format(**request.scope["path_params"]))
 
 
 def _run(
-    path: str, caller: Caller | None, key: str, body: bytes, create: Callable[[], Outcome[_Data]]
+    path: str, caller: Caller | None, key: str, body: bytes, create: Callable[[], Outcome[_Data]], *, style: Style
 ) -> tuple[dict[str, Any], Outcome[_Data] | None]:
     """Run `create` unless the request has a record; return the record, and the outcome if it is new.
 
@@ -149,6 +155,7 @@ def _run(
         secret_id = outcome.made_id if outcome.is_secret else ""
         return {
             "status": outcome.status,
+            "style": style,
             "made_id": outcome.made_id,
             "secret_id": secret_id,
             "data": {} if secret_id or is_large else outcome.data,

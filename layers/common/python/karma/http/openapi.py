@@ -23,6 +23,7 @@ from karma.http.envelope import phrase
 from karma.http.presenters import Answer, BareAnswer
 
 _REF = "#/components/schemas/"
+_HEADER_REF = "#/components/headers/"
 
 _ERROR = {
     "type": "object",
@@ -60,6 +61,23 @@ _AGIO_ERROR = {
         }
     },
 }
+_HEADERS = {
+    "RateLimit": (
+        "What is left of the limit, and the seconds until it is whole again or, at 0, until a request is taken",
+        "string",
+    ),
+    "RateLimit-Policy": (
+        "The limit that was counted: its name, its amount (`q`), and the seconds in which it grows whole (`w`)",
+        "string",
+    ),
+    "Retry-After": ("Seconds after which a repeat may succeed", "integer"),
+    "ETag": ("Version of what is shown, for If-Match", "string"),
+    "Location": ("Path, or URL, of what the answer leads to", "string"),
+    "Idempotent-Replayed": (
+        "`true`: the answer of the first request of this key, which is not carried out again",
+        "string",
+    ),
+}
 _PAGING = {"cursor", "offset", "page"}
 """Query parameters that are checked against the list: 400 INVALID_CURSOR, INVALID_PAGE."""
 _SECURITY = {
@@ -69,15 +87,22 @@ _SECURITY = {
 
 
 def answers(
-    *, status: int = 200, also: Iterable[int] = (), errors: Iterable[int] = ()
+    *,
+    status: int = 200,
+    also: Iterable[int] = (),
+    errors: Iterable[int] = (),
+    etag: bool = False,
+    location: bool = False,
 ) -> dict[int | str, dict[str, Any]]:
     """Document a route's answers for `responses=`: the status of its success, and its own error statuses.
 
     401, 403, 422 and 500 are added automatically where they can happen; the data are those of the return type. `also`
-    are statuses with the same data.
+    are statuses with the same data. `etag` and `location` tell of headers that a success has.
     """
     found: dict[int | str, dict[str, Any]] = {code: _failure(code) for code in errors}
-    return found | {code: {"description": phrase(code)} for code in (status, *also)}
+    sent = {name: _HEADER_REF + name for name, is_sent in (("ETag", etag), ("Location", location)) if is_sent}
+    shared: dict[str, Any] = {"headers": sent} if sent else {}
+    return found | {code: {"description": phrase(code), **shared} for code in (status, *also)}
 
 
 def document(app: FastAPI) -> dict[str, Any]:
@@ -88,6 +113,7 @@ def document(app: FastAPI) -> dict[str, Any]:
     bodies = {body.model for route in described if (body := _body(route.dependant))}
     answered = {route.unique_id: answered_by(route.endpoint) for route in described}
     found = get_openapi(title=app.title, version=app.version, routes=app.routes, description=_ABOUT)
+    found["servers"] = [{"url": "/"}]
     components = found.setdefault("components", {})
     schemas = components.setdefault("schemas", {})
     shapes = {shape for each in answered.values() for shape, _ in each}
@@ -97,6 +123,9 @@ def document(app: FastAPI) -> dict[str, Any]:
     schemas["Error"] = _ERROR
     schemas["AgioError"] = _AGIO_ERROR
     components["securitySchemes"] = _SECURITY
+    components["headers"] = {
+        name: {"description": about, "schema": {"type": kind}} for name, (about, kind) in _HEADERS.items()
+    }
     for route in described:
         for method in route.methods or ():
             operation = found["paths"][route.path_format][method.lower()]
@@ -156,7 +185,8 @@ def _is_shown(response: dict[str, Any]) -> bool:
 
 _ABOUT = (
     "Bodies under `/api/v1` are wrapped: `{success, data, timestamp}`, failures `{success, error, timestamp}`; "
-    "those under `/api` are bare. Every answer carries `X-Request-Id` and `X-Process-Time` (seconds)."
+    "those under `/api` are bare. Every answer carries `X-Request-Id` and `X-Process-Time` (seconds), and those whose "
+    "request was counted `RateLimit` and `RateLimit-Policy`, failures too."
 )
 
 
@@ -182,6 +212,8 @@ def _complete(operation: dict[str, Any], route: APIRoute) -> None:
             operation["description"] = (
                 f"{operation.get('description', '')}\n\nPermission: `{', '.join(filter(None, guarded))}`".strip()
             )
+    else:
+        operation["security"] = []
     agio = route.path.startswith("/api/") and not route.path.startswith("/api/v1/")
     for code, response in responses.items():
         if code.startswith("3"):
@@ -196,7 +228,23 @@ def _complete(operation: dict[str, Any], route: APIRoute) -> None:
                 content["schema"] = {"$ref": _REF + "AgioError"}
             elif content:
                 content["schema"] = _data(content["schema"])
+    for code, response in responses.items():
+        _tell_headers(response, int(code), is_repeatable="Idempotency-Key" in parameters)
     operation["responses"] = dict(sorted(responses.items()))
+
+
+def _tell_headers(response: dict[str, Any], status: int, *, is_repeatable: bool) -> None:
+    """Tell of the headers that an answer of a status may have, beside those that its route tells of."""
+    names = ["RateLimit", "RateLimit-Policy"] if status < 300 or status == 429 else []
+    if status in {409, 429, 503}:
+        names.append("Retry-After")
+    if status == 303:
+        names.append("Location")
+    if is_repeatable and status < 300:
+        names.append("Idempotent-Replayed")
+    told = response.get("headers", {}) | {name: _HEADER_REF + name for name in names}
+    if told:
+        response["headers"] = {name: {"$ref": reference} for name, reference in told.items()}
 
 
 def _link(document: dict[str, Any]) -> None:

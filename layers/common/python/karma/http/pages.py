@@ -6,12 +6,13 @@ A cursor is signed with the keys of tokens and is valid for one list of one call
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Annotated, Any, NotRequired, TypedDict
 
+import orjson
 from fastapi import Query
 
 from karma.core.errors import InvalidRequest
+from karma.core.records import Record
 from karma.http.serving import serving
 
 Limit = Annotated[int, Query(ge=1, le=100)]
@@ -22,12 +23,20 @@ Cursor = Annotated[str, Query(max_length=2048)]
 DEFAULT_SIZE = 20
 
 
+def scope_of(name: str, *parts: object) -> str:
+    """Return the scope of a list's cursors: its name, and all that decides what is in it and in which order.
+
+    Lists have the same scope only when all parts are equal, whatever characters these hold.
+    """
+    return orjson.dumps([name, *parts], default=str).decode()
+
+
 def position(cursor: str | None, scope: str, *, of: type = object) -> dict[str, Any]:
     """Return the position in a cursor; {}: there is no cursor.
 
     Args:
         cursor: the `next_cursor` of the page before.
-        scope: list and caller that the cursor must be of.
+        scope: what the cursor must be of, by `scope_of`.
         of: type that all values must have.
 
     Raises:
@@ -55,8 +64,7 @@ class PageFields(TypedDict):
     page_size: NotRequired[int]
 
 
-@dataclass(frozen=True)
-class Place:
+class Place(Record):
     """Part of a list that a request asks for: by page, by offset, or by cursor."""
 
     scope: str

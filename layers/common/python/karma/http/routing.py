@@ -6,7 +6,8 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cached_property
 from inspect import iscoroutinefunction
-from typing import Any, TypeVar, get_args
+from types import UnionType
+from typing import Annotated, Any, TypeVar, Union, get_args, get_origin
 
 from fastapi.dependencies.models import Dependant
 from fastapi.exceptions import RequestValidationError
@@ -18,8 +19,7 @@ from starlette.types import Receive, Scope, Send
 
 from karma.core.imports import absent
 from karma.http.bodies import JsonBody, with_body
-from karma.http.envelope import NO_IF_MATCH, repeated_parameters, unknown_parameters
-from karma.http.locking import IF_MATCH
+from karma.http.envelope import UNTAKEN, repeated_parameters, unknown_parameters
 from karma.identity.sessions.authentication import READING
 
 _Endpoint = TypeVar("_Endpoint", bound=Callable[..., Any])
@@ -44,13 +44,14 @@ _IDEMPOTENCY_KEY = {
     "description": "The caller's own name of this request: a repeat with it within 24 hours has no second effect",
     "schema": {"type": "string", "minLength": 1, "maxLength": 255, "pattern": "^[!-~]+$"},
 }
-_UNCONDITIONAL: dict[str, Any] = {
-    "type": "value_error",
-    "loc": ("header", IF_MATCH),
-    "msg": NO_IF_MATCH,
-    "ctx": {"error": NO_IF_MATCH},
+_NONE: dict[str, str] = {}
+# Of a number, pydantic takes Python's ways of writing it, too (`1_0`, `+5`, `5.0`, `inf`, blanks around), and of a
+# boolean `1`, `on`, `yes`, `T`.
+_WRITTEN: dict[object, tuple[re.Pattern[str], str, str]] = {
+    bool: (re.compile(r"true|false"), "bool_parsing", "must be true or false"),
+    int: (re.compile(r"-?[0-9]+"), "int_parsing", "must be a whole number, in digits"),
+    float: (re.compile(r"-?[0-9]+(?:\.[0-9]+)?"), "float_parsing", "must be a number, in digits such as 2.5"),
 }
-_WHOLE = re.compile(r"-?[0-9]+")
 _UNSERVED_INSIDE = (*_UNSERVED, "dependencies", "path_params", "query_params", "header_params")
 
 
@@ -69,6 +70,7 @@ class Route(routing.Route):
         limit: str = "default",
         takes_any_query: bool = False,
         idempotent: bool = False,
+        operation: str | None = None,
         **options: Any,
     ) -> None:
         """Make a route.
@@ -83,6 +85,7 @@ class Route(routing.Route):
                 does not declare; elsewhere those are refused.
             idempotent: True for a route that honours `Idempotency-Key` (karma.http.idempotency), which its description
                 then has as a parameter.
+            operation: path of the address whose keys this one shares, since both do the same; None: its own.
             options: options of FastAPI's routes.
         """
         if not iscoroutinefunction(endpoint):
@@ -93,6 +96,7 @@ class Route(routing.Route):
         self.limit = limit
         self.takes_any_query = takes_any_query
         self.idempotent = idempotent
+        self.operation = operation or path
         self._options = (
             {**options, "openapi_extra": {"parameters": [dict(_IDEMPOTENCY_KEY)]}} if idempotent else options
         )
@@ -143,20 +147,29 @@ class Arguments:
         calls = [(inner.name, inner.call) for inner in dependant.dependencies if inner.name and inner.call]
         self._dependencies = [(name, call) for name, call in calls if not isinstance(call, JsonBody)]
         self._body = [(name, call) for name, call in calls if isinstance(call, JsonBody)]
-        self._fields = {
+        of_places = {
             "path": dependant.path_params,
             "query": dependant.query_params,
             "header": dependant.header_params,
         }
+        self._fields = {
+            place: [(field.alias, field.name, field) for field in fields]
+            for place, fields in of_places.items()
+            if fields
+        }
         self._known = frozenset(field.alias for field in dependant.query_params)
-        self._whole = frozenset(
-            field.alias for field in dependant.query_params if int in _types_of(field.field_info.annotation)
-        )
+        self._written = {
+            (place, field.alias): _WRITTEN[of]
+            for place, fields in of_places.items()
+            for field in fields
+            for of in _types_of(field.field_info.annotation)
+            if of in _WRITTEN
+        }
         self._takes_any_query = takes_any_query
-        self._takes_if_match = any(field.alias == IF_MATCH for field in dependant.header_params)
+        self._untaken = UNTAKEN.keys() - {field.alias for field in dependant.header_params}
         self._defaults = {
             field.name: field.default
-            for fields in self._fields.values()
+            for fields in of_places.values()
             for field in fields
             if not field.field_info.is_required()
         }
@@ -176,25 +189,29 @@ class Arguments:
             values[name] = await call(request)
         errors: list[dict[str, Any]] = []
         for place, fields in self._fields.items():
-            if not fields:
-                continue
             given = _given(request, place)
-            for field in fields:
-                text = given(field.alias)
-                if text is not None and place == "query" and field.alias in self._whole and not _WHOLE.fullmatch(text):
-                    # Pydantic takes Python's ways of writing it, too: `1_0`, `+5`, `5.0`, blanks around.
-                    errors.append({"type": "int_parsing", "loc": (place, field.alias), "msg": "not a whole number"})
-                elif text is not None:
-                    values[field.name], wrong = field.validate(text, loc=(place, field.alias))
+            for alias, name, field in fields:
+                text = given(alias)
+                if text is None:
+                    if name not in self._defaults:
+                        errors.append({"type": "missing", "loc": (place, alias), "msg": "Field required"})
+                    continue
+                form = self._written.get((place, alias)) if self._written else None
+                if form is not None and not form[0].fullmatch(text):
+                    errors.append({"type": form[1], "loc": (place, alias), "msg": form[2]})
+                else:
+                    values[name], wrong = field.validate(text, loc=(place, alias))
                     errors += wrong
-                elif field.name not in self._defaults:
-                    errors.append({"type": "missing", "loc": (place, field.alias), "msg": "Field required"})
         if request.scope["query_string"]:
             wrong_names = list(self._wrong_names([name for name, _ in request.query_params.multi_items()]))
             named = {each["loc"] for each in wrong_names}
             errors = [*(each for each in errors if each["loc"] not in named), *wrong_names]
-        if not self._takes_if_match and request.method not in READING and IF_MATCH in request.headers:
-            errors.append(_UNCONDITIONAL)
+        if request.method not in READING:
+            errors += [
+                {"type": "value_error", "loc": ("header", name), "msg": UNTAKEN[name], "ctx": {"error": UNTAKEN[name]}}
+                for name in UNTAKEN
+                if name in self._untaken and name in request.headers
+            ]
         for name, read in self._body:
             try:
                 values[name] = await read(request)
@@ -246,14 +263,26 @@ class Router:
             options.setdefault("operation_id", endpoint.__name__)
             # What it answers stands in its return type, which only the description reads (karma.http.openapi).
             options.setdefault("response_model", None)
-            self.routes.append(Route(self._prefix + path, endpoint, methods=[method], tags=[self._tag], **options))
+            # An address of the Agio API is another one of what has the same path below our prefix.
+            operation = PREFIX + options.pop("operation", path)
+            self.routes.append(
+                Route(self._prefix + path, endpoint, methods=[method], operation=operation, tags=[self._tag], **options)
+            )
             return endpoint
 
         return add
 
 
-def _types_of(annotation: object) -> tuple[object, ...]:
-    return get_args(annotation) or (annotation,)
+def _types_of(annotation: object) -> Iterator[object]:
+    """Yield the types that a value may have: the members of a union, without what `Annotated` says about them."""
+    origin = get_origin(annotation)
+    if origin is Annotated:
+        yield from _types_of(get_args(annotation)[0])
+    elif origin in {Union, UnionType}:
+        for each in get_args(annotation):
+            yield from _types_of(each)
+    else:
+        yield annotation
 
 
 def _given(request: Request, place: str) -> Callable[[str], str | None]:
@@ -261,7 +290,7 @@ def _given(request: Request, place: str) -> Callable[[str], str | None]:
         case "path":
             return request.path_params.get
         case "query":
-            return request.query_params.get
+            return request.query_params.get if request.scope["query_string"] else _NONE.get
         case _:
             # Lines of one name are one list (RFC 9110, 5.3).
             return lambda name: ", ".join(request.headers.getlist(name)) if name in request.headers else None

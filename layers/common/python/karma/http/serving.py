@@ -4,16 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextvars import ContextVar
-from dataclasses import dataclass
 
 from karma.core.clock import Clock
 from karma.core.cursors import CursorSigner
+from karma.core.records import Record
 from karma.http.admission import Admission
 from karma.identity.sessions.signing_keys import KeyRing
 
 
-@dataclass(frozen=True, kw_only=True)
-class Serving:
+class Serving(Record, kw_only=True):
     """Everything that requests of one function share."""
 
     clock: Clock

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import field
 from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Literal
 
 from karma.core.errors import Forbidden, Unauthenticated
 from karma.core.ids import ApiKeyId, UserId
+from karma.core.records import Record
 from karma.identity import permissions
 
 ACCESS_TOKEN_TTL = timedelta(minutes=30)
@@ -41,8 +42,7 @@ class Locale(StrEnum):
     ZH = "zh"
 
 
-@dataclass(frozen=True, kw_only=True)
-class User:
+class User(Record, kw_only=True):
     """A person with an account."""
 
     id: UserId
@@ -85,8 +85,7 @@ def _require_verified(verified: bool) -> None:
         raise Forbidden("Verify your e-mail address first", code="EMAIL_NOT_VERIFIED")
 
 
-@dataclass(frozen=True, kw_only=True)
-class ProfileChange:
+class ProfileChange(Record, kw_only=True):
     """Changes of a profile by its owner; None: the value stays."""
 
     name: str | None = None
@@ -116,8 +115,7 @@ class SessionOver(Unauthenticated):
         super().__init__("The session is over; log in again")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Credential:
+class Credential(Record, kw_only=True):
     """Session or API key that a request was made with."""
 
     user_id: UserId
@@ -140,8 +138,7 @@ class Credential:
             raise SessionOver
 
 
-@dataclass(frozen=True, kw_only=True)
-class Caller:
+class Caller(Record, kw_only=True):
     """Sender of a request, with the rights and the credential that it has."""
 
     user_id: UserId
@@ -190,8 +187,7 @@ class Caller:
         return permissions.allows(self.role, permission, self.scopes if self.method == "api_key" else None)
 
 
-@dataclass(frozen=True, kw_only=True)
-class ApiKey:
+class ApiKey(Record, kw_only=True):
     """An API key as it is listed: without its secret."""
 
     id: ApiKeyId
@@ -213,8 +209,7 @@ class ApiKey:
         return self.revoked_at is None and not ended and (self.expires_at is None or at < self.expires_at)
 
 
-@dataclass(frozen=True, kw_only=True)
-class RefreshToken:
+class RefreshToken(Record, kw_only=True):
     """Refresh token of a session: traded once for the next one."""
 
     hash: str
@@ -226,8 +221,7 @@ class RefreshToken:
     """Moment at which it was traded; None: it was not."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Tokens:
+class Tokens(Record, kw_only=True):
     """Access token and refresh token of a login or a refresh."""
 
     access_token: str

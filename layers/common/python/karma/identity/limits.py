@@ -1,5 +1,6 @@
 """The one table of rate limits of requests. Monthly allowances are in plans (karma.billing.plans).
 
+Which limit holds for which kind of mail, mail_limits.py says.
 `limit="auth"` on a route of functions/api and `limit="run"` in agent_stream name its rows. ADR 0013 says why.
 """
 
@@ -8,7 +9,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Protocol
@@ -19,7 +19,7 @@ from karma.core.ids import UserId
 from karma.core.leases import Lease, Pool, PoolIsFull
 from karma.core.observability import count, logger
 from karma.core.ratelimit import Buckets, Decision, Limit
-from karma.mail.domain import Mail, MailKind
+from karma.core.records import Record
 
 _MINUTE = timedelta(minutes=1)
 _PLAN_MAX_AGE_S = 300.0
@@ -34,8 +34,7 @@ class Counted(StrEnum):
     ACCOUNT = "account"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Rule:
+class Rule(Record, kw_only=True):
     """Row of the table: a limit for everybody, or one per plan."""
 
     counted: Counted
@@ -63,9 +62,17 @@ RULES: Mapping[str, Rule] = {
     "command": Rule(
         counted=Counted.ACCOUNT, stored=True, limits=_by_plan("command", free=60, pro=300, team=1200, enterprise=6000)
     ),
+    # Commands to many devices at once: each is as many as its plan allows, 1,000 of them some 20 s of work.
+    "bulk": Rule(counted=Counted.ACCOUNT, stored=True, limits=_by_plan("bulk", free=6, pro=12, team=30, enterprise=60)),
     # Making and deleting devices: each is several calls of AWS IoT's control plane, whose quota all accounts share.
     "device": Rule(
         counted=Counted.ACCOUNT, stored=True, limits=_by_plan("device", free=60, pro=120, team=300, enterprise=600)
+    ),
+    # What makes us call a host that an account names: few, so that we are no tool against others.
+    "outward": Rule(counted=Counted.ACCOUNT, stored=True, limits=_everybody("outward", 20, _MINUTE)),
+    # What reads megabytes, or makes others of our functions do so.
+    "costly": Rule(
+        counted=Counted.ACCOUNT, stored=True, limits=_by_plan("costly", free=60, pro=120, team=300, enterprise=600)
     ),
     # Asking people, and answering.
     "member": Rule(counted=Counted.ACCOUNT, stored=True, limits=_everybody("member", 30, _MINUTE)),
@@ -101,6 +108,9 @@ MAIL_UNPROVEN = Limit("mail_unproven", 10_000, timedelta(days=1))
 out, so that SES goes on sending the others, and an alarm says so. Counted as a mail is sent, when it is known whose
 address it goes to (karma.mail.service). Stored."""
 
+WEBHOOK_TRIES = Limit("webhook_tries", 10, _MINUTE)
+"""Deliveries that an account asks for by hand, tests and repeats, for one webhook; beside `outward`. Stored."""
+
 MAIL_PASSWORD = Limit("mail_password", 3, _HOUR)
 MAIL_API_KEY = Limit("mail_api_key", 10, _HOUR)
 """Limit of mails that tell an account what was done with it, by its id; beyond it, only notices and audit log do.
@@ -114,26 +124,18 @@ INVITATIONS = Limit("invitations", 100, _DAY)
 MAIL_INVITATION = Limit("mail_invitation", 3, _DAY)
 """Limit of mails and notices about invitations, by invited account or address; beyond it, they are only listed."""
 
-MAIL_LIMITS: Mapping[MailKind, Limit] = {
-    MailKind.VERIFY_EMAIL: MAIL_VERIFY,
-    MailKind.ALREADY_REGISTERED: MAIL_VERIFY,  # in place of the former
-    MailKind.RESET_PASSWORD: MAIL_RESET,
-    MailKind.PASSWORD_CHANGED: MAIL_PASSWORD,
-    MailKind.CONFIRM_NEW_EMAIL: MAIL_CHANGE,
-    MailKind.EMAIL_TAKEN: MAIL_CHANGE,  # in place of the former
-    MailKind.EMAIL_CHANGE_ASKED: MAIL_CHANGE,
-    MailKind.EMAIL_CHANGED: MAIL_CHANGE,  # one at the most for each CONFIRM_NEW_EMAIL, whose link it needs
-    MailKind.API_KEY_CREATED: MAIL_API_KEY,
-    MailKind.PROJECT_INVITATION: INVITATIONS,
-}
-"""Limits of each kind of mail, by account or address: all accounts share the number that SES sends in a day."""
-
 OPEN_STREAMS = Pool("open_streams", 10, timedelta(minutes=15))
 """Limit of open streams of one account: each takes a process of the streaming function, whose number is limited for all
-accounts together (docs/adr/0035). No stream outlives its process, 15 minutes."""
+accounts together (docs/adr/0035). No stream outlives its process, 15 minutes. Stored beside runs, since whoever takes
+a run over closes the stream of its lost process (karma.runs.holdings)."""
+LIVE_STREAMS = Pool("live_streams", 4, timedelta(seconds=75))
+ALL_LIVE_STREAMS = Pool("all_live_streams", 100, timedelta(seconds=75))
+"""Limits of streams of what changes, of one account and of the deployment (docs/adr/0067): each holds a process, at a
+thousand times the price of a WebSocket. A response ends after a minute."""
 WAITING_REQUESTS = Pool("waiting_requests", 5, timedelta(seconds=30))
-"""Limit of requests of one account that wait for a device (`wait_s`): each takes a process of the API, whose number is
-limited for all accounts and ingest together. None waits longer than the gateway, 30 seconds."""
+"""Limit of requests of one account that wait for somebody else, a device, a run or a server of MCP: each takes a
+process of the API, whose number is limited for all accounts and ingest together. None waits longer than the gateway, 30
+seconds."""
 _OPEN_RETRY_S = 10
 """Seconds after which to retry: most requests end long before their time."""
 
@@ -193,15 +195,6 @@ class Throttle:
         return kept[1]
 
 
-def unless_too_many(mail: Mail, key: str, *, buckets: Buckets, now: datetime) -> list[Mail]:
-    """Return the mail in a list, or an empty list when `key`, an account or a hash, was sent enough of its kind."""
-    limit = MAIL_LIMITS[mail.kind]
-    if not buckets.take(limit, key, now=now).allowed:
-        count("MailDropped", limit=limit.name)
-        return []
-    return [mail]
-
-
 class UnprovenMails:
     """Counts mails to addresses that nobody has proven, of the whole deployment (`MAIL_UNPROVEN`)."""
 
@@ -236,7 +229,9 @@ def refused(decision: Decision) -> RateLimited:
 class Leases(Protocol):
     """Leases of open requests: karma.core.dynamo.leases."""
 
-    def take(self, pool: Pool, holder: str, *, now: datetime, until: datetime) -> Lease: ...  # noqa: D102
+    def take(  # noqa: D102
+        self, pool: Pool, holder: str, *, now: datetime, until: datetime, token: str = ""
+    ) -> Lease: ...
     def give_back(self, lease: Lease) -> None: ...  # noqa: D102
 
 
@@ -248,15 +243,18 @@ class OpenRequests:
         self._clock = clock
         self._pool = pool
 
-    def open(self, user_id: UserId, *, until: datetime | None) -> Lease:
+    def open(self, user_id: UserId, *, until: datetime | None, token: str = "") -> Lease:
         """Take a lease for a request that ends by `until`, or at the latest time possible for its kind.
+
+        `token` names it, so that others can end it; "": none can.
 
         Raises:
             RateLimited: the account has as many open as it may.
         """
         now = self._clock.now()
         try:
-            return self._leases.take(self._pool, user_id, now=now, until=until or now + self._pool.longest)
+            end = until or now + self._pool.longest
+            return self._leases.take(self._pool, user_id, now=now, until=end, token=token)
         except PoolIsFull as full:
             count("RateLimited", limit=self._pool.name)
             wait_s = math.ceil((full.free_at - now).total_seconds())

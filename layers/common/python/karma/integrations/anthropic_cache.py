@@ -21,15 +21,18 @@ CACHED: Final[Mapping[str, str]] = {"type": "ephemeral"}
 
 
 def mark_prefixes(body: dict[str, Any]) -> None:
-    """Mark the tools, the agent's text and the conversation up to the last answer, in a request's own lists."""
+    """Mark the tools, the agent's text, the conversation up to the last answer, and all of it, in a request's lists."""
+    body["cache_control"] = CACHED
     if body.get("tools"):
         body["tools"][-1] = _marked(body["tools"][-1])
     if body["system"]:
         body["system"][0] = _marked(body["system"][0])
-    # Turns alternate and the last is the user's: before the last answer stands what was asked before.
-    if len(body["messages"]) >= 3:
-        asked = body["messages"][-3]["content"]
-        asked[-1] = _marked(asked[-1])
+    # Turns alternate: before the last answer stands what was asked before. A turn that has paused is the last itself.
+    asked = [turn["content"] for turn in body["messages"] if turn["role"] == "user"]
+    is_paused = bool(asked) and body["messages"][-1]["role"] == "assistant"
+    if len(asked) >= 2 or is_paused:
+        before = asked[-1] if is_paused else asked[-2]
+        before[-1] = _marked(before[-1])
 
 
 def _marked(block: Json) -> Json:

@@ -10,7 +10,9 @@ from karma.conversations.repair import tool_use
 from karma.integrations.attachments import Attachments
 
 GO_ON = "(Go on.)"
-"""User's turn that is added when the conversation ends with the assistant's: the API continues no answer."""
+"""User's turn that is added when the conversation ends with the assistant's: the API continues no answer, but one that
+has paused for tools which it runs itself (`pause_turn`)."""
+_SERVER_CALL = "server_tool_use"
 
 
 def to_messages(messages: Sequence[Message], *, model: str) -> list[dict[str, object]]:
@@ -30,9 +32,37 @@ def to_messages(messages: Sequence[Message], *, model: str) -> list[dict[str, ob
             turns[-1][1].extend(content)
         else:
             turns.append((role, content))
-    if turns and turns[-1][0] == "assistant":
+    for at, (role, content) in enumerate(turns):
+        if role == "assistant":
+            turns[at] = role, _paired(content, is_last=at == len(turns) - 1)
+    turns = [(role, content) for role, content in turns if content]
+    if turns and turns[-1][0] == "assistant" and not any(map(_is_of_server_tool, turns[-1][1])):
         turns.append(("user", [text_block(GO_ON)]))
     return [{"role": role, "content": content} for role, content in turns]
+
+
+def _paired(content: list[Json], *, is_last: bool) -> list[Json]:
+    """Leave out calls of tools that the API runs itself without their results, and results without their calls.
+
+    The API completes them in a turn that has paused, which is the last one, and in one that waits for results of ours.
+    """
+    if not any(map(_is_of_server_tool, content)):
+        return content
+    made = {block.get("id") for block in content if block.get("type") == _SERVER_CALL}
+    given = {block.get("tool_use_id") for block in content if block.get("type") != _SERVER_CALL}
+    may_wait = is_last or any(block.get("type") == "tool_use" for block in content)
+    return [
+        block
+        for block in content
+        if not _is_of_server_tool(block)
+        or (block.get("tool_use_id") in made if block.get("type") != _SERVER_CALL else may_wait or block["id"] in given)
+    ]
+
+
+def _is_of_server_tool(block: Json) -> bool:
+    """Tell whether a block of an answer is a call of a tool that the API runs itself, or the result of one."""
+    kind = str(block.get("type"))
+    return kind == _SERVER_CALL or kind.endswith("_tool_result")
 
 
 def _content(message: Message, *, model: str, attachments: Attachments) -> Iterator[Json]:
@@ -52,7 +82,7 @@ def _content(message: Message, *, model: str, attachments: Attachments) -> Itera
 
 
 def _is_replayable(block: Json, *, same_model: bool) -> bool:
-    """Tell whether the API accepts a block of an assistant's turn back; tools that the API runs itself are not used."""
+    """Tell whether the API accepts a block of an assistant's turn back."""
     kind = block.get("type")
     if kind == "text":
         return isinstance(block.get("text"), str) and bool(str(block["text"]).strip())
@@ -60,7 +90,7 @@ def _is_replayable(block: Json, *, same_model: bool) -> bool:
         return same_model and isinstance(block.get("thinking"), str) and bool(block.get("signature"))
     if kind == "redacted_thinking":
         return same_model and bool(block.get("data"))
-    return kind == "tool_use"
+    return kind == "tool_use" or (same_model and _is_of_server_tool(block))
 
 
 def _parts(content: str | Sequence[Json], attachments: Attachments) -> Iterator[Json]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypeGuard
 
 from karma.conversations.repair import arguments_of
 from karma.core import freeform, surrogates
@@ -14,6 +14,8 @@ from karma.models.domain import ModelErrorCode, Usage
 from karma.models.ports import (
     ModelEvent,
     ModelFailed,
+    ReasoningDelta,
+    ReasoningEnded,
     StopReason,
     TextDelta,
     ToolArguments,
@@ -21,6 +23,7 @@ from karma.models.ports import (
     ToolEnded,
     TurnEnded,
 )
+from karma.models.prices import utf8_size
 
 _STOPS: Mapping[str, StopReason] = {
     "end_turn": StopReason.END,
@@ -32,6 +35,9 @@ _STOPS: Mapping[str, StopReason] = {
     "model_context_window_exceeded": StopReason.CONTEXT_FULL,
 }
 
+_MAX_COUNTED = 10_000_000
+"""Tokens that may be reported of one call, more than any takes; a larger number is no count."""
+
 
 class _Open:
     """A content block that has begun and not ended."""
@@ -42,7 +48,7 @@ class _Open:
         self.block = block
         self.text = GrowingText()
         """Text of its deltas."""
-        self.signature = ""
+        self.signature = GrowingText()
         self._joiner = surrogates.Joiner()
 
     def add(self, piece: str) -> str:
@@ -61,8 +67,10 @@ class _Open:
 class Turn:
     """Parses one stream and collects the turn's content blocks."""
 
-    def __init__(self, *, quiet_s: float = QUIET_S) -> None:
+    def __init__(self, *, quiet_s: float = QUIET_S, shows_reasoning: bool = False) -> None:
+        """Build the parser of one stream; with `shows_reasoning` its events tell what the model thinks."""
         self.is_complete = False
+        self._shows_reasoning = shows_reasoning
         self._stream = EventStream(quiet_s=quiet_s)
         self._blocks: dict[int, dict[str, Any]] = {}
         """Content blocks that have ended, by index."""
@@ -70,6 +78,8 @@ class Turn:
         self._stop = ""
         self._usage: dict[str, int] = {}
         self._output_known = False
+        self.hidden = 0
+        """UTF-8 bytes of what the model has thought and is not shown."""
 
     @property
     def usage(self) -> Usage:
@@ -81,6 +91,7 @@ class Turn:
             output_tokens=self._usage.get("output_tokens") if self._output_known else None,
             cached_input_tokens=reads,
             cache_write_input_tokens=writes,
+            reasoning_tokens=self._usage.get("thinking_tokens") if self._output_known else None,
         )
 
     def feed(self, chunk: bytes) -> list[ModelEvent]:
@@ -133,6 +144,8 @@ class Turn:
         begun = block.pop(kind, "") if kind in {"text", "thinking"} else ""
         opened = self._open[index] = _Open(surrogates.whole(block))
         if kind == "tool_use":
+            if not all(isinstance(opened.block[name], str) for name in ("id", "name")):
+                raise TypeError("a call whose id or name is no text")
             out.append(ToolBegun(opened.block["id"], opened.block["name"]))
         elif begun:
             self._say(opened, opened.add(begun), out)
@@ -145,9 +158,9 @@ class Turn:
         elif kind == "input_json_delta":
             self._say(opened, opened.add(delta["partial_json"]), out)
         elif kind == "thinking_delta":
-            opened.add(delta["thinking"])
+            self._say(opened, opened.add(delta["thinking"]), out)
         elif kind == "signature_delta":
-            opened.signature += delta["signature"]
+            opened.signature.add(delta["signature"])
 
     def _say(self, opened: _Open, text: str, out: list[ModelEvent]) -> None:
         kind = opened.block["type"]
@@ -155,6 +168,11 @@ class Turn:
             out.append(TextDelta(text))
         elif text and kind == "tool_use":
             out.append(ToolArguments(opened.block["id"], text))
+        elif text and kind == "thinking":
+            if self._shows_reasoning:
+                out.append(ReasoningDelta(text))
+            else:
+                self.hidden += utf8_size(text)
 
     def _end(self, index: int, out: list[ModelEvent]) -> None:
         opened = self._open.pop(index)
@@ -163,17 +181,26 @@ class Turn:
         kind = block["type"]
         if kind in {"text", "thinking"}:
             block[kind] = text
+            if kind == "thinking" and text and self._shows_reasoning:
+                out.append(ReasoningEnded())
         elif kind.endswith("tool_use"):
             block["input"] = arguments_of(text)
             if kind == "tool_use":
                 out.append(ToolEnded(block["id"], text))
-        if opened.signature:
-            block["signature"] = block.get("signature", "") + surrogates.whole(opened.signature)
+        if opened.signature.size:
+            block["signature"] = block.get("signature", "") + surrogates.whole(str(opened.signature))
         self._blocks[index] = block
 
     def _count(self, usage: dict[str, Any] | None) -> None:
         # message_delta is cumulative: later numbers replace earlier ones.
         for name in ("input_tokens", "output_tokens", "cache_read_input_tokens", "cache_creation_input_tokens"):
             value = (usage or {}).get(name)
-            if isinstance(value, int):
+            if _is_count(value):
                 self._usage[name] = value
+        thought = ((usage or {}).get("output_tokens_details") or {}).get("thinking_tokens")
+        if _is_count(thought):
+            self._usage["thinking_tokens"] = thought
+
+
+def _is_count(value: object) -> TypeGuard[int]:
+    return type(value) is int and 0 <= value <= _MAX_COUNTED

@@ -19,6 +19,9 @@ MAX_STREAM_BYTES: Final = 64 * 1024 * 1024
 QUIET_S: Final = 600.0
 """Seconds for which a stream may keep the connection alive and say nothing: as long as SDKs wait for a whole answer."""
 
+SILENCE_S: Final = 60.0
+"""Seconds for which a stream may send nothing; providers send pings every few seconds."""
+
 _DRAIN_S: Final = 0.2
 
 
@@ -28,6 +31,26 @@ class StreamTooLarge(Exception):
 
 class StreamQuiet(Exception):
     """The stream goes on for too long without saying anything."""
+
+
+class StreamSilent(Exception):
+    """The stream sends nothing for too long."""
+
+
+async def next_chunk(chunks: AsyncIterator[bytes], *, silence_s: float) -> bytes | None:
+    """Return the next bytes of a body; None: it has ended.
+
+    The transport has a time limit of its own, but not in every state: behind a chunk that is no HTTP, aiohttp's does
+    not end.
+
+    Raises:
+        StreamSilent: nothing came for `silence_s` seconds.
+    """
+    try:
+        async with asyncio.timeout(silence_s):
+            return await anext(chunks, None)
+    except TimeoutError as exc:
+        raise StreamSilent from exc
 
 
 async def drain(chunks: AsyncIterator[bytes]) -> None:
@@ -57,6 +80,14 @@ class EventStream:
         """Return the data of the events that these bytes complete; comments and events without data are left out.
 
         Raises:
+            StreamTooLarge, StreamQuiet: as `blocks`.
+        """
+        return [block[at + 5 :] for block in self.blocks(chunk) if (at := block.find(b"data:")) >= 0]
+
+    def blocks(self, chunk: bytes) -> list[bytes]:
+        """Return the events that these bytes complete, comments too, each with all its lines.
+
+        Raises:
             StreamTooLarge: see the bounds above.
             StreamQuiet: see `QUIET_S`.
         """
@@ -77,7 +108,7 @@ class EventStream:
         *complete, rest = chunk.split(b"\n\n")
         self._parts, self._size = [], 0
         self._keep(rest)
-        return [block[at + 5 :] for block in complete if (at := block.find(b"data:")) >= 0]
+        return complete
 
     def spoke(self) -> None:
         """Note that the stream has said something: it is not quiet."""

@@ -62,7 +62,7 @@ class IotPublisher:
             DeviceServiceThrottled, DeviceServiceUnavailable: the request may or may not have been sent.
         """
         client = aws.client("iot-data", endpoint_url=self._endpoint_url or f"https://{data_host()}")
-        with _errors():
+        with device_service_errors():
             client.publish(
                 topic=request_topic(thing),
                 qos=1,
@@ -107,7 +107,7 @@ class IotRegistry:
         """Create the thing, or update the one of that name: a unique item in our table has reserved the name."""
         attributes: Any = {"attributes": {"device_id": device_id}}
         client = aws.client("iot")
-        with _errors():
+        with device_service_errors():
             try:
                 client.create_thing(thingName=thing, attributePayload=attributes)
             except client.exceptions.ResourceAlreadyExistsException:
@@ -120,7 +120,7 @@ class IotRegistry:
             ValidationFailed: `csr` is not a certificate signing request that AWS can sign.
         """
         client = aws.client("iot")
-        with _errors():
+        with device_service_errors():
             if not csr:
                 made = client.create_keys_and_certificate(setAsActive=False)
                 return Certificate(
@@ -141,7 +141,7 @@ class IotRegistry:
         The thing comes first: from then on the certificate is found by its thing.
         """
         client = aws.client("iot")
-        with _errors():
+        with device_service_errors():
             client.attach_thing_principal(thingName=thing, principal=certificate.arn)
             client.attach_policy(policyName=self._policy_name, target=certificate.arn)
             client.update_certificate(certificateId=certificate.id, newStatus="ACTIVE")
@@ -150,20 +150,20 @@ class IotRegistry:
         """Deactivate, detach and delete a certificate; steps that were done already are skipped."""
         client = aws.client("iot")
         certificate_id = certificate_arn.rpartition("/")[2]
-        with _errors(), _absent_is_fine():
+        with device_service_errors(), _absent_is_fine():
             client.update_certificate(certificateId=certificate_id, newStatus="INACTIVE")
-        with _errors(), _absent_is_fine():
+        with device_service_errors(), _absent_is_fine():
             client.detach_policy(policyName=self._policy_name, target=certificate_arn)
         if thing:
-            with _errors(), _absent_is_fine():
+            with device_service_errors(), _absent_is_fine():
                 client.detach_thing_principal(thingName=thing, principal=certificate_arn)
-        with _errors(), _absent_is_fine():
+        with device_service_errors(), _absent_is_fine():
             client.delete_certificate(certificateId=certificate_id, forceDelete=True)
 
     def remove_certificates(self, thing: str) -> None:
         """Remove every certificate of a thing."""
         client = aws.client("iot")
-        with _errors(), _absent_is_fine():
+        with device_service_errors(), _absent_is_fine():
             for arn in client.list_thing_principals(thingName=thing)["principals"]:
                 self.remove_certificate(arn, thing=thing)
 
@@ -175,7 +175,7 @@ class IotRegistry:
         """
         self.remove_certificates(thing)
         client = aws.client("iot")
-        with _errors(), _absent_is_fine():
+        with device_service_errors(), _absent_is_fine():
             try:
                 client.delete_thing(thingName=thing)
             except client.exceptions.InvalidRequestException as exc:
@@ -189,7 +189,7 @@ class IotRegistry:
         """
         client = aws.client("iot")
         found: list[str] = []
-        with _errors():
+        with device_service_errors():
             for certificate in client.list_certificates(pageSize=limit, ascendingOrder=False)["certificates"]:
                 arn = certificate["certificateArn"]
                 if certificate["status"] != "INACTIVE":
@@ -208,7 +208,7 @@ def data_host() -> str:
     """Return the host of the account's ATS data endpoint, asked for once a process."""
     global _data_host
     if not _data_host:
-        with _errors():
+        with device_service_errors():
             _data_host = aws.client("iot").describe_endpoint(endpointType="iot:Data-ATS")["endpointAddress"]
     return _data_host
 
@@ -236,7 +236,8 @@ def _forget() -> None:
 
 
 @contextmanager
-def _errors() -> Iterator[None]:
+def device_service_errors() -> Iterator[None]:
+    """Translate the errors of AWS IoT."""
     try:
         yield
     except AWS_FAULTS as exc:

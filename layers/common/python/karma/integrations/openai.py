@@ -11,8 +11,9 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import AsyncGenerator, Sequence
-from contextlib import suppress
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from contextlib import asynccontextmanager, suppress
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import urlsplit
 
@@ -21,24 +22,27 @@ import orjson
 from karma.core import aws, secrets
 from karma.core.clock import monotonic
 from karma.core.errors import Upstream
-from karma.integrations.event_stream import QUIET_S, drain
+from karma.integrations.event_stream import QUIET_S, SILENCE_S, drain
 from karma.integrations.limited_errors import limit_error
-from karma.integrations.openai_errors import failure_of_status, meaning_of, report
+from karma.integrations.openai_errors import failure_of_status, meaning_of, report, wants_newer_name, wants_strict_form
 from karma.integrations.openai_messages import MAX_TOOLS, to_chat, to_function
+from karma.integrations.openai_signed import server_of
 from karma.integrations.openai_turn import ChatTurn
 from karma.models.addresses import may_serve_models
 from karma.models.domain import OPENAI_URL, ModelErrorCode, ModelNotConfigured, Target
-from karma.models.ports import ModelEvent, ModelFailed, ModelRequest
+from karma.models.ports import ModelEvent, ModelFailed, ModelRequest, TurnEnded
 
 if TYPE_CHECKING:
     import httpx2
 
 _CONNECT_S: Final = 5.0
-_SILENCE_S: Final = 60.0
-"""Longest pause within a stream, in seconds, and until it begins."""
 _IDLE_S: Final = 60.0
 _CONNECTIONS: Final = 100
 _RESOLVED_S: Final = 60.0
+_MAX_WHOLE_BYTES: Final = 8_000_000
+"""Bytes of an answer that is no stream; no answer that could be stored is as long."""
+_MISTRAL: Final = "api.mistral.ai"
+_FORM_REFUSED: Final = frozenset({400, 422})
 
 
 class OpenAIModel:
@@ -54,6 +58,10 @@ class OpenAIModel:
         self._secret_arn = secret_arn
         self._quiet_s = quiet_s
         self._client: httpx2.AsyncClient | None = None
+        self._newer: frozenset[tuple[str, str]] = frozenset()
+        """Addresses and models that refused the older name of the limit; there are as many as configured models."""
+        self._strict: frozenset[tuple[str, str]] = frozenset()
+        """Those that refused the form of a conversation which most take."""
         self._allowed: dict[str, float] = {}
         """Moments until which addresses need not be resolved again; there are as many as configured models."""
         aws.on_reset(self._forget)
@@ -77,29 +85,32 @@ class OpenAIModel:
 
     async def stream(self, request: ModelRequest) -> AsyncGenerator[Sequence[ModelEvent]]:
         """Call the model, as `karma.models.ports.Model.stream`."""
-        turn = ChatTurn(quiet_s=self._quiet_s)
+        turn = ChatTurn(quiet_s=self._quiet_s, shows_reasoning=request.reasoning is not None)
         try:
             key = await asyncio.to_thread(self._key, request.target)
             await self._require_allowed(request.target.base_url or OPENAI_URL)
-            client = await self._ready()
-            async with client.stream(
-                "POST",
-                f"{request.target.base_url or OPENAI_URL}/chat/completions",
-                content=orjson.dumps(body_of(request)),
-                headers={"authorization": f"Bearer {key}"} if key else {},
-            ) as response:
+            async with self._asked(request, key) as response:
                 if response.status_code != 200:
                     raise failure_of_status(response.status_code, response.headers, await response.aread())
+                if "json" in response.headers.get("content-type", ""):
+                    events = turn.take_whole(await _whole(response))
+                    yield [*events, _ended(request, turn)]
+                    return
                 chunks = response.aiter_bytes()
                 async for chunk in chunks:
                     events = turn.feed(chunk)
+                    _tell(request, turn)
                     if turn.is_complete:
-                        await drain(chunks)
-                        events.append(turn.ended(request))
+                        events.append(_ended(request, turn))
                     if events:
                         yield events
                     if turn.is_complete:
+                        await drain(chunks)
                         return
+                events = turn.end_of_body()
+                if turn.is_complete:
+                    yield [*events, _ended(request, turn)]
+                    return
         except ModelFailed as exc:
             exc.usage = turn.spent(request)
             raise
@@ -112,6 +123,33 @@ class OpenAIModel:
             code, is_transient = meaning
             raise ModelFailed(code, usage=turn.spent(request), is_transient=is_transient) from exc
         raise ModelFailed(ModelErrorCode.MODEL_STREAM_CUT, usage=turn.spent(request), is_transient=True)
+
+    @asynccontextmanager
+    async def _asked(self, request: ModelRequest, key: str) -> AsyncIterator[httpx2.Response]:
+        """Send a call; once more where the server asks for another form of the request, before anything was done.
+
+        Such are the newer name of the limit, and conversations as strict servers want them.
+        """
+        client, target = await self._ready(), request.target
+        address = target.base_url or OPENAI_URL
+        asked = address, target.model
+        while True:
+            is_newer = address == OPENAI_URL or asked in self._newer
+            is_strict = urlsplit(address).hostname == _MISTRAL or asked in self._strict
+            async with client.stream(
+                "POST",
+                f"{address}/chat/completions",
+                content=orjson.dumps(body_of(request, is_newer=is_newer, is_strict=is_strict)),
+                headers={"authorization": f"Bearer {key}"} if key else {},
+            ) as response:
+                refusal = await response.aread() if response.status_code in _FORM_REFUSED else b""
+                if refusal and not is_newer and response.status_code == 400 and wants_newer_name(refusal):
+                    self._newer |= {asked}
+                elif refusal and not is_strict and wants_strict_form(refusal):
+                    self._strict |= {asked}
+                else:
+                    yield response
+                    return
 
     async def _ready(self) -> httpx2.AsyncClient:
         return self._client or self._keep(await asyncio.to_thread(_make_client))
@@ -132,7 +170,7 @@ class OpenAIModel:
             return
         address = urlsplit(base_url)
         found: Sequence[Any] = ()
-        with suppress(OSError):  # a name that only a proxy knows, or nobody: the call itself finds out
+        with suppress(OSError, UnicodeError):  # a name that only a proxy knows, or nobody: the call itself finds out
             loop = asyncio.get_running_loop()
             found = await loop.getaddrinfo(address.hostname, address.port or 443, type=socket.SOCK_STREAM)
         if not all(may_serve_models(str(each[4][0])) for each in found):
@@ -159,28 +197,67 @@ class OpenAIModel:
         self._client = None
 
 
-def body_of(request: ModelRequest) -> dict[str, Any]:
-    """Return the body of a call."""
+def body_of(request: ModelRequest, *, is_newer: bool = False, is_strict: bool = False) -> dict[str, Any]:
+    """Return the body of a call.
+
+    With `is_newer` the limit of its answer has the name that newer models want; `is_strict` as in `to_chat`.
+    """
     target = request.target
-    # OpenAI's newer models refuse the older name, which is the only one that all other servers know.
-    most = "max_completion_tokens" if (target.base_url or OPENAI_URL) == OPENAI_URL else "max_tokens"
+    # OpenAI's newer models refuse the older name, also where Azure serves them; most other servers know no other one.
+    is_newer = is_newer or (target.base_url or OPENAI_URL) == OPENAI_URL
+    most = "max_completion_tokens" if is_newer else "max_tokens"
     body: dict[str, Any] = {
         "model": target.model,
-        "messages": to_chat(request.system, request.messages, images=target.images),
+        "messages": to_chat(
+            request.system,
+            request.messages,
+            images=target.images,
+            model=target.model,
+            server=server_of(target),
+            is_strict=is_strict,
+        ),
         most: request.max_tokens,
         "stream": True,
         "stream_options": {"include_usage": True},
     }
+    if request.reasoning is not None:
+        body["reasoning_effort"] = request.reasoning.value
     if request.tools:
         body["tools"] = [to_function(tool) for tool in request.tools[:MAX_TOOLS]]
     return body
+
+
+async def _whole(response: httpx2.Response) -> bytes:
+    """Read an answer that is no stream.
+
+    Raises:
+        ModelFailed: it is too long.
+    """
+    body = bytearray()
+    async for chunk in response.aiter_bytes():
+        body += chunk
+        if len(body) > _MAX_WHOLE_BYTES:
+            raise ModelFailed(ModelErrorCode.MODEL_STREAM_CUT)
+    return bytes(body)
+
+
+def _tell(request: ModelRequest, turn: ChatTurn) -> None:
+    # Servers that count with each chunk have not counted what comes behind it.
+    request.meter.usage = replace(turn.usage, output_tokens=None, reasoning_tokens=None)
+    request.meter.thought = turn.hidden
+
+
+def _ended(request: ModelRequest, turn: ChatTurn) -> TurnEnded:
+    ended = turn.ended(request)
+    request.meter.usage = ended.usage
+    return ended
 
 
 def _make_client() -> httpx2.AsyncClient:
     import httpx2
 
     return httpx2.AsyncClient(
-        timeout=httpx2.Timeout(_SILENCE_S, connect=_CONNECT_S),
+        timeout=httpx2.Timeout(SILENCE_S, connect=_CONNECT_S),
         limits=httpx2.Limits(max_connections=_CONNECTIONS, keepalive_expiry=_IDLE_S),
         headers={"content-type": "application/json", "accept-encoding": "identity", "user-agent": "karma"},
         event_hooks={"response": [limit_error]},

@@ -52,6 +52,22 @@ def failure_of_status(status: int, headers: Mapping[str, str], data: bytes) -> M
     return ModelFailed(code, is_transient=is_transient, retry_after_s=pause_of(headers))
 
 
+def wants_newer_name(data: bytes) -> bool:
+    """Tell whether a refusal is one of the older name of the limit of an answer, `max_tokens`."""
+    body = _parsed(data)
+    error = body.get("error") if isinstance(body, Mapping) else None
+    return isinstance(error, Mapping) and "max_completion_tokens" in str(error.get("message"))
+
+
+def wants_strict_form(data: bytes) -> bool:
+    """Tell whether a refusal is Mistral's, or of a server with its templates, of an id of a call or an order of turns.
+
+    Their codes differ by server; the words are of the library that all of them use, mistral-common.
+    """
+    told = data.decode(errors="replace").lower()
+    return "unexpected role" in told or ("tool call id" in told and "length of 9" in told)
+
+
 def code_in_stream(chunk: Mapping[str, Any]) -> ModelErrorCode:
     """Return the code of an error that came within a stream that began with 200."""
     if is_too_long(200, chunk):

@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
+import orjson
+
+from karma.conversations.domain import Json
 from karma.conversations.repair import arguments_of
 from karma.core import freeform, surrogates
 from karma.core.texts import GrowingText
 from karma.integrations.event_stream import QUIET_S, EventStream, StreamQuiet, StreamTooLarge
 from karma.integrations.openai_errors import code_in_stream
-from karma.models.domain import ModelErrorCode, Usage
+from karma.integrations.openai_signed import Signed
+from karma.integrations.openai_thinking import LeadingThoughts
+from karma.models.domain import ModelErrorCode, Target, Usage
 from karma.models.ports import (
     ModelEvent,
     ModelFailed,
     ModelRequest,
+    ReasoningDelta,
+    ReasoningEnded,
     StopReason,
     TextDelta,
     ToolArguments,
@@ -23,7 +30,7 @@ from karma.models.ports import (
     ToolEnded,
     TurnEnded,
 )
-from karma.models.prices import estimated_usage
+from karma.models.prices import MAX_INPUT_TOKENS, estimated_usage, input_tokens, utf8_size
 
 _STOPS: Final[Mapping[str, StopReason]] = {
     "stop": StopReason.END,
@@ -35,6 +42,14 @@ _STOPS: Final[Mapping[str, StopReason]] = {
 _DONE: Final = b"[DONE]"
 _MAX_CALLS: Final = 1000
 """Calls of tools in one answer; a stream with more is no answer."""
+THOUGHTS: Final = ("reasoning_content", "reasoning")
+"""Members in which servers tell what a model thinks."""
+_MAX_THOUGHTS: Final = 262_144
+"""Characters of its thinking that are kept for the next call; of more, nothing."""
+_MAX_COUNTED: Final = 10_000_000
+"""Tokens that a server may report of one call, more than any takes; a larger number is no count."""
+_MAX_LOOKED_AT: Final = 65_536
+"""Characters of arguments that are looked at, as often as there may be calls, to tell whether they are whole."""
 
 
 @dataclass
@@ -48,19 +63,55 @@ class _Call:
     name: str = ""
     text: GrowingText = field(default_factory=GrowingText)
     joiner: surrogates.Joiner = field(default_factory=surrogates.Joiner)
+    extra: Json | None = None
+    """The parts that its server wants back with it (openai_signed.py)."""
+    looks: int = 0
+    """Number of times that its arguments were looked at."""
+
+    def is_another(self, name: str, arguments: object) -> bool:
+        """Tell whether a piece without an id, at this call's place, begins another call.
+
+        It does if it has another name, or a name and an object behind one that is whole. A name alone is none, since
+        some servers repeat it with each piece.
+        """
+        if not name or not self.name or name != self.name:
+            return bool(name and self.name)
+        begins = isinstance(arguments, dict) or (isinstance(arguments, str) and arguments.lstrip().startswith("{"))
+        if not begins or not 0 < self.text.size <= _MAX_LOOKED_AT or self.looks == _MAX_CALLS:
+            return False
+        self.looks += 1
+        try:
+            return isinstance(orjson.loads(str(self.text)), dict)
+        except ValueError:
+            return False
 
 
 class ChatTurn:
     """Parses one stream and collects what the model said and called."""
 
-    def __init__(self, *, quiet_s: float = QUIET_S) -> None:
+    def __init__(self, *, quiet_s: float = QUIET_S, shows_reasoning: bool = False) -> None:
+        """Build the parser of one stream; with `shows_reasoning` its events tell what the model thinks."""
         self.is_complete = False
+        self._is_shown = self._shows_reasoning = shows_reasoning
+        self._member = ""
+        """Member in which the server tells what the model thinks."""
+        self._thoughts = GrowingText()
+        """Text of its reasoning, shown or not."""
+        self._thinking_joiner = surrogates.Joiner()
+        self._is_thinking = False
         self._stream = EventStream(quiet_s=quiet_s)
+        self.hidden = 0
+        """UTF-8 bytes of what the model has thought and is not shown."""
         self._text = GrowingText()
         self._joiner = surrogates.Joiner()
-        self._calls: dict[int, _Call] = {}
-        """The newest call of each index; some servers give all calls of an answer the index 0."""
+        self._leading = LeadingThoughts()
+        self._calls: dict[int | str, _Call] = {}
+        """The newest call of each index; some servers give all calls of an answer the index 0.
+
+        Where there are no indices, the newest call of each id, and under "" the newest of all.
+        """
         self._made: list[_Call] = []
+        self._signed = Signed()
         self._finish = ""
         self._thought = 0
         """Characters of its thinking."""
@@ -88,51 +139,119 @@ class ChatTurn:
             raise ModelFailed(ModelErrorCode.MODEL_STREAM_CUT, usage=self.usage) from exc
         return out
 
+    def take_whole(self, body: bytes) -> list[ModelEvent]:
+        """Return the events of an answer that came as one JSON object, as some gateways send it whatever is asked.
+
+        Raises as `feed`.
+        """
+        out: list[ModelEvent] = []
+        try:
+            answer = freeform.loads(body, keep_surrogates=True)
+            choices = [{**each, "delta": each.get("message")} for each in answer.get("choices") or ()]
+            self._take({**answer, "choices": choices}, out)
+            self._end(out)
+        except (ValueError, KeyError, TypeError, AttributeError) as exc:
+            raise ModelFailed(ModelErrorCode.MODEL_STREAM_CUT, usage=self.usage) from exc
+        return out
+
     def spent(self, request: ModelRequest) -> Usage:
-        """Return the tokens that the call has used: those reported, or an estimate where an answer came without them.
+        """Return the tokens that the call has used: those reported, or the bound where an answer came without them.
 
         The output of an answer that is not complete is unknown.
         """
         if self.usage.input_tokens is not None or not self._chars:
             return self.usage
-        return Usage(input_tokens=estimated_usage(request, 0).input_tokens)
+        return Usage(input_tokens=min(MAX_INPUT_TOKENS, input_tokens(request)))
 
     def ended(self, request: ModelRequest) -> TurnEnded:
         """Return the end of a complete turn; what the server has not counted is estimated."""
         estimate = estimated_usage(request, self._chars)
-        known, guessed = self.usage.input_tokens, self.usage.output_tokens
+        known, said = self.usage.input_tokens, self.usage.output_tokens
         usage = replace(
             self.usage,
             input_tokens=estimate.input_tokens if known is None else known,
-            output_tokens=estimate.output_tokens if guessed is None else guessed,
+            # None at all, of an answer that says something, were not counted.
+            output_tokens=estimate.output_tokens if said is None else said or estimate.output_tokens,
         )
         stop = StopReason.REFUSED if self._has_refused else _STOPS.get(self._finish, StopReason.END)
-        return TurnEnded(stop, usage, self._blocks())
+        return TurnEnded(stop, usage, self._blocks(request.target))
 
     @property
     def _chars(self) -> int:
         return self._thought + self._text.size + sum(call.text.size for call in self._made) + len(self._made)
 
-    def _take(self, chunk: dict[str, Any], out: list[ModelEvent]) -> None:
+    def end_of_body(self) -> list[ModelEvent]:
+        """Return the events with which a stream ends that said why it ends, and nothing more.
+
+        Some servers leave out `[DONE]`, or do where a filter stopped the answer. Without a reason the stream was cut.
+        """
+        out: list[ModelEvent] = []
+        if self._finish and not self.is_complete:
+            self._end(out)
+        return out
+
+    def _take(self, chunk: dict[str, Any] | None, out: list[ModelEvent]) -> None:
+        if chunk is None:
+            return  # sent by some gateways to keep the connection alive
         if chunk.get("error") is not None or chunk.get("object") == "error":
             code = code_in_stream(chunk)
             raise ModelFailed(code, usage=self.usage, is_transient=code.may_pass)
         if chunk.get("usage"):
             self._count(chunk["usage"])
-        # One answer is asked for; the chunk with the usage has none.
-        for choice in chunk["choices"][:1]:
+        # One answer is asked for; the chunk with the usage has none, and no list of them at some servers.
+        for choice in (chunk.get("choices") or [])[:1]:
             delta = choice.get("delta") or {}
-            # What it thinks is not shown, but it is paid for, and it is not silent meanwhile.
-            thought = delta.get("reasoning_content") or delta.get("reasoning") or ""
+            inline, said = self._leading.feed(_texts(delta.get("content"), "text"))
+            # Why it declines is what it says, as of models that say it in their text.
+            refusal = _texts(delta.get("refusal"), "text") or _parts(delta.get("content"), "refusal")
+            said += refusal
+            calls = delta.get("tool_calls") or self._called_once(delta.get("function_call"))
+            # What it thinks is paid for, shown or not, and it is not silent meanwhile.
+            member = next((name for name in THOUGHTS if delta.get(name)), "")
+            thought = (_texts(delta[member], "text") if member else _parts(delta.get("content"), "thinking")) + inline
+            self._member = self._member or member
             self._thought += len(thought)
-            if thought or delta.get("content") or delta.get("tool_calls") or delta.get("refusal"):
+            self._think(thought, bool(said or calls), out)
+            if thought or said or calls:
                 self._stream.spoke()
-            self._has_refused = self._has_refused or bool(delta.get("refusal"))
-            if delta.get("content"):
-                self._say(self._joiner.add(delta["content"]), out)
-            for piece in delta.get("tool_calls") or ():
+            self._signed.add_details(delta.get("reasoning_details"))
+            self._has_refused = self._has_refused or bool(refusal)
+            if said:
+                self._say(self._joiner.add(said), out)
+            for piece in calls:
                 self._call(piece, out)
-            self._finish = choice.get("finish_reason") or self._finish
+            finish = choice.get("finish_reason")
+            if not isinstance(finish, str | None):
+                raise TypeError("a reason that is no text")
+            self._finish = finish or self._finish
+
+    def _called_once(self, function: dict[str, Any] | None) -> Sequence[dict[str, Any]]:
+        """Return the piece of a call in the form before `tool_calls`, without index and id: one a turn.
+
+        A server that tells its calls in both forms has told it already.
+        """
+        return () if not function or self._calls.keys() - {""} else ({"function": function},)
+
+    def _think(self, thought: object, is_answering: bool, out: list[ModelEvent]) -> None:
+        """Take a piece of reasoning; the first piece of the answer ends it, and what comes later is not shown."""
+        if isinstance(thought, str) and thought:
+            self._ponder(self._thinking_joiner.add(thought), out)
+        if is_answering:
+            self._end_thinking(out)
+
+    def _ponder(self, text: str, out: list[ModelEvent]) -> None:
+        self._thoughts.add(text)
+        if self._shows_reasoning and text:
+            self._is_thinking = True
+            out.append(ReasoningDelta(text))
+        else:
+            self.hidden += utf8_size(text)
+
+    def _end_thinking(self, out: list[ModelEvent]) -> None:
+        self._ponder(self._thinking_joiner.end(), out)
+        if self._is_thinking:
+            self._is_thinking = self._shows_reasoning = False
+            out.append(ReasoningEnded())
 
     def _say(self, text: str, out: list[ModelEvent]) -> None:
         self._text.add(text)
@@ -140,11 +259,8 @@ class ChatTurn:
             out.append(TextDelta(text))
 
     def _call(self, piece: dict[str, Any], out: list[ModelEvent]) -> None:
-        index, given, function = piece.get("index") or 0, piece.get("id") or "", piece.get("function") or {}
-        call = self._calls.get(index)
-        if call is None or (given and call.given and given != call.given):
-            call = self._calls[index] = _Call(given=str(given))
-        call.given = call.given or str(given)
+        function = piece.get("function") or {}
+        call = self._call_of(piece, function)
         if not call.id and function.get("name"):
             if len(self._made) == _MAX_CALLS:
                 raise StreamTooLarge
@@ -154,14 +270,33 @@ class ChatTurn:
             call.id = own if own and own not in known else f"{own or 'call'}_{len(self._made)}"
             self._made.append(call)
             out.append(ToolBegun(call.id, call.name))
+        call.extra = call.extra or self._signed.of_call(piece.get("extra_content"))
         arguments = function.get("arguments")
-        if not arguments:
-            return
+        if not arguments or (arguments == "null" and not call.text.size):
+            return  # a tool that takes none
         if not call.id:
             raise ValueError("arguments of a call without a name")
         if isinstance(arguments, dict):  # as some servers write them
             arguments = freeform.render(arguments).decode()
         self._argue(call, call.joiner.add(arguments), out)
+
+    def _call_of(self, piece: Mapping[str, Any], function: Mapping[str, Any]) -> _Call:
+        """Return the call that a piece belongs to: by its index, or else its id, or else the newest."""
+        index, given = piece.get("index"), str(piece.get("id") or "")
+        place = given if index is None else index
+        call = self._calls.get(place)
+        if given:
+            is_another = call is None or bool(call.given and given != call.given)
+        else:
+            is_another = call is None or call.is_another(
+                surrogates.whole(str(function.get("name") or "")), function.get("arguments")
+            )
+        if call is None or is_another:
+            call = self._calls[place] = _Call(given=given)
+        if index is None:
+            self._calls[""] = call
+        call.given = call.given or given
+        return call
 
     @staticmethod
     def _argue(call: _Call, text: str, out: list[ModelEvent]) -> None:
@@ -173,12 +308,15 @@ class ChatTurn:
         if not self._finish:
             raise ValueError("the stream ends before the answer")
         self.is_complete = True
-        self._say(self._joiner.end(), out)
+        inline, said = self._leading.end()
+        self._thought += len(inline)
+        self._think(inline, True, out)
+        self._say(self._joiner.add(said) + self._joiner.end(), out)
         for call in self._made:
             self._argue(call, call.joiner.end(), out)
             out.append(ToolEnded(call.id, str(call.text)))
 
-    def _blocks(self) -> list[dict[str, object]]:
+    def _blocks(self, target: Target) -> list[dict[str, object]]:
         """Return the turn as the blocks in which turns of all providers are stored."""
         text = str(self._text)
         said: list[dict[str, object]] = [{"type": "text", "text": text}] if text.strip() else []
@@ -186,17 +324,46 @@ class ChatTurn:
             {"type": "tool_use", "id": each.id, "name": each.name, "input": arguments_of(str(each.text))}
             for each in self._made
         ]
-        return said + calls
+        return [*self._thinking(target, is_alone=not said and not calls), *said, *calls]
+
+    def _thinking(self, target: Target, *, is_alone: bool) -> list[dict[str, object]]:
+        """Return the block of what it thinks; where that is not shown and nothing follows, there is no answer."""
+        extras, ids = [call.extra for call in self._made], [surrogates.whole(call.given) for call in self._made]
+        signed = self._signed.members(target, extras=extras, ids=ids)
+        is_kept = 0 < self._thoughts.size <= _MAX_THOUGHTS
+        if not (is_kept or signed) or (is_alone and not self._is_shown):
+            return []
+        member = {"member": self._member} if self._member and is_kept else {}
+        return [{"type": "thinking", "thinking": str(self._thoughts) if is_kept else "", **member, **signed}]
 
     def _count(self, usage: dict[str, Any]) -> None:
         # Later reports replace earlier ones: some servers count with each chunk.
         details = usage.get("prompt_tokens_details") or {}
+        spent = usage.get("completion_tokens_details") or {}
+        cached = _whole(details.get("cached_tokens"))
+        # A prompt has tokens: a server that reports none has not counted.
+        prompt = _whole(usage.get("prompt_tokens")) or None
+        if prompt is not None and cached is not None and cached > prompt:
+            prompt += cached  # some gateways count what was cached apart, as Anthropic's API does
         self.usage = Usage(
-            input_tokens=_whole(usage.get("prompt_tokens")),
+            input_tokens=prompt,
             output_tokens=_whole(usage.get("completion_tokens")),
-            cached_input_tokens=_whole(details.get("cached_tokens")),
+            cached_input_tokens=cached,
+            reasoning_tokens=_whole(spent.get("reasoning_tokens")),
         )
 
 
+def _texts(content: object, kind: str) -> str:
+    """Return the text of a content, or of the parts of a kind where it is a list of parts, as Mistral sends it."""
+    if not isinstance(content, list):
+        return content if isinstance(content, str) else ""
+    return "".join(_texts(each.get(kind), "text") for each in content if each.get("type") == kind)
+
+
+def _parts(content: object, kind: str) -> str:
+    """Return what a model thinks, or why it declines, where it says so within its content."""
+    return _texts(content, kind) if isinstance(content, list) else ""
+
+
 def _whole(value: object) -> int | None:
-    return value if type(value) is int and value >= 0 else None
+    return value if type(value) is int and 0 <= value <= _MAX_COUNTED else None

@@ -1,8 +1,10 @@
 """Amazon S3: bytes of device files, presigned URLs, and the layout of our keys.
 
-devices/<device id>/<file id>      one object a file, written once by an upload in parts
+devices/<device id>/<file id>      one object a file, written once by an upload in parts; see also s3_previews.py
 attachments/<user id>/<sha256>     media and long results of conversations, written once
-exports/<user id>/<id>.json        exported threads, which the bucket's lifecycle removes after a day
+firmware/<user id>/<release id>    releases of firmware: s3_firmware.py
+exports/<user id>/<id>             exported threads (.json) and telemetry (s3_exports.py), removed after a day
+archives/<days>/<device id>/<sha256>  raw telemetry of a day (karma.telemetry.archives), removed after as many days
 
 The bucket keeps older versions, so objects are removed by version. Errors of AWS become:
 Upstream
@@ -36,8 +38,9 @@ _KEYS_A_CALL: Final = 1000
 LINK_TIME: Final = timedelta(hours=12)
 """Time for which a URL of an attachment is valid; it ends earlier with the session of the role that signed it."""
 
+ARCHIVES: Final = "archives/"
 EXPORT_TIME: Final = timedelta(hours=1)
-"""Time for which a link to an exported thread is valid."""
+"""Time for which a link to what was exported is valid."""
 
 
 class FileStorageThrottled(Upstream):
@@ -68,7 +71,7 @@ class S3Files:
 
     def address(self, device_id: DeviceId, file_id: FileId) -> str:
         """Return `s3://<bucket>/<key>`."""
-        return f"s3://{self._bucket}/{_key(device_id, file_id)}"
+        return f"s3://{self._bucket}/{key_of(device_id, file_id)}"
 
     # Uploads
 
@@ -78,15 +81,15 @@ class S3Files:
         S3 accepts checksums of parts only when the upload was begun with them, and then demands one of every part.
         """
         algorithm: Any = {"ChecksumAlgorithm": "SHA256", "ChecksumType": "COMPOSITE"} if checksums else {}
-        with _errors():
+        with storage_errors():
             made = aws.client("s3").create_multipart_upload(
-                Bucket=self._bucket, Key=_key(device_id, file_id), **algorithm
+                Bucket=self._bucket, Key=key_of(device_id, file_id), **algorithm
             )
         return made["UploadId"]
 
     def abort_upload(self, device_id: DeviceId, file_id: FileId, upload_id: str) -> None:
         """Delete an upload and its parts; an absent one counts as deleted."""
-        _abort(self._bucket, _key(device_id, file_id), upload_id)
+        _abort(self._bucket, key_of(device_id, file_id), upload_id)
 
     def part_url(
         self, device_id: DeviceId, file_id: FileId, upload_id: str, number: int, *, size: int, sha256: str | None
@@ -94,7 +97,7 @@ class S3Files:
         """Sign a PUT of exactly `size` bytes; with `sha256` the client must send it as x-amz-checksum-sha256."""
         params: dict[str, Any] = {
             "Bucket": self._bucket,
-            "Key": _key(device_id, file_id),
+            "Key": key_of(device_id, file_id),
             "UploadId": upload_id,
             "PartNumber": number,
             "ContentLength": size,
@@ -109,9 +112,9 @@ class S3Files:
         Raises:
             UploadGone: the upload was completed or aborted.
         """
-        with _errors(gone=UploadGone):
+        with storage_errors(gone=UploadGone):
             found = aws.client("s3").list_parts(
-                Bucket=self._bucket, Key=_key(device_id, file_id), UploadId=upload_id, MaxParts=_KEYS_A_CALL
+                Bucket=self._bucket, Key=key_of(device_id, file_id), UploadId=upload_id, MaxParts=_KEYS_A_CALL
             )
         return [
             StoredPart(part["PartNumber"], part["Size"], part["ETag"], part.get("ChecksumSHA256"))
@@ -130,10 +133,10 @@ class S3Files:
         for entry, part in zip(listed, parts, strict=True):
             if part.sha256 is not None:
                 entry["ChecksumSHA256"] = part.sha256
-        with _errors(gone=UploadGone):
+        with storage_errors(gone=UploadGone):
             aws.client("s3").complete_multipart_upload(
                 Bucket=self._bucket,
-                Key=_key(device_id, file_id),
+                Key=key_of(device_id, file_id),
                 UploadId=upload_id,
                 MultipartUpload={"Parts": listed},
             )
@@ -143,8 +146,8 @@ class S3Files:
     def exists(self, device_id: DeviceId, file_id: FileId) -> bool:
         """Tell whether the object exists."""
         try:
-            with _errors(gone=ObjectGone):
-                aws.client("s3").head_object(Bucket=self._bucket, Key=_key(device_id, file_id))
+            with storage_errors(gone=ObjectGone):
+                aws.client("s3").head_object(Bucket=self._bucket, Key=key_of(device_id, file_id))
         except ObjectGone:
             return False
         return True
@@ -155,8 +158,8 @@ class S3Files:
         Raises:
             ObjectGone: the object does not exist.
         """
-        with _errors(gone=ObjectGone):
-            answer = aws.client("s3").get_object(Bucket=self._bucket, Key=_key(device_id, file_id))
+        with storage_errors(gone=ObjectGone):
+            answer = aws.client("s3").get_object(Bucket=self._bucket, Key=key_of(device_id, file_id))
             body = answer["Body"]
             try:
                 yield from body.iter_chunks(_CHUNK_BYTES)
@@ -169,7 +172,7 @@ class S3Files:
             "get_object",
             {
                 "Bucket": self._bucket,
-                "Key": _key(device_id, file_id),
+                "Key": key_of(device_id, file_id),
                 "ResponseContentDisposition": attachment(filename),
                 "ResponseContentType": mime_type,
             },
@@ -177,25 +180,26 @@ class S3Files:
 
     def remove(self, device_id: DeviceId, file_id: FileId) -> None:
         """Remove an object, its older versions, and uploads to its key."""
-        while remove_below(self._bucket, _key(device_id, file_id), limit=_KEYS_A_CALL) == _KEYS_A_CALL:
+        while remove_below(self._bucket, key_of(device_id, file_id), limit=_KEYS_A_CALL) == _KEYS_A_CALL:
             pass
 
     def remove_all(self, device_id: DeviceId, *, limit: int) -> int:
         """Remove up to `limit` objects and uploads of a device; return how many, fewer than `limit`: none is left."""
-        return remove_below(self._bucket, _key(device_id, FileId("")), limit=min(limit, _KEYS_A_CALL))
+        return remove_below(self._bucket, key_of(device_id, FileId("")), limit=min(limit, _KEYS_A_CALL))
 
     def _signed(self, operation: str, params: dict[str, Any]) -> str:
-        return _signed(operation, params, URL_TIME)
+        return signed(operation, params, URL_TIME)
 
 
-def _signed(operation: str, params: dict[str, Any], lasting: timedelta) -> str:
-    with _errors():
+def signed(operation: str, params: dict[str, Any], lasting: timedelta) -> str:
+    """Sign a URL by which whoever has it may do one thing for this time."""
+    with storage_errors():
         return aws.client("s3").generate_presigned_url(operation, Params=params, ExpiresIn=int(lasting.total_seconds()))
 
 
 def remove_below(bucket: str, prefix: str, *, limit: int) -> int:
     """Remove up to `limit` uploads and versions of objects below a prefix; return how many."""
-    with _errors():
+    with storage_errors():
         client = aws.client("s3")
         # Uploads first: one that completes meanwhile is found as an object.
         uploads = client.list_multipart_uploads(Bucket=bucket, Prefix=prefix, MaxUploads=limit)
@@ -219,7 +223,7 @@ def remove_below(bucket: str, prefix: str, *, limit: int) -> int:
 
 def _abort(bucket: str, key: str, upload_id: str) -> None:
     try:
-        with _errors(gone=UploadGone):
+        with storage_errors(gone=UploadGone):
             aws.client("s3").abort_multipart_upload(Bucket=bucket, Key=key, UploadId=upload_id)
     except UploadGone:
         return
@@ -234,14 +238,14 @@ class S3Attachments:
     def keep(self, user_id: UserId, data: bytes) -> str:
         """Store bytes and return their id."""
         attachment_id = hashlib.sha256(data).hexdigest()
-        with _errors():
+        with storage_errors():
             aws.client("s3").put_object(Bucket=self._bucket, Key=_attachment_key(user_id, attachment_id), Body=data)
         return attachment_id
 
     def read(self, user_id: UserId, attachment_id: str) -> bytes | None:
         """Return stored bytes; None when this user has none of that id."""
         try:
-            with _errors(gone=ObjectGone):
+            with storage_errors(gone=ObjectGone):
                 found = aws.client("s3").get_object(Bucket=self._bucket, Key=_attachment_key(user_id, attachment_id))
                 return found["Body"].read()
         except ObjectGone:
@@ -250,7 +254,7 @@ class S3Attachments:
     def url(self, user_id: UserId, attachment_id: str, media_type: str) -> str:
         """Sign a GET of an attachment, with the media type that it was checked to have."""
         params = {"Bucket": self._bucket, "Key": _attachment_key(user_id, attachment_id)}
-        return _signed("get_object", params | {"ResponseContentType": media_type}, LINK_TIME)
+        return signed("get_object", params | {"ResponseContentType": media_type}, LINK_TIME)
 
     def remove(self, user_id: UserId, attachment_id: str) -> None:
         """Remove an attachment with its older versions; an absent one counts as removed."""
@@ -268,7 +272,7 @@ def _attachment_key(user_id: UserId, attachment_id: str) -> str:
 
 
 class S3Exports:
-    """Exported threads in the same bucket, for a day."""
+    """Exported threads in the same bucket, for a day; exports of telemetry are in s3_exports.py."""
 
     def __init__(self, bucket: str) -> None:
         self._bucket = bucket
@@ -276,10 +280,51 @@ class S3Exports:
     def keep(self, user_id: UserId, document: bytes, *, now: datetime) -> tuple[str, datetime]:
         """Store a JSON document, and return a link that downloads it and the end of the link."""
         key = f"exports/{user_id}/{new_id()}.json"
-        with _errors():
+        with storage_errors():
             aws.client("s3").put_object(Bucket=self._bucket, Key=key, Body=document, ContentType="application/json")
-        params = {"Bucket": self._bucket, "Key": key, "ResponseContentDisposition": attachment("thread.json")}
-        return _signed("get_object", params, EXPORT_TIME), now + EXPORT_TIME
+        return self._link(key, "thread.json", now=now)
+
+    def _link(self, key: str, filename: str, *, now: datetime) -> tuple[str, datetime]:
+        params = {"Bucket": self._bucket, "Key": key, "ResponseContentDisposition": attachment(filename)}
+        return signed("get_object", params, EXPORT_TIME), now + EXPORT_TIME
+
+
+class S3Archives:
+    """Archived days of raw telemetry in the same bucket; names are those of karma.telemetry.archiving."""
+
+    def __init__(self, bucket: str, *, kept_days: Sequence[int] = ()) -> None:
+        """Build it; `kept_days` are the numbers of days of plans, below which a device's objects are looked for."""
+        self._bucket = bucket
+        self._kept_days = kept_days
+
+    def keep(self, name: str, data: bytes) -> None:
+        """Store an object."""
+        with storage_errors():
+            aws.client("s3").put_object(Bucket=self._bucket, Key=f"{ARCHIVES}{name}", Body=data)
+
+    def read(self, name: str, *, offset: int, size: int) -> bytes:
+        """Read a part of an object; empty: it is gone."""
+        part = f"bytes={offset}-{offset + size - 1}"
+        try:
+            with storage_errors(gone=ObjectGone):
+                found = aws.client("s3").get_object(Bucket=self._bucket, Key=f"{ARCHIVES}{name}", Range=part)
+                return found["Body"].read()
+        except ObjectGone:
+            return b""
+
+    def remove(self, name: str) -> None:
+        """Remove an object, whose bytes the bucket keeps as an older version for 30 days."""
+        with storage_errors():
+            aws.client("s3").delete_object(Bucket=self._bucket, Key=f"{ARCHIVES}{name}")
+
+    def remove_all(self, device_id: DeviceId, *, limit: int) -> int:
+        """Remove up to `limit` objects of a device, older versions included; return how many, fewer: none is left."""
+        removed = 0
+        for days in self._kept_days:
+            if removed < limit:
+                prefix = f"{ARCHIVES}{days}/{device_id}/"
+                removed += remove_below(self._bucket, prefix, limit=min(limit - removed, _KEYS_A_CALL))
+        return removed
 
 
 def attachment(filename: str) -> str:
@@ -288,12 +333,14 @@ def attachment(filename: str) -> str:
     return f"attachment; filename=\"{plain}\"; filename*=UTF-8''{quote(filename, safe='')}"
 
 
-def _key(device_id: DeviceId, file_id: FileId) -> str:
+def key_of(device_id: DeviceId, file_id: FileId) -> str:
+    """Return the key of a file's object, and prefix of its previews' keys."""
     return f"devices/{device_id}/{file_id}"
 
 
 @contextmanager
-def _errors(*, gone: type[UploadGone] | type[ObjectGone] | None = None) -> Iterator[None]:
+def storage_errors(*, gone: type[UploadGone] | type[ObjectGone] | None = None) -> Iterator[None]:
+    """Raise what S3 answers as an error of ours; what is absent as `gone`."""
     try:
         yield
     except AWS_FAULTS as exc:

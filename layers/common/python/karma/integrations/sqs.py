@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from karma.core import aws
 from karma.core.errors import Upstream
 from karma.core.faults import AWS_FAULTS, upstream_of
@@ -24,14 +26,18 @@ class SqsQueue:
     def __init__(self, url: str) -> None:
         self._url = url
 
-    def send(self, body: str, *, delay_s: int = 0) -> None:
+    def send(self, body: str, *, delay_s: int = 0, group: str = "") -> None:
         """Enqueue one body; it becomes visible after `delay_s` seconds, at most 900.
+
+        Of a group, such as an account, that holds many of the queue's consumers SQS delivers the others' messages first
+        (fair queues); messages of none are each a group of their own.
 
         Raises:
             QueueUnavailable: SQS did not accept the message, or did not answer.
         """
+        grouped: dict[str, Any] = {"MessageGroupId": group} if group else {}
         try:
-            aws.client("sqs").send_message(QueueUrl=self._url, MessageBody=body, DelaySeconds=delay_s)
+            aws.client("sqs").send_message(QueueUrl=self._url, MessageBody=body, DelaySeconds=delay_s, **grouped)
         except AWS_FAULTS as exc:
             raise _public(exc) from exc
 

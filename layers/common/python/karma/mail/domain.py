@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import field
 from datetime import datetime, timedelta
 from enum import StrEnum
 
 from karma.core.ids import UserId, new_id
+from karma.core.records import Record
 
 DUE_AFTER = timedelta(minutes=2)
 """Time after which a mail whose message was not handled is enqueued again."""
@@ -33,6 +34,9 @@ class MailKind(StrEnum):
     """To somebody who is invited to a project, with an account or without; names neither project nor inviter."""
     ALREADY_REGISTERED = "already_registered"
     """In place of `VERIFY_EMAIL`, when the address has an account: a link that sets a password, for its owner alone."""
+    ALARM_RAISED = "alarm_raised"
+    """To an account whose rule asks for mails; names neither rule nor device."""
+    ALARM_CLEARED = "alarm_cleared"
     EMAIL_TAKEN = "email_taken"
     """In place of `CONFIRM_NEW_EMAIL`, when the address is another account's: only its owner learns of it."""
 
@@ -51,8 +55,7 @@ class MailState(StrEnum):
     """As many mails as a day may have were sent to addresses that nobody has proven, as this one's is."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Mail:
+class Mail(Record, kw_only=True):
     """A mail in the outbox: a reference to its recipient, without text and without secrets."""
 
     id: str = field(default_factory=new_id)
@@ -67,8 +70,7 @@ class Mail:
     state: MailState = MailState.PENDING
 
 
-@dataclass(frozen=True, kw_only=True)
-class Addressed:
+class Addressed(Record, kw_only=True):
     """A mail whose recipient is known."""
 
     kind: MailKind
@@ -83,8 +85,7 @@ class Addressed:
     """One-time secret of the link; None: the mail has no link."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Letter:
+class Letter(Record, kw_only=True):
     """Subject and bodies of a mail, as the provider gets them."""
 
     subject: str

@@ -55,7 +55,8 @@ _TEXTS: Mapping[str, Mapping[MailKind, _Text]] = {
         ),
         MailKind.PASSWORD_CHANGED: _Text(
             "Your password was changed",
-            "the password of your Karma account was changed, and every session that used the old one has ended.",
+            "the password of your Karma account was changed, and every session that used the old one has ended. "
+            "Its schedules, webhooks and MCP servers go on: delete those that are not yours.",
             otherwise="If this was not you, reset the password at once: choose “Forgot password” where you log in.",
         ),
         MailKind.CONFIRM_NEW_EMAIL: _Text(
@@ -99,6 +100,16 @@ _TEXTS: Mapping[str, Mapping[MailKind, _Text]] = {
             "ends.",
             otherwise="If this was not you, reset the password at once: that ends every session and every API key.",
         ),
+        MailKind.ALARM_RAISED: _Text(
+            "An alarm was raised",
+            "a rule of your Karma account has raised an alarm on one of your devices. Log in to see on which, and why.",
+            otherwise="The rule says whether there are mails: take “mail” out of its actions to get none.",
+        ),
+        MailKind.ALARM_CLEARED: _Text(
+            "An alarm was cleared",
+            "an alarm on one of your devices, of which a mail told you, is over. The list of alarms has its times.",
+            otherwise="The rule says whether there are mails: take “mail” out of its actions to get none.",
+        ),
     },
     "zh": {
         MailKind.VERIFY_EMAIL: _Text(
@@ -115,7 +126,8 @@ _TEXTS: Mapping[str, Mapping[MailKind, _Text]] = {
         ),
         MailKind.PASSWORD_CHANGED: _Text(
             "您的密码已更改",
-            "您的 Karma 账户密码已更改，使用旧密码的会话均已结束。",
+            "您的 Karma 账户密码已更改，使用旧密码的会话均已结束。"
+            "定时任务、Webhook 和 MCP 服务器会继续运行，请删除不属于您的内容。",
             otherwise="如果不是您本人操作，请立即在登录页选择“忘记密码”重置密码。",
         ),
         MailKind.CONFIRM_NEW_EMAIL: _Text(
@@ -154,6 +166,16 @@ _TEXTS: Mapping[str, Mapping[MailKind, _Text]] = {
             "已创建 API 密钥",
             "您的 Karma 账户创建了一个 API 密钥。在其失效之前，持有者可在其权限范围内以您的身份操作。",
             otherwise="如果不是您本人操作，请立即重置密码：重置会终止所有会话和所有 API 密钥。",
+        ),
+        MailKind.ALARM_RAISED: _Text(
+            "设备触发了告警",
+            "您的 Karma 账户中的一条规则在您的一台设备上触发了告警。请登录查看具体设备和原因。",
+            otherwise="是否发送邮件由规则决定：从该规则的动作中移除“mail”即可不再收到邮件。",
+        ),
+        MailKind.ALARM_CLEARED: _Text(
+            "告警已解除",
+            "此前邮件告知您的一台设备的告警已解除。告警列表中有具体时间。",
+            otherwise="是否发送邮件由规则决定：从该规则的动作中移除“mail”即可不再收到邮件。",
         ),
     },
 }

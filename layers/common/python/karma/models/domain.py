@@ -2,20 +2,32 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from datetime import datetime
 from enum import StrEnum
 from typing import Any, Final
 
 from karma.core.clock import iso, parse_iso
 from karma.core.errors import Upstream
+from karma.core.records import Record
 
 ANTHROPIC: Final = "anthropic"
 OPENAI: Final = "openai"
 """Chat Completions, as OpenAI and many servers offer them."""
 PROVIDERS: Final = (ANTHROPIC, OPENAI)
 OPENAI_URL: Final = "https://api.openai.com/v1"
+
+
+class ReasoningEffort(StrEnum):
+    """Effort that a model puts into its reasoning; both providers know these names."""
+
+    LOW = "low"
+    MEDIUM = "medium"
+    HIGH = "high"
+    XHIGH = "xhigh"
+    MAX = "max"
 
 
 class ModelNotConfigured(Upstream):
@@ -26,8 +38,7 @@ class ModelNotConfigured(Upstream):
     retryable = False
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Rates:
+class Rates(Record, kw_only=True):
     """Micro-dollars for a million tokens of each kind."""
 
     input: int
@@ -36,8 +47,7 @@ class Rates:
     cache_read: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Price:
+class Price(Record, kw_only=True):
     """The price of a model from one moment on."""
 
     since: datetime
@@ -53,8 +63,7 @@ class Price:
         return self.rates
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Target:
+class Target(Record, kw_only=True):
     """A model with all that is needed to ask it. A run keeps it from its start: later changes are for later runs."""
 
     model: str
@@ -68,6 +77,8 @@ class Target:
     """The model reads images."""
     max_tokens: int | None = None
     """Output tokens of one call; None: as many as the request says."""
+    context_window: int | None = None
+    """Tokens that it reads and writes in one call, as an administrator has configured them; None: see `window_of`."""
     prices: tuple[Price, ...] = ()
     """Prices as an administrator has configured them, oldest first; (): those that are published."""
 
@@ -75,7 +86,7 @@ class Target:
 def dump_target(target: Target) -> dict[str, Any]:
     """Return a target as JSON; what has its default is left out."""
     body: dict[str, Any] = {"model": target.model}
-    for name in ("provider", "base_url", "secret", "images", "max_tokens"):
+    for name in ("provider", "base_url", "secret", "images", "max_tokens", "context_window"):
         value = getattr(target, name)
         if value != getattr(_PLAIN, name):
             body[name] = value
@@ -121,15 +132,65 @@ def load_prices(body: Iterable[Mapping[str, Any]]) -> tuple[Price, ...]:
 
 _PLAIN: Final = Target(model="")
 
+_WINDOWS: Final = {"claude-haiku-4-5": 200_000}
+_WINDOW: Final = 1_000_000
+"""Tokens of the context window of Anthropic's models since generation 5."""
 
-@dataclass(frozen=True, slots=True)
-class Usage:
+
+def window_of(target: Target) -> int | None:
+    """Return the tokens that a model reads and writes in one call: as configured, else as published; None: not known.
+
+    https://platform.claude.com/docs/en/about-claude/models/overview
+    """
+    if target.context_window is not None or target.provider != ANTHROPIC:
+        return target.context_window
+    for name, window in _WINDOWS.items():
+        if target.model.startswith(name):
+            return window
+    return _WINDOW if _FIFTH_GENERATION.match(target.model) else None
+
+
+_FIFTH_GENERATION: Final = re.compile(r"claude-[a-z]+-5\b")
+
+
+class Compaction(Record, kw_only=True):
+    """Summarising of the beginning of a conversation that comes near the context window of its model."""
+
+    enabled: bool = True
+    at_percent: int = 80
+    """Share of the context window from which on it is summarised before the next call."""
+    model: str = ""
+    """Name of the component of the model that summarises; "": the run's own model does."""
+    target: Target | None = None
+    """That model, for a run; None: the run's own."""
+
+
+COMPACTED_BY_DEFAULT: Final = Compaction()
+
+
+def dump_compaction(compaction: Compaction) -> list[Any]:
+    """Return it as JSON, with its target."""
+    target = compaction.target
+    return [compaction.enabled, compaction.at_percent, compaction.model, dump_target(target) if target else None]
+
+
+def load_compaction(body: Sequence[Any]) -> Compaction:
+    """Read what `dump_compaction` returned."""
+    enabled, at_percent, model, target = body
+    return Compaction(
+        enabled=enabled, at_percent=int(at_percent), model=model, target=load_target(target) if target else None
+    )
+
+
+class Usage(Record):
     """Tokens of calls, counted as AG-UI does: input includes cache reads and writes. None is unknown, not zero."""
 
     input_tokens: int | None = None
     output_tokens: int | None = None
     cached_input_tokens: int | None = None
     cache_write_input_tokens: int | None = None
+    reasoning_tokens: int | None = None
+    """Those of the output that were reasoning."""
 
     def __add__(self, other: Usage) -> Usage:
         return Usage(
@@ -137,6 +198,7 @@ class Usage:
             _sum(self.output_tokens, other.output_tokens),
             _sum(self.cached_input_tokens, other.cached_input_tokens),
             _sum(self.cache_write_input_tokens, other.cache_write_input_tokens),
+            _sum(self.reasoning_tokens, other.reasoning_tokens),
         )
 
     def wire(self, *, provider: str, model: str) -> dict[str, object] | None:
@@ -148,6 +210,7 @@ class Usage:
                 ("outputTokens", self.output_tokens),
                 ("cachedInputTokens", self.cached_input_tokens),
                 ("cacheWriteInputTokens", self.cache_write_input_tokens),
+                ("reasoningTokens", self.reasoning_tokens),
             )
             if value is not None
         }
@@ -162,8 +225,7 @@ UNNAMED: Final = ("", "")
 """Key of usage that was stored without its model."""
 
 
-@dataclass(frozen=True, slots=True)
-class Usages:
+class Usages(Record):
     """Usage of several calls, by the provider and the model that answered."""
 
     by_model: Mapping[tuple[str, str], Usage] = field(default_factory=dict)
@@ -193,9 +255,16 @@ class Usages:
         return [wired for wired in each if wired is not None]
 
     def dump(self) -> list[list[Any]]:
-        """Return the usages as JSON."""
+        """Return the usages as JSON; releases that know no reasoning tokens read those without any."""
         return [
-            [*key, usage.input_tokens, usage.output_tokens, usage.cached_input_tokens, usage.cache_write_input_tokens]
+            [
+                *key,
+                usage.input_tokens,
+                usage.output_tokens,
+                usage.cached_input_tokens,
+                usage.cache_write_input_tokens,
+                *([] if usage.reasoning_tokens is None else [usage.reasoning_tokens]),
+            ]
             for key, usage in self.by_model.items()
         ]
 
@@ -219,6 +288,8 @@ class ModelErrorCode(StrEnum):
     MODEL_UNAVAILABLE = "MODEL_UNAVAILABLE"
     MODEL_TIMEOUT = "MODEL_TIMEOUT"
     MODEL_STREAM_CUT = "MODEL_STREAM_CUT"
+    MODEL_EMPTY_ANSWER = "MODEL_EMPTY_ANSWER"
+    """Whoever needs an answer says so, of one that its provider takes for whole."""
     MODEL_REJECTED = "MODEL_REJECTED"
     CONTEXT_WINDOW_EXCEEDED = "CONTEXT_WINDOW_EXCEEDED"
 

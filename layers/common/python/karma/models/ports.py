@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from enum import StrEnum
 from typing import Any, NamedTuple, Protocol
 
 from karma.conversations.domain import Json, Message
-from karma.models.domain import ModelErrorCode, Target, Usage
+from karma.core.records import Record
+from karma.models.domain import ModelErrorCode, ReasoningEffort, Target, Usage
 
 
 class ToolSpec(NamedTuple):
@@ -20,8 +21,40 @@ class ToolSpec(NamedTuple):
     """JSON Schema of type object."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ModelRequest:
+class Heard(NamedTuple):
+    """As much as is known of an answer that was stopped, or lost."""
+
+    said: int = 0
+    """UTF-8 bytes of it that arrived."""
+    usage: Usage = Usage()
+    """Usage that its provider has reported; what is None was not."""
+    by: tuple[str, str] | None = None
+    """Provider and model that answered; None: nobody knows."""
+
+
+class Meter:
+    """Knows of one call, while it is made, what its provider has counted of it, and which model was asked last.
+
+    Whoever stops a call counts it by this. The implementations of `Model` write it: usage as soon as it is reported,
+    output tokens once they are known for the whole answer.
+    """
+
+    __slots__ = ("by", "thought", "usage")
+
+    def __init__(self) -> None:
+        self.usage = Usage()
+        self.by: Target | None = None
+        """None: nobody has said which model it is."""
+        self.thought = 0
+        """UTF-8 bytes that the model has thought and that are not among the events."""
+
+    def heard(self, said: int) -> Heard:
+        """Return what is known of an answer of which so many UTF-8 bytes are among the events."""
+        by = None if self.by is None else (self.by.provider, self.by.model)
+        return Heard(said + self.thought, self.usage, by)
+
+
+class ModelRequest(Record, kw_only=True):
     """One call of a model."""
 
     target: Target
@@ -29,12 +62,19 @@ class ModelRequest:
     messages: Sequence[Message]
     tools: Sequence[ToolSpec]
     max_tokens: int
+    reasoning: ReasoningEffort | None = None
+    """Effort of its reasoning, which is then part of the events; None: the model's own default, and it is not."""
     fallbacks: Sequence[Target] = ()
     """Models that are asked in this order where the one before has not begun to answer."""
+    is_cached: bool = True
+    """Further requests will begin as this one does: the provider is asked to cache it, which costs more than reading it
+    plainly."""
     patience_s: float = 0.0
     """Seconds within which a call that failed before its answer began may be repeated; 0: it is not."""
     log_keys: Mapping[str, Any] = field(default_factory=dict)
     """Keys of each log line about the call, such as the id of the run that makes it."""
+    meter: Meter = field(default_factory=Meter, compare=False, repr=False)
+    """Count of this call's tokens; copies of the request that narrow it share it."""
 
 
 class StopReason(StrEnum):
@@ -52,6 +92,16 @@ class TextDelta(NamedTuple):
     """A further piece of text."""
 
     text: str
+
+
+class ReasoningDelta(NamedTuple):
+    """A further piece of the reasoning that the model shows."""
+
+    text: str
+
+
+class ReasoningEnded(NamedTuple):
+    """The end of a block of reasoning; text that follows belongs to another one."""
 
 
 class ToolBegun(NamedTuple):
@@ -85,7 +135,7 @@ class TurnEnded(NamedTuple):
     """Model that answered; None: the one that was asked."""
 
 
-ModelEvent = TextDelta | ToolBegun | ToolArguments | ToolEnded | TurnEnded
+ModelEvent = TextDelta | ReasoningDelta | ReasoningEnded | ToolBegun | ToolArguments | ToolEnded | TurnEnded
 
 
 class ModelFailed(Exception):
@@ -134,7 +184,7 @@ class Model(Protocol):
     def stream(self, request: ModelRequest) -> AsyncGenerator[Sequence[ModelEvent]]:
         """Call the model; yield events that arrived together as one batch, TurnEnded last.
 
-        Closing the generator closes the model's stream.
+        Closing the generator closes the model's stream. Usage is in the request's `meter` as soon as it is reported.
 
         Raises:
             ModelFailed: the call failed, before or within its stream.

@@ -10,6 +10,7 @@ counted at less than it costs.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Final
 
@@ -17,7 +18,7 @@ import orjson
 
 from karma.conversations.domain import Json, Message
 from karma.models.domain import ANTHROPIC, Price, Rates, Target, Usage
-from karma.models.ports import ModelRequest
+from karma.models.ports import Heard, ModelRequest
 
 _A_MILLION: Final = 1_000_000
 MAX_INPUT_TOKENS: Final = 1_000_000
@@ -25,8 +26,13 @@ MAX_INPUT_TOKENS: Final = 1_000_000
 IMAGE_TOKENS: Final = 5_000
 """Tokens counted for an image, more than any takes: the API shrinks larger ones."""
 DOCUMENT_TOKENS: Final = 50_000
-"""Tokens counted for a document before a call, as for a PDF of some twenty pages; a longer one costs more after."""
+"""Tokens counted for a document that is not at hand: at a run's start, which loads it before its first call."""
 _CHARS_A_TOKEN: Final = 4
+_BYTES_A_TOKEN: Final = 3
+_ROUGH_IMAGE_TOKENS: Final = 1_600
+_PDF_CHARS_A_TOKEN: Final = 40
+STOPPED_TOKENS: Final = 64
+"""Tokens that a model may have said beside those that arrived, when it is stopped: what it says in half a second."""
 _FRAME_TOKENS: Final = 32
 """Tokens added for the structure around a message, a system text or a tool."""
 
@@ -102,8 +108,9 @@ def cost(usage: Usage, target: Target, at: datetime) -> int:
 def estimate(request: ModelRequest, at: datetime) -> int:
     """Return an upper bound of the cost of a call in micro-dollars: every byte a token, all written into the cache.
 
-    A token has at least one byte. Media count as fixed amounts, so that one PDF of many pages may cost more. Where
-    other models may answer in the model's place, the bound is the dearest one's.
+    A token has at least one byte. An image counts as a fixed amount, a PDF by its pages and their text, and as all
+    that a model reads where these cannot be told. Where other models may answer in the model's place, the bound is the
+    dearest one's.
     """
     tokens = min(MAX_INPUT_TOKENS, input_tokens(request))
 
@@ -112,6 +119,24 @@ def estimate(request: ModelRequest, at: datetime) -> int:
         return _micros(tokens * max(rates.input, rates.cache_write) + request.max_tokens * rates.output)
 
     return max(map(bound, (request.target, *request.fallbacks)))
+
+
+def affordable_output(request: ModelRequest, micros: int, at: datetime) -> int:
+    """Return the tokens of output that an amount pays beside a call's input, at the most as many as it asks for.
+
+    Negative when the amount does not pay the input. The bound is that of `estimate`: a call with so many tokens of
+    output is estimated at no more than the amount.
+    """
+    tokens = min(MAX_INPUT_TOKENS, input_tokens(request))
+
+    def output(target: Target) -> int:
+        rates = price_of(target, at).rates_of(tokens)
+        left = micros * _A_MILLION - tokens * max(rates.input, rates.cache_write)
+        if left < 0:
+            return -1
+        return min(request.max_tokens, left // rates.output) if rates.output else request.max_tokens
+
+    return min(map(output, (request.target, *request.fallbacks)))
 
 
 def estimated_usage(request: ModelRequest, answer_chars: int) -> Usage:
@@ -124,11 +149,85 @@ def estimated_usage(request: ModelRequest, answer_chars: int) -> Usage:
     )
 
 
+def stopped_usage(request: ModelRequest, said: int, known: Usage = Usage()) -> Usage:  # noqa: B008 - immutable
+    """Return the tokens of a call that was stopped, or lost: those reported, and for the others their upper bound.
+
+    A token has at least one byte. Providers charge what was said until the connection was closed, which is a little
+    more than has arrived.
+
+    Args:
+        request: the call.
+        said: UTF-8 bytes of its answer that arrived.
+        known: usage that its provider has reported.
+    """
+    if known.output_tokens is None:
+        known = replace(known, output_tokens=min(request.max_tokens, said + STOPPED_TOKENS))
+    if known.input_tokens is None:
+        most = min(MAX_INPUT_TOKENS, input_tokens(request))
+        is_written = request.is_cached and request.target.provider == ANTHROPIC
+        known = replace(known, input_tokens=most, cache_write_input_tokens=most if is_written else None)
+    return known
+
+
+def stopped_call(request: ModelRequest, heard: Heard, at: datetime) -> tuple[Target, Usage, int]:
+    """Return the model, the tokens and the micro-dollars by which a call counts that was stopped, or lost.
+
+    Where nobody knows which model of its row had answered it costs as the dearest, and counts as the first one's.
+    """
+    row = (request.target, *request.fallbacks)
+    asked = [each for each in row if (each.provider, each.model) == heard.by][:1] or row
+    usages = [stopped_usage(replace(request, target=each), heard.said, heard.usage) for each in asked]
+    return asked[0], usages[0], max(cost(usage, each, at) for usage, each in zip(usages, asked, strict=True))
+
+
+def utf8_size(text: str) -> int:
+    """Return the UTF-8 bytes of a text; half a character counts as one."""
+    return len(text) if text.isascii() else len(text.encode(errors="replace"))
+
+
 def input_tokens(request: ModelRequest) -> int:
     """Return an upper bound of the tokens of a request."""
     texts = sum(len(text.encode(errors="replace")) + _FRAME_TOKENS for text in request.system)
     tools = sum(len(orjson.dumps(list(tool))) + _FRAME_TOKENS for tool in request.tools)
     return texts + tools + sum(map(_tokens_of, request.messages))
+
+
+def has_documents(request: ModelRequest, *, at_hand: bool) -> bool:
+    """Tell whether a request has documents whose content is at hand, or ones whose content is not."""
+    parts = (part for each in request.messages if not isinstance(each.content, str) for part in each.content)
+    sources = (part.get("source") for part in parts if part.get("type") == "document")
+    return any((isinstance(each, Mapping) and each.get("type") == "data") is at_hand for each in sources)
+
+
+def text_of(tokens: int) -> str:
+    """Return a text that counts as so many tokens of a request as a system text, for what is not at hand."""
+    return "." * max(0, tokens - _FRAME_TOKENS)
+
+
+def rough_tokens(messages: Sequence[Message]) -> int:
+    """Estimate the tokens of messages that no model has counted yet, rather too many than too few.
+
+    Three bytes make a token, an image counts as one of 1,100 by 1,100 pixels, a document by its size.
+    """
+    return sum(map(_rough_tokens_of, messages))
+
+
+def _rough_tokens_of(message: Message) -> int:
+    if message.blocks or isinstance(message.content, str):
+        return _tokens_of(message) // _BYTES_A_TOKEN
+    media = [part for part in message.content if part.get("type") != "text"]
+    texts = replace(message, content=[part for part in message.content if part.get("type") == "text"])
+    return _tokens_of(texts) // _BYTES_A_TOKEN + sum(map(_rough_tokens_of_medium, media))
+
+
+def _rough_tokens_of_medium(part: Json) -> int:
+    source = part.get("source")
+    chars = len(str(source.get("value", ""))) if isinstance(source, Mapping) and source.get("type") == "data" else 0
+    if isinstance(source, Mapping) and source.get("mimeType") == "text/plain":
+        return chars // _BYTES_A_TOKEN
+    if part.get("type") == "image":
+        return _ROUGH_IMAGE_TOKENS
+    return min(DOCUMENT_TOKENS, max(_ROUGH_IMAGE_TOKENS, chars // _PDF_CHARS_A_TOKEN))
 
 
 def _tokens_of(message: Message) -> int:
@@ -145,9 +244,15 @@ def _tokens_of_part(part: Json) -> int:
     if part.get("type") == "image":
         return IMAGE_TOKENS
     source = part.get("source")
-    if isinstance(source, Mapping) and source.get("mimeType") == "text/plain":
-        return max(DOCUMENT_TOKENS, len(str(source.get("value", ""))) * 3 // 4)
-    return DOCUMENT_TOKENS
+    if not isinstance(source, Mapping) or source.get("type") != "data":
+        return DOCUMENT_TOKENS
+    value = str(source.get("value", ""))
+    if source.get("mimeType") == "text/plain":
+        return len(value) * 3 // 4
+    from karma.models.pdf_tokens import most_tokens  # few conversations have any
+
+    most = most_tokens(value)
+    return MAX_INPUT_TOKENS if most is None else min(MAX_INPUT_TOKENS, most)
 
 
 def _dearest(at: datetime) -> Rates:

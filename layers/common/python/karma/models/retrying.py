@@ -10,11 +10,11 @@ import asyncio
 import random
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass
 from typing import Final
 
 from karma.core.clock import monotonic
 from karma.core.observability import count, logger
+from karma.core.records import Record
 from karma.models.domain import Target, Usage
 from karma.models.ports import Model, ModelEvent, ModelFailed, ModelRequest
 
@@ -23,8 +23,7 @@ _SPREAD: Final = 0.25
 """Share of a pause that the provider asks for, up to which it is made longer at random."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RetryPolicy:
+class RetryPolicy(Record, kw_only=True):
     """Bounds on repeats of a call: their number, and the time that they take."""
 
     attempts: int = 5
@@ -47,21 +46,21 @@ class RetryPolicy:
         """
         if not failure.is_transient or failure.usage != _NOTHING or tried >= self.attempts:
             return None
-        asked_s = failure.retry_after_s
-        if asked_s is None:
-            # Full jitter: callers that failed together come back apart.
-            pause_s = draw() * min(self.cap_s, self.base_s * 2 ** (tried - 1))
-        elif asked_s > self.longest_asked_s:
+        asked_s, drawn = failure.retry_after_s, draw()
+        # Full jitter: callers that failed together come back apart.
+        pause_s = drawn * min(self.cap_s, self.base_s * 2 ** (tried - 1))
+        if asked_s is not None and asked_s > self.longest_asked_s:
             return None
-        else:
-            pause_s = asked_s * (1 + _SPREAD * draw())
+        if asked_s is not None:
+            # Our own is the least: some ask to wait for no time, or until a moment that is over.
+            pause_s = max(pause_s, asked_s * (1 + _SPREAD * drawn))
         return pause_s if pause_s <= left_s else None
 
 
 class RetryingModel:
     """A model that is asked again after transient failures, as a `RetryPolicy` says."""
 
-    def __init__(self, model: Model, policy: RetryPolicy = RetryPolicy()) -> None:
+    def __init__(self, model: Model, policy: RetryPolicy = RetryPolicy()) -> None:  # noqa: B008  # immutable
         self._model = model
         self._policy = policy
         # Of the system, since processes that are restored from one snapshot would draw the same numbers.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import replace
 from typing import Final
@@ -22,9 +22,10 @@ class RoutedModel:
     given a piece of its answer nor reported usage. Its answer says which model it is from.
     """
 
-    def __init__(self, providers: Mapping[str, Model]) -> None:
-        """Take the models by the names of their providers."""
+    def __init__(self, providers: Mapping[str, Callable[[], Model]]) -> None:
+        """Take what makes the models, by the names of their providers; each is asked once, when it is first needed."""
         self._providers = providers
+        self._made: dict[str, Model] = {}
 
     def prepare(self, target: Target) -> None:
         """See `karma.models.ports.Model`."""
@@ -36,7 +37,7 @@ class RoutedModel:
 
     async def close(self) -> None:
         """See `karma.models.ports.Model`."""
-        for model in self._providers.values():
+        for model in self._made.values():
             await model.close()
 
     async def stream(self, request: ModelRequest) -> AsyncGenerator[Sequence[ModelEvent]]:
@@ -68,6 +69,7 @@ class RoutedModel:
             count("ModelFallenBack", code=code)
 
     async def _ask(self, request: ModelRequest, target: Target, until: float) -> AsyncGenerator[Sequence[ModelEvent]]:
+        request.meter.by = target
         asked = replace(
             request,
             target=target,
@@ -81,6 +83,7 @@ class RoutedModel:
                     last = batch[-1]
                     if isinstance(last, TurnEnded):
                         _measure(target, last.usage)
+                        request.meter.usage = last.usage
                         yield [*batch[:-1], last._replace(by=target)]
                     else:
                         yield batch
@@ -88,14 +91,20 @@ class RoutedModel:
             raise ModelFailed(ModelErrorCode.MODEL_UNAVAILABLE) from exc
 
     def _of(self, target: Target) -> Model:
-        found = self._providers.get(target.provider)
-        if found is None:
-            raise ModelNotConfigured("The language model's provider is not known")
-        return found
+        name = target.provider
+        if name not in self._made:
+            if name not in self._providers:
+                raise ModelNotConfigured("The language model's provider is not known")
+            self._made[name] = self._providers[name]()
+        return self._made[name]
 
 
 def _measure(target: Target, usage: Usage) -> None:
-    """Count the tokens that a model has read, and those of them that its provider had cached."""
-    for name, tokens in (("ModelInputTokens", usage.input_tokens), ("ModelCachedTokens", usage.cached_input_tokens)):
+    """Count the tokens that a model has read, and those of them that its provider had cached, or has cached then."""
+    for name, tokens in (
+        ("ModelInputTokens", usage.input_tokens),
+        ("ModelCachedTokens", usage.cached_input_tokens),
+        ("ModelCacheWrittenTokens", usage.cache_write_input_tokens),
+    ):
         if tokens:
             count(name, tokens, provider=target.provider)

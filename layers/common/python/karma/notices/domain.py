@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Final
 
 from karma.core.ids import UserId, new_id
+from karma.core.records import Record
 
 RETENTION: Final = timedelta(days=90)
 """Time after which a notice is not shown any more, read or not."""
@@ -23,6 +24,8 @@ class NoticeType(StrEnum):
     EMAIL_CHANGED = "email_changed"
     API_KEY_CREATED = "api_key_created"
     SESSIONS_ENDED = "sessions_ended"
+    ACCESS_STAYS = "access_stays"
+    """Sessions have ended, and what acts for the account without one goes on: schedules, webhooks, MCP servers."""
     LOGIN_LOCKED = "login_locked"
     SESSION_STOLEN = "session_stolen"
     """A refresh token was used twice."""
@@ -34,6 +37,18 @@ class NoticeType(StrEnum):
     SUBSCRIPTIONS_SEVERAL = "subscriptions_several"
     """More than one subscription renews, another number than before."""
     PROJECT_INVITATION = "project_invitation"
+    WEBHOOK_DISABLED = "webhook_disabled"
+    """A webhook's address is gone, or nothing but failures came from it for days."""
+    SCHEDULE_FAILED = "schedule_failed"
+    """A schedule fires no more, since its fires or their runs failed."""
+    ALARM_RAISED = "alarm_raised"
+    ALARM_CLEARED = "alarm_cleared"
+    ALARMS_MANY = "alarms_many"
+    """A rule raised more alarms within a minute than are told one by one."""
+    ALARM_RUN_REFUSED = "alarm_run_refused"
+    """An alarm began no run, though its rule says so."""
+    SCHEDULE_RESTS = "schedule_rests"
+    """A schedule fires less often, since its fires were skipped for an hour and more."""
 
 
 class Severity(StrEnum):
@@ -49,6 +64,7 @@ SEVERITIES: Mapping[NoticeType, Severity] = {
     NoticeType.EMAIL_CHANGED: Severity.WARNING,
     NoticeType.API_KEY_CREATED: Severity.WARNING,
     NoticeType.SESSIONS_ENDED: Severity.INFO,
+    NoticeType.ACCESS_STAYS: Severity.WARNING,
     NoticeType.LOGIN_LOCKED: Severity.WARNING,
     NoticeType.SESSION_STOLEN: Severity.CRITICAL,
     NoticeType.PROVIDER_LINKED: Severity.WARNING,
@@ -58,11 +74,17 @@ SEVERITIES: Mapping[NoticeType, Severity] = {
     NoticeType.SUBSCRIPTION_CHANGED: Severity.INFO,
     NoticeType.SUBSCRIPTIONS_SEVERAL: Severity.WARNING,
     NoticeType.PROJECT_INVITATION: Severity.INFO,
+    NoticeType.WEBHOOK_DISABLED: Severity.WARNING,
+    NoticeType.SCHEDULE_FAILED: Severity.WARNING,
+    NoticeType.ALARM_RAISED: Severity.WARNING,
+    NoticeType.ALARM_CLEARED: Severity.INFO,
+    NoticeType.ALARMS_MANY: Severity.CRITICAL,
+    NoticeType.ALARM_RUN_REFUSED: Severity.WARNING,
+    NoticeType.SCHEDULE_RESTS: Severity.INFO,
 }
 
 
-@dataclass(frozen=True, kw_only=True)
-class Notice:
+class Notice(Record, kw_only=True):
     """One notice, without its text, which is written in the reader's language when it is shown."""
 
     id: str = field(default_factory=new_id)

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from karma.core.clock import Clock
 from karma.core.errors import NotFound
 from karma.core.ids import UserId, is_id
+from karma.core.records import Record
 from karma.notices.domain import MAX_COUNTED, RETENTION, Notice
 from karma.notices.ports import Notices
 
 
-@dataclass(frozen=True, kw_only=True)
-class NoticePage:
+class NoticePage(Record, kw_only=True):
     """Notices, newest first."""
 
     notices: Sequence[Notice]

@@ -34,6 +34,11 @@ _TEXTS: Mapping[str, Mapping[NoticeType, Text]] = {
             "You were logged out everywhere",
             "Every session of your account has ended. If this was not you, change your password.",
         ),
+        NoticeType.ACCESS_STAYS: Text(
+            "What goes on without a session",
+            "Your sessions have ended, but these go on for your account: {schedules} schedules, {webhooks} webhooks, "
+            "{mcp_servers} MCP servers. Delete what is not yours, and rotate the secrets of webhooks that others knew.",
+        ),
         NoticeType.LOGIN_LOCKED: Text(
             "Logging in was blocked for a while",
             "Somebody tried too many wrong passwords for your account. None of them was right.",
@@ -62,6 +67,33 @@ _TEXTS: Mapping[str, Mapping[NoticeType, Text]] = {
         NoticeType.PROJECT_INVITATION: Text(
             "You were invited to a project", "Somebody asks you to join a project as {role}: accept or decline."
         ),
+        NoticeType.WEBHOOK_DISABLED: Text(
+            "A webhook was disabled",
+            "Its address is gone, or failed for days. It is told nothing more until you enable it: {webhook_id}",
+        ),
+        NoticeType.SCHEDULE_FAILED: Text(
+            "A schedule fires no more",
+            "The schedule {schedule_id} could not do its work: {code}. Correct it, and enable it again.",
+        ),
+        NoticeType.ALARM_RAISED: Text(
+            "An alarm was raised", "The rule {rule_id} has raised an alarm on the device {device_id}."
+        ),
+        NoticeType.ALARM_CLEARED: Text(
+            "An alarm was cleared", "The alarm of the rule {rule_id} on the device {device_id} is over."
+        ),
+        NoticeType.ALARMS_MANY: Text(
+            "A rule raises many alarms",
+            "The rule {rule_id} has raised more than {count} alarms within a minute; the list of alarms has all.",
+        ),
+        NoticeType.ALARM_RUN_REFUSED: Text(
+            "An alarm began no run",
+            "The run that the rule {rule_id} begins for an alarm on the device {device_id} was refused: {code}.",
+        ),
+        NoticeType.SCHEDULE_RESTS: Text(
+            "A schedule begins no runs",
+            "The schedule {schedule_id} was skipped {skips} times in a row, since its place is taken; "
+            "it fires once an hour at most until a run begins.",
+        ),
     },
     "zh": {
         NoticeType.PASSWORD_CHANGED: Text(
@@ -75,6 +107,12 @@ _TEXTS: Mapping[str, Mapping[NoticeType, Text]] = {
         ),
         NoticeType.SESSIONS_ENDED: Text(
             "您已在所有设备上退出登录", "您账户的所有会话均已结束。如果不是您本人操作，请更改密码。"
+        ),
+        NoticeType.ACCESS_STAYS: Text(
+            "仍在为您的账户运行的内容",
+            "您的会话已结束，但以下内容仍在运行：{schedules} 个定时任务、{webhooks} 个 Webhook、"
+            "{mcp_servers} 个 MCP 服务器。"
+            "请删除不属于您的内容，并轮换他人可能知道的 Webhook 密钥。",
         ),
         NoticeType.LOGIN_LOCKED: Text("登录已被暂时限制", "有人多次尝试用错误的密码登录您的账户，均未成功。"),
         NoticeType.SESSION_STOLEN: Text("某个会话被重复使用", "他人可能访问过您的某个会话。该会话已结束，请更改密码。"),
@@ -91,6 +129,25 @@ _TEXTS: Mapping[str, Mapping[NoticeType, Text]] = {
         ),
         NoticeType.PROJECT_INVITATION: Text(
             "您收到项目邀请", "有人邀请您以 {role} 身份加入一个项目。您可以接受或拒绝。"
+        ),
+        NoticeType.WEBHOOK_DISABLED: Text(
+            "某个 Webhook 已被停用", "其地址已失效，或连续多日投递失败。重新启用之前不再投递事件：{webhook_id}"
+        ),
+        NoticeType.SCHEDULE_FAILED: Text(
+            "某个定时任务已停止", "定时任务 {schedule_id} 未能完成：{code}。请更正后重新启用。"
+        ),
+        NoticeType.ALARM_RAISED: Text("触发了警报", "规则 {rule_id} 在设备 {device_id} 上触发了警报。"),
+        NoticeType.ALARM_CLEARED: Text("警报已解除", "规则 {rule_id} 在设备 {device_id} 上的警报已解除。"),
+        NoticeType.ALARMS_MANY: Text(
+            "某条规则触发了大量警报", "规则 {rule_id} 在一分钟内触发了超过 {count} 个警报，完整内容请查看警报列表。"
+        ),
+        NoticeType.ALARM_RUN_REFUSED: Text(
+            "警报未能启动运行", "规则 {rule_id} 应为设备 {device_id} 上的警报启动的运行被拒绝：{code}。"
+        ),
+        NoticeType.SCHEDULE_RESTS: Text(
+            "某个定时任务连续被跳过",
+            "定时任务 {schedule_id} 已连续跳过 {skips} 次，因为其会话或上一次运行尚未结束。"
+            "在开始新的运行之前，每小时最多触发一次。",
         ),
     },
 }

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from karma.core.dynamo.transaction import Transaction
-from karma.notices.domain import Notice
-from karma.notices.repository import item_of
+
+if TYPE_CHECKING:
+    from karma.core.errors import AppError
+    from karma.notices.domain import Notice
 
 
-def add_notice(tx: Transaction, notice: Notice) -> None:
-    """Store a notice with everything else of a transaction."""
-    tx.put(item_of(notice))
+def add_notice(tx: Transaction, notice: Notice, *, on_fail: AppError | None = None) -> None:
+    """Store a notice with everything else of a transaction, which fails with `on_fail` where it is there already."""
+    from karma.notices.repository import item_of  # local: who imports this module for its reads alone does without
+
+    tx.put(item_of(notice), on_fail=on_fail)

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 from karma.core.errors import Forbidden, NotFound
 from karma.core.ids import ProjectId, UserId, is_id
+from karma.core.records import Record
 from karma.projects.domain import Membership, Project
 from karma.projects.permissions import ProjectPermission, allows
 from karma.projects.ports import Projects
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class AdmittedMember:
+class AdmittedMember(Record, kw_only=True):
     """A caller whose permission was checked, with the project and memberships that were read for it."""
 
     project: Project

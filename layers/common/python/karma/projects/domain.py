@@ -15,13 +15,13 @@ becomes a member, or an owner, but by accepting an invitation.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Final
 
 from karma.core.errors import Conflict, StaleVersion
 from karma.core.ids import ProjectId, UserId
+from karma.core.records import Record
 from karma.identity.accounts import emails
 
 MAX_NAME_CHARS: Final = 255
@@ -87,8 +87,7 @@ class ProjectChanged(StaleVersion):
     """Another request changed the project, the member or the caller's role since they were read: read them again."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Project:
+class Project(Record, kw_only=True):
     """A project."""
 
     id: ProjectId
@@ -115,8 +114,7 @@ class Project:
         return self.owner_id if user_id != self.owner_id else None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Membership:
+class Membership(Record, kw_only=True):
     """A person's role in a project; at most one for each person and project."""
 
     project_id: ProjectId
@@ -142,8 +140,7 @@ class Membership:
         return self.changed_at or self.joined_at
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Part:
+class Part(Record, kw_only=True):
     """A person's past and present in one project: a membership, its end, a declined invitation."""
 
     member: Membership | None = None
@@ -168,8 +165,7 @@ class Part:
         return self.member is None or offers_more(self.member, invitation.role)
 
 
-@dataclass(frozen=True, kw_only=True)
-class Invitation:
+class Invitation(Record, kw_only=True):
     """An offer of a role in a project to a person, or to whoever proves an e-mail address."""
 
     project_id: ProjectId

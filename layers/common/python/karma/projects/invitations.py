@@ -9,7 +9,7 @@ and removal end every invitation to the person that was made before.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import datetime
 
 from karma.audit.domain import NOWHERE, AuditEntry, AuditEvent, Source
@@ -20,6 +20,7 @@ from karma.core.errors import AlreadyExists, NotFound, QuotaExceeded
 from karma.core.ids import ProjectId, UserId, is_id
 from karma.core.observability import count, logger
 from karma.core.ratelimit import Buckets
+from karma.core.records import Record
 from karma.core.repeat import repeat
 from karma.identity.accounts import emails
 from karma.identity.domain import Caller
@@ -48,8 +49,7 @@ from karma.projects.permissions import ProjectPermission, allows, needed_to_mana
 from karma.projects.ports import Accounts, MemberChange, Projects
 
 
-@dataclass(frozen=True, kw_only=True)
-class Received:
+class Received(Record, kw_only=True):
     """An invitation with its project, for the invited person."""
 
     invitation: Invitation

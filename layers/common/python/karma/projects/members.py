@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import datetime
 
 from karma.audit.domain import NOWHERE, AuditEntry, AuditEvent, Source
@@ -12,6 +12,7 @@ from karma.core.clock import Clock
 from karma.core.errors import NotFound
 from karma.core.ids import ProjectId, UserId, is_id
 from karma.core.observability import count, logger
+from karma.core.records import Record
 from karma.core.repeat import repeat
 from karma.identity.accounts import emails
 from karma.identity.domain import User
@@ -29,8 +30,7 @@ from karma.projects.service import (
 )
 
 
-@dataclass(frozen=True, kw_only=True)
-class MemberPage:
+class MemberPage(Record, kw_only=True):
     """A page of members."""
 
     members: tuple[Membership, ...]

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from datetime import datetime
 from typing import NamedTuple, Protocol
 
 from karma.audit.domain import AuditEntry
 from karma.billing.allowances import Reservation
 from karma.core.ids import ProjectId, UserId
+from karma.core.records import Record
 from karma.core.requests import RepeatableRequest
 from karma.identity.domain import User
 from karma.mail.domain import Mail
@@ -42,8 +42,7 @@ class MemberSlice(NamedTuple):
     more: bool
 
 
-@dataclass(frozen=True, kw_only=True)
-class MemberChange:
+class MemberChange(Record, kw_only=True):
     """One change of a membership, with the state that was read before it."""
 
     project: Project

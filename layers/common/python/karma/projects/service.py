@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 from karma.core.clock import Clock
 from karma.core.errors import AlreadyExists, InvalidRequest, StaleVersion, Upstream
 from karma.core.ids import ProjectId, UserId, is_id, new_id
 from karma.core.observability import count, logger
+from karma.core.records import Record
 from karma.core.repeat import repeat
 from karma.core.requests import IdempotencyKey, RepeatableRequest, no_longer, repeatable
 from karma.projects.access import ProjectAccess, missing
@@ -23,8 +24,7 @@ MEMBERSHIPS_A_REQUEST = 1_000
 """Largest number of memberships that a request removes, or whose seats it moves, by itself; the sweep does the rest."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class NewProject:
+class NewProject(Record, kw_only=True):
     """Content of a new project; lengths are checked by schemas.CreateProjectRequest."""
 
     name: str
@@ -33,16 +33,14 @@ class NewProject:
     progress: int = 0
 
 
-@dataclass(frozen=True, kw_only=True)
-class Seen:
+class Seen(Record, kw_only=True):
     """A project with the role of the member who reads it."""
 
     project: Project
     role: ProjectRole
 
 
-@dataclass(frozen=True, kw_only=True)
-class PageQuery:
+class PageQuery(Record, kw_only=True):
     """Position and size of a page. `after` is the `next_after` of the page before; it excludes `offset`."""
 
     limit: int = 20
@@ -51,8 +49,7 @@ class PageQuery:
     newest_first: bool = True
 
 
-@dataclass(frozen=True, kw_only=True)
-class ProjectPage:
+class ProjectPage(Record, kw_only=True):
     """A page of projects."""
 
     projects: tuple[Seen, ...]

@@ -2,8 +2,8 @@
 
 | request | answer |
 | --- | --- |
-| {"action": "ping"} | {"type": "pong"} |
-| {"action": "subscribe", "channel": "device:<id>"} | {"type": "ack", "action", "channel"} |
+| {"action": "ping"} | {"type": "pong", "missed"} |
+| {"action": "subscribe", "channel": "device:<id>", "held": {...}} | {"type": "ack", ...}: wire.py |
 | {"action": "unsubscribe", "channel": ...} | {"type": "ack", "action", "channel"} |
 | anything else | {"type": "error", "code", "message"} |
 
@@ -12,15 +12,17 @@ An `id` (up to 64 characters) that a request carries comes back in its answer.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any, assert_never
+from typing import Any, Final, assert_never
 
 from karma.core import freeform
 from karma.core.errors import AppError, InvalidRequest
+from karma.core.records import Record
+from karma.realtime import wire
+from karma.realtime.domain import MOST_HELD, NOTHING_HELD, Head, Held
 from karma.realtime.service import ConnectionService
 
-MAX_MESSAGE_CHARS = 4096
+MAX_MESSAGE_CHARS = 24_576
 _MAX_ID_CHARS = 64
 _MAX_CHANNEL_CHARS = 128
 
@@ -33,12 +35,12 @@ class Action(StrEnum):
     UNSUBSCRIBE = "unsubscribe"
 
 
-@dataclass(frozen=True, kw_only=True)
-class SocketRequest:
+class SocketRequest(Record, kw_only=True):
     """A request as parsed."""
 
     action: Action
     channel: str
+    held: Held
     id: str | None
 
 
@@ -52,8 +54,8 @@ def parse(text: str) -> SocketRequest:
         raise _invalid(f"a message has at most {MAX_MESSAGE_CHARS} characters")
     try:
         found: Any = freeform.loads(text)
-    except freeform.TooDeep:
-        raise _invalid(freeform.TOO_DEEP) from None
+    except freeform.OutOfBounds as exc:
+        raise _invalid(str(exc) if isinstance(exc, freeform.TooLarge) else exc.told) from None
     except freeform.NotJson:
         raise InvalidRequest("The message is not valid JSON", code="INVALID_JSON") from None
     if not isinstance(found, dict):
@@ -63,12 +65,43 @@ def parse(text: str) -> SocketRequest:
         raise _invalid(f"action is one of {', '.join(Action)}")
     if request_id is not None and not (isinstance(request_id, str) and len(request_id) <= _MAX_ID_CHARS):
         raise _invalid(f"id is a string of at most {_MAX_ID_CHARS} characters")
-    expected = {"action", "id"} if action == Action.PING else {"action", "id", "channel"}
+    expected = _FIELDS[Action(action)]
     if set(found) - expected:
         raise _invalid(f"{action} knows only {', '.join(sorted(expected))}")
     if action != Action.PING and not (isinstance(channel, str) and len(channel) <= _MAX_CHANNEL_CHARS):
         raise _invalid("channel is a string such as device:<id>")
-    return SocketRequest(action=Action(action), channel=channel or "", id=request_id)
+    return SocketRequest(action=Action(action), channel=channel or "", held=read_held(found.get("held")), id=request_id)
+
+
+_FIELDS: Final = {
+    Action.PING: {"action", "id"},
+    Action.SUBSCRIBE: {"action", "id", "channel", "held"},
+    Action.UNSUBSCRIBE: {"action", "id", "channel"},
+}
+
+
+def read_held(found: Any) -> Held:
+    """Read what a client holds of a channel: `{"objects": {name: version}, "head": {"epoch", "seq"}}`.
+
+    Raises:
+        InvalidRequest: INVALID_MESSAGE: it is something else.
+    """
+    if found is None:
+        return NOTHING_HELD
+    if not isinstance(found, dict) or set(found) - {"objects", "head"}:
+        raise _invalid("held is an object of objects and head")
+    objects, head = found.get("objects", {}), found.get("head")
+    if not isinstance(objects, dict) or len(objects) > MOST_HELD or not all(map(_is_whole, objects.values())):
+        raise _invalid(f"held.objects are at most {MOST_HELD} whole numbers by name")
+    if head is None:
+        return Held(objects=objects)
+    if not isinstance(head, dict) or not isinstance(head.get("epoch"), str) or not _is_whole(head.get("seq")):
+        raise _invalid("held.head has an epoch and a seq")
+    return Held(objects=objects, head=Head(epoch=head["epoch"], seq=head["seq"]))
+
+
+def _is_whole(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and abs(value) < 1 << 53
 
 
 def answer(service: ConnectionService, connection_id: str, request: SocketRequest) -> dict[str, object]:
@@ -79,15 +112,15 @@ def answer(service: ConnectionService, connection_id: str, request: SocketReques
     """
     match request.action:
         case Action.PING:
-            service.require_open(connection_id)
-            return _with_id({"type": "pong"}, request)
+            return _with_id({"type": "pong", "missed": service.missed(connection_id)}, request)
         case Action.SUBSCRIBE:
-            channel = service.subscribe(connection_id, request.channel)
+            found = service.subscribe(connection_id, request.channel, request.held)
+            return _with_id(wire.acknowledgement(found, request.held), request)
         case Action.UNSUBSCRIBE:
-            channel = service.unsubscribe(connection_id, request.channel)
+            name = service.unsubscribe(connection_id, request.channel)
+            return _with_id({"type": "ack", "action": "unsubscribe", "channel": name}, request)
         case _:
             assert_never(request.action)
-    return _with_id({"type": "ack", "action": request.action.value, "channel": channel.name}, request)
 
 
 def error_message(error: AppError, request: SocketRequest | None) -> dict[str, object]:

@@ -1,35 +1,20 @@
-"""Tickets, connections and subscriptions in the realtime table.
-
-| item | pk | sk |
-| --- | --- | --- |
-| ticket | TICKET#<sha256> | TICKET |
-| connection | CONN#<connection id> | META |
-| subscription, by connection | CONN#<connection id> | SUB#<channel> |
-| subscription, by channel | CHANNEL#<owner>#<channel> | CONN#<connection id> |
-| open connections of an account | USER#<user id> | OPEN |
-
-Tickets, connections and the item of open ones are in gsi1 under USER#<user id>. The latter has a set of
-`<moment of the connection, 13 digits of ms>#<connection id>`: an entry is put in by the transaction that stores the
-connection, and bounds their number; a repeat of either end changes nothing. An entry whose `$disconnect` never came is
-taken out when the set is full and the connection's time is over.
-"""
+"""Tickets, connections and subscriptions over DynamoDB; items.py has the access patterns."""
 
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Any
 
-from pynamodb.attributes import UnicodeAttribute, UnicodeSetAttribute
 from pynamodb.expressions.condition import size
 
 from karma.core.clock import epoch_ms, iso, parse_iso
-from karma.core.dynamo.access import delete, get, query, update
+from karma.core.dynamo.access import batch_get, delete, get, query, update
 from karma.core.dynamo.failures import ConditionFailed
-from karma.core.dynamo.items import Item, Key, TableMeta
+from karma.core.dynamo.items import Key
 from karma.core.dynamo.partitions import delete_keys, pages
 from karma.core.dynamo.transaction import Transaction
 from karma.core.errors import NotFound, Unauthenticated
-from karma.core.ids import ApiKeyId, UserId
+from karma.core.ids import UserId
+from karma.core.live import Channel
 from karma.core.purge import PurgeAttempt
 from karma.identity.domain import Credential
 from karma.identity.transactional import AccountGone, require_account, require_credential
@@ -37,73 +22,34 @@ from karma.realtime.domain import (
     CONNECTION_TTL,
     MAX_CHANNELS,
     MAX_OPEN,
-    Channel,
     Connection,
     Ticket,
     TooManyConnections,
+    is_streamed,
 )
-
-_CONNECTION = "CONN#"
-_SUBSCRIPTION = "SUB#"
-_PAGE = 100
-
-
-class RealtimeItem(Item):
-    """Base of all items in the realtime table."""
-
-    class Meta(TableMeta):
-        """Names the table."""
-
-        logical = "realtime"
-
-
-class TicketItem(RealtimeItem, discriminator="ticket"):
-    """A ticket; `used_by` is the id of the connection that used it."""
-
-    user_id = UnicodeAttribute()
-    session_id = UnicodeAttribute(null=True)
-    api_key_id = UnicodeAttribute(null=True)
-    session_began_at = UnicodeAttribute(null=True)
-    valid_until = UnicodeAttribute()
-    used_by = UnicodeAttribute(null=True)
-
-
-class ConnectionItem(RealtimeItem, discriminator="connection"):
-    """An open WebSocket."""
-
-    user_id = UnicodeAttribute()
-    session_id = UnicodeAttribute(null=True)
-    api_key_id = UnicodeAttribute(null=True)
-    session_began_at = UnicodeAttribute(null=True)
-
-
-class ChannelSubscriptionItem(RealtimeItem, discriminator="channel_subscription"):
-    """A subscription of a connection to a channel."""
-
-    user_id = UnicodeAttribute()
-    connection_id = UnicodeAttribute()
-    channel = UnicodeAttribute()
-
-
-class OpenConnections(RealtimeItem, discriminator="open_connections"):
-    """The connections of an account that may be open."""
-
-    open_ids = UnicodeSetAttribute(null=True)
-
-
-def open_key(user_id: UserId) -> Key:
-    """Return the key of an account's open connections."""
-    return Key(_user_pk(user_id), "OPEN")
-
-
-def ticket_key(ticket_hash: str) -> Key:
-    """Return the key of a ticket."""
-    return Key(f"TICKET#{ticket_hash}", "TICKET")
-
-
-def connection_key(connection_id: str) -> Key:
-    """Return the key of a connection."""
-    return Key(f"CONN#{connection_id}", "META")
+from karma.realtime.items import (
+    CONNECTION,
+    SUBSCRIPTION,
+    ChannelSubscriptionItem,
+    ConnectionItem,
+    InboxItem,
+    OpenConnections,
+    RealtimeItem,
+    TicketItem,
+    channel_pk,
+    connection_key,
+    connection_of_item,
+    credential_attributes,
+    credential_of,
+    deletion,
+    inbox_key,
+    open_entry,
+    open_key,
+    rights_of,
+    subscription_keys,
+    ticket_key,
+    user_pk,
+)
 
 
 class RealtimeRepository:
@@ -129,12 +75,12 @@ class RealtimeRepository:
             TicketItem(
                 *ticket_key(ticket.hash),
                 user_id=ticket.user_id,
-                **_attributes(ticket.credential),
+                **credential_attributes(ticket.credential, ticket.rights),
                 valid_until=iso(ticket.expires_at),
                 created_at=iso(now),
                 updated_at=iso(now),
                 expires_at=epoch_ms(ticket.expires_at) // 1000 + 3600,
-                gsi1pk=_user_pk(ticket.user_id),
+                gsi1pk=user_pk(ticket.user_id),
                 gsi1sk=f"TICKET#{ticket.hash}",
             )
         )
@@ -148,7 +94,8 @@ class RealtimeRepository:
         return Ticket(
             hash=ticket_hash,
             user_id=UserId(item.user_id),
-            credential=_credential(item),
+            credential=credential_of(item),
+            rights=rights_of(item),
             expires_at=parse_iso(item.valid_until),
         )
 
@@ -181,36 +128,12 @@ class RealtimeRepository:
     def _connect(self, ticket: Ticket, connection: Connection) -> bool:
         now = iso(connection.connected_at)
         tx = Transaction()
-        _require_open(tx, connection.user_id, connection.credential, connection.connected_at)
         tx.update(
             TicketItem(*ticket_key(ticket.hash)),
             [TicketItem.used_by.set(connection.id), TicketItem.updated_at.set(now)],
             TicketItem.pk.exists() & TicketItem.used_by.does_not_exist(),
         )
-        item = ConnectionItem(
-            *connection_key(connection.id),
-            user_id=connection.user_id,
-            **_attributes(connection.credential),
-            created_at=now,
-            updated_at=now,
-            expires_at=_deletion(connection.connected_at),
-            gsi1pk=_user_pk(connection.user_id),
-            gsi1sk=f"CONN#{connection.id}",
-        )
-        tx.put(item)
-        entries = OpenConnections.open_ids
-        tx.upsert(
-            OpenConnections(*open_key(connection.user_id)),
-            [
-                entries.add({_entry(connection)}),
-                OpenConnections.updated_at.set(now),
-                OpenConnections.expires_at.set(_deletion(connection.connected_at)),
-                OpenConnections.gsi1pk.set(_user_pk(connection.user_id)),
-                OpenConnections.gsi1sk.set("OPEN"),
-            ],
-            entries.does_not_exist() | (size(entries) < self._most_open),
-            on_fail=TooManyConnections(),
-        )
+        self._add(tx, connection)
         try:
             tx.commit()
         except ConditionFailed:
@@ -219,30 +142,78 @@ class RealtimeRepository:
             return used is not None and used.used_by == connection.id
         return True
 
+    def _add(self, tx: Transaction, connection: Connection) -> None:
+        """Store a connection whose credential has not ended, if the account may have one more."""
+        now = iso(connection.connected_at)
+        _require_open(tx, connection.user_id, connection.credential, connection.connected_at)
+        item = ConnectionItem(
+            *connection_key(connection.id),
+            user_id=connection.user_id,
+            **credential_attributes(connection.credential, connection.rights),
+            created_at=now,
+            updated_at=now,
+            expires_at=deletion(connection.connected_at),
+            gsi1pk=user_pk(connection.user_id),
+            gsi1sk=connection_key(connection.id).pk,
+        )
+        tx.put(item)
+        entries = OpenConnections.open_ids
+        tx.upsert(
+            OpenConnections(*open_key(connection.user_id)),
+            [
+                entries.add({open_entry(connection)}),
+                OpenConnections.updated_at.set(now),
+                OpenConnections.expires_at.set(deletion(connection.connected_at)),
+                OpenConnections.gsi1pk.set(user_pk(connection.user_id)),
+                OpenConnections.gsi1sk.set("OPEN"),
+            ],
+            entries.does_not_exist() | (size(entries) < self._most_open),
+            on_fail=TooManyConnections(),
+        )
+
+    def connect_stream(self, connection: Connection, *, kept_until: datetime) -> None:
+        """Store a connection that is a stream, with an empty inbox, in one transaction.
+
+        Raises:
+            Unauthenticated: the session or API key of its caller has ended.
+            AccountGone: the user's account is deleted.
+            TooManyConnections: the account has `MAX_OPEN` connections.
+        """
+        try:
+            self._connect_stream(connection, kept_until)
+        except TooManyConnections:
+            if not self._forget_over(connection.user_id, now=connection.connected_at):
+                raise
+            self._connect_stream(connection, kept_until)
+
+    def _connect_stream(self, connection: Connection, kept_until: datetime) -> None:
+        tx = Transaction()
+        self._add(tx, connection)
+        now = iso(connection.connected_at)
+        tx.put(
+            InboxItem(
+                *inbox_key(connection.id),
+                kept_until=epoch_ms(kept_until),
+                created_at=now,
+                updated_at=now,
+                expires_at=deletion(connection.connected_at),
+            )
+        )
+        tx.commit()
+
     def get_connection(self, connection_id: str) -> Connection | None:
         """Read a connection; None: it does not exist."""
         item = get(ConnectionItem, connection_key(connection_id), consistent=True)
         if item is None:
             return None
-        return _connection(item)
+        return connection_of_item(item)
 
-    def connections_of(self, user_id: UserId, *, page: int = _PAGE) -> list[Connection]:
-        """List all of a user's connections, `page` a call; one of the last second may be missing."""
-        found: list[Connection] = []
-        start: dict[str, str] | None = None
-        while True:
-            part = query(
-                RealtimeItem,
-                _user_pk(user_id),
-                RealtimeItem.gsi1sk.startswith(_CONNECTION),
-                limit=page,
-                start=start,
-                index=RealtimeItem.gsi1,
-            )
-            found += [_connection(item) for item in part.items if isinstance(item, ConnectionItem)]
-            start = part.last
-            if start is None:
-                return found
+    def connections_of(self, user_id: UserId) -> list[Connection]:
+        """List all of a user's connections, strongly consistent: a Get, and a BatchGet a hundred of them."""
+        entries = get(OpenConnections, open_key(user_id), consistent=True)
+        ids = sorted(entry.partition("#")[2] for entry in (entries and entries.open_ids) or ())
+        found = batch_get(ConnectionItem, [connection_key(each) for each in ids], consistent=True)
+        return [connection_of_item(item) for item in found.values()]
 
     def is_open(self, connection: Connection, *, now: datetime) -> bool:
         """Tell whether a connection's session or API key has not ended, strongly consistent; nothing is written."""
@@ -258,13 +229,13 @@ class RealtimeRepository:
         """List the channels that a connection subscribes to."""
         page = query(
             RealtimeItem,
-            f"CONN#{connection_id}",
-            RealtimeItem.sk.startswith("SUB#"),
+            connection_key(connection_id).pk,
+            RealtimeItem.sk.startswith(SUBSCRIPTION),
             limit=MAX_CHANNELS,
             consistent=True,
         )
         found = [
-            Channel.parse(item.channel, owner=UserId(item.user_id))
+            Channel.parse(item.channel, space=item.space or item.user_id)
             for item in page.items
             if isinstance(item, ChannelSubscriptionItem)
         ]
@@ -282,16 +253,17 @@ class RealtimeRepository:
         _require_open(tx, connection.user_id, connection.credential, now)
         over = NotFound("The connection is not known; connect again")
         tx.check(ConnectionItem, connection_key(connection.id), ConnectionItem.pk.exists(), on_fail=over)
-        for key in _subscription_keys(connection.id, channel):
+        for key in subscription_keys(connection.id, channel):
             tx.put(
                 ChannelSubscriptionItem(
                     *key,
                     user_id=connection.user_id,
                     connection_id=connection.id,
+                    space=channel.space,
                     channel=channel.name,
                     created_at=iso(now),
                     updated_at=iso(now),
-                    expires_at=_deletion(connection.connected_at),
+                    expires_at=deletion(connection.connected_at),
                 )
             )
         try:
@@ -303,12 +275,15 @@ class RealtimeRepository:
         """Delete a subscription; an absent one counts as deleted."""
         # Both items at once: with one of them left, a new subscription would have no effect.
         tx = Transaction()
-        for key in _subscription_keys(connection_id, channel):
+        for key in subscription_keys(connection_id, channel):
             tx.delete(ChannelSubscriptionItem(*key))
         tx.commit()
 
     def disconnect(self, connection_id: str) -> None:
         """Delete a connection after its subscriptions, so that an interrupted attempt can be repeated."""
+        if is_streamed(connection_id):
+            # First of all: whoever reads it ends by that.
+            delete(InboxItem(*inbox_key(connection_id)))
         found = self.get_connection(connection_id)
         for channel in self.channels(connection_id):
             self.unsubscribe(connection_id, channel)
@@ -318,28 +293,35 @@ class RealtimeRepository:
 
     def _take_out(self, connection: Connection) -> None:
         try:
-            update(
-                OpenConnections(*open_key(connection.user_id)), [OpenConnections.open_ids.delete({_entry(connection)})]
-            )
+            taken_out = OpenConnections.open_ids.delete({open_entry(connection)})
+            update(OpenConnections(*open_key(connection.user_id)), [taken_out])
         except ConditionFailed:
             return  # the account is deleted, or the connection is older than the item
 
     def purge_account(self, purge: PurgeAttempt) -> bool:
         """Delete a deleted account's tickets and connections; True when none is left."""
-        for page in pages(RealtimeItem, _user_pk(purge.user_id), index=RealtimeItem.gsi1):
+        for page in pages(RealtimeItem, user_pk(purge.user_id), index=RealtimeItem.gsi1):
             for key in page:
                 if purge.over():
                     return False
-                if key.pk.startswith(_CONNECTION):
+                if key.pk.startswith(CONNECTION):
                     self._purge_connection(key, purge)
                 else:
                     delete_keys(RealtimeItem, [key])
         return True
 
     def _purge_connection(self, connection: Key, purge: PurgeAttempt) -> None:
-        for page in pages(RealtimeItem, connection.pk, prefix=_SUBSCRIPTION):
-            channels = [f"CHANNEL#{purge.user_id}#{key.sk.removeprefix(_SUBSCRIPTION)}" for key in page]
-            delete_keys(RealtimeItem, [*(Key(channel, connection.pk) for channel in channels), *page])
+        for page in pages(RealtimeItem, connection.pk, prefix=SUBSCRIPTION):
+            names = [key.sk.removeprefix(SUBSCRIPTION) for key in page]
+            channels = [Channel.parse(name, space=purge.user_id) for name in names]
+            shared = [Channel(each.object_id, each.kind, each.object_id) for each in channels if each]
+            # The account's own channel is in its space either way, and a batch may name an item once.
+            found = dict.fromkeys(channel_pk(each) for each in (*channels, *shared) if each)
+            # A batch is no transaction: by what goes last, an attempt that was interrupted finds what it left.
+            delete_keys(RealtimeItem, [Key(channel, connection.pk) for channel in found])
+            delete_keys(RealtimeItem, page)
+        if is_streamed(connection_id := connection.pk.removeprefix(CONNECTION)):
+            delete_keys(RealtimeItem, [inbox_key(connection_id)])
         delete_keys(RealtimeItem, [connection])
 
 
@@ -348,53 +330,3 @@ def _require_open(tx: Transaction, user_id: UserId, credential: Credential | Non
         require_account(tx, user_id)
     else:
         require_credential(tx, credential, now=now)
-
-
-def _attributes(credential: Credential | None) -> dict[str, Any]:
-    if credential is None:
-        return {}
-    return {
-        "session_id": credential.session_id,
-        "api_key_id": credential.api_key_id,
-        "session_began_at": iso(credential.began_at),
-    }
-
-
-def _credential(item: TicketItem | ConnectionItem) -> Credential | None:
-    if not item.session_began_at:
-        return None
-    return Credential(
-        user_id=UserId(item.user_id),
-        session_id=item.session_id,
-        api_key_id=ApiKeyId(item.api_key_id) if item.api_key_id else None,
-        began_at=parse_iso(item.session_began_at),
-    )
-
-
-def _connection(item: ConnectionItem) -> Connection:
-    return Connection(
-        id=item.pk.removeprefix(_CONNECTION),
-        user_id=UserId(item.user_id),
-        credential=_credential(item),
-        connected_at=parse_iso(item.created_at or ""),
-    )
-
-
-def _entry(connection: Connection) -> str:
-    return f"{epoch_ms(connection.connected_at):013d}#{connection.id}"
-
-
-def _user_pk(user_id: UserId) -> str:
-    return f"USER#{user_id}"
-
-
-def _subscription_keys(connection_id: str, channel: Channel) -> tuple[Key, Key]:
-    connection = f"CONN#{connection_id}"
-    return (
-        Key(connection, f"SUB#{channel.name}"),
-        Key(f"CHANNEL#{channel.owner}#{channel.name}", connection),
-    )
-
-
-def _deletion(connected_at: datetime) -> int:
-    return epoch_ms(connected_at + CONNECTION_TTL) // 1000

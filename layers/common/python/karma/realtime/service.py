@@ -1,4 +1,4 @@
-"""Use cases of the WebSocket: tickets, connections, subscriptions. Nothing is pushed yet."""
+"""Use cases of the WebSocket: tickets, connections, subscriptions. What is pushed: routing.py and pushing.py."""
 
 from __future__ import annotations
 
@@ -6,17 +6,30 @@ import hashlib
 import secrets
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import timedelta
 from functools import partial
-from typing import Protocol, TypeVar
+from typing import TypeVar
 
 from karma.core.clock import Clock, monotonic
 from karma.core.errors import Forbidden, NotFound, QuotaExceeded, Unauthenticated, Upstream
 from karma.core.ids import UserId
+from karma.core.live import Channel, LiveSource, by_kind
 from karma.core.observability import count, logger
+from karma.core.records import Record
 from karma.identity.domain import Caller, Credential
-from karma.realtime.domain import CONNECTION_TTL, MAX_CHANNELS, TICKET_TTL, Channel, Connection, Ticket
+from karma.realtime.domain import (
+    CONNECTION_TTL,
+    MAX_CHANNELS,
+    NOTHING_HELD,
+    TICKET_TTL,
+    Connection,
+    Held,
+    Rights,
+    Subscribed,
+    Ticket,
+    is_streamed,
+)
+from karma.realtime.ports import Channels, Sockets, Tickets
 
 _T = TypeVar("_T")
 _Result = TypeVar("_Result")
@@ -27,27 +40,6 @@ _CLOSING_S = 5.0
 """Seconds that a logout waits for closing connections at the most."""
 
 
-class Tickets(Protocol):
-    """A store of tickets and connections; repository.py documents each call."""
-
-    def put_ticket(self, ticket: Ticket, *, now: datetime) -> None: ...  # noqa: D102
-    def get_ticket(self, ticket_hash: str) -> Ticket | None: ...  # noqa: D102
-    def connect(self, ticket: Ticket, connection: Connection) -> bool: ...  # noqa: D102
-    def get_connection(self, connection_id: str) -> Connection | None: ...  # noqa: D102
-    def connections_of(self, user_id: UserId, *, page: int = 100) -> list[Connection]: ...  # noqa: D102
-    def is_open(self, connection: Connection, *, now: datetime) -> bool: ...  # noqa: D102
-    def channels(self, connection_id: str) -> list[Channel]: ...  # noqa: D102
-    def subscribe(self, connection: Connection, channel: Channel, *, now: datetime) -> None: ...  # noqa: D102
-    def unsubscribe(self, connection_id: str, channel: Channel) -> None: ...  # noqa: D102
-    def disconnect(self, connection_id: str) -> None: ...  # noqa: D102
-
-
-class Sockets(Protocol):
-    """The port of closing connections: karma.integrations.sockets.Sockets."""
-
-    def close(self, connection_id: str) -> None: ...  # noqa: D102
-
-
 class RealtimeUnavailable(Upstream):
     """This stage has no WebSocket."""
 
@@ -55,8 +47,7 @@ class RealtimeUnavailable(Upstream):
     code = "REALTIME_UNAVAILABLE"
 
 
-@dataclass(frozen=True, kw_only=True)
-class IssuedTicket:
+class IssuedTicket(Record, kw_only=True):
     """A new ticket, which is returned only once."""
 
     ticket: str
@@ -89,6 +80,7 @@ class TicketService:
                 hash=_sha256(ticket),
                 user_id=caller.user_id,
                 credential=caller.credential,
+                rights=Rights(role=caller.role, scopes=caller.scopes if caller.method == "api_key" else None),
                 expires_at=now + TICKET_TTL,
             ),
             now=now,
@@ -104,8 +96,10 @@ class ConnectionService:
     closes connections before that; one that it has missed and that sends nothing, API Gateway closes after ten minutes.
     """
 
-    def __init__(self, *, store: Tickets, clock: Clock) -> None:
+    def __init__(self, *, store: Tickets, channels: Channels, sources: Sequence[LiveSource], clock: Clock) -> None:
         self._store = store
+        self._channels = channels
+        self._sources = by_kind(sources)
         self._clock = clock
 
     def connect(self, connection_id: str, ticket: str) -> Connection:
@@ -122,7 +116,13 @@ class ConnectionService:
         found = self._store.get_ticket(_sha256(ticket))
         if found is None or now >= found.expires_at:
             raise refused
-        connection = Connection(id=connection_id, user_id=found.user_id, credential=found.credential, connected_at=now)
+        connection = Connection(
+            id=connection_id,
+            user_id=found.user_id,
+            credential=found.credential,
+            rights=found.rights,
+            connected_at=now,
+        )
         if not self._store.connect(found, connection):
             raise refused
         return connection
@@ -140,36 +140,77 @@ class ConnectionService:
         """Delete a connection and its subscriptions."""
         self._store.disconnect(connection_id)
 
-    def subscribe(self, connection_id: str, name: str) -> Channel:
-        """Subscribe to a channel: `user:<own id>`, or `device:<id>` of an own device.
+    def missed(self, connection_id: str) -> int:
+        """Return how many messages a connection did not take; refuses as `require_open`."""
+        return self._connection(connection_id).missed
 
-        Channels belong to the caller: a channel of another user's device id gets no events, and does not reveal whether
-        the device exists.
+    def subscribe(self, connection_id: str, name: str, held: Held = NOTHING_HELD) -> Subscribed:
+        """Subscribe to a channel, and read what it is about behind that.
+
+        A channel of what the caller may not see is subscribed to all the same, in the caller's own space, where nothing
+        is ever said of it: the answer does not reveal whether it exists.
 
         Raises:
             NotFound: the connection does not exist, or there is no such kind of channel.
             Unauthenticated: the connection's session or API key has ended.
-            Forbidden: the channel is another user's.
+            Forbidden: the channel is another account's, or the caller lacks the permission to read what it is about.
             QuotaExceeded: the connection has `MAX_CHANNELS` subscriptions.
         """
         connection = self._connection(connection_id)
-        channel = _channel(connection, name)
+        channel = self._admitted(connection, name)
         listened = self._store.channels(connection_id)
+        elsewhere = [each for each in listened if each.name == name and each != channel]
+        if channel not in listened and not elsewhere and len(listened) >= MAX_CHANNELS:
+            raise QuotaExceeded(f"A connection listens to at most {MAX_CHANNELS} channels")
+        for each in elsewhere:
+            self._store.unsubscribe(connection_id, each)
+        now = self._clock.now()
+        if channel.is_counted:
+            self._channels.begin_counting(channel, now=now)
         if channel not in listened:
-            if len(listened) >= MAX_CHANNELS:
-                raise QuotaExceeded(f"A connection listens to at most {MAX_CHANNELS} channels")
-            self._store.subscribe(connection, channel, now=self._clock.now())
-        return channel
+            self._store.subscribe(connection, channel, now=now)
+        # From here on every change is pushed, and what is read now has every change before.
+        head = self._channels.head(channel) if channel.is_counted else None
+        states = self._sources[channel.kind].states(channel, connection.user_id, held.objects)
+        if states is None:
+            count("SubscriptionUnseen")
+            if channel.space != connection.user_id:  # the right to it has ended within these milliseconds
+                self._store.unsubscribe(connection_id, channel)
+            head = None
+        return Subscribed(channel=channel, states=states or (), head=head, missed=connection.missed)
 
-    def unsubscribe(self, connection_id: str, name: str) -> Channel:
-        """Unsubscribe from a channel.
+    def _admitted(self, connection: Connection, name: str) -> Channel:
+        own = self._own(connection, name)
+        # An account's channel tells of everything.
+        kinds = self._sources if own.kind == "user" else (own.kind,)
+        for kind in kinds:
+            permission = self._sources[kind].permissions[kind]
+            if not connection.rights.allow(permission):
+                raise Forbidden.lacking(permission)
+        space = self._sources[own.kind].space(own.kind, own.object_id, connection.user_id)
+        return own._replace(space=space)
+
+    def _own(self, connection: Connection, name: str) -> Channel:
+        """Return the channel of a name in the caller's own space."""
+        own = Channel.parse(name, space=connection.user_id)
+        if own is None or own.kind not in self._sources:
+            raise NotFound(f"Channels are {', '.join(f'{kind}:<id>' for kind in sorted(self._sources))}")
+        if own.kind == "user" and own.object_id != connection.user_id:
+            raise Forbidden("The channel user:<id> is open to that account only")
+        return own
+
+    def unsubscribe(self, connection_id: str, name: str) -> str:
+        """Unsubscribe from a channel, and return its name; an absent subscription counts as ended.
 
         Raises:
             NotFound, Unauthenticated, Forbidden: as in `subscribe`.
         """
-        channel = _channel(self._connection(connection_id), name)
-        self._store.unsubscribe(connection_id, channel)
-        return channel
+        connection = self._connection(connection_id)
+        self._own(connection, name)
+        for channel in self._store.channels(connection_id):
+            if channel.name == name:
+                self._store.unsubscribe(connection_id, channel)
+        return name
 
     def _connection(self, connection_id: str) -> Connection:
         found, now = self._store.get_connection(connection_id), self._clock.now()
@@ -217,6 +258,9 @@ class SocketCloser:
         def close(connection: Connection) -> None:
             if monotonic() > until:
                 raise RealtimeUnavailable("Closing connections takes too long")
+            if is_streamed(connection.id):
+                self._store.disconnect(connection.id)
+                return
             # API Gateway then sends `$disconnect`, which removes what is stored of it.
             self._sockets.close(connection.id)
 
@@ -244,8 +288,7 @@ def _each_of(things: Sequence[_T], work: Callable[[_T], _Result]) -> list[_Resul
     return [each for each in outcomes if not isinstance(each, _Failed)]
 
 
-@dataclass(frozen=True)
-class _Failed:
+class _Failed(Record):
     error: Exception
 
 
@@ -254,15 +297,6 @@ def _outcome(work: Callable[[_T], _Result], thing: _T) -> _Result | _Failed:
         return work(thing)
     except Exception as exc:  # noqa: BLE001  raised again when all others are done
         return _Failed(exc)
-
-
-def _channel(connection: Connection, name: str) -> Channel:
-    channel = Channel.parse(name, owner=connection.user_id)
-    if channel is None:
-        raise NotFound("Channels are user:<id> and device:<id>")
-    if channel.kind == "user" and channel.object_id != connection.user_id:
-        raise Forbidden("The channel user:<id> is open to that account only")
-    return channel
 
 
 def _sha256(text: str) -> str:

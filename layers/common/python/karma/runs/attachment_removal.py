@@ -29,11 +29,10 @@ class AttachmentsRemoval:
 
     def release(self, thread: ThreadKey, purge: PurgeAttempt) -> bool:
         """Release what a thread's messages name, before these are deleted; False when the time of `purge` ended."""
-        for stored in pieces_of(thread):
-            for attachment_id in sorted(attachments_within(stored)):
-                if purge.over():
-                    return False
-                self._items.release(thread, attachment_id)
+        for attachment_id in attachments_within(pieces_of(thread)):
+            if purge.over():
+                return False
+            self._items.release(thread, attachment_id)
         return True
 
     def remove(self, thread: ThreadKey, purge: PurgeAttempt) -> bool:

@@ -1,4 +1,4 @@
-"""Which threads name which attachments, in the table `agents`: an attachment goes with the last thread that names it.
+"""Links between threads and the attachments they name, in the table `agents`: an attachment goes with its last thread.
 
 The transactions that add messages to a thread note the attachments that these name, at the attachment's own item. An
 attachment from before that is kept until its account is deleted, since nobody knows which threads name it.

@@ -7,24 +7,26 @@ translated here, each into at most two of Agio's, and nothing else is known of t
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any, Final, NamedTuple
 
 import orjson
 
 from karma.agents.domain import MAX_NAME_CHARS
+from karma.conversations.domain import Message, ToolCall, whole_arguments
 from karma.conversations.fields import FieldReader
 from karma.core.clock import Clock, iso
 from karma.core.errors import ValidationFailed
 from karma.core.ids import UserId, new_id
+from karma.core.records import Record
+from karma.core.texts import GrowingText
 from karma.runs.requests import RunInput, parse_json, parse_run_input
 
 _KNOWN: Final = frozenset({"agent_id", "message", "user_id", "session_id", "stream"})
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ChatInput:
+class ChatInput(Record, kw_only=True):
     """The request for a chat."""
 
     agent: str
@@ -40,7 +42,8 @@ def parse_chat(body: bytes, *, user_id: UserId, key: str = "") -> ChatInput:
     Args:
         body: JSON.
         user_id: the caller; a chat is nobody else's.
-        key: the request's `Idempotency-Key`, which names the run; "": each request asks for another run.
+        key: the request's `Idempotency-Key`, which names the run, and the thread that it begins; "": each request asks
+            for another run.
 
     Raises:
         InvalidRequest: the body is not JSON.
@@ -55,14 +58,16 @@ def parse_chat(body: bytes, *, user_id: UserId, key: str = "") -> ChatInput:
     reader.check_others()
     if reader.errors:
         raise ValidationFailed("Request validation failed", details=reader.errors)
+    named = hashlib.sha256(key.encode()).hexdigest()[:32] if key else None
     asked: dict[str, object] = {
-        "threadId": session,
-        "runId": hashlib.sha256(key.encode()).hexdigest()[:32] if key else new_id(),
+        "threadId": session or named,  # a repeat is of the same thread
+        "runId": named or new_id(),
         "protocolVersion": "1.0",
         "messages": [{"role": "user", "content": message}],
         "forwardedProps": {"agent_id": agent},
     }
-    return ChatInput(agent=agent, run=parse_run_input(orjson.dumps(asked)), is_streamed=is_streamed)
+    run = replace(parse_run_input(orjson.dumps(asked)), stands_alone=bool(key))
+    return ChatInput(agent=agent, run=run, is_streamed=is_streamed)
 
 
 class _Reader(FieldReader):
@@ -112,23 +117,33 @@ class ChatEvent(NamedTuple):
 class Chat:
     """Translates the events of one run, and knows its answer so far."""
 
-    def __init__(self, clock: Clock) -> None:
+    def __init__(self, clock: Clock, earlier: Callable[[], Iterable[ToolCall]] = tuple) -> None:
+        """Build it; `earlier` returns the conversation's calls, for those that an earlier run has made or asked for."""
         self._clock = clock
+        self._earlier = earlier
         self._began = clock.now()
         self._steps = 0
         self._is_within_step = False
         self._calls: dict[str, _Call] = {}
+        """Calls of which it was told that they begin."""
+        self._shown: dict[str, _Call] = {}
+        """Calls of the conversation as it was shown."""
         self.run_id = ""
-        self.response = ""
-        """Text of the answer so far, of all steps."""
+        self._response = GrowingText()
         self.total_tokens: int | None = None
         """Tokens of the run; None: it has not ended, or they are not known."""
         self.failure: tuple[str, str] | None = None
-        """Code and message of the run's failure; None: it has not failed."""
+        """Code and message of what the run ended with in place of an answer; None: it has not."""
+        self.questions: Sequence[Mapping[str, object]] = ()
+        """Questions that it waits for, as AG-UI has them; then its failure says so."""
+        self.stop_reason = ""
+        """Reason why the answer is not whole; "": it is."""
         self.is_complete = False
 
     def take(self, event: Mapping[str, Any]) -> Iterator[ChatEvent]:
-        """Take an AG-UI event and yield those of the chat that it stands for."""
+        """Take an AG-UI event and yield those of the chat that it stands for; subagents are told of by their calls."""
+        if "subagentRunId" in event:
+            return
         match event["type"]:
             case "RUN_STARTED":
                 self.run_id = event["runId"]
@@ -143,16 +158,27 @@ class Chat:
                 yield from self._step()
                 self._calls[event["toolCallId"]] = _Call(event["toolCallName"])
             case "TOOL_CALL_ARGS":
-                self._calls[event["toolCallId"]].arguments += event["delta"]
+                self._calls[event["toolCallId"]].arguments.add(event["delta"])
             case "TOOL_CALL_END":
                 call = self._calls[event["toolCallId"]]
-                yield ChatEvent("tool_call_started", {"tool": call.tool, "args": _json(call.arguments)})
+                yield ChatEvent("tool_call_started", {"tool": call.tool, "args": call.args})
             case "TOOL_CALL_RESULT":
                 self._is_within_step = False
-                call = self._calls.get(event["toolCallId"], _Call(""))
+                is_told = event["toolCallId"] in self._calls
+                call = self._calls[event["toolCallId"]] if is_told else self._call_before(event["toolCallId"])
+                if not is_told:
+                    yield ChatEvent("tool_call_started", {"tool": call.tool, "args": call.args})
                 yield ChatEvent("tool_call_completed", {"tool": call.tool, "result": _json(event["content"])})
             case "RUN_FINISHED" | "RUN_ERROR":
                 yield self._ended(event)
+
+    def _call_before(self, call_id: str) -> _Call:
+        """Return a call that this run has not begun: one that was approved, or that its user went on without."""
+        for each in self._earlier():
+            call = _Call(each.name)
+            call.arguments.add(each.arguments)
+            self._shown.setdefault(each.id, call)
+        return self._calls.setdefault(call_id, self._shown.get(call_id, _Call("")))
 
     def _step(self) -> Iterator[ChatEvent]:
         if not self._is_within_step:
@@ -160,16 +186,25 @@ class Chat:
             self._steps += 1
             yield ChatEvent("step_started", {"step": self._steps, "type": "llm_call"})
 
+    @property
+    def response(self) -> str:
+        """Return the text of the answer so far, of all steps."""
+        return str(self._response)
+
     def _said(self, text: str) -> ChatEvent:
-        self.response += text
+        self._response.add(text)
         return ChatEvent("content_delta", {"content": text})
 
     def _catch_up(self, messages: list[Mapping[str, Any]]) -> Iterator[ChatEvent]:
         """Say what a repeat of the request, or another process, shows of the answer instead of saying it anew."""
         last = max((at for at, each in enumerate(messages) if each["role"] == "user"), default=-1)
-        said = "".join(str(each.get("content") or "") for each in messages[last + 1 :] if each["role"] == "assistant")
+        said = "".join(str(each.get("content") or "") for each in messages[last + 1 :] if _is_answer(each))
+        for made in (made for each in messages if _is_answer(each) for made in each.get("toolCalls") or ()):
+            call = self._shown[made["id"]] = _Call(made["function"]["name"])
+            call.arguments.add(made["function"]["arguments"])
         begun = self.response
-        self.response = said
+        self._response = GrowingText()
+        self._response.add(said)
         if said.startswith(begun) and len(said) > len(begun):
             yield ChatEvent("content_delta", {"content": said[len(begun) :]})
 
@@ -180,10 +215,17 @@ class Chat:
         outcome = (event.get("outcome") or {}).get("type", "success")
         if event["type"] == "RUN_ERROR":
             self.failure = str(event.get("code", "")), str(event["message"])
+        elif outcome == "interrupt":
+            # Answered by the thread's next run: `resume` of `POST /api/agent` and `POST /runs`.
+            self.questions = event["outcome"]["interrupts"]
+            asked = " ".join(str(each["message"]) for each in self.questions)
+            self.failure = "INTERRUPTED", f"The run waits for an answer: {asked}"
         elif outcome != "success":
             self.failure = outcome.upper(), f"The run was {outcome}"
         if self.failure is not None:
-            return ChatEvent("error", {"error": self.failure[1], "code": self.failure[0], "run_id": self.run_id})
+            told = {"error": self.failure[1], "code": self.failure[0], "run_id": self.run_id}
+            return ChatEvent("error", {**told, **({"interrupts": self.questions} if self.questions else {})})
+        self.stop_reason = str((event.get("result") or {}).get("stopReason", ""))
         self.is_complete = True
         return ChatEvent("run_completed", self.answer())
 
@@ -193,14 +235,29 @@ class Chat:
         return {
             "run_id": self.run_id,
             "response": self.response,
+            **({"stop_reason": self.stop_reason} if self.stop_reason else {}),
             "metrics": {"total_tokens": self.total_tokens, "duration": round(duration, 3)},
         }
+
+
+def calls_in(messages: Sequence[Message]) -> list[ToolCall]:
+    """Return the calls of a conversation."""
+    return [call for message in messages for call in message.tool_calls]
+
+
+def _is_answer(message: Mapping[str, Any]) -> bool:
+    return bool(message["role"] == "assistant") and "subagentRunId" not in message
 
 
 @dataclass(slots=True)
 class _Call:
     tool: str
-    arguments: str = ""
+    arguments: GrowingText = field(default_factory=GrowingText)
+
+    @property
+    def args(self) -> object:
+        """Its arguments as a value, or as the text that they are."""
+        return _json(whole_arguments(str(self.arguments)))
 
 
 def _json(text: str) -> object:

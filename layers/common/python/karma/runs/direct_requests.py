@@ -6,7 +6,7 @@ Messages and tools have the shape of a run's; what a run lets pass in a history 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Final
 
 import orjson
@@ -16,6 +16,7 @@ from karma.conversations.domain import Message
 from karma.conversations.media import UnreadableMedia, of_stored
 from karma.conversations.messages import MAX_MESSAGE_BYTES, Sent
 from karma.core.errors import ValidationFailed
+from karma.core.records import Record
 from karma.models.ports import ToolSpec
 from karma.runs.requests import RunInput, parse_json, parse_run_input
 
@@ -25,8 +26,7 @@ _OF_A_RUN: Final = ("messages", "tools")
 _OWN: Final = frozenset({"model", "system", "max_tokens", "stream"})
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DirectInput:
+class DirectInput(Record, kw_only=True):
     """The request for one call of a model."""
 
     model: str

@@ -7,17 +7,21 @@ only slow, or another one that takes the run over, loses it or keeps it, and the
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import datetime
 
-from karma.conversations.domain import History, Message, ThreadKey
+from karma.conversations.domain import History, Message, ThreadKey, ToolCall
 from karma.conversations.history import awaited_calls, stopped
+from karma.conversations.repair import arguments_of
 from karma.core.ids import new_id
 from karma.core.observability import count, logger
 from karma.runs import events
-from karma.runs.calls import told_of
+from karma.runs.calls import not_made, told_of
 from karma.runs.domain import (
     ERROR_MESSAGES,
     MAX_PAUSE,
+    NOBODYS,
+    NOT_EXECUTED,
     PAUSE_EXPIRED_REASON,
     OwnershipLost,
     Run,
@@ -28,23 +32,40 @@ from karma.runs.domain import (
     RunStatus,
     Segment,
 )
+from karma.runs.pause_events import run_paused, run_resumed
 from karma.runs.ports import Runs
-from karma.runs.setup import load_setup
-from karma.runs.spending import reserved_for
-from karma.tools.toolbox import is_readable
+from karma.runs.setup import RunSetup, load_setup
+from karma.runs.words import answered_in
+from karma.tools.json_arguments import is_readable
 
 
-def end_lost(store: Runs, tail: Segment, run: Run, now: datetime) -> None:
-    """End a run whose process is lost and that no other may go on with, as failed.
+def end_lost(
+    store: Runs, tail: Segment, run: Run, now: datetime, *, code: RunErrorCode = RunErrorCode.OWNER_LOST
+) -> None:
+    """End a run as failed whose process is lost and that no other may go on with, or that none can begin with.
+
+    Where a process has executed it, clients are shown the conversation anew, as when another takes it over: the lost
+    one may have sent a part of an answer, also one that it did not commit any more.
 
     Raises:
         OwnershipLost: another process wrote the next segment, or has ended the run.
     """
-    code = RunErrorCode.OWNER_LOST
+    from karma.runs.reckoning import reckoned  # local, as the next: few runs end so
+
     terminal = events.run_error(message=ERROR_MESSAGES[code], code=code)
-    how = RunEnd(status=RunStatus.FAILED, at=now, error_code=code.value)
-    _end(store, tail, run, how, [*_closing(read_log(store, run.key)), terminal])
-    count("RunOwnerLost")
+    stored, checkpoint, log = store.setup(run.key), store.last_checkpoint(run.key), read_log(store, run.key)
+    how = RunEnd(status=RunStatus.FAILED, was=run.status, at=now, error_code=code.value)
+    how = reckoned(store, run, log, load_setup(stored) if stored else None, checkpoint, how)
+    left = opened(log)
+    if stored is not None and tail.epoch != NOT_EXECUTED:
+        closing = left.closing()
+        shown = _next(tail, now, closing, shows=checkpoint.position if checkpoint else run.answers)
+        how = replace(how, withdrawal=shown)
+        for event in closing:
+            left.follow(event)
+    _end(store, tail, run, how, [*left.ending(), terminal])
+    if code is RunErrorCode.OWNER_LOST:
+        count("RunOwnerLost")
 
 
 def cancel_lost(store: Runs, tail: Segment, run: Run, now: datetime, *, reason: str) -> None:
@@ -53,39 +74,42 @@ def cancel_lost(store: Runs, tail: Segment, run: Run, now: datetime, *, reason: 
     Raises:
         OwnershipLost: another process wrote the next segment, or has ended the run.
     """
-    was_paused = run.status is RunStatus.PAUSED
+    from karma.runs.reckoning import reckoned
+
     log = read_log(store, run.key)
     speaks = events.spoken_in(log[0].events[0])
     checkpoint = store.last_checkpoint(run.key)
     position = checkpoint.position if checkpoint else run.answers
     results: Sequence[Message] = ()
-    history = None
-    if checkpoint is not None:
+    history, said = None, None
+    stored = store.setup(run.key)
+    setup = load_setup(stored) if stored else None
+    # One that goes on from answers has calls of an earlier run to make before it has a checkpoint.
+    if checkpoint is not None or (setup is not None and setup.decisions):
         thread = store.thread(ThreadKey(run.key.user_id, run.thread_id))
-        results = _missing_results(store, run, [thread.messages[each] for each in thread.path_to(position)])
+        messages = thread.conversation(position).messages
+        said = answered_in(messages)
+        results = _missing_results(setup, messages)
         history = History(thread.key, thread.next_message, tuple(results), position) if results else None
+    how = RunEnd(
+        status=RunStatus.CANCELLED,
+        was=run.status,
+        at=now,
+        cancel_reason=reason,
+        last_message=history.last if history else position,
+        response=said,
+    )
+    how = reckoned(store, run, log, setup, checkpoint, how)
     code = RunErrorCode.CANCELLED
     terminal = events.run_cancelled(
         thread_id=run.thread_id,
         run_id=run.key.run_id,
         message=ERROR_MESSAGES[code],
         code=code,
-        usage=run.usages if was_paused else (),
+        usage=how.usages,
         speaks=speaks,
     )
-    is_known = was_paused and run.cost_micros is not None
-    how = RunEnd(
-        status=RunStatus.CANCELLED,
-        was=run.status,
-        at=now,
-        cancel_reason=reason,
-        turns=run.turns if is_known else checkpoint.progress.turns if checkpoint else 0,
-        usages=run.usages if is_known else (),
-        cost_micros=run.cost_micros if is_known else None,
-        correction=reserved_for(run).adjusted((run.cost_micros or 0) - run.reserved_micros) if is_known else None,
-        last_message=history.last if history else position,
-    )
-    _end(store, tail, run, how, [*_closing(log), *told_of(results, speaks), terminal], history=history)
+    _end(store, tail, run, how, [*opened(log).ending(told_of(results, speaks)), terminal], history=history)
     count("RunCancelled")
 
 
@@ -96,7 +120,7 @@ def pause_lost(store: Runs, tail: Segment, run: Run, now: datetime) -> None:
         WishesChanged: nobody wishes that any more, or the run is to be cancelled.
         OwnershipLost: another process wrote the next segment, or has ended the run.
     """
-    last_events = [*_closing(read_log(store, run.key)), events.run_paused(run.key.run_id)]
+    last_events = [*opened(read_log(store, run.key)).closing(), run_paused(run.key.run_id)]
     store.pause(_next(tail, now, last_events), RunPause(at=now))
     logger.info("run.paused", run_id=run.key.run_id, epoch=tail.epoch + 1)
     count("RunPaused")
@@ -108,7 +132,7 @@ def resume_paused(store: Runs, tail: Segment, run: Run, now: datetime) -> None:
     Raises:
         OwnershipLost: somebody else has resumed the run, or ended it.
     """
-    store.resume(_next(tail, now, [events.run_resumed(run.key.run_id)]), run, at=now)
+    store.resume(_next(tail, now, [run_resumed(run.key.run_id)]), run, at=now)
     logger.info("run.resumed", run_id=run.key.run_id, epoch=tail.epoch + 1)
     count("RunResumed")
 
@@ -125,25 +149,39 @@ def end_expired(store: Runs, run: Run, now: datetime) -> bool:
     return True
 
 
-def read_log(store: Runs, key: RunKey, *, after: int = 0) -> list[Segment]:
-    """Read all segments above `after`."""
+def read_log(store: Runs, key: RunKey, *, after: int = 0, until: int | None = None) -> list[Segment]:
+    """Read all segments above `after`, up to `until`; None: to the last one."""
     segments: list[Segment] = []
-    while True:
-        page = store.segments(key, after=segments[-1].n if segments else after, limit=200)
+    while until is None or after < until:
+        page = store.segments(key, after=after, limit=200 if until is None else min(200, until - after))
         if not page:
-            return segments
+            break
         segments.extend(page)
+        after = page[-1].n
+    return segments if until is None else [segment for segment in segments if segment.n <= until]
 
 
-def _closing(log: Sequence[Segment]) -> list[events.Event]:
-    return events.open_after(data for segment in log for data in segment.events).closing()
+def opened(log: Sequence[Segment]) -> events.OpenItems:
+    """Return what is open behind the segments of a whole log."""
+    return events.open_after(data for segment in log for data in segment.events)
 
 
-def _missing_results(store: Runs, run: Run, messages: Sequence[Message]) -> list[Message]:
+def _missing_results(setup: RunSetup | None, messages: Sequence[Message]) -> list[Message]:
     """Make results for the calls of the last turn that have none, except those that the client's tools answer."""
-    stored = store.setup(run.key)
-    frontend = {tool.name for tool in load_setup(stored).frontend_tools} if stored else set()
-    return [stopped(call) for call in awaited_calls(messages) if call.name not in frontend or not is_readable(call)]
+    frontend = {tool.name for tool in setup.frontend_tools} if setup else set()
+    awaited = [call for call in awaited_calls(messages) if call.name not in frontend or not is_readable(call)]
+    repeatable = setup.repeatable if setup else ()
+    return [stopped(call, repeatable=repeatable) if _may_be_made(call, setup) else not_made(call) for call in awaited]
+
+
+def _may_be_made(call: ToolCall, setup: RunSetup | None) -> bool:
+    """Tell whether a lost process may have made a call: one that waited for an answer it has not."""
+    rule = setup.approvals.get(call.name) if setup else None
+    if setup is None or call.id in setup.decisions:
+        return True
+    if any(each.call is not None and call.id == each.call.id for each in setup.left):
+        return False
+    return rule is None or not rule.applies_to(arguments_of(call.arguments))
 
 
 def _end(
@@ -156,18 +194,28 @@ def _end(
     history: History | None = None,
 ) -> None:
     last = _next(tail, how.at, last_events, terminal=True)
+    if how.withdrawal is not None:
+        last = replace(last, n=last.n + 1, writer=how.withdrawal.writer)
     store.finish(last, how, thread=ThreadKey(tail.key.user_id, run.thread_id), history=history)
     logger.warning("run.ended_without_owner", run_id=tail.key.run_id, epoch=last.epoch, status=how.status.value)
 
 
-def _next(tail: Segment, now: datetime, last_events: Sequence[events.Event], *, terminal: bool = False) -> Segment:
+def _next(
+    tail: Segment,
+    now: datetime,
+    last_events: Sequence[events.Event],
+    *,
+    terminal: bool = False,
+    shows: int | None = None,
+) -> Segment:
     """Make the segment behind the last one, of a writer that has no lease."""
     return Segment(
         key=tail.key,
         n=tail.n + 1,
         writer=new_id(),
         epoch=tail.epoch + 1,
-        lease_until=now,
+        lease_until=now + NOBODYS,
         events=tuple(event.data for event in last_events),
+        shows=shows,
         terminal=terminal,
     )

@@ -7,51 +7,58 @@ thread only when its turn is complete, in the transaction that logs it: a run th
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING
 
 from karma.conversations.attachments import Library, names_media
-from karma.conversations.domain import MAX_ADDED_BYTES, History, Message, ToolCall
+from karma.conversations.domain import History, ToolCall
 from karma.conversations.repair import repair
-from karma.conversations.stored import dump_messages
 from karma.core.clock import Clock
 from karma.core.errors import Upstream
+from karma.core.ids import AgentId
 from karma.core.observability import count, logger
-from karma.models.domain import Usage
+from karma.models.budgets import BudgetExceeded, BudgetName
+from karma.models.domain import ModelErrorCode, Usage
 from karma.models.ports import (
     Model,
     ModelFailed,
     StopReason,
 )
-from karma.models.prices import estimated_usage
-from karma.runs import events
-from karma.runs.calls import MakeCall, outcome_of, result_message, told_of, with_call_ids
+from karma.runs.budgets import budget_question
+from karma.runs.calls import (
+    RESULTS_A_COMMIT,
+    Activities,
+    MakeCallWith,
+    OpenCalls,
+    result_message,
+    state_of,
+    told_of,
+)
 from karma.runs.domain import (
-    ERROR_MESSAGES,
     OwnershipLost,
     Progress,
-    RunEnd,
     RunErrorCode,
     RunFailed,
-    RunPause,
-    RunStatus,
-    WishesChanged,
-    cancel_reason,
 )
-from karma.runs.events import Event
+from karma.runs.events import CALLS_OVERLAP_SINCE, Event
+from karma.runs.exits import Exit
+from karma.runs.gate import Gate
 from karma.runs.log import RunLog
-from karma.runs.plan import LostTurn, RunLimits, RunPlan, model_request
+from karma.runs.plan import LostTurn, RunLimits, RunPlan, is_near_window, model_request
 from karma.runs.ports import Executions, Sink
-from karma.runs.spending import Budget
-from karma.runs.turn import Speaker, Turn
-from karma.tools.toolbox import Toolbox, ToolOutcome, is_readable
+from karma.runs.spending import Spending
+from karma.runs.turn import Speaker, Turn, asks_again, message_of
+from karma.tools.toolbox import Toolbox
+
+if TYPE_CHECKING:
+    from karma.runs.compaction import Compactor
+    from karma.runs.subagents.delegation import Subagents
 
 _MAX_BROKEN = 2
 """Answers of one turn that may break off and be asked for again."""
-_RESULTS_A_COMMIT = 16
-"""Results per transaction; each has at most 64 KB (twice that when escaped once more)."""
 
 
 class RunEngine:
@@ -68,34 +75,49 @@ class RunEngine:
         library: Library,
         limits: RunLimits,
         clock: Clock,
-        budget: Budget,
+        spending: Spending,
         executions: Executions,
+        make_subagents: Callable[[Callable[[], float]], Subagents] | None = None,
     ) -> None:
         self._plan = plan
-        self._budget = budget
+        self._spending = spending
         self._log = log
         self._sink = sink
         self._model = model
         self._toolbox = toolbox
+        toolbox.begin_with(plan.state.value)
+        toolbox.stand_beside([tool.name for tool in plan.frontend_tools])
+        toolbox.show_by(Activities(log, sink, speaks=plan.speaks).show)
         self._library = library
         self._limits = limits
         self._clock = clock
-        self._executions = executions
-        self._turns = plan.progress.turns
-        self._cancelled_for: str | None = None
-        """Reason for which it is cancelled, "" where none was given; None: it is not."""
+        self._calls = OpenCalls(toolbox.repeatable)
+        self._exit = Exit(plan, log, spending, self._calls, clock=clock, executions=executions)
+        self._gate = Gate(plan, toolbox, clock)
         self._is_pausing = False
+        self._lost_by: Exception | None = None
+        self._is_over_budget = False
+        self._makes_room = True
+        """The conversation is summarised when it comes near the context window; it is not where that has failed."""
         self._calls_tools = False
-        self._began_at = plan.last
-        self._said_at = -1
-        """Position of the last message that called tools of the server; -1: none."""
-        self._own: dict[ToolCall, asyncio.Task[ToolOutcome] | None] = {}
-        """Its calls of the server's tools, in order, with their tasks, whose results follow it; None: not begun yet."""
-        self._known: dict[str, dict[str, object]] = {}
-        """Facts that each tool knows about its effect, by the id of the call."""
         call_ids = {call.id for message in plan.messages for call in message.tool_calls}
         call_ids |= plan.lost.call_ids if plan.lost else frozenset()
-        self._speaker = Speaker(model, log, sink, call_ids=call_ids)
+        self._subagents = make_subagents(self._left_s) if make_subagents is not None else None
+        if self._subagents is not None:
+            self._subagents.bind(toolbox, plan.subagents)
+            self._subagents.call_ids |= call_ids
+            call_ids = self._subagents.call_ids
+            self._exit.subagents, self._gate.begun = self._subagents, self._subagents.begun_calls
+            self._gate.room = self._subagents.room
+        self._speaker = Speaker(
+            model,
+            log,
+            sink,
+            call_ids=call_ids,
+            calls_overlap=plan.speaks >= CALLS_OVERLAP_SINCE,
+            shows_reasoning=plan.shows_reasoning,
+        )
+        self._exit.unseen, self._exit.withdraw_half = lambda: self._speaker.unseen, self._withdraw_half
 
     async def run(self) -> None:
         """Run to the terminal event, until the run is paused, or hand it over before this process is stopped.
@@ -103,37 +125,56 @@ class RunEngine:
         Expected failures end the run and raise nothing; a bug ends it with INTERNAL.
         """
         try:
-            async with asyncio.timeout(max(0.0, self._left_s())) as limit:
-                ends = self._plan.ends_with_client
-                stop, heed = partial(self._stop, limit), partial(self._heed, limit)
-                self._log.listen(stop, heed, ends_with_client=ends)
-                await self._loop()
+            await self._run()
         except TimeoutError:
-            if self._cancelled_for is not None:
-                await self._fail(RunErrorCode.CANCELLED)
+            if self._exit.cancelled_for is not None:
+                await self._exit.fail(RunErrorCode.CANCELLED)
             elif self._is_pausing:
-                await self._pause()
+                await self._exit.pause()
             elif self._plan.is_handed_over:
-                await self._hand_over()
+                await self._exit.hand_over()
             else:
-                await self._fail(RunErrorCode.DEADLINE_EXCEEDED)
+                await self._exit.fail(RunErrorCode.DEADLINE_EXCEEDED)
         except RunFailed as exc:
-            await self._fail(exc.code)
+            await self._exit.fail(exc.code)
         except ModelFailed as exc:
-            self._budget.failed(exc.usage, exc.by)
+            self._spending.failed(exc.usage, exc.by)
             logger.warning("run.model_failed", run_id=self._plan.run_id, code=exc.code, exc_info=exc.__cause__)
-            await self._fail(RunErrorCode(exc.code))
+            await self._exit.fail(RunErrorCode(exc.code))
         except OwnershipLost:
-            await self._abandon(RunErrorCode.OWNER_LOST)
+            await self._exit.abandon(RunErrorCode.OWNER_LOST)
         except Upstream as exc:
             logger.error("run.storage_failed", run_id=self._plan.run_id, code=exc.code)
-            await self._fail(RunErrorCode.STORAGE_UNAVAILABLE)
+            await self._exit.fail(RunErrorCode.STORAGE_UNAVAILABLE)
         except Exception:  # noqa: BLE001 - the edge of a run: its client must be told, and the thread freed
             logger.exception("run.broken", run_id=self._plan.run_id)
-            await self._fail(RunErrorCode.INTERNAL)
+            await self._exit.fail(RunErrorCode.INTERNAL)
         finally:
             self._log.close()
             await self._log.settle()
+
+    @property
+    def was_stopped(self) -> bool:
+        """Tell whether the run was cancelled, or a budget ends it: no model is to be called for it any more."""
+        return self._is_over_budget or not self._plan.max_turns or self._exit.cancelled_for is not None
+
+    async def _run(self) -> None:
+        """Run until nothing is left to do, or until the run is to be left: then TimeoutError is raised."""
+        await self._count_lost()
+        try:
+            async with asyncio.timeout(max(0.0, self._left_s())) as limit:
+                ends = self._plan.ends_with_client
+                stop, heed = partial(self._stop, limit), partial(self._heed, limit)
+                self._log.listen(stop, heed, self._stop_agents, ends_with_client=ends)
+                self._log.when_lost = partial(self._lose, limit)
+                try:
+                    await self._loop()
+                except BudgetExceeded as exc:
+                    await self._stop_for(exc)
+        except TimeoutError:
+            if self._lost_by is not None and self._exit.cancelled_for is None:
+                raise self._lost_by from None
+            raise
 
     def _left_s(self) -> float:
         return (self._plan.stops_at - self._clock.now()).total_seconds() - self._limits.reserve_s
@@ -141,307 +182,264 @@ class RunEngine:
     def _stop(self, limit: asyncio.Timeout, reason: str) -> None:
         with suppress(RuntimeError):  # it is ending already
             limit.reschedule(0)
-            self._cancelled_for = reason
+            self._exit.cancelled_for = reason
 
     def _heed(self, limit: asyncio.Timeout, is_to_pause: bool) -> None:
         """Stop the model at once when the run is to pause; tools that are at work finish first."""
+        if self._subagents is not None and self._subagents.is_stopping:
+            return  # which cannot be taken back
         self._is_pausing = is_to_pause
         if is_to_pause and not self._calls_tools:
             with suppress(RuntimeError):
                 limit.reschedule(0)
+        elif is_to_pause and self._subagents is not None:
+            self._subagents.stop()
+
+    def _lose(self, limit: asyncio.Timeout, failure: Exception) -> None:
+        """Stop the models at once when nothing may be written any more: another process has the run, or nobody can."""
+        self._lost_by = failure
+        if not self._calls_tools:
+            with suppress(RuntimeError):
+                limit.reschedule(0)
+        elif self._subagents is not None:
+            self._subagents.stop()
+
+    def _stop_agents(self, agents: Collection[AgentId]) -> None:
+        if self._subagents is not None:
+            self._subagents.stop_agents(agents)
 
     async def _loop(self) -> None:
         plan = self._plan
-        if not plan.progress.turns and not await self._begin():
+        self._calls.expect(self._gate.sort(plan.resumed), said_at=plan.last if plan.resumed else -1)
+        has_calls = plan.lost is not None and bool(plan.lost.calls)
+        if not plan.progress.turns and not has_calls and not await self._begin():
             return
-        if plan.lost is not None and not await self._make_up_for(plan.lost):
+        if plan.resumed and not await self._execute(plan.resumed, self._toolbox.call):
+            return
+        if plan.lost is not None and plan.lost.calls and not await self._make_up_for(plan.lost):
+            return
+        if not plan.max_turns:
+            await self._exit.finish()
             return
         plan.messages = await self._toolbox.refreshed(plan.messages)
-        if names_media(plan.messages):
-            user_id = plan.thread.user_id
-            plan.messages = await asyncio.to_thread(self._library.show, user_id, plan.messages)
-        while self._turns < self._plan.max_turns:
+        first = plan.first_shown
+        if names_media(shown := plan.messages[first:]):
+            plan.messages[first:] = await asyncio.to_thread(self._library.show, plan.thread.user_id, shown)
+        while self._exit.steps < self._plan.max_turns:
             if self._is_pausing or self._left_s() <= 0:
                 raise TimeoutError  # also when the process was frozen, during which its loop had no time
-            self._turns += 1
-            turn = await self._ask_until_answered()
+            await self._make_room()
+            turn = await self._ask_within_window()
+            self._exit.steps += 1
             if not await self._go_on(turn):
                 return
         raise RunFailed(RunErrorCode.MAX_TURNS)
+
+    async def _stop_for(self, exceeded: BudgetExceeded) -> None:
+        """End the run before a call of the model that a budget does not cover: with a question, if it can be answered.
+
+        Clients from before 1.0 would take it for a success.
+        """
+        self._is_over_budget = True
+        if self._plan.speaks >= (1, 0):
+            question = budget_question(self._plan, exceeded, self._spending, self._clock.now())
+            if self._subagents is not None:
+                question = self._subagents.inside(question)
+            await self._exit.finish(interrupts=[question])
+        else:
+            is_plan = exceeded.named.name is BudgetName.PLAN
+            await self._exit.fail(RunErrorCode.QUOTA_EXCEEDED if is_plan else RunErrorCode.BUDGET_EXCEEDED)
 
     async def _begin(self) -> bool:
         """Check that there is something to ask the model; else end the run, and return False."""
         plan = self._plan
         if not plan.is_kept:
             raise RunFailed(RunErrorCode.STORAGE_UNAVAILABLE)
+        if plan.asks_nothing and not plan.resumed:
+            await self._exit.finish(interrupts=plan.left)
+            return False
         if plan.pending:
-            await self._finish(pending=[call.id for call in plan.pending])
+            await self._exit.finish(pending=[call.id for call in plan.pending])
             return False
         messages = await asyncio.to_thread(repair, plan.messages)
         if not messages or messages[-1].role == "assistant":
-            await self._finish()
+            await self._exit.finish()
             return False
         return True
 
     async def _make_up_for(self, lost: LostTurn) -> bool:
-        """Finish the step in which an earlier process was lost; False: the run has ended with it."""
-        if lost.calls:
-            return await self._execute(lost.calls, self._toolbox.call_after_loss)
-        if lost.answers:
-            # Its usage was lost with the process.
-            request = await asyncio.to_thread(model_request, self._plan, self._toolbox, self._limits)
-            for chars in lost.answers:
-                self._budget.lost(request, estimated_usage(request, chars))
-        return True
+        """Make the calls with which an earlier process was lost; False: the run has ended with them."""
+        if lost.is_first:
+            return await self._execute(lost.calls, self._toolbox.call)
+        return await self._execute(lost.calls, self._toolbox.call_after_loss, is_lost=True)
 
-    async def _pause(self) -> None:
-        """Leave the run to whoever resumes it: what is open here, a later process makes anew."""
-        await self._log.settle()
-        if self._log.has_ended:
-            return None  # the write of its end was under way, and went through
-        how = RunPause(
-            at=self._clock.now(),
-            turns=self._turns,
-            usages=self._budget.usages.wire(),
-            cost_micros=self._budget.spent,
-        )
-        try:
-            await self._log.pause(events.run_paused(self._plan.run_id), how)
-        except WishesChanged:
-            return await self._go_on_elsewhere()
-        except (OwnershipLost, Upstream) as exc:
-            # Who takes the run over finds the wish.
-            logger.warning("run.pause_failed", run_id=self._plan.run_id, reason=type(exc).__name__)
-            return None
-        logger.info("run.paused", run_id=self._plan.run_id, turns=self._turns)
-        count("RunPaused")
-        return None
-
-    async def _go_on_elsewhere(self) -> None:
-        """End the run if it was cancelled while it was being paused; if it was resumed, let another process go on."""
-        try:
-            reason = cancel_reason(await asyncio.to_thread(self._log.wishes))
-        except Upstream:
-            reason = None  # whoever goes on finds it
-        if reason is None:
-            return await self._hand_over()
-        self._cancelled_for = reason
-        return await self._fail(RunErrorCode.CANCELLED)
-
-    async def _hand_over(self) -> None:
-        """Let another process go on: what is open here, it makes anew from the last checkpoint."""
-        await self._log.settle()
-        if self._log.has_ended:
-            return  # the write of its end was under way, and went through
-        try:
-            await self._log.release()
-            await asyncio.to_thread(self._executions.request, self._plan.key)
-        except (OwnershipLost, Upstream) as exc:
-            # The watchdog, which is armed, sees that the lease is over.
-            logger.warning("run.hand_over_failed", run_id=self._plan.run_id, reason=type(exc).__name__)
+    async def _count_lost(self) -> None:
+        """Count, before anything else may end or pause the run, the answers that broke off with earlier processes."""
+        if self._plan.lost is None or not self._plan.lost.answers:
             return
-        logger.info("run.handed_over", run_id=self._plan.run_id, turns=self._turns)
-        count("RunHandedOver")
+        request = await asyncio.to_thread(model_request, self._plan, self._toolbox, self._limits)
+        for heard in self._plan.lost.answers.values():
+            self._spending.lost(request, heard)
+        self._exit.turns += self._plan.lost.asked
 
     async def _ask(self) -> Turn:
         """Call the model once and send what it says while it says it."""
         left_s = self._left_s()
-        request = await asyncio.to_thread(model_request, self._plan, self._toolbox, self._limits, left_s=left_s)
-        await self._budget.admit(request)
+        wanted = await asyncio.to_thread(model_request, self._plan, self._toolbox, self._limits, left_s=left_s)
+        request = await self._spending.admit(wanted, heard=lambda: self._speaker.heard)
+        self._exit.turns, self._exit.stop = self._exit.turns + 1, None
         turn = await self._speaker.say(request)
         if turn.ended is not None:
-            self._budget.ended(turn.ended.usage, turn.ended.by)
+            self._exit.stop = turn.ended.stop
+            self._spending.ended(turn.ended.usage, turn.ended.by)
+            is_cut = (turn.calls or not turn.has_words) and turn.ended.stop is StopReason.MAX_TOKENS
+            if is_cut and self._spending.narrowed_by is not None:
+                # Nobody can make anything of a call that was cut off, or of no words.
+                await self._withdraw()
+                self._spending.require_whole(wanted)
         return turn
 
     async def _ask_until_answered(self) -> Turn:
-        """Ask; withdraw an answer that broke off, and ask again: nobody continues half an answer.
-
-        A failure before the answer began is not repeated here, since `karma.models.retrying` has done that.
-        """
+        """Ask; withdraw an answer that broke off or was empty, and ask again: nobody continues half an answer."""
+        was_empty = False
         for _ in range(_MAX_BROKEN):
             try:
                 return await self._ask()
             except ModelFailed as exc:
-                if not exc.is_transient or exc.usage == Usage():
+                if not asks_again(exc, was_empty=was_empty):
                     raise
-                self._budget.failed(exc.usage, exc.by)
+                was_empty = was_empty or exc.code is ModelErrorCode.MODEL_EMPTY_ANSWER
+                self._spending.failed(exc.usage, exc.by)
                 logger.warning("run.answer_broken", run_id=self._plan.run_id, code=exc.code, exc_info=exc.__cause__)
                 count("RunAnswerBroken", code=exc.code.value)
-            await self._log.withdraw(self._plan.last, partial(self._library.linked, self._plan.thread.user_id))
+            await self._withdraw()
         return await self._ask()
+
+    async def _make_room(self) -> None:
+        """Summarise the beginning of a conversation that comes near the model's context window.
+
+        Where that fails the model is asked with all of it: it may fit.
+        """
+        if self._makes_room and is_near_window(self._plan, self._limits):
+            compactor = await asyncio.to_thread(self._compactor, is_forced=False)
+            if not compactor.covers:
+                return
+            try:
+                await self._compact(compactor, self._exit.progress)
+            except RunFailed as exc:
+                logger.warning("run.not_compacted", run_id=self._plan.run_id, code=exc.code.value)
+                count("RunCompactionFailed", code=exc.code.value)
+                self._makes_room = False
+
+    async def _ask_within_window(self) -> Turn:
+        """Ask; where the conversation is longer than the model reads, summarise its beginning and ask once more."""
+        try:
+            turn = await self._ask_until_answered()
+            if turn.ended is None or turn.ended.stop is not StopReason.CONTEXT_FULL:
+                return turn
+            exceeded: Exception = RunFailed(RunErrorCode.CONTEXT_WINDOW_EXCEEDED)
+            has_begun = True
+        except ModelFailed as exc:
+            if exc.code is not ModelErrorCode.CONTEXT_WINDOW_EXCEEDED:
+                raise
+            exceeded, has_begun = exc, exc.usage != Usage()
+        compactor = await asyncio.to_thread(self._compactor, is_forced=True)
+        if not self._plan.compaction.enabled or not compactor.covers:
+            raise exceeded
+        if isinstance(exceeded, ModelFailed):
+            self._spending.failed(exceeded.usage, exceeded.by)
+        if has_begun:
+            await self._withdraw()
+        else:
+            self._exit.turns -= 1  # refused, and nothing is to be paid
+        await self._compact(compactor, self._exit.progress)
+        return await self._ask_until_answered()
+
+    def _compactor(self, *, is_forced: bool) -> Compactor:
+        from karma.runs.compaction import Compactor  # local: few runs need it
+
+        return Compactor(self._plan, log=self._log, model=self._model, spending=self._spending, is_forced=is_forced)
+
+    async def _compact(self, compactor: Compactor, progress: Progress) -> None:
+        """Let a summary stand for the beginning of the conversation; raises as `Compactor.write`."""
+
+        async def store(told: Event, history: History) -> None:
+            spending = self._spending
+            done = replace(
+                progress, usages=spending.usages, spent_micros=spending.spent, spent_tokens=spending.used.tokens
+            )
+            await self._log.commit([told], history=history, progress=done)
+
+        record, writer = await compactor.write(left_s=self._left_s())
+        await compactor.keep(record, writer, store)
+
+    async def _withdraw(self) -> None:
+        """Show clients the conversation without the turn that has just been said."""
+        await self._withdraw_to(self._plan.last)
+
+    async def _withdraw_half(self, position: int) -> None:
+        """Show clients the conversation up to a position, where they were shown a turn that it does not have."""
+        if self._speaker.shows_half or (self._subagents is not None and self._subagents.shows_half):
+            await self._withdraw_to(position, at_end=True)
+
+    async def _withdraw_to(self, position: int, *, at_end: bool = False) -> None:
+        link = partial(self._library.linked, self._plan.thread.user_id)
+        await self._log.withdraw(position, link, at_end=at_end)
+        self._speaker.settle()
+        if self._subagents is not None:
+            self._subagents.broke_off = False
 
     async def _go_on(self, turn: Turn) -> bool:
         """Process a complete turn; tell whether the model must be asked again."""
         if turn.ended is None:
             return False
         stop = turn.ended.stop
-        if stop is StopReason.REFUSED:
-            # A refused turn is not stored: the model would refuse again as long as it sees it.
-            raise RunFailed(RunErrorCode.MODEL_REFUSED)
-        if stop is StopReason.CONTEXT_FULL:
-            raise RunFailed(RunErrorCode.CONTEXT_WINDOW_EXCEEDED)
-        if stop is StopReason.MAX_TOKENS and turn.calls:
-            raise RunFailed(RunErrorCode.MAX_TOKENS)
-        said = Message(
-            id=turn.message_id,
-            role="assistant",
-            content=str(turn.said),
-            tool_calls=tuple(turn.calls),
-            blocks=with_call_ids(turn.ended.blocks, turn.calls),
-            model=(turn.ended.by or self._plan.target).model,
-        )
+        said = message_of(turn, turn.ended, asked=self._plan.target)
         kept = (said,) if said.blocks or said.content or said.tool_calls else ()
         closing = [*self._speaker.end_text(turn), *turn.held]
         if stop is StopReason.PAUSED and not turn.calls:
-            await self._log.commit(closing, history=self._keep(kept), progress=self._progress)
+            await self._log.commit(closing, history=self._plan.keep(kept), progress=self._exit.progress)
+            self._speaker.settle()
             return True
         if not turn.calls:
             result: dict[str, object] | None = {"stopReason": "max_tokens"} if stop is StopReason.MAX_TOKENS else None
-            await self._finish(keep=kept, result=result)
+            await self._exit.finish(keep=kept, result=result)
             return False
-        return await self._call_tools(turn.calls, closing, self._keep(kept))
+        return await self._call_tools(turn.calls, closing, self._plan.keep(kept))
 
     async def _call_tools(self, calls: Sequence[ToolCall], closing: Sequence[Event], said: History | None) -> bool:
         """Store a turn and execute its calls; tell whether the model must be asked again."""
         self._calls_tools = True
-        # Recorded before the turn is stored: from then on each of these calls gets a result, however the run ends.
-        self._said_at, self._own = self._plan.last, dict.fromkeys(self._split(calls)[0])
-        await self._log.commit(closing, history=said, progress=self._progress)
+        # Recorded before the turn is stored.
+        self._calls.expect(self._gate.sort(calls), said_at=self._plan.last)
+        await self._log.commit(closing, history=said, progress=self._exit.progress)
+        self._speaker.settle()
         return await self._execute(calls, self._toolbox.call)
 
-    def _split(self, calls: Sequence[ToolCall]) -> tuple[list[ToolCall], list[str]]:
-        """Return the calls that are executed here, and the ids of those of the client's tools.
-
-        A call with unreadable arguments is executed here, and fails, so that the model corrects it.
-        """
-        pending = [call.id for call in calls if self._is_frontend(call) and is_readable(call)]
-        return [call for call in calls if call.id not in pending], pending
-
-    async def _execute(self, calls: Sequence[ToolCall], make: MakeCall) -> bool:
-        """Execute stored calls of the server's tools; calls of the client's stay pending and end the run."""
+    async def _execute(self, calls: Sequence[ToolCall], make: MakeCallWith, *, is_lost: bool = False) -> bool:
+        """Execute stored calls of the server's tools; those that wait for an answer, and the client's, end the run."""
         self._calls_tools = True
-        own, pending = self._split(calls)
-        self._said_at = self._plan.last
-        run_id = self._plan.run_id
-        self._known = {call.id: {} for call in own}
-        tasks = [asyncio.ensure_future(make(call, run_id=run_id, known=self._known[call.id])) for call in own]
-        self._own = dict(zip(own, tasks, strict=True))
-        found = list(zip(own, await asyncio.gather(*tasks), strict=True))
-        for at in range(0, len(found), _RESULTS_A_COMMIT):
-            kept = [result_message(call, outcome) for call, outcome in found[at : at + _RESULTS_A_COMMIT]]
-            await self._log.commit(told_of(kept, self._plan.speaks), history=self._keep(kept), progress=self._progress)
+        found = self._gate.sort(calls, is_lost=is_lost)
+        self._calls.expect(found, said_at=self._plan.last)
+        made = await self._calls.make(found.ready, self._gate.applied(make), run_id=self._plan.run_id)
+        made, asked = self._gate.asked(made, behind=len(found.held))
+        left = [call for call, _ in made if self._subagents is not None and self._subagents.is_left(call)]
+        made = [(call, outcome) for call, outcome in made if call not in left]
+        with_results = [call for call, _ in made]
+        self._calls.leave([call for call in found.ready if call not in with_results])
+        for at in range(0, len(made), RESULTS_A_COMMIT):
+            batch = made[at : at + RESULTS_A_COMMIT]
+            kept, state = [result_message(call, outcome) for call, outcome in batch], state_of(batch)
+            # The state's event is the last, so that it is part of the segment with which the results are stored.
+            told = [*told_of(kept, self._plan.speaks), *self._log.told_of(state)]
+            history = self._plan.keep(kept, state=state)
+            await self._log.commit(told, history=history, progress=self._exit.progress)
         self._calls_tools = False
-        if pending:
-            await self._finish(pending=pending)
+        if self._subagents is not None and self._subagents.broke_off:
+            await self._withdraw()  # not before: its messages would be torn from others that speak meanwhile
+        held = [*found.held, *asked]
+        held += self._subagents.questions(len(held)) if self._subagents is not None else ()
+        if held or found.pending:
+            await self._exit.finish(pending=found.pending, interrupts=held)
             return False
         return True
-
-    def _missing_results(self) -> History | None:
-        """Make results for open calls of the server's tools when a run ends: their outcomes, or that it ended."""
-        stored = self._log.last_message
-        if stored is None or stored < self._said_at:
-            return None  # the turn was not kept
-        left = list(self._own.items())[stored - self._said_at :]
-        results = [
-            result_message(call, outcome_of(task if at < _RESULTS_A_COMMIT else None, self._known.get(call.id, {})))
-            for at, (call, task) in enumerate(left)
-        ]
-        return History(self._plan.thread, stored + 1, tuple(results), stored) if results else None
-
-    @property
-    def _progress(self) -> Progress:
-        return Progress(turns=self._turns, usages=self._budget.usages, spent_micros=self._budget.spent)
-
-    def _is_frontend(self, call: ToolCall) -> bool:
-        return not self._toolbox.has(call.name) and any(tool.name == call.name for tool in self._plan.frontend_tools)
-
-    def _keep(self, messages: Sequence[Message]) -> History | None:
-        """Add messages to the conversation, and return the write that stores them.
-
-        Raises:
-            RunFailed: the messages are larger than one write may be; none is stored.
-        """
-        if not messages:
-            return None
-        if len(dump_messages(messages)) > MAX_ADDED_BYTES:
-            raise RunFailed(RunErrorCode.ANSWER_TOO_LARGE)
-        history = History(self._plan.thread, self._plan.stored, tuple(messages), self._plan.last)
-        self._plan.messages.extend(messages)
-        self._plan.stored += len(messages)
-        self._plan.last = self._plan.stored - 1
-        return history
-
-    async def _finish(
-        self,
-        *,
-        keep: Sequence[Message] = (),
-        pending: Sequence[str] = (),
-        result: dict[str, object] | None = None,
-    ) -> None:
-        terminal = events.run_finished(
-            thread_id=self._plan.thread.thread_id,
-            run_id=self._plan.run_id,
-            pending_tool_call_ids=pending,
-            usage=self._budget.usages.wire(),
-            result=result,
-            speaks=self._plan.speaks,
-        )
-        history = self._keep(keep)
-        await self._log.finish(terminal, self._end(RunStatus.FINISHED, pending=pending), history=history)
-        count("RunFinished")
-
-    async def _fail(self, code: RunErrorCode) -> None:
-        await self._log.settle()  # what is stored is known when no write is under way
-        if self._log.has_ended:
-            return  # the write of its end was under way, and went through
-        missing = self._missing_results()
-        results = missing.messages if missing else ()
-        told: dict[str, Any] = {"message": ERROR_MESSAGES[code], "code": code, "usage": self._budget.usages.wire()}
-        status = RunStatus.CANCELLED if code is RunErrorCode.CANCELLED else RunStatus.FAILED
-        if status is RunStatus.CANCELLED:
-            thread_id, run_id = self._plan.thread.thread_id, self._plan.run_id
-            terminal = events.run_cancelled(thread_id=thread_id, run_id=run_id, **told, speaks=self._plan.speaks)
-        else:
-            terminal = events.run_error(**told, speaks=self._plan.speaks)
-        try:
-            how = self._end(status, code=code, results=len(results))
-            await self._log.finish(terminal, how, before=told_of(results, self._plan.speaks), history=missing)
-            self._tell_end(code)
-        except (OwnershipLost, Upstream):
-            # The watchdog ends the log; the client gets the error from here.
-            await self._abandon(code)
-        except Exception:  # noqa: BLE001 - the edge of a run, as in run()
-            logger.exception("run.broken", run_id=self._plan.run_id)
-            await self._abandon(code)
-
-    def _tell_end(self, code: RunErrorCode) -> None:
-        if code is RunErrorCode.CANCELLED:
-            logger.info("run.cancelled", run_id=self._plan.run_id, turns=self._turns)
-            count("RunCancelled")
-        else:
-            count("RunFailed", code=code.value)
-
-    async def _abandon(self, code: RunErrorCode) -> None:
-        logger.error("run.abandoned", run_id=self._plan.run_id, code=code.value)
-        count("RunAbandoned")
-        await self._log.give_up(events.run_error(message=ERROR_MESSAGES[code], code=code))
-
-    def _end(
-        self, status: RunStatus, *, code: RunErrorCode | None = None, pending: Sequence[str] = (), results: int = 0
-    ) -> RunEnd:
-        if status is RunStatus.FINISHED:
-            last = self._plan.last  # stored with the end itself
-        else:
-            last = self._began_at if self._log.last_message is None else self._log.last_message + results
-        return RunEnd(
-            status=status,
-            at=self._clock.now(),
-            error_code=code.value if code and status is RunStatus.FAILED else "",
-            cancel_reason=self._cancelled_for or "" if status is RunStatus.CANCELLED else "",
-            turns=self._turns,
-            usages=self._budget.usages.wire(),
-            cost_micros=self._budget.spent,
-            correction=self._budget.correction(),
-            pending_tool_call_ids=tuple(pending),
-            last_message=last,
-        )

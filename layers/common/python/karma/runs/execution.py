@@ -13,48 +13,44 @@ A run whose processes die one after the other without reaching a checkpoint is e
 from __future__ import annotations
 
 import asyncio
-from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
-from datetime import datetime, timedelta
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import replace
+from datetime import datetime
+from functools import partial
+from typing import TYPE_CHECKING
 
-import orjson
-
+from karma.agents.service import Catalogue
 from karma.billing.allowances import Allowances, Reservation
 from karma.conversations.attachments import Library
 from karma.conversations.domain import ThreadKey
-from karma.conversations.history import awaited_calls, late_results
 from karma.core.clock import Clock
-from karma.core.errors import Upstream
-from karma.core.ids import new_id
+from karma.core.errors import NotFound, Upstream
+from karma.core.ids import AgentId
 from karma.core.observability import count, logger
 from karma.identity.domain import Caller
+from karma.mcp.offering import McpTools
 from karma.models.domain import Target
 from karma.models.ports import Model
-from karma.runs import events
 from karma.runs.domain import (
-    ENGINE_SCHEMA,
-    LEASE,
-    MAX_TAKE_OVERS,
-    Checkpoint,
-    OwnershipLost,
-    Progress,
+    NOT_EXECUTED,
     Run,
     RunKey,
-    RunStatus,
-    Segment,
-    Wish,
-    WishesChanged,
-    cancel_reason,
 )
-from karma.runs.ending import cancel_lost, end_lost, pause_lost, read_log
 from karma.runs.engine import RunEngine
 from karma.runs.log import RunLog
-from karma.runs.plan import LostTurn, RunLimits, RunPlan
-from karma.runs.ports import Executions, Runs, Sink
-from karma.runs.setup import RunSetup, load_setup
-from karma.runs.spending import Budget, reserved_for
+from karma.runs.plan import RunLimits, RunPlan, toolbox_of, tools_of_subagents
+from karma.runs.ports import Configured, Executions, Runs, Sink, StoredStep
+from karma.runs.reservations import reserved_for
+from karma.runs.setup import RunSetup, load_setup, target_of
+from karma.runs.spending import Spending
+from karma.runs.turns import wake_next
 from karma.tools.toolbox import Tool, Toolbox
+
+if TYPE_CHECKING:
+    from karma.runs.places import Places
+    from karma.runs.subagents.delegation import Subagents
+    from karma.runs.taking import TakenRun
 
 
 class NoClient:
@@ -65,17 +61,6 @@ class NoClient:
 
     def write(self, data: bytes) -> None:
         """Drop the frames."""
-
-
-@dataclass(frozen=True)
-class _Taken:
-    """A run that this process has taken over."""
-
-    plan: RunPlan
-    setup: RunSetup
-    run: Run
-    claim: Segment
-    """The segment by which this process became the writer of its log."""
 
 
 class Executor:
@@ -92,10 +77,20 @@ class Executor:
         allowances: Allowances,
         clock: Clock,
         limits: RunLimits,
+        mcp: McpTools,
+        agents: Catalogue,
+        configuration: Configured,
         ask_title: Callable[[ThreadKey], None] = lambda _: None,
+        places: Callable[[], Places],
     ) -> None:
-        """Build the executor; `ask_title` lets a title be proposed for a thread, after a run of it. May block."""
+        """Build the executor.
+
+        `ask_title` lets a title be proposed for a thread, after a run of it; it may block. `places` are built where it
+        goes on with a run. Where agents call others, these are found in `agents` and `configuration`.
+        """
+        self._agents, self._configuration = agents, configuration
         self._ask_title = ask_title
+        self._places = places
         self._store = store
         self._executions = executions
         self._model = model
@@ -103,22 +98,15 @@ class Executor:
         self._library = library
         self._allowances = allowances
         self._clock = clock
+        self.mcp = mcp
         self.limits = limits
         self.own_tools = frozenset(tool.name for tool in tools)
         """Names of the server's tools."""
 
-    def prepare(self, target: Target) -> None:
-        """Check what must work before a run starts, as `Model.prepare`."""
-        self._model.prepare(target)
-
-    def toolbox(self, names: Iterable[str], caller: Caller) -> Toolbox:
-        """Return the named tools of the server, as far as the caller may use them."""
-        allowed = set(names)
-
-        def shorten(text: str) -> str:
-            return self._library.shorten(caller.user_id, text)
-
-        return Toolbox([tool for tool in self._tools if tool.name in allowed], caller, shorten)
+    def toolbox(self, setup: RunSetup, thread: ThreadKey) -> Toolbox:
+        """Return the tools of a run, as far as its caller may use them."""
+        more = [*self.mcp.tools(setup.mcp_tools, thread_id=thread.thread_id), *tools_of_subagents(setup.subagents)]
+        return toolbox_of(self._tools, setup.tools, setup.caller, self._library, more=more)
 
     def begin(
         self,
@@ -130,6 +118,7 @@ class Executor:
         toolbox: Toolbox,
         reserved: Reservation,
         max_tokens: int,
+        agent_id: AgentId,
         warnings: int = 0,
     ) -> asyncio.Task[None]:
         """Send the first events of a run that was stored, and start to execute it; the task raises nothing.
@@ -139,18 +128,20 @@ class Executor:
         log = self._log(plan, sink, head=1, writer=writer, epoch=1)
         sink.write(first)
         self._model.preload(plan.target)
-        engine = self._engine(plan, log, sink, toolbox, reserved, max_tokens)
+        own = partial(self._engine, plan, log, sink, toolbox, reserved, max_tokens, agent_id)
+        engine = None if plan.carried else own()
 
         async def run() -> None:
             # Counted and logged here, after the first event was sent.
             count("RunStarted")
             logger.info("run.started", run_id=plan.run_id, warnings=warnings)
-            await self._run(plan, log, engine)
+            begun = own(await asyncio.to_thread(self._delegated, plan)) if engine is None else engine
+            await self._run(plan, log, begun)
 
         return asyncio.get_running_loop().create_task(run(), name=f"run {plan.run_id}")
 
     async def go_on(self, key: RunKey, *, deadline: datetime | None = None) -> bool:
-        """Take a run over if its process is lost or has handed it over, and execute it.
+        """Take a run over if its process is lost or has handed it over, or if it has none yet, and execute it.
 
         Args:
             key: the run; one that is alive, has ended or does not exist is left alone.
@@ -160,23 +151,69 @@ class Executor:
             Whether the run was taken over.
 
         Raises:
+            NoPlace: its account has no place for it (karma.runs.places); it waits.
             Upstream: the database could not be reached before the run was taken over, or the model is not configured.
         """
-        taken = await asyncio.to_thread(self._take, key, deadline)
+        from karma.runs.taking import Taker  # who starts runs takes none over
+
+        places = self._places()
+        taker = Taker(
+            self._store,
+            self._model,
+            self._library,
+            self._clock,
+            limits=self.limits,
+            own_tools=self.own_tools,
+            places=places,
+        )
+        taken = await asyncio.to_thread(taker.take, key, deadline)
         if taken is None:
             return False
+        try:
+            await self._execute(taken)
+        finally:
+            await asyncio.to_thread(places.leave, taken.place)
+        return True
+
+    async def _execute(self, taken: TakenRun) -> None:
+        """Execute a run that this process has taken over, to its end or until another process has to go on."""
+        key = taken.run.key
         plan, setup, claim = taken.plan, taken.setup, taken.claim
         turns = plan.progress.turns
-        logger.warning("run.taken_over", run_id=key.run_id, epoch=claim.epoch, segment=claim.n, turns=turns)
-        count("RunTakenOver")
+        if claim.epoch == NOT_EXECUTED + 1:
+            count("RunStarted")
+            logger.info("run.started", run_id=key.run_id)
+        else:
+            logger.warning("run.taken_over", run_id=key.run_id, epoch=claim.epoch, segment=claim.n, turns=turns)
+            count("RunTakenOver")
         sink = NoClient()
-        last = plan.last if turns else None
-        log = self._log(plan, sink, head=claim.n, writer=claim.writer, epoch=claim.epoch, last_message=last)
+        last = taken.last_message
+        log = self._log(
+            plan,
+            sink,
+            head=claim.n,
+            writer=claim.writer,
+            epoch=claim.epoch,
+            last_message=last,
+            subagents=taken.subagents,
+        )
         self._model.preload(plan.target)
-        toolbox = self.toolbox(setup.tools, setup.caller)
-        engine = self._engine(plan, log, sink, toolbox, reserved_for(taken.run), setup.max_tokens)
+        toolbox = self.toolbox(setup, plan.thread)
+        plan.begun = plan.begun if toolbox.writes_state else None
+        run, agent_id = await asyncio.to_thread(self._budgeted, taken.run), taken.run.agent_id
+        plan.budgets, reserved = run.budgets, reserved_for(run)
+        engine = self._engine(plan, log, sink, toolbox, reserved, setup.max_tokens, agent_id, taken.delegated)
         await self._run(plan, log, engine)
-        return True
+
+    def _budgeted(self, run: Run) -> Run:
+        """Return a run with the budgets that hold for it: once it waited for its turn, its agent's are those of now."""
+        if not run.paused_ms or run.resumed_epoch or run.agent_id is None:  # who resumes it stores those of then
+            return run
+        from karma.runs.budgets import of_agent_now
+
+        with suppress(NotFound):  # then those stay with which it began
+            return replace(run, budgets=of_agent_now(run, self._agents.get(run.agent_id).spec))
+        return run
 
     def target_of(self, key: RunKey) -> Target | None:
         """Return the model of a stored run; None: there is no such run."""
@@ -184,108 +221,41 @@ class Executor:
         if run is None:
             return None
         stored = self._store.setup(key)
-        return _target_of(run, load_setup(stored) if stored else None)
+        return target_of(run, load_setup(stored) if stored else None)
 
     async def _run(self, plan: RunPlan, log: RunLog, engine: RunEngine) -> None:
         await engine.run()
-        if plan.asks_title and log.has_ended:
+        if log.has_ended:
+            await self._wake_next(plan.thread)
+        if plan.asks_title and log.has_ended and not engine.was_stopped:
             try:
                 await asyncio.to_thread(self._ask_title, plan.thread)
             except Upstream as exc:
                 logger.warning("run.title_not_asked", run_id=plan.run_id, code=exc.code)
 
-    def _take(self, key: RunKey, deadline: datetime | None) -> _Taken | None:
-        tail, run = self._store.tail(key), self._store.run(key)
-        now = self._clock.now()
-        if tail is None or tail.terminal or not tail.is_expired(now) or run is None:
-            return None
-        if run.status is not RunStatus.RUNNING or run.engine_schema > ENGINE_SCHEMA:
-            return None
-        stored, checkpoint = self._store.setup(key), self._store.last_checkpoint(key)
-        setup = load_setup(stored) if stored else None
-        self._model.prepare(_target_of(run, setup))
-        until = run.created_at + timedelta(seconds=self.limits.run_timeout_s, milliseconds=run.paused_ms)
-        tried = tail.epoch - max(checkpoint.epoch if checkpoint else 1, run.resumed_epoch)
+    async def _wake_next(self, thread: ThreadKey) -> None:
         try:
-            wishes = self._store.wishes(key)
-            reason = cancel_reason(wishes)
-            if reason is not None:
-                cancel_lost(self._store, tail, run, now, reason=reason)
-                return None
-            if Wish.PAUSE in wishes:
-                pause_lost(self._store, tail, run, now)
-                return None
-            if setup is None or tried >= MAX_TAKE_OVERS or now >= until:
-                end_lost(self._store, tail, run, now)
-                return None
-            return self._own(run, tail, setup, checkpoint, until=until, deadline=deadline)
-        except OwnershipLost:
-            return None  # its writer, or another process, wrote first
-        except WishesChanged:
-            return self._take(key, deadline)  # each time because of another request
+            await asyncio.to_thread(wake_next, self._store, self._executions, thread)
+        except Exception:  # noqa: BLE001  this run has ended, and its client was told; nothing may break that
+            # The watchdog of the run whose turn it is finds that it is.
+            logger.exception("run.next_not_asked_for")
 
-    def _own(
-        self,
-        run: Run,
-        tail: Segment,
-        setup: RunSetup,
-        checkpoint: Checkpoint | None,
-        *,
-        until: datetime,
-        deadline: datetime | None,
-    ) -> _Taken:
-        thread = self._store.thread(ThreadKey(run.key.user_id, run.thread_id))
-        if thread.is_deleted:
-            raise OwnershipLost(f"the thread of run {run.key.run_id} is being deleted")
-        log = read_log(self._store, run.key)
-        at = checkpoint.n if checkpoint else 0
-        parsed = [(each.n, each.epoch, event) for each in log for event in map(events.parse, each.events)]
-        call_ids = frozenset(event.ref for _, _, event in parsed if event.type == "TOOL_CALL_START")
-        broken: Counter[int] = Counter()
-        for n, epoch, event in parsed:
-            if n > at and _is_delta(event):
-                broken[epoch] += len(orjson.loads(event.data)["delta"])
-        position = checkpoint.position if checkpoint else run.answers
-        # Read before the segment is written: had another process written since, this segment would be refused.
-        messages = list(late_results([thread.messages[each] for each in thread.path_to(position)]))
-        claim = Segment(
-            key=run.key,
-            n=tail.n + 1,
-            writer=new_id(),
-            epoch=tail.epoch + 1,
-            lease_until=self._clock.now() + LEASE,
-            events=tuple(e.data for e in events.open_after(data for each in log for data in each.events).closing()),
-            shows=position,  # always: the lost process may have sent text that it did not commit any more
-        )
-        self._store.append(claim)
-        run = self._store.run(run.key) or run  # with all that the lost process has reserved for it
-        asks_anew = bool(messages) and messages[-1].role == "user"
-        target = _target_of(run, setup)
-        awaited = () if asks_anew else awaited_calls(messages)
-        plan = RunPlan(
-            run_id=run.key.run_id,
-            thread=thread.key,
-            target=target,
-            fallbacks=setup.fallbacks,
-            max_turns=setup.max_turns,
-            system=setup.system,
-            messages=messages,
-            stored=thread.next_message,
-            last=position,
-            speaks=setup.speaks,
-            frontend_tools=setup.frontend_tools,
-            is_kept=bool(checkpoint) or all(self._library.has(run.key.user_id, each) for each in messages[-1:]),
-            pending=() if checkpoint else [call for call in awaited if call.name not in self.own_tools],
-            until=until,
-            deadline=deadline,
-            asks_title=thread.asks_title,
-            progress=_progress(checkpoint, target),
-            lost=LostTurn(calls=awaited if checkpoint else (), answers=tuple(broken.values()), call_ids=call_ids),
-        )
-        return _Taken(plan, setup, run, claim)
+    def _delegated(self, plan: RunPlan) -> list[StoredStep]:
+        if plan.delegated is not None:
+            return plan.delegated  # read for the first events
+        runs = [RunKey(plan.key.user_id, each) for each in plan.carried]
+        return [step for each in runs for step in self._store.delegated(each)]
 
     def _log(
-        self, plan: RunPlan, sink: Sink, *, head: int, writer: str, epoch: int, last_message: int | None = None
+        self,
+        plan: RunPlan,
+        sink: Sink,
+        *,
+        head: int,
+        writer: str,
+        epoch: int,
+        last_message: int | None = None,
+        subagents: Sequence[str] = (),
     ) -> RunLog:
         return RunLog(
             self._store,
@@ -297,19 +267,34 @@ class Executor:
             writer=writer,
             epoch=epoch,
             last_message=last_message,
+            state=plan.state,
+            subagents=subagents,
         )
 
     def _engine(
-        self, plan: RunPlan, log: RunLog, sink: Sink, toolbox: Toolbox, reserved: Reservation, max_tokens: int
+        self,
+        plan: RunPlan,
+        log: RunLog,
+        sink: Sink,
+        toolbox: Toolbox,
+        reserved: Reservation,
+        max_tokens: int,
+        agent_id: AgentId | None,
+        delegated: Sequence[StoredStep] = (),
     ) -> RunEngine:
-        budget = Budget(
+        spending = Spending(
             plan.key,
             reserved,
             progress=plan.progress,
+            budgets=plan.budgets,
             allowances=self._allowances,
             store=self._store,
             clock=self._clock,
         )
+        limits = replace(self.limits, max_tokens=max_tokens)
+        make_subagents = None
+        if plan.subagents:
+            make_subagents = self._subagents(plan, log, sink, spending, toolbox.caller, limits, agent_id, delegated)
         return RunEngine(
             plan,
             log=log,
@@ -317,23 +302,45 @@ class Executor:
             model=self._model,
             toolbox=toolbox,
             library=self._library,
-            limits=replace(self.limits, max_tokens=max_tokens),
+            limits=limits,
             clock=self._clock,
-            budget=budget,
+            spending=spending,
             executions=self._executions,
+            make_subagents=make_subagents,
         )
 
+    def _subagents(
+        self,
+        plan: RunPlan,
+        log: RunLog,
+        sink: Sink,
+        spending: Spending,
+        caller: Caller,
+        limits: RunLimits,
+        agent_id: AgentId | None,
+        delegated: Sequence[StoredStep],
+    ) -> Callable[[Callable[[], float]], Subagents]:
+        from karma.runs.subagents.composition import crew_of  # most agents call no others
 
-def _target_of(run: Run, setup: RunSetup | None) -> Target:
-    """Return the model of a stored run; releases before there were targets stored its id alone."""
-    return (setup and setup.target) or Target(model=run.model)
-
-
-def _progress(checkpoint: Checkpoint | None, target: Target) -> Progress:
-    if checkpoint is None:
-        return Progress()
-    return replace(checkpoint.progress, usages=checkpoint.progress.usages.named(target))
-
-
-def _is_delta(event: events.Event) -> bool:
-    return event.type in {"TEXT_MESSAGE_CONTENT", "TOOL_CALL_ARGS"}
+        make = crew_of(
+            store=self._store,
+            model=self._model,
+            tools=self._tools,
+            mcp=self.mcp,
+            library=self._library,
+            clock=self._clock,
+            agents=self._agents,
+            configuration=self._configuration,
+            max_tokens=self.limits.max_tokens,
+        )
+        return partial(
+            make,
+            plan,
+            log=log,
+            sink=sink,
+            spending=spending,
+            caller=caller,
+            limits=limits,
+            agent_id=agent_id,
+            delegated=delegated,
+        )

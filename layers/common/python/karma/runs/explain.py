@@ -9,7 +9,7 @@ import orjson
 from karma.core.clock import Clock, iso
 from karma.core.errors import NotFound
 from karma.core.ids import RunId
-from karma.runs.domain import Run, RunKey, RunStatus, Segment
+from karma.runs.domain import NOT_EXECUTED, Run, RunKey, RunStatus, Segment
 from karma.runs.ending import read_log
 from karma.runs.ports import Runs
 
@@ -43,14 +43,27 @@ def _story(run: Run, log: list[Segment], clock: Clock) -> Iterator[str]:
     if run.paused_at is not None:
         yield f"paused since {iso(run.paused_at)}"
     if run.status is RunStatus.RUNNING and log:
-        state = "over: another process will go on" if log[-1].is_expired(clock.now()) else "valid"
-        yield f"lease until {iso(log[-1].lease_until)} ({state})"
+        yield _lease(log[-1], clock)
     writer = ""
     for segment in log:
-        change = f"  writer {segment.epoch} ({segment.writer})" if segment.writer != writer else ""
+        change = f"  {_writer(segment, writer)}" if segment.writer != writer else ""
         writer = segment.writer
         yield f"segment {segment.n}, lease until {iso(segment.lease_until)}{change}"
         yield from (f"    {_line(orjson.loads(data))}" for data in segment.events)
+        if segment.shows is not None:
+            yield f"    MESSAGES_SNAPSHOT of the conversation up to message {segment.shows}, without what broke off"
+
+
+def _lease(last: Segment, clock: Clock) -> str:
+    if last.epoch == NOT_EXECUTED:
+        return "no process has begun with it: it waits for a free one, or for its turn in the thread"
+    state = "over: another process will go on" if last.is_expired(clock.now()) else "valid"
+    return f"lease until {iso(last.lease_until)} ({state})"
+
+
+def _writer(segment: Segment, before: str) -> str:
+    took_over = ", which took over what the one before had left" if before and segment.epoch > 1 else ""
+    return f"writer {segment.epoch} ({segment.writer}){took_over}"
 
 
 def _line(event: dict[str, object]) -> str:

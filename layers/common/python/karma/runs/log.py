@@ -10,42 +10,48 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Collection, Coroutine, Sequence
 from contextlib import suppress
-from datetime import datetime, timedelta
+from datetime import datetime
 from functools import partial
 
 from karma.conversations.domain import History, ThreadKey
+from karma.conversations.state import EMPTY, State
 from karma.core.clock import Clock
 from karma.core.errors import Upstream
+from karma.core.ids import AgentId
 from karma.runs.domain import (
     CLIENT_LEFT_REASON,
     LEASE,
-    MOVED_ON_REASON,
-    Checkpoint,
+    NOBODYS,
     OwnershipLost,
     Progress,
     RunEnd,
     RunKey,
     RunPause,
     Segment,
-    Wish,
-    Wishes,
-    WishesChanged,
-    cancel_reason,
+    checkpoint_at,
 )
-from karma.runs.events import DeltaPrefix, Event, OpenItems, encode_delta, frame, frames, parse, position
+from karma.runs.events import (
+    DeltaPrefix,
+    Event,
+    OpenItems,
+    encode_delta,
+    frame,
+    frames,
+    parse,
+    position,
+    state_after,
+    state_changed,
+)
 from karma.runs.opening import Link
-from karma.runs.ports import Runs, Sink
+from karma.runs.ports import DelegatedWork, Runs, Sink
 from karma.runs.replay import snapshot
+from karma.runs.waiting import Waiting, batches_of
+from karma.runs.wishes import MOVED_ON_REASON, Wish, Wishes, WishesChanged, cancel_reason, stopped_agents
 
-SEGMENT_BYTES = 16_000
-"""Bytes of a segment's events at the most, unless it has one event that is larger."""
-
-FLUSH_AFTER_S = 0.8
+FLUSH_AFTER_S = 1.0
 _FLUSH_BYTES = 12_000
-_DELTA_CHARS = 2_500
-"""Characters of a delta at the most: each takes up to six bytes in JSON, so a delta always fits into a segment."""
 _RENEW_AFTER_S = LEASE.total_seconds() / 3
 _LISTEN_EVERY_S = 0.5
 """Seconds between two reads of the wishes for a run: who asks it to end is heard within a second."""
@@ -69,10 +75,13 @@ class RunLog:
         writer: str,
         epoch: int,
         last_message: int | None = None,
+        state: State = EMPTY,
+        subagents: Sequence[str] = (),
     ) -> None:
         """Build the log of a run whose segment `head` is this writer's.
 
-        `last_message` is the position of the last message that earlier processes committed; None: none.
+        `last_message` is the position of the last message that earlier processes committed; None: none. `state` is the
+        state that the log has told its clients, `subagents` are those that they see at work.
         """
         self._store = store
         self._sink = sink
@@ -85,34 +94,51 @@ class RunLog:
         self._loop = asyncio.get_running_loop()
         self._lock = asyncio.Lock()
         self._open = OpenItems()
+        for each in subagents:
+            self._open.follow(Event("SUBAGENT_STARTED", each, b""))
         self._lease = LEASE
+        self._state = state.value
         self.last_message = last_message
         """Position of the last message that was committed; None: none was."""
         self.has_ended = False
         """The terminal event is committed."""
-        self._waiting = _Waiting()
+        self._waiting = Waiting()
         self._sent = 0
         self._flush_timer: asyncio.TimerHandle | None = None
         self._flushing = False
         self._background: set[asyncio.Task[None]] = set()
         self._failure: Exception | None = None
+        self.when_lost: Callable[[Exception], None] = lambda _: None
+        """Told of the failure after which a write in the background failed, and nothing may be written any more."""
         self._closed = False
         self._renew_timer = self._loop.call_later(_RENEW_AFTER_S, self._renew)
         self._listen_timer: asyncio.TimerHandle | None = None
 
     def listen(
-        self, cancel: Callable[[str], None], pause: Callable[[bool], None], *, ends_with_client: bool = False
+        self,
+        cancel: Callable[[str], None],
+        pause: Callable[[bool], None],
+        stop: Callable[[Collection[AgentId]], None],
+        *,
+        ends_with_client: bool = False,
     ) -> None:
         """Call `cancel` with the reason once the run is to be cancelled, and until then `pause` with whether it is to.
+
+        `stop` is called with the agents that are to work no more in it.
 
         A run is to be cancelled when a request says so, or the run's client asks something else, or the client has
         disconnected and another wants the thread; with `ends_with_client` whoever wants it.
         """
-        heed = partial(self._heed, cancel, pause, ends_with_client=ends_with_client)
+        heed = partial(self._heed, cancel, pause, stop, ends_with_client=ends_with_client)
         self._listen_timer = self._loop.call_later(_LISTEN_EVERY_S, lambda: self._spawn(heed()))
 
     async def _heed(
-        self, cancel: Callable[[str], None], pause: Callable[[bool], None], *, ends_with_client: bool
+        self,
+        cancel: Callable[[str], None],
+        pause: Callable[[bool], None],
+        stop: Callable[[Collection[AgentId]], None],
+        *,
+        ends_with_client: bool,
     ) -> None:
         wishes: Wishes = {}
         with suppress(Upstream):  # asked again the next time
@@ -123,8 +149,9 @@ class RunLog:
         if reason is None and self._sink.is_lost and (ends_with_client or Wish.NEXT in wishes):
             reason = CLIENT_LEFT_REASON if ends_with_client else MOVED_ON_REASON
         if reason is None:
-            self.listen(cancel, pause, ends_with_client=ends_with_client)
+            self.listen(cancel, pause, stop, ends_with_client=ends_with_client)
             pause(Wish.PAUSE in wishes)
+            stop(stopped_agents(wishes))
         else:
             cancel(reason)
 
@@ -144,7 +171,7 @@ class RunLog:
         return frame(encode_delta(prefix, text))
 
     def soft(self, event: Event) -> bytes:
-        """Add the start or end of a text to the log and return its frame, as `delta` does."""
+        """Add the start of a text or a call, or the end of a text, to the log and return its frame, as `delta` does."""
         if self._failure is not None:
             raise self._failure
         self._sent += 1
@@ -158,16 +185,31 @@ class RunLog:
         """Read what others want of the run; blocks, and raises Upstream when the database could not be reached."""
         return self._store.wishes(self._key)
 
+    def told_of(self, state: State | None) -> list[Event]:
+        """Make the event that tells clients of a new state, () where that is what they have; None: it is."""
+        return [] if state is None else state_changed(self._state, state.value)
+
+    @property
+    def open_subagents(self) -> list[str]:
+        """Return the subagents that its clients see at work."""
+        return self._open.subagents
+
     def has_open_text(self, message_id: str) -> bool:
         """Tell whether this message has begun and not ended."""
         return self._open.has_text(message_id)
 
     async def commit(
-        self, events: Sequence[Event] = (), *, history: History | None = None, progress: Progress | None = None
+        self,
+        events: Sequence[Event] = (),
+        *,
+        history: History | None = None,
+        progress: Progress | None = None,
+        delegated: DelegatedWork | None = None,
     ) -> None:
         """Commit waiting events and then these, with messages in the same transaction; then send these.
 
-        With `progress` this is a checkpoint: another process can go on from here.
+        With `progress` this is a checkpoint: another process can go on from here. `delegated` is what a subagent has
+        done.
 
         Completes even when the caller is cancelled, so that it is always known whether a segment was written.
 
@@ -175,15 +217,19 @@ class RunLog:
             OwnershipLost: another process executes the run.
             Upstream: the database could not be reached.
         """
-        await asyncio.shield(self._spawn(self._commit(lambda: events, history, None, progress=progress)))
+        work = self._commit(lambda: events, history, None, progress=progress, delegated=delegated)
+        await asyncio.shield(self._spawn(work))
 
-    async def withdraw(self, position: int, link: Link) -> None:
+    async def withdraw(self, position: int, link: Link, *, at_end: bool = False) -> None:
         """Close what is open, and show clients the conversation up to a position anew, without an unfinished turn.
 
-        Raises as `commit` does.
+        Raises as `commit` does. With `at_end` it is tried as `finish` is, and for readers of the log alone where the
+        conversation cannot be read.
         """
-        data = await asyncio.to_thread(snapshot, self._store, self._key, position, link)
-        work = self._commit(self._open.closing, None, None, shows=position, shown=data)
+        data = b""
+        with suppress(*((Upstream,) if at_end else ())):
+            data = await asyncio.to_thread(snapshot, self._store, self._key, position, link)
+        work = self._commit(self._open.closing, None, None, shows=position, shown=data, at_end=at_end)
         await asyncio.shield(self._spawn(work))
 
     async def finish(
@@ -195,7 +241,7 @@ class RunLog:
         """
 
         def last() -> list[Event]:
-            return [*self._open.closing(), *before, terminal]
+            return [*self._open.ending(before), terminal]
 
         await asyncio.shield(self._spawn(self._commit(last, history, how)))
         self.close()
@@ -205,7 +251,7 @@ class RunLog:
 
         Raises as `commit` does.
         """
-        self._lease = timedelta()
+        self._lease = NOBODYS
         await self.commit()
         self.close()
 
@@ -215,21 +261,24 @@ class RunLog:
         Raises as `commit` does, and:
             WishesChanged: the run is not to be paused any more; nothing was written.
         """
-        self._lease = timedelta()
+        self._lease = NOBODYS
         await asyncio.shield(self._spawn(self._commit(lambda: [*self._open.closing(), told], None, how)))
         self.close()
 
-    async def give_up(self, terminal: Event) -> None:
-        """Send the terminal event to the client without logging it: another process owns the run and ends the log.
+    async def give_up(self) -> bool:
+        """Leave the log to another process; True: that has ended it right behind what is written here, and was told.
 
-        Where the log has ended already, its client is sent the log's last event instead.
+        Else the run goes on, or went on, and the stream ends as at a hand-over: whoever asks for the log is told how.
         """
-        with suppress(Upstream):
-            tail = await asyncio.to_thread(self._store.tail, self._key)
-            if tail is not None and tail.terminal:
-                terminal = parse(tail.events[-1])
-        self._sink.write(b"".join(frame(event.data) for event in [*self._open.closing(), terminal]))
         self.close()
+        try:
+            rest = await asyncio.to_thread(self._store.segments, self._key, after=self._head, limit=1)
+        except Upstream:
+            return False
+        if not rest or not rest[0].terminal:
+            return False
+        self._sink.write(b"".join(frame(each.data) for each in [*self._open.ending(), parse(rest[0].events[-1])]))
+        return True
 
     def close(self) -> None:
         """Stop the timers."""
@@ -266,21 +315,23 @@ class RunLog:
         how: RunEnd | RunPause | None,
         *,
         progress: Progress | None = None,
+        delegated: DelegatedWork | None = None,
         only_waiting: bool = False,
         shows: int | None = None,
         shown: bytes = b"",
+        at_end: bool = False,
     ) -> None:
         async with self._lock:
             if self.has_ended:
                 return  # its end was under way when this was asked for
-            if self._failure is not None and (how is None or isinstance(self._failure, _FATAL)):
+            if self._failure is not None and (isinstance(self._failure, _FATAL) or (how is None and not at_end)):
                 raise self._failure
             self._stop_flush_timer()
-            waiting = self._waiting.take()
+            waiting, others = self._waiting.take(), self._sent
             if only_waiting and not waiting:
                 return  # another commit took the text along
             events = make_events()
-            batches = _batches([*waiting, *(event.data for event in events)])
+            batches = batches_of([*waiting, *(event.data for event in events)])
             written = 0
             try:
                 for i, batch in enumerate(batches):
@@ -290,6 +341,7 @@ class RunLog:
                         history if last else None,
                         how if last else None,
                         progress if last else None,
+                        delegated if last else None,
                         shows=shows if last else None,
                     )
                     written += len(batch)
@@ -304,7 +356,9 @@ class RunLog:
                 self._open.follow(event)
             sent = [*(event.data for event in events), *([shown] if shown else [])]
             if sent:
-                self._sink.write(frames(sent, n=self._head))
+                # What a subagent has said meanwhile is with the client, and in no segment yet.
+                is_whole = self._sent == others and (shows is None or bool(shown))
+                self._sink.write(frames(sent, n=self._head) if is_whole else b"".join(map(frame, sent)))
 
     async def _append(
         self,
@@ -312,6 +366,7 @@ class RunLog:
         history: History | None,
         how: RunEnd | RunPause | None,
         progress: Progress | None,
+        delegated: DelegatedWork | None,
         *,
         shows: int | None,
     ) -> None:
@@ -328,7 +383,7 @@ class RunLog:
 
         checkpoint = None
         if history is not None and progress is not None:
-            checkpoint = Checkpoint(n=segment.n, epoch=segment.epoch, position=history.last, progress=progress)
+            checkpoint = checkpoint_at(segment, history, progress, at=self._clock.now())
 
         def write() -> None:
             if isinstance(how, RunEnd):
@@ -336,7 +391,7 @@ class RunLog:
             elif how is not None:
                 self._store.pause(segment, how)
             else:
-                self._store.append(segment, history=history, checkpoint=checkpoint)
+                self._store.append(segment, history=history, checkpoint=checkpoint, delegated=delegated)
 
         for pause_s in (*_RETRY_PAUSES_S, None):
             try:
@@ -348,6 +403,7 @@ class RunLog:
                     raise
                 await asyncio.sleep(pause_s)
         self._head = segment.n
+        self._state = state_after(batch, self._state)
         self.has_ended = isinstance(how, RunEnd)
         if history is not None:
             self.last_message = history.last
@@ -380,7 +436,11 @@ class RunLog:
         if self._closed or self._failure is not None:
             return
         sent, head = self._sent, self._head
-        await self._commit(list, None, None, only_waiting=only_waiting)
+        try:
+            await self._commit(list, None, None, only_waiting=only_waiting)
+        except _FATAL as exc:
+            self.when_lost(exc)  # a run that says nothing would not meet it
+            raise
         if self._sent == sent and self._head != head:
             self._sink.write(position(self._head))
 
@@ -388,59 +448,3 @@ class RunLog:
         if self._flush_timer is not None:
             self._flush_timer.cancel()
             self._flush_timer = None
-
-
-class _Waiting:
-    """Events that were sent and not committed; neighbouring deltas of one message become one event."""
-
-    def __init__(self) -> None:
-        self._events: list[bytes] = []
-        self._prefix: DeltaPrefix | None = None
-        self._parts: list[str] = []
-        self.size = 0
-
-    def add_delta(self, prefix: DeltaPrefix, text: str) -> int:
-        if prefix is not self._prefix:
-            self._seal()
-            self._prefix = prefix
-        self._parts.append(text)
-        self.size += len(text)
-        return self.size
-
-    def add(self, data: bytes) -> None:
-        self._seal()
-        self._events.append(data)
-        self.size += len(data)
-
-    def take(self) -> list[bytes]:
-        self._seal()
-        taken, self._events, self.size = self._events, [], 0
-        return taken
-
-    def put_back(self, events: Sequence[bytes]) -> None:
-        """Add events again that were taken and not written, before all others."""
-        self._events[:0] = events
-        self.size += sum(map(len, events))
-
-    def _seal(self) -> None:
-        if self._prefix is not None and self._parts:
-            text = "".join(self._parts)
-            for at in range(0, len(text), _DELTA_CHARS):
-                self._events.append(encode_delta(self._prefix, text[at : at + _DELTA_CHARS]))
-        self._prefix = None
-        self._parts = []
-
-
-def _batches(events: Sequence[bytes]) -> list[tuple[bytes, ...]]:
-    """Split events into segments; returns at least one, which may be empty."""
-    batches: list[tuple[bytes, ...]] = []
-    batch: list[bytes] = []
-    size = 0
-    for data in events:
-        if batch and size + len(data) + 1 > SEGMENT_BYTES:
-            batches.append(tuple(batch))
-            batch, size = [], 0
-        batch.append(data)
-        size += len(data) + 1
-    batches.append(tuple(batch))
-    return batches

@@ -31,6 +31,10 @@ MAX_SNAPSHOT_BYTES = 4 * 1024 * 1024
 
 Link = Callable[[Sequence[Message]], Sequence[Message]]
 """Replaces names of attachments in messages by URLs."""
+Shown = tuple[str, Json]
+"""A message's id, and the message as clients hold it."""
+Tell = Callable[[Sequence[Shown]], Sequence[Shown]]
+"""Adds to a conversation what subagents have said in it. Blocks."""
 
 
 class Opening(NamedTuple):
@@ -59,6 +63,8 @@ def opening(
     *,
     link: Link,
     is_lighter: bool = False,
+    before: Sequence[bytes] = (),
+    tell: Tell | None = None,
 ) -> Opening:
     """Make the first events of a run.
 
@@ -68,6 +74,8 @@ def opening(
         state: the state for the client.
         link: replaces names of attachments by URLs.
         is_lighter: the client's requests become much smaller when it is sent the stored messages.
+        before: events that tell what became of another run for this one.
+        tell: adds what subagents have said; None: a snapshot has nothing of it.
     """
     started = events.run_started(
         thread_id=asked.thread_id, run_id=asked.run_id, parent_run_id=asked.parent_run_id, speaks=asked.speaks
@@ -75,11 +83,11 @@ def opening(
     notes = [Note("body", warning) for warning in asked.warnings] + list(merged.notes)
     snapshots: tuple[bytes, ...] = ()
     if is_lighter or not merged.is_shown or (merged.conversation and merged.conversation[-1].role == "assistant"):
-        snapshots = snapshots_of(link(merged.conversation), asked)
+        snapshots = snapshots_of(link(merged.conversation), asked, tell=tell)
         if len(snapshots[-1]) > MAX_SNAPSHOT_BYTES:
             snapshots = ()
             notes.insert(0, Note("messages", "are another branch of the conversation, which is too long to be shown"))
-    return Opening(started.data, snapshots, (*input_ignored(notes), events.state_snapshot(state).data))
+    return Opening(started.data, snapshots, (*before, *input_ignored(notes), events.state_snapshot(state).data))
 
 
 def input_ignored(notes: Sequence[Note]) -> tuple[bytes, ...]:
@@ -90,28 +98,37 @@ def input_ignored(notes: Sequence[Note]) -> tuple[bytes, ...]:
     return (events.input_ignored([note._asdict() for note in told]).data,) if told else ()
 
 
-def snapshots_of(conversation: Sequence[Message], asked: RunInput) -> tuple[bytes, ...]:
+def snapshots_of(conversation: Sequence[Message], asked: RunInput, *, tell: Tell | None = None) -> tuple[bytes, ...]:
     """Make the MESSAGES_SNAPSHOT of a conversation, with the client's own instructions at the places where it has them.
 
-    The last one has all messages; one precedes it if the client would otherwise order them wrongly.
+    The last one has all messages; one precedes it if the client would otherwise order them wrongly. What subagents
+    have said is left out where it would be too long with that.
     """
+    own = [(message.id, shown(message, asked.speaks)) for message in conversation]
+    whole = () if tell is None else _in_steps(tell(own), asked)
+    return whole if whole and len(whole[-1]) <= MAX_SNAPSHOT_BYTES else _in_steps(own, asked)
+
+
+def _in_steps(conversation: Sequence[Shown], asked: RunInput) -> tuple[bytes, ...]:
     places = {each.message.id: each.at for each in asked.sent if each.message.id}
-    messages = list(_placed(conversation, places, asked.asides, asked.speaks))
+    messages = list(_placed(conversation, places, asked.asides))
     held = sorted([*places.items(), *((str(each.shown["id"]), each.at) for each in asked.asides)], key=lambda it: it[1])
     first = shown_in_steps([message_id for message_id, _ in held], [str(each["id"]) for each in messages])
-    steps = [messages[:first]] if first < len(messages) else []
-    return tuple(events.messages_snapshot(each).data for each in (*steps, messages))
+    whole = events.messages_snapshot(messages).data
+    if first >= len(messages):
+        return (whole,)
+    # Activities that the client kept would come before all that is added behind them.
+    shows_activities = asked.speaks >= events.ACTIVITIES_SINCE
+    return (events.messages_snapshot(messages[:first], has_activities=shows_activities).data, whole)
 
 
-def _placed(
-    conversation: Iterable[Message], places: dict[str, int], asides: Sequence[Aside], speaks: Version
-) -> Iterable[Json]:
+def _placed(conversation: Iterable[Shown], places: dict[str, int], asides: Sequence[Aside]) -> Iterable[Json]:
     waiting = list(asides)
-    for message in conversation:
-        at = places.get(message.id, -1)
+    for message_id, message in conversation:
+        at = places.get(message_id, -1)
         while waiting and waiting[0].at < at:
             yield waiting.pop(0).shown
-        yield shown(message, speaks)
+        yield message
     yield from (aside.shown for aside in waiting)
 
 

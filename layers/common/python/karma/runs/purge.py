@@ -16,13 +16,16 @@ from karma.core.observability import logger
 from karma.core.purge import PurgeAttempt
 from karma.runs import events
 from karma.runs.domain import ACTIVE, ERROR_MESSAGES, OwnershipLost, Run, RunEnd, RunErrorCode, RunStatus, Segment
+from karma.runs.ending import opened, read_log
 from karma.runs.items import HEAD, RunsItem, run_id_pk, run_pk, segment_sk, user_pk
-from karma.runs.removal import RunsRemoval
+from karma.runs.removal import forget
 from karma.runs.removal_repository import RunRemovalRepository
 from karma.runs.repository import RunRepository
+from karma.runs.wishes import Wish
 
 WRITER_LIFE = timedelta(minutes=16)
 """Time after a run's end during which its process may still try to write: Lambda gives one 15 minutes."""
+_REASON = "Its account was deleted"
 _PAGE = 100
 _TRIES = 5
 
@@ -48,18 +51,22 @@ class RunsPurge:
         self._store = store
         self._attachments = attachments
         self._clock = clock
-        self._removal = RunsRemoval(store=store, removals=RunRemovalRepository(), clock=clock)
+        self._removals = RunRemovalRepository()
 
     def purge_account(self, purge: PurgeAttempt) -> bool:
         """Delete an account's runs; True when nothing is left except items that refuse late writes."""
         # All are ended before the first is deleted: their tools use objects that other steps delete.
         return (
-            self._each(purge, self._end)
+            self.end_runs(purge)
             and self._each(purge, self._remove)
             and self._remove_threads(purge)
             and self._remove_attachments(purge)
             and self._remove_counters(purge)
         )
+
+    def end_runs(self, purge: PurgeAttempt) -> bool:
+        """End an account's runs; False when the time of `purge` ended before, or one goes on. See `_end`."""
+        return self._each(purge, self._end)
 
     def _each(self, purge: PurgeAttempt, step: Callable[[Run, PurgeAttempt], bool]) -> bool:
         start: dict[str, str] | None = None
@@ -75,9 +82,15 @@ class RunsPurge:
                 return done
 
     def _end(self, listed: Run, _: PurgeAttempt) -> bool:
-        """End a run that is running or paused; False when its writer was first each time, and still executes it."""
+        """End a run that is running or paused; False when its writer was first each time, and still executes it.
+
+        Its process is asked to stop, besides: it would meet the end at its next write alone, and one whose model says
+        nothing writes every ten seconds.
+        """
         if listed.status not in ACTIVE:
             return True
+        if listed.status is not RunStatus.QUEUED:
+            self._store.wish(listed.key, Wish.CANCEL, at=self._clock.now(), reason=_REASON)
         for _attempt in range(_TRIES):
             run, tail = self._store.run(listed.key), self._store.tail(listed.key)
             if run is None or tail is None or run.status not in ACTIVE:
@@ -92,6 +105,7 @@ class RunsPurge:
 
     def _take_over(self, run: Run, tail: Segment) -> None:
         code = RunErrorCode.OWNER_LOST
+        told = events.run_error(message=ERROR_MESSAGES[code], code=code)
         now = self._clock.now()
         last = Segment(
             key=run.key,
@@ -99,7 +113,7 @@ class RunsPurge:
             writer=new_id(),
             epoch=tail.epoch + 1,
             lease_until=now,
-            events=(events.run_error(message=ERROR_MESSAGES[code], code=code).data,),
+            events=tuple(event.data for event in (*opened(read_log(self._store, run.key)).ending(), told)),
             terminal=True,
         )
         how = RunEnd(status=RunStatus.FAILED, was=run.status, at=now, error_code=code.value)
@@ -128,7 +142,7 @@ class RunsPurge:
 
     def _remove_thread(self, key: ThreadKey, purge: PurgeAttempt) -> bool:
         # First what is found by the thread alone.
-        return self._removal.forget(key, purge) and empty_thread(key, purge)
+        return forget(self._removals, key, purge) and empty_thread(key, purge)
 
     def _remove_attachments(self, purge: PurgeAttempt) -> bool:
         """Delete the attachments of the conversations; all runs have ended, and store no more."""

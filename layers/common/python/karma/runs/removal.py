@@ -21,6 +21,8 @@ from karma.core.ids import RunId
 from karma.core.purge import PurgeAttempt
 from karma.runs.domain import TRANSITIONS, OwnershipLost, Run, ThreadChanged
 from karma.runs.ending import cancel_lost
+from karma.runs.holdings import let_go
+from karma.runs.ports import Executions
 from karma.runs.removal_repository import RemovedRun, RunRemovalRepository
 from karma.runs.repository import RunRepository
 
@@ -33,8 +35,11 @@ _TRIES = 5
 class RunsRemoval:
     """Removes the runs of deleted threads."""
 
-    def __init__(self, *, store: RunRepository, removals: RunRemovalRepository, clock: Clock) -> None:
+    def __init__(
+        self, *, store: RunRepository, removals: RunRemovalRepository, executions: Executions, clock: Clock
+    ) -> None:
         self._store = store
+        self._executions = executions
         self._removals = removals
         self._clock = clock
 
@@ -52,15 +57,7 @@ class RunsRemoval:
                 self._removals.unlist(found.run, at=self._clock.now())
             if not self._removals.empty(found.run.key, purge, keep_last=True):
                 return False
-        return not purge.settled or self.forget(thread, purge)
-
-    def forget(self, thread: ThreadKey, purge: PurgeAttempt) -> bool:
-        """Delete the last that there is of a thread's unlisted runs; False when the time of `purge` ended before."""
-        for keys in self._removals.unlisted(thread):
-            if not all(self._removals.empty(key, purge, keep_last=False) for key in keys):
-                return False
-            self._removals.forget(keys)
-        return True
+        return not purge.settled or forget(self._removals, thread, purge)
 
     def _each_ended(self, thread: ThreadKey, newest: RunId | None, purge: PurgeAttempt) -> Iterator[bool]:
         for found in self._removals.runs(thread, newest=newest):
@@ -80,5 +77,15 @@ class RunsRemoval:
             except (OwnershipLost, ThreadChanged):
                 run = self._store.run(found.run.key)
                 continue
+            let_go(self._store, self._executions, tail, was=run.status, at=now)
             return True
         return False
+
+
+def forget(removals: RunRemovalRepository, thread: ThreadKey, purge: PurgeAttempt) -> bool:
+    """Delete the last that there is of a thread's unlisted runs; False when the time of `purge` ended before."""
+    for keys in removals.unlisted(thread):
+        if not all(removals.empty(key, purge, keep_last=False) for key in keys):
+            return False
+        removals.forget(keys)
+    return True

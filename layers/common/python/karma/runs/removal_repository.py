@@ -82,7 +82,12 @@ class RunRemovalRepository:
         """
         thread = ThreadKey(run.key.user_id, run.thread_id)
         tx = Transaction()
-        actions = [RunItem.deleted_at.set(iso(at)), RunItem.gsi1pk.set(unlisted_pk(thread))]
+        actions = [
+            RunItem.deleted_at.set(iso(at)),
+            RunItem.gsi1pk.set(unlisted_pk(thread)),
+            RunItem.input_query.remove(),
+            RunItem.response.remove(),
+        ]
         tx.update(RunItem(run_pk(run.key), HEAD), actions, RunItem.pk.exists() & RunItem.deleted_at.does_not_exist())
         tx.delete(RunOwnerItem(run_id_pk(run.key.run_id), user_pk(run.key.user_id)))
         tx.upsert(RunCounterItem(user_pk(run.key.user_id), "COUNTER#runs"), [RunCounterItem.value.add(-1)])

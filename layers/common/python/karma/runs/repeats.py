@@ -8,8 +8,10 @@ conversation with its answer as one snapshot:
 
 What is not used of the messages is named here, too (CUSTOM karma.input_ignored).
 
-Another request with a run id that was used is refused (RunExists). The same messages under another run id are the same
-request while their run goes on: a second click, or a retry. When it has ended, they ask for another answer.
+Another request with a run id that was used is refused (RunExists). The same messages, by their ids, under another run
+id are the same request while their run goes on: a second click, or a retry. When it has ended, they ask for another
+answer. Equal words alone are the same request only where its client has no ids for them, no Idempotency-Key, and no
+`multitask_strategy`: whoever has one of these says the words once more.
 
 Clients keep the part of an answer that they got before their connection broke, and send it after the message that
 it answers. Such a request is still the same one; MESSAGES_SNAPSHOT removes the part before the log sends the whole.
@@ -18,7 +20,7 @@ it answers. Such a request is still the same one; MESSAGES_SNAPSHOT removes the 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
 from functools import partial
@@ -28,17 +30,19 @@ import orjson
 from karma.conversations.arrival import passed_over, recognise
 from karma.conversations.branches import Merged, Note, has_moved_on, merge
 from karma.conversations.copies import is_same_content
-from karma.conversations.domain import Thread, ThreadKey
+from karma.conversations.domain import Message, Thread, ThreadKey
+from karma.conversations.history import awaited_calls
 from karma.conversations.messages import Sent, said
 from karma.core.clock import Clock
 from karma.core.errors import AppError, ValidationFailed
 from karma.core.observability import count, logger
 from karma.runs.domain import ACTIVE, Run, Segment
-from karma.runs.events import frame, frames, parse
-from karma.runs.opening import MAX_SNAPSHOT_BYTES, Link, input_ignored, snapshots_of
+from karma.runs.events import SUBAGENTS_SINCE, frame, frames, parse
+from karma.runs.opening import MAX_SNAPSHOT_BYTES, Link, Tell, input_ignored, snapshots_of
 from karma.runs.ports import Runs, Sink
 from karma.runs.replay import read
 from karma.runs.requests import RunInput
+from karma.runs.setup import load_setup
 from karma.runs.watchdog import Inspector
 
 _POLL_S = 0.25
@@ -58,15 +62,31 @@ def is_repeat(run: Run, thread: Thread, asked: RunInput, sent: Sequence[Sent], *
     """
     if run.thread_id != asked.thread_id:
         return False
+    word = None if run.key.run_id == asked.run_id else _new_word(thread, asked)
+    if word is not None and (word.id or asked.stands_alone):
+        return False
     return (bool(run.asked_hash) and run.asked_hash == asked.digest) or _adds_nothing(run, thread, sent, own)
 
 
-def has_left(run: Run, thread: Thread, sent: Sequence[Sent], *, own: Collection[str]) -> bool:
+def has_left(run: Run, thread: Thread, asked: RunInput, sent: Sequence[Sent], *, own: Collection[str]) -> bool:
     """Tell whether the client of a running run asks for something else; arguments as of `is_repeat`."""
+    if _new_word(thread, asked) and _adds_nothing(run, thread, sent, own):
+        return False  # the same words, said once more
     began = _as_it_began(run, thread)
     if began is None:
         return has_moved_on(thread, thread.latest, sent, own=own)
-    return has_moved_on(began, run.answers, sent, own=own)
+    return has_moved_on(began, run.answers, sent, own=own, waiting=_waiting(began, run))
+
+
+def _new_word(thread: Thread, asked: RunInput) -> Message | None:
+    """Return the words with which a request ends, where the thread has none of their id.
+
+    None: the request is known by other ids than its last words', or brings a part of the answer that it waits for.
+    """
+    last = said(asked.sent)[-1:]
+    if asked.resume or not last or last[0].message.role != "user":
+        return None
+    return last[0].message if all(message.id != last[0].message.id for message in thread.messages) else None
 
 
 def _adds_nothing(run: Run, thread: Thread, sent: Sequence[Sent], own: Collection[str]) -> bool:
@@ -84,7 +104,7 @@ def _adds_nothing(run: Run, thread: Thread, sent: Sequence[Sent], own: Collectio
     if _are_the_last_words(began, run.answers, sent):
         return True
     try:
-        merged = merge(began, sent, own=own)
+        merged = merge(began, sent, own=own, waiting=_waiting(began, run))
     except ValidationFailed:
         return False
     size = thread.next_message if run.status in ACTIVE else run.last_message + 1
@@ -101,7 +121,7 @@ def _adds_nothing(run: Run, thread: Thread, sent: Sequence[Sent], own: Collectio
 
 def _are_the_last_words(began: Thread, answers: int, sent: Sequence[Sent]) -> bool:
     """Tell whether a client that sends only new messages sends those of this run again, under new ids or none."""
-    last = [began.messages[position] for position in began.path_to(answers)[-len(sent) :]]
+    last = began.conversation(answers).messages[-len(sent) :]
     return len(last) == len(sent) and all(
         message.role == each.message.role == "user" and is_same_content(message.content, each.message.content)
         for message, each in zip(last, sent, strict=True)
@@ -114,7 +134,14 @@ def _as_it_began(run: Run, thread: Thread) -> Thread | None:
         return None
     size = run.begins_at
     forks = {position: after for position, after in thread.forks.items() if position < size}
-    return replace(thread, messages=thread.messages[:size], next_message=size, forks=forks)
+    messages = thread.messages[:size]
+    # Its branch is the current one: an earlier answer to the same words does not stand in the place of this run's.
+    return replace(thread, messages=messages, next_message=size, forks=forks, restored_to=run.answers)
+
+
+def _waiting(began: Thread, run: Run) -> Mapping[str, None]:
+    """Return the calls that had no result when a run began: it began with answers to questions about some of them."""
+    return dict.fromkeys(call.id for call in awaited_calls(began.conversation(run.answers).messages))
 
 
 def redeliver(
@@ -158,12 +185,29 @@ def _question(
     if began is None:
         return (), ()
     sent = recognise(run.key.user_id, began.messages, asked.sent, asked.unread)
-    merged = merge(began, sent, own=own)
+    merged = merge(began, sent, own=own, waiting=_waiting(began, run))
     notes = _notes(began, asked, sent, merged)
     if merged.is_shown and not merged.new:
         return (), notes
-    snapshots = snapshots_of(link([began.messages[position] for position in began.path_to(run.answers)]), asked)
+    tell = _telling(run, asked, store, link, until=0)
+    snapshots = snapshots_of(link(began.conversation(run.answers).messages), asked, tell=tell)
     return snapshots if len(snapshots[-1]) <= MAX_SNAPSHOT_BYTES else (), notes
+
+
+def _telling(run: Run, asked: RunInput, store: Runs, link: Link, *, until: int | None) -> Tell | None:
+    """Return what adds to a run's conversation what its subagents have said; None: it has none, or none is shown.
+
+    `until` is as in `with_subagents`: 0 adds what they have said in earlier runs.
+    """
+    if asked.speaks < SUBAGENTS_SINCE or not (asked.resume or run.delegated):
+        return None
+    stored = store.setup(run.key)
+    setup = load_setup(stored) if stored else None
+    if setup is None or not setup.subagents:
+        return None
+    from karma.runs.subagents.showing import with_subagents  # most agents call no others
+
+    return lambda conversation: with_subagents(store, run.key, setup, conversation, link=link, until=until)
 
 
 def _notes(began: Thread, asked: RunInput, sent: Sequence[Sent], merged: Merged) -> tuple[Note, ...]:
@@ -230,7 +274,7 @@ def _answer(run: Run, asked: RunInput, store: Runs, link: Link, own: Collection[
     thread = store.thread(key)
     _, notes = _question(run, asked, store, link, own)
     if 0 <= run.last_message < thread.next_message:
-        conversation = [thread.messages[position] for position in thread.path_to(run.last_message)]
+        conversation = thread.conversation(run.last_message).messages
     else:
         conversation = list(
             merge(thread, recognise(key.user_id, thread.messages, asked.sent, asked.unread), own=own).conversation
@@ -241,5 +285,6 @@ def _answer(run: Run, asked: RunInput, store: Runs, link: Link, own: Collection[
     tail = store.tail(run.key)
     end = [tail.events[-1]] if tail is not None else []
     n = tail.n if tail is not None else first.n
-    shown = [started, *snapshots_of(link(conversation), asked), *_with_notes(notes, opened)]
+    tell = _telling(run, asked, store, link, until=None)
+    shown = [started, *snapshots_of(link(conversation), asked, tell=tell), *_with_notes(notes, opened)]
     return b"".join(map(frame, shown)) + frames(end, n=n)

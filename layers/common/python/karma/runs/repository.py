@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from datetime import datetime
+from functools import partial
 from types import MappingProxyType
 
 from pynamodb.expressions.update import Action
@@ -13,15 +14,23 @@ from karma.billing.allowances import Adjustment, Reservation
 from karma.billing.transactional import adjust_usage, reserve_usage
 from karma.conversations.domain import History, Json, Message, Thread, ThreadKey
 from karma.conversations.reading import read_thread
-from karma.conversations.transactional import add_messages, occupy_thread, release_thread, run_before
+from karma.conversations.state import State
+from karma.conversations.transactional import (
+    add_messages,
+    occupy_thread,
+    queue_run,
+    release_thread,
+)
 from karma.core.clock import iso
-from karma.core.dynamo.access import batch_get, count, delete, get, put, query
+from karma.core.dynamo.access import batch_get, count, get, put, query
 from karma.core.dynamo.failures import ConditionFailed
 from karma.core.dynamo.items import Key
 from karma.core.dynamo.transaction import Transaction
 from karma.core.errors import Conflict
 from karma.core.ids import AgentId, RunId, UserId
 from karma.identity.transactional import AccountGone, require_account
+from karma.models.told_usage import usage_of
+from karma.runs.active_repository import RunActiveRepository, unlist_work
 from karma.runs.attachment_repository import name_results, note_attachments
 from karma.runs.domain import (
     MAX_PAUSE,
@@ -35,12 +44,9 @@ from karma.runs.domain import (
     RunStatus,
     Segment,
     ThreadChanged,
-    Wish,
-    Wishes,
-    WishesChanged,
-    resume,
-    usage_of,
 )
+from karma.runs.interrupt_repository import RunInterruptRepository, note_answers, note_questions
+from karma.runs.interrupts import Answered, Interrupt
 from karma.runs.items import (
     ACTIVE_SK,
     ATTACHMENT,
@@ -63,9 +69,8 @@ from karma.runs.items import (
     RunsItem,
     SegmentItem,
     SetupItem,
-    active_runs_pk,
     agent_runs_pk,
-    list_sk,
+    list_position,
     parse_run_id_pk,
     parse_run_pk,
     paused_sk,
@@ -75,20 +80,33 @@ from karma.runs.items import (
     setup_sk,
     user_pk,
 )
-from karma.runs.ports import ActivePage, RunPage
+from karma.runs.log_repository import RunLogRepository, put_delegated
+from karma.runs.ports import Also, DelegatedWork, RunPage
+from karma.runs.restore_repository import RunRestoreRepository
 from karma.runs.stored import (
     as_json,
+    budgets_json,
     checkpoint_item,
     checkpoint_of,
     pieces,
-    run_item,
     run_of,
     segment_item,
     segment_of,
 )
+from karma.runs.transitions import resume
+from karma.runs.turn_repository import RunTurnRepository, put_run
+from karma.runs.wish_repository import RunWishRepository
+from karma.runs.wishes import Wish, WishesChanged
 
 
-class RunRepository:
+class RunRepository(
+    RunActiveRepository,
+    RunInterruptRepository,
+    RunLogRepository,
+    RunRestoreRepository,
+    RunTurnRepository,
+    RunWishRepository,
+):
     """Runs over DynamoDB."""
 
     def thread(self, key: ThreadKey) -> Thread:
@@ -111,39 +129,48 @@ class RunRepository:
         messages: tuple[Message, ...],
         setup: bytes = b"",
         after: int | None = None,
+        checkpoint: Checkpoint | None = None,
         attachments: Mapping[str, int] = MappingProxyType({}),
         reservations: Sequence[Reservation] = (),
+        answers: Sequence[Answered] = (),
+        left: Sequence[Interrupt] = (),
+        state: State | None = None,
+        also: Also | None = None,
     ) -> None:
         """See Runs; one transaction."""
         tx = Transaction()
         require_account(tx, run.key.user_id)
-        now = iso(run.created_at)
-        exists = RunExists(run.key.run_id)
-        item = run_item(run)
-        item.previous_run_id = run_before(thread)
-        tx.put(item, on_fail=exists)
-        owner = RunOwnerItem(
-            run_id_pk(run.key.run_id), user_pk(run.key.user_id), user_id=run.key.user_id, created_at=now
-        )
-        if run.agent_id is not None:
-            owner.gsi1pk, owner.gsi1sk = agent_runs_pk(run.key.user_id, run.agent_id), list_sk(run)
-            active = ActiveItem(run_pk(run.key), ACTIVE_SK, created_at=now)
-            active.gsi1pk, active.gsi1sk = active_runs_pk(run.key.user_id, run.agent_id), list_sk(run)
-            tx.put(active, on_fail=exists)
-        tx.put(owner, on_fail=exists)
+        now, exists = iso(run.created_at), RunExists(run.key.run_id)
+        put_run(tx, run, thread, on_fail=exists)
         tx.put(segment_item(segment), on_fail=exists)
         for part, piece in enumerate(pieces(setup)):
             tx.put(SetupItem(run_pk(run.key), setup_sk(part), data=piece), on_fail=exists)
+        if checkpoint is not None:
+            tx.put(checkpoint_item(run.key, checkpoint), on_fail=exists)
         changed = ThreadChanged()
-        history = History(thread.key, thread.next_message, messages, after)
-        occupy_thread(
-            tx, thread, run_id=run.key.run_id, agent_id=run.agent_id, history=history, at=now, on_fail=changed
-        )
-        add_messages(tx, history, at=now, on_fail=changed)
+        if run.status is RunStatus.QUEUED:
+            queue_run(tx, thread, run_id=run.key.run_id, at=now, on_fail=changed)
+        else:
+            history = History(thread.key, thread.next_message, messages, after, state)
+            occupy_thread(
+                tx,
+                thread,
+                run_id=run.key.run_id,
+                agent_id=run.agent_id,
+                history=history,
+                interrupts=[each.id for each in left],
+                restores=checkpoint is not None,
+                at=now,
+                on_fail=changed,
+            )
+            note_answers(tx, answers, on_fail=changed)
+            add_messages(tx, history, at=now, on_fail=changed)
         note_attachments(tx, thread.key, messages, new=attachments, at=now, on_fail=changed)
         tx.upsert(RunCounterItem(user_pk(run.key.user_id), "COUNTER#runs"), [RunCounterItem.value.add(1)])
         # After the rest, so that a repeat fails with RunExists, not because this run has used up the plan.
         reserve_usage(tx, reservations)
+        if also is not None:
+            also(tx)
         tx.commit()
 
     def unkept(self, user_id: UserId, attachments: Collection[str]) -> list[str]:
@@ -151,10 +178,17 @@ class RunRepository:
         keys = {name: Key(user_pk(user_id), f"{ATTACHMENT}{name}") for name in attachments}
         return [name for name, key in keys.items() if get(AttachmentItem, key, consistent=True) is None]
 
-    def append(self, segment: Segment, *, history: History | None = None, checkpoint: Checkpoint | None = None) -> None:
-        """See Runs; one put, or one transaction with messages and a checkpoint."""
+    def append(
+        self,
+        segment: Segment,
+        *,
+        history: History | None = None,
+        checkpoint: Checkpoint | None = None,
+        delegated: DelegatedWork | None = None,
+    ) -> None:
+        """See Runs; one put, or one transaction with what is written beside it."""
         try:
-            if history is None and checkpoint is None:
+            if history is None and checkpoint is None and delegated is None:
                 put(segment_item(segment))
                 return
             tx = Transaction()
@@ -164,13 +198,15 @@ class RunRepository:
                 name_results(tx, history, at=iso(segment.lease_until))
             if checkpoint is not None:
                 tx.put(checkpoint_item(segment.key, checkpoint))
+            if delegated is not None:
+                put_delegated(tx, segment, delegated)
             tx.commit()
         except ConditionFailed:
             self._require_mine(segment)
 
-    def take(self, reservation: Reservation) -> None:
+    def take(self, reservation: Reservation, *, token: str | None = None) -> None:
         """See Runs; one transaction."""
-        tx = Transaction()
+        tx = Transaction(token=token)
         require_account(tx, reservation.user_id)
         reserve_usage(tx, [reservation])
         tx.commit()
@@ -217,35 +253,48 @@ class RunRepository:
         """See Runs; one transaction."""
         now = iso(how.at)
         tx = Transaction()
-        tx.put(segment_item(segment))
+        for each in (how.withdrawal, segment):
+            if each is not None:
+                tx.put(segment_item(each))
         run = RunItem(run_pk(segment.key), HEAD)
         actions: list[Action] = [
             RunItem.status.set(how.status.value),
             RunItem.finished_at.set(now),
             RunItem.updated_at.set(now),
-            RunItem.error_code.set(how.error_code),
-            RunItem.cancel_reason.set(how.cancel_reason),
             RunItem.turns.set(how.turns),
-            RunItem.pending_tool_call_ids.set(as_json(list(how.pending_tool_call_ids))),
             RunItem.paused_at.remove(),
         ]
+        actions += [RunItem.error_code.set(how.error_code)] if how.error_code else []
+        actions += [RunItem.cancel_reason.set(how.cancel_reason)] if how.cancel_reason else []
+        actions += [RunItem.stop_reason.set(how.stop_reason)] if how.stop_reason else []
+        actions += [RunItem.steps.set(how.steps)] if how.steps != how.turns else []
+        if how.pending_tool_call_ids:
+            actions.append(RunItem.pending_tool_call_ids.set(as_json(list(how.pending_tool_call_ids))))
+        if how.interrupts:
+            actions.append(RunItem.interrupt_ids.set(as_json(list(how.interrupt_ids))))
         if how.last_message >= 0:
             actions.append(RunItem.last_message.set(how.last_message))
         actions += _usage_actions(how.usages)
-        if how.cost_micros is not None:
-            actions.append(RunItem.cost_micros.set(how.cost_micros))
+        actions += [RunItem.cost_micros.set(how.cost_micros)] if how.cost_micros is not None else []
+        actions += [RunItem.response.set(how.response)] if how.response is not None else []
+        actions += [RunItem.delegated.set(as_json(list(how.delegated)))] if how.delegated else []
         tx.update(run, actions, RunItem.status == how.was.value)
         # Created where it is absent: a run of an earlier release has none.
         active = ActiveItem(run_pk(segment.key), ACTIVE_SK)
         tx.upsert(active, [ActiveItem.gsi1pk.remove(), ActiveItem.gsi1sk.remove()])
         if how.was is RunStatus.PAUSED:
             tx.update(PauseItem(run_pk(segment.key), PAUSE), [PauseItem.gsi1pk.remove(), PauseItem.gsi1sk.remove()])
-        release_thread(tx, thread, run_id=segment.key.run_id, last_message=how.last_message, at=now)
+        if how.was is not RunStatus.QUEUED:  # which leaves its thread's queue with the next one whose turn comes
+            asks = how.interrupt_ids if how.status in {RunStatus.FINISHED, RunStatus.INTERRUPTED} else None
+            key = segment.key.run_id
+            spent = (how.spent.tokens, how.spent.cost_micros)
+            release_thread(tx, thread, run_id=key, last_message=how.last_message, spent=spent, interrupts=asks, at=now)
+        note_questions(tx, segment.key, how.interrupts, at=now)
         if history is not None:
             add_messages(tx, history, at=now)
             name_results(tx, history, at=now)
-        if how.correction is not None:
-            adjust_usage(tx, [how.correction])
+        adjust_usage(tx, [*([how.correction] if how.correction else ()), *how.of_days])
+        unlist_work(tx, segment.key, how.left)
         try:
             tx.commit()
         except ConditionFailed:
@@ -271,6 +320,10 @@ class RunRepository:
         actions += _usage_actions(how.usages)
         if how.cost_micros is not None:
             actions.append(RunItem.cost_micros.set(how.cost_micros))
+        actions += [RunItem.delegated.set(as_json(list(how.delegated)))] if how.delegated else []
+        if how.correction is not None:
+            actions.append(RunItem.reserved_micros.add(how.correction.difference))
+            adjust_usage(tx, [how.correction])
         tx.update(RunItem(key, HEAD), actions, RunItem.status == RunStatus.RUNNING.value)
         until = paused_sk(segment.key, how.at + MAX_PAUSE)
         tx.upsert(PauseItem(key, PAUSE), [PauseItem.gsi1pk.set(PAUSED_PK), PauseItem.gsi1sk.set(until)])
@@ -291,10 +344,12 @@ class RunRepository:
             RunItem.paused_at.remove(),
             RunItem.paused_ms.set(resumed.paused_ms),
             RunItem.resumed_epoch.set(resumed.resumed_epoch),
+            RunItem.budgets.set(budgets) if (budgets := budgets_json(run)) else RunItem.budgets.remove(),
             RunItem.turns.set(0),
             RunItem.usage.remove(),
             RunItem.usages.remove(),
             RunItem.cost_micros.remove(),
+            RunItem.delegated.remove(),
             RunItem.updated_at.set(iso(at)),
         ]
         tx.update(RunItem(key, HEAD), actions, RunItem.status == RunStatus.PAUSED.value)
@@ -310,44 +365,6 @@ class RunRepository:
         return [
             parse_run_pk(item.pk) for item in query(RunsItem, PAUSED_PK, before, limit=limit, index=RunsItem.gsi1).items
         ]
-
-    def active(
-        self, user_id: UserId, agent_id: AgentId, *, limit: int, start: dict[str, str] | None = None
-    ) -> ActivePage:
-        """See Runs; one Query of the index."""
-        page = query(RunsItem, active_runs_pk(user_id, agent_id), limit=limit, start=start, index=RunsItem.gsi1)
-        return ActivePage([parse_run_pk(item.pk) for item in page.items], page.last)
-
-    def withdraw(self, key: RunKey, wish: Wish) -> bool:
-        """See Runs; one Delete."""
-        try:
-            delete(ControlItem(run_pk(key), f"{CONTROL}{wish.value}"), ControlItem.pk.exists())
-        except ConditionFailed:
-            return False
-        return True
-
-    def wish(self, key: RunKey, wish: Wish, *, at: datetime, reason: str = "") -> bool:
-        """See Runs; one transaction."""
-        tx = Transaction()
-        has_ended = Conflict("")
-        tx.check(RunItem, Key(run_pk(key), HEAD), RunItem.status == RunStatus.RUNNING.value, on_fail=has_ended)
-        tx.put(ControlItem(run_pk(key), f"{CONTROL}{wish.value}", reason=reason, created_at=iso(at)))
-        try:
-            tx.commit()
-        except ConditionFailed:
-            return True  # it is there
-        except Conflict as exc:
-            if exc is not has_ended:
-                raise
-            return False
-        return True
-
-    def wishes(self, key: RunKey) -> Wishes:
-        """See Runs; one Query."""
-        page = query(RunsItem, run_pk(key), RunsItem.sk.startswith(CONTROL), limit=len(Wish), consistent=True)
-        return {
-            Wish(item.sk.removeprefix(CONTROL)): item.reason for item in page.items if isinstance(item, ControlItem)
-        }
 
     def tail(self, key: RunKey) -> Segment | None:
         """See Runs; one Query."""
@@ -368,8 +385,13 @@ class RunRepository:
 
     def run(self, key: RunKey) -> Run | None:
         """See Runs; one Get."""
+        found = self.versioned(key)
+        return None if found is None else found[0]
+
+    def versioned(self, key: RunKey) -> tuple[Run, int] | None:
+        """Read a run as `run` does, with the version of its item, which each change makes higher."""
         item = get(RunItem, Key(run_pk(key), HEAD), consistent=True)
-        return run_of(item) if item is not None and not item.deleted_at else None
+        return (run_of(item), int(item.version)) if item is not None and not item.deleted_at else None
 
     def runs(
         self, user_id: UserId, *, limit: int, start: dict[str, str] | None, agent_id: AgentId | None = None
@@ -384,15 +406,17 @@ class RunRepository:
             start=start,
             index=RunsItem.gsi1,
         )
+        position = partial(list_position, of_agent=agent_id is not None)
         if agent_id is None:
-            return RunPage([run_of(item) for item in page.items if isinstance(item, RunItem)], page.last)
+            found = [run_of(item) for item in page.items if isinstance(item, RunItem)]
+            return RunPage(found, page.last, position)
         keys = [
             Key(run_pk(RunKey(user_id, parse_run_id_pk(item.pk))), HEAD)
             for item in page.items
             if isinstance(item, RunOwnerItem)
         ]
-        found = batch_get(RunItem, keys)
-        return RunPage([run_of(found[key]) for key in keys if key in found], page.last)
+        stored = batch_get(RunItem, keys)
+        return RunPage([run_of(stored[key]) for key in keys if key in stored], page.last, position)
 
     def count(self, user_id: UserId) -> int:
         """See Runs; one Get."""

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import datetime
 from enum import StrEnum
 from typing import Any, Final
 
 from karma.core.errors import Conflict, InvalidTransition, StaleVersion
 from karma.core.ids import SubtaskId, TaskId, UserId
+from karma.core.records import Record
 
 MAX_TITLE_CHARS: Final = 255
 MAX_DESCRIPTION_CHARS: Final = 4_000
@@ -90,8 +91,7 @@ class TaskChanged(StaleVersion):
     """Another request changed the task or subtask after it was read: read it again."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class NewSubtask:
+class NewSubtask(Record, kw_only=True):
     """A subtask as the body of its task describes it."""
 
     title: str
@@ -104,8 +104,7 @@ class NewSubtask:
     metadata: Mapping[str, Any]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class NewTask:
+class NewTask(Record, kw_only=True):
     """A task as its owner describes it; lengths are checked by schemas.CreateTaskBody."""
 
     title: str
@@ -115,8 +114,7 @@ class NewTask:
     subtasks: tuple[NewSubtask, ...] = ()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Task:
+class Task(Record, kw_only=True):
     """A task. Each change of one of its subtasks raises its version, too."""
 
     id: TaskId
@@ -142,8 +140,7 @@ class Task:
         return 100 * self.completed_count // self.subtask_count if self.subtask_count else 0
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Subtask:
+class Subtask(Record, kw_only=True):
     """A part of a task that is done by itself."""
 
     id: SubtaskId

@@ -145,7 +145,7 @@ class TaskRepository:
     def get(self, user_id: UserId, task_id: TaskId) -> Task | None:
         """See Tasks; one Get."""
         item = get(TaskItem, task_key(user_id, task_id), consistent=True)
-        return _task(item) if item else None
+        return task_of(item) if item else None
 
     def subtask(self, task_id: TaskId, subtask_id: SubtaskId) -> Subtask | None:
         """See Tasks; one Get."""
@@ -185,7 +185,7 @@ class TaskRepository:
             pk,
             sort_key.startswith(_TASK),
             wanted=TaskItem,
-            read=_task,
+            read=task_of,
             forward=not newest_first,
             start=start,
             index=index,
@@ -342,7 +342,8 @@ def _task_item(task: Task) -> TaskItem:
     )
 
 
-def _task(item: TaskItem) -> Task:
+def task_of(item: TaskItem) -> Task:
+    """Return a task as stored."""
     return Task(
         id=TaskId(item.task_id),
         user_id=UserId(item.user_id),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 from karma.core.clock import Clock
@@ -18,6 +18,7 @@ from karma.core.errors import (
 )
 from karma.core.ids import SubtaskId, TaskId, UserId, is_id, new_id
 from karma.core.observability import count, logger
+from karma.core.records import Record
 from karma.core.repeat import repeat
 from karma.core.requests import IdempotencyKey, no_longer, repeatable
 from karma.tasks.domain import (
@@ -43,8 +44,7 @@ _MET = (StorageThrottled, TaskChanged)
 """Errors of a write that another one preceded; it is repeated on what is stored then."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class TaskQuery:
+class TaskQuery(Record, kw_only=True):
     """Filter, order and position of a list; `after` is the `next_after` of the page before, "" for the first one."""
 
     limit: int = 20
@@ -54,8 +54,7 @@ class TaskQuery:
     newest_first: bool = True
 
 
-@dataclass(frozen=True, kw_only=True)
-class TaskPage:
+class TaskPage(Record, kw_only=True):
     """A page of tasks."""
 
     tasks: tuple[Task, ...]
@@ -65,8 +64,7 @@ class TaskPage:
     """Id after which the next page starts; None at the end."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class TaskWithSubtasks:
+class TaskWithSubtasks(Record, kw_only=True):
     """A task and all of its subtasks."""
 
     task: Task

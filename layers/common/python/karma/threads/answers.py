@@ -10,6 +10,17 @@ from karma.core.clock import iso
 from karma.threads.domain import name_in_urls
 
 
+class ThreadBudgetView(TypedDict):
+    """Limit of all runs of a thread, and the use by those that have ended."""
+
+    max_tokens: int | None
+    """Tokens of input and output together; null: as many as one likes."""
+    max_cost_micros: int | None
+    """Micro-dollars; null: as much as one likes."""
+    spent_tokens: int
+    spent_cost_micros: int
+
+
 class ThreadView(TypedDict):
     """A thread without its messages."""
 
@@ -22,6 +33,7 @@ class ThreadView(TypedDict):
     agent_id: str | None
     """Agent of its newest run. Null in threads from before there were agents."""
     active_run_id: str | None
+    budget: ThreadBudgetView
     message_count: int
     """Messages of all branches, results of tools included, when its newest run began or ended."""
     created_at: str
@@ -39,6 +51,12 @@ def thread_view(head: ThreadHead) -> ThreadView:
         "title_from": head.title_from,
         "agent_id": head.agent_id,
         "active_run_id": head.active_run_id,
+        "budget": {
+            "max_tokens": head.spending.max_tokens,
+            "max_cost_micros": head.spending.max_cost_micros,
+            "spent_tokens": head.spending.tokens,
+            "spent_cost_micros": head.spending.cost_micros,
+        },
         "message_count": head.message_count,
         "created_at": iso(head.created_at),
         "updated_at": iso(head.updated_at),

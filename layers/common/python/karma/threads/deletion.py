@@ -23,7 +23,8 @@ from karma.core.observability import count, logger
 from karma.core.purge import PurgeAttempt
 from karma.core.repeat import repeat
 from karma.identity.accounts.deletion import DUE_AFTER, SETTLES_AFTER, Queue
-from karma.runs.domain import RunKey, Wish
+from karma.runs.domain import RunKey
+from karma.runs.wishes import Wish
 from karma.threads.messages import thread_message
 
 FORGET_AFTER: Final = timedelta(days=90)

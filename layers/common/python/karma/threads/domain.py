@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import base64
 import binascii
-from dataclasses import dataclass
 
 from karma.conversations.domain import ThreadHead, folded, is_in_urls, is_readable_id
 from karma.core.ids import AgentId, ThreadId
+from karma.core.records import Record
 
 MAX_QUERY_CHARS = 200
 MAX_EXAMINED = 500
@@ -34,8 +34,7 @@ def id_in_urls(name: str) -> ThreadId | None:
     return ThreadId(text) if is_readable_id(text) else None
 
 
-@dataclass(frozen=True)
-class Search:
+class Search(Record):
     """Threads that a list is limited to."""
 
     agent_id: AgentId | None = None

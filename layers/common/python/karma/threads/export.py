@@ -7,7 +7,6 @@ link. Attachments are links, too: both end after some hours.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from datetime import datetime
 from typing import Final, Protocol, TypedDict, cast
 
@@ -21,6 +20,7 @@ from karma.core.errors import NotFound
 from karma.core.freeform import render
 from karma.core.ids import RunId, UserId
 from karma.core.paging import MAX_PAGE_BYTES
+from karma.core.records import Record
 from karma.runs.answers import RunView, run_view
 from karma.runs.domain import Run, ThreadChanged
 from karma.runs.events import CURRENT
@@ -53,8 +53,7 @@ class ExportedThread(TypedDict):
     """The newest first, without their events."""
 
 
-@dataclass(frozen=True)
-class Export:
+class Export(Record):
     """An exported thread; one of `document` and `url` is there."""
 
     document: bytes | None
@@ -123,8 +122,9 @@ class ThreadExports:
             "format": FORMAT,
             "thread": thread_view(head),
             "messages": [
-                {"position": at, "follows": thread.parent(at), "message": shown(message, CURRENT)}
+                {"position": at, "follows": thread.shown_before(at), "message": shown(message, CURRENT)}
                 for at, message in enumerate(messages)
+                if message.role != "summary"
             ],
             "runs": [run_view(found.run) for found in self._runs.runs(key, newest=thread.last_run_id)],
         }

@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Protocol
 
-from karma.conversations.domain import Thread, ThreadHead, ThreadKey, ThreadPlace, TitleSource
+from karma.conversations.domain import Thread, ThreadChange, ThreadHead, ThreadKey, ThreadPlace
 from karma.core.ids import ThreadId, UserId
 from karma.core.requests import RepeatableRequest
 
@@ -46,13 +46,12 @@ class Threads(Protocol):
             AccountGone: the owner's account is deleted.
         """
 
-    def rename(self, key: ThreadKey, title: str, *, by: TitleSource, version: int | None, at: datetime) -> ThreadHead:
-        """Give a thread a title, and return it as it is then; its place in the list stays.
+    def change(self, key: ThreadKey, change: ThreadChange, *, version: int | None, at: datetime) -> ThreadHead:
+        """Change a thread, and return it as it is then; its place in the list stays.
 
         Args:
             key: the thread.
-            title: the title.
-            by: who gives it.
+            change: what is changed, something at least.
             version: version that the thread must have; None: any.
             at: now.
 

@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from datetime import timedelta
 from typing import Final
 
-from karma.conversations.domain import Message, ThreadHead, ThreadKey, ThreadPlace, TitleSource
+from karma.conversations.domain import (
+    Message,
+    ThreadChange,
+    ThreadHead,
+    ThreadKey,
+    ThreadPlace,
+    ThreadSpending,
+    TitleSource,
+)
 from karma.core.clock import Clock
 from karma.core.errors import AlreadyExists, NotFound
-from karma.core.ids import ThreadId, UserId, new_id
+from karma.core.ids import RunId, ThreadId, UserId, new_id
 from karma.core.observability import count
+from karma.core.records import Record
 from karma.core.requests import IdempotencyKey, no_longer, repeatable
 from karma.runs.domain import ThreadChanged
 from karma.threads.domain import ALL, MAX_EXAMINED, Search, id_in_urls
@@ -22,8 +30,7 @@ _READ = 100
 """Threads that one call of a search reads."""
 
 
-@dataclass(frozen=True)
-class ThreadPage:
+class ThreadPage(Record):
     """A page of threads; a search may find few on a page, or none, and more behind it."""
 
     threads: tuple[ThreadHead, ...]
@@ -31,8 +38,7 @@ class ThreadPage:
     """Place of the last thread that was looked at, behind which the next page begins; None at the end."""
 
 
-@dataclass(frozen=True)
-class ShownBranch:
+class ShownBranch(Record):
     """The newest branch of a thread, or the part of it before a message."""
 
     head: ThreadHead
@@ -71,7 +77,7 @@ class ThreadService:
             if not 0 <= before < thread.next_message:
                 raise NotFound(f"Thread '{name[:128]}' has no such message")
             end = thread.parent(before)
-        path = thread.path_to(end)
+        path = thread.shown_to(end)
         return ShownBranch(head, tuple((position, thread.messages[position]) for position in reversed(path)))
 
     def page(
@@ -106,11 +112,13 @@ class ThreadService:
         *,
         title: str,
         thread_id: str | None = None,
+        limits: tuple[int | None, int | None] = (None, None),
         idempotency_key: IdempotencyKey | None = None,
     ) -> ThreadHead:
         """Store a thread without messages, which ends after 30 days unless a run begins in it.
 
-        A repeat with the same `idempotency_key` returns the thread of the first one.
+        `limits` are the tokens and micro-dollars that its runs may use in all. A repeat with the same `idempotency_key`
+        returns the thread of the first one.
 
         Raises:
             AlreadyExists: the owner has, or had, a thread of this id.
@@ -129,9 +137,11 @@ class ThreadService:
             active_run_id=None,
             message_count=0,
             version=1,
+            last_run_id=RunId(""),
+            spending=ThreadSpending(max_tokens=limits[0], max_cost_micros=limits[1]),
             expires_at=now + EMPTY_FOR,
         )
-        request = repeatable(idempotency_key, title, thread_id, at=now)
+        request = repeatable(idempotency_key, title, thread_id, *([list(limits)] if any(limits) else []), at=now)
         try:
             self._store.create(head, request=request)
         except AlreadyExists:
@@ -145,15 +155,16 @@ class ThreadService:
         count("ThreadCreated")
         return head
 
-    def rename(self, user_id: UserId, name: str, title: str, *, version: int | None = None) -> ThreadHead:
-        """Give a thread a title, which no other but its owner's replaces; its place in the list stays.
+    def change(self, user_id: UserId, name: str, change: ThreadChange, *, version: int | None = None) -> ThreadHead:
+        """Change a thread; a title that its owner gives is replaced by no other. Its place in the list stays.
+
+        A budget holds for runs that begin, or whose turn comes, from then on.
 
         Raises:
             NotFound: the owner has no such thread.
             StaleVersion: `version` is not the stored one.
         """
-        key = key_of(user_id, name)
-        return self._store.rename(key, title, by=TitleSource.USER, version=version, at=self._clock.now())
+        return self._store.change(key_of(user_id, name), change, version=version, at=self._clock.now())
 
     def _found(self, head: ThreadHead | None, name: str) -> ThreadHead:
         if head is None or head.is_over(self._clock.now()):

@@ -1,4 +1,4 @@
-"""Lets a model propose a thread's title, once, after the first answer, from the queue of executions.
+"""Lets a model propose a thread's title, once, after the first answer, from the queue of short work.
 
 The process that has ended a run sends the thread's key (karma.runs.execution). Its consumer first notes at the thread
 that the model is asked, with what that may cost reserved in the owner's plan, in one transaction; then it asks. So a
@@ -12,20 +12,22 @@ import asyncio
 from collections.abc import Callable, Sequence
 from contextlib import aclosing
 from datetime import datetime
-from typing import Final, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
 
 from karma.billing.allowances import Adjustment, Allowances, Metric, Reservation
-from karma.conversations.domain import Message, ThreadKey, TitleSource, one_line
+from karma.conversations.domain import Message, ThreadKey, TitleSource, beginning, one_line
 from karma.core.clock import Clock
 from karma.core.errors import QuotaExceeded
 from karma.core.ids import short_id
 from karma.core.observability import count, logger
 from karma.models.domain import ModelErrorCode, Target, Usage
-from karma.models.ports import Model, ModelFailed, ModelRequest, TextDelta, TurnEnded
+from karma.models.ports import Model, ModelFailed, ModelRequest, StopReason, TextDelta, TurnEnded
 from karma.models.prices import cost, estimate
 from karma.runs.domain import RunKey
 from karma.threads.messages import thread_message
-from karma.threads.ports import Threads
+
+if TYPE_CHECKING:
+    from karma.threads.ports import Threads
 
 MAX_TITLE_TOKENS: Final = 40
 """Output tokens of the call."""
@@ -43,22 +45,22 @@ _SYSTEM: Final = (
 
 
 class SendQueue(Protocol):
-    """The queue of executions."""
+    """The queue of short work."""
 
-    def send(self, body: str, *, delay_s: int) -> None:
-        """Enqueue a body that becomes visible after the delay."""
+    def send(self, body: str, *, group: str) -> None:
+        """Enqueue a body of an account, its group."""
         ...
 
 
 class QueuedTitles:
-    """Requests for titles as messages of the queue of executions."""
+    """Requests for titles as messages of the queue of short work."""
 
     def __init__(self, queue: SendQueue) -> None:
         self._queue = queue
 
     def ask(self, key: ThreadKey) -> None:
         """Let a title be proposed for a thread; a repeat is harmless."""
-        self._queue.send(thread_message(key), delay_s=0)
+        self._queue.send(thread_message(key), group=key.user_id)
 
 
 class TitleStore(Protocol):
@@ -123,7 +125,7 @@ class TitleProposals:
         head, thread = whole or (None, None)
         if head is None or thread is None or head.title_from is not TitleSource.WORDS or not thread.asks_title:
             return None
-        branch = [thread.messages[position] for position in thread.path_to(thread.latest)]
+        branch = thread.conversation(thread.latest).messages
         question, answer = _words(branch, "user"), _words(branch, "assistant")
         run = thread.last_run_id
         target = self._target_of(RunKey(key.user_id, run)) if run and question and answer else None
@@ -141,15 +143,17 @@ class TitleProposals:
         )
 
     async def _answer(self, request: ModelRequest) -> tuple[str, Usage | None]:
-        """Return the model's text, "" when the call failed, and what is known of its usage; None: nothing is."""
+        """Return the text, "" where it failed or is not whole, and what is known of its usage; None: nothing is."""
         texts: list[str] = []
+        ended: TurnEnded | None = None
         try:
             async with asyncio.timeout(_TIMEOUT_S), aclosing(self._model.stream(request)) as batches:
                 async for batch in batches:
                     texts += [event.text for event in batch if isinstance(event, TextDelta)]
-                    ended = next((event for event in batch if isinstance(event, TurnEnded)), None)
-                    if ended is not None:
-                        return "".join(texts), ended.usage
+                    ended = next((event for event in batch if isinstance(event, TurnEnded)), ended)
+            if ended is not None:
+                # What was refused, or cut off by its limit, is no title.
+                return "".join(texts) if ended.stop is StopReason.END else "", ended.usage
         except ModelFailed as exc:
             logger.warning("title.model_failed", run_id=request.log_keys["run_id"], code=exc.code.value)
             return "", None if exc.usage.input_tokens is not None else Usage()
@@ -164,7 +168,7 @@ def title_of(text: str) -> str:
     """Make a title of a model's answer; "": it is none."""
     first = next((line for line in text.splitlines() if line.strip()), "")
     title = one_line(first.lstrip(_AROUND).rstrip(_AROUND + ".。"))
-    return title[:_MAX_CHARS].rstrip()
+    return beginning(title, _MAX_CHARS)
 
 
 def _words(branch: Sequence[Message], role: str) -> str:

@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar
 
-from karma.core.ids import UserId
+from karma.core.ids import DeviceId, UserId
+from karma.core.records import Record
 from karma.core.requests import IdempotencyKey
-from karma.tools.toolbox import Tool, ToolContext, ToolFailed, WhenLost, described
+from karma.tools.domain import COMMAND
+from karma.tools.failures import ToolFailed
+from karma.tools.toolbox import Tool, ToolContext, WhenLost, described
 
 if TYPE_CHECKING:
+    from karma.core.search_rows import SearchType
     from karma.devices.domain import Command, CurrentDevice
     from karma.identity.domain import Caller
+    from karma.search.domain import SearchRow
+    from karma.search.service import SearchAnswer, SearchRequest
 
 COMMAND_WAIT_S = 15.0
 COMMAND_TTL_S = 60
@@ -25,8 +30,8 @@ _T = TypeVar("_T")
 class Devices(Protocol):
     """The part of karma.devices.service.DeviceService that tools use; calls block."""
 
-    def search(self, user_id: UserId, query: str, *, limit: int) -> Sequence[CurrentDevice]:
-        """Find devices by words."""
+    def among(self, user_id: UserId, ids: Sequence[DeviceId]) -> Sequence[CurrentDevice]:
+        """Read those of the devices that there are."""
         ...
 
     def find_by_ref(self, user_id: UserId, ref: str) -> CurrentDevice:
@@ -55,38 +60,51 @@ class Commands(Protocol):
         """Return a command in its current state."""
         ...
 
-    def wait(self, user_id: UserId, command: Command, *, timeout_s: float) -> Command:
-        """Wait until the command has ended, or for `timeout_s`; return it as it is then."""
+    def watch(self, user_id: UserId, command: Command, *, timeout_s: float) -> Iterator[Command]:
+        """Yield the command as it is, and with each other status, until it has ended or `timeout_s` is over."""
+        ...
+
+
+class Finder(Protocol):
+    """The part of karma.search.service.SearchService that tools use; calls block."""
+
+    @property
+    def types(self) -> Mapping[str, SearchType]:
+        """Types of objects that are found, by their names."""
+        ...
+
+    def search(self, owner: UserId, asked: SearchRequest) -> SearchAnswer:
+        """Find objects by words."""
         ...
 
 
 class DeviceServices(NamedTuple):
     """The services behind the tools."""
 
+    finder: Finder
     devices: Devices
     commands: Commands
 
 
-@dataclass(frozen=True)
-class SearchDatabase:
+class SearchDatabase(Record):
     """Arguments of searchDatabase."""
 
     query: str = described("Words to look for; status and model words filter, as in 'online devices'", maxLength=200)
-    type: str = described("What to search: device", default="device")
+    type: str = described(
+        "What to search: device, project, file, task, run, thread or avatar", default="device", maxLength=20
+    )
     limit: int = described("At most this many results", default=10, minimum=1, maximum=50)
 
 
-@dataclass(frozen=True)
-class ControlDevice:
+class ControlDevice(Record):
     """Arguments of controlDevice."""
 
     device_id: str = described("Id or serial number of the device", maxLength=64)
     command: str = described("Name of the command, as in 'move'", maxLength=64)
-    params: dict[str, object] | None = described("The command's parameters", default=None)  # noqa: RUF009  a field()
+    params: dict[str, object] | None = described("The command's parameters", default=None)
 
 
-@dataclass(frozen=True)
-class ReadTelemetry:
+class ReadTelemetry(Record):
     """Arguments of readTelemetry."""
 
     device_id: str = described("Id or serial number of the device", maxLength=64)
@@ -106,8 +124,9 @@ class DeviceTools:
         return [
             Tool(
                 name="searchDatabase",
-                description="Find the user's devices by name, serial number, tag, model or status. Gives id, name, "
-                "serial number, status, location and the latest readings.",
+                description="Find what the user has by words in any order: devices by name, serial number, tag, model "
+                "or status, with their status, location and latest readings; also projects, files, tasks, runs, "
+                "threads and avatars.",
                 parameters=SearchDatabase,
                 permission="device:read",
                 when_lost=WhenLost.CALL_AGAIN,
@@ -137,17 +156,12 @@ class DeviceTools:
         ]
 
     async def search_database(self, asked: SearchDatabase, context: ToolContext) -> object:
-        """Search the caller's devices.
+        """Search what the caller has, of one type.
 
         Raises:
-            ToolFailed: `type` is not `device`.
+            ToolFailed: there is no such type, or the caller may not read its objects.
         """
-        if asked.type != "device":
-            raise ToolFailed(f"Unknown type: {asked.type}")
-        found = await self._in_thread(
-            lambda: self._services().devices.search(context.caller.user_id, asked.query, limit=asked.limit)
-        )
-        return {"results": [_shown(each) for each in found]}
+        return {"results": await self._in_thread(lambda: self._found(asked, context.caller))}
 
     async def control_device(self, asked: ControlDevice, context: ToolContext) -> object:
         """Send a command and wait for the device's answer.
@@ -158,9 +172,8 @@ class DeviceTools:
         """
         user_id = context.caller.user_id
 
-        def send_and_wait() -> Command:
-            commands = self._services().commands
-            sent = commands.send(
+        def send() -> Command:
+            sent = self._services().commands.send(
                 user_id,
                 asked.device_id,
                 asked.command,
@@ -174,11 +187,20 @@ class DeviceTools:
             )
             # From here on it may take effect, whatever becomes of this call.
             context.known.update(device_id=sent.device_id, command_id=sent.id, status=sent.status)
-            seen = commands.wait(user_id, sent, timeout_s=self._command_wait_s)
-            context.known["status"] = seen.status
+            return sent
+
+        command = await self._in_thread(send)
+        states = self._services().commands.watch(user_id, command, timeout_s=self._command_wait_s)
+
+        def following() -> Command | None:
+            seen = next(states, None)
+            if seen is not None:
+                context.known["status"] = seen.status
             return seen
 
-        command = await self._in_thread(send_and_wait)
+        while (seen := await self._in_thread(following)) is not None:
+            command = seen
+            context.show(COMMAND, _shown_command(seen))
         if command.status == "succeeded":
             result = {"success": True, "device_id": asked.device_id, "command": asked.command}
             return {**result, "result": command.result if command.result is not None else {}}
@@ -213,19 +235,41 @@ class DeviceTools:
         )
         return _shown(current)
 
+    def _found(self, asked: SearchDatabase, caller: Caller) -> list[Mapping[str, object]]:
+        from karma.search.service import SearchRequest  # local: most runs look for nothing
+
+        services, user_id = self._services(), caller.user_id
+        kind = services.finder.types.get(asked.type)
+        if kind is None:
+            raise ToolFailed(f"Unknown type: {asked.type}")
+        if not caller.may(kind.permission):
+            raise ToolFailed(f"Searching type {asked.type} needs {kind.permission}")
+        request = SearchRequest(query=asked.query, types=[kind.name], limit=asked.limit)
+        hits = services.finder.search(user_id, request).found.hits
+        if asked.type != "device":
+            return [_shown_row(hit.row) for hit in hits]
+        # As they are now: a device's status and readings change more often than its row.
+        return [_shown(each) for each in services.devices.among(user_id, [DeviceId(hit.row.key.id) for hit in hits])]
+
     async def _in_thread(self, work: Callable[[], _T]) -> _T:
         if self._threads is None:
             self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="tool")
         return await asyncio.get_running_loop().run_in_executor(self._threads, work)
 
 
-def declared_tools() -> list[Tool]:
-    """Return every tool, to be described and not called."""
-    return DeviceTools(_undialled).tools()
+def _shown_row(row: SearchRow) -> Mapping[str, object]:
+    shown: dict[str, object] = {"type": row.key.type, "id": row.key.id, "name": row.text.name}
+    more = {"tags": list(row.text.tags), "status": row.text.status, "text": row.text.text}
+    return shown | {name: value for name, value in more.items() if value}
 
 
-def _undialled() -> DeviceServices:
-    raise RuntimeError("tools are described here, not called")
+def _shown_command(command: Command) -> dict[str, object]:
+    return {
+        "deviceId": command.device_id,
+        "commandId": command.id,
+        "command": command.command,
+        "status": command.status,
+    }
 
 
 def _shown(current: CurrentDevice) -> dict[str, object]:

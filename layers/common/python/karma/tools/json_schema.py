@@ -12,6 +12,13 @@ from itertools import chain, islice
 from typing import NamedTuple
 
 from karma.core.errors import MAX_FOUND
+from karma.core.freeform import VALUES, values_of
+
+MAX_BYTES = 256 * 1024
+"""Bytes of JSON of the schema of a tool's arguments."""
+MAX_VALUES = 10_000
+MAX_SCHEMAS_BYTES = 1024 * 1024
+"""Bytes of JSON of the schemas of a request; they are stored with the run, and sent with each call of the model."""
 
 _UNIONS = ("oneOf", "anyOf", "allOf")
 _TYPES = frozenset({"array", "boolean", "integer", "null", "number", "object", "string"})
@@ -23,6 +30,13 @@ class Problem(NamedTuple):
 
     path: str
     message: str
+
+
+def problem_of_size(data: bytes) -> str:
+    """Return why a schema is too large, as JSON; "" when it is not."""
+    if len(data) > MAX_BYTES:
+        return f"must be at most {MAX_BYTES} bytes of JSON"
+    return f"must have at most {MAX_VALUES} {VALUES}" if values_of(data) > MAX_VALUES else ""
 
 
 def problems_of(schema: Mapping[str, object]) -> list[Problem]:

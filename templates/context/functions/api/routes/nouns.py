@@ -10,7 +10,7 @@ from karma.http.access import permit
 from karma.http.idempotency import Outcome, idempotency_key, once
 from karma.http.locking import IfMatch, etag, expected_version
 from karma.http.openapi import answers
-from karma.http.pages import DEFAULT_SIZE, Cursor, Limit, next_cursor, position
+from karma.http.pages import DEFAULT_SIZE, Cursor, Limit, next_cursor, position, scope_of
 from karma.http.presenters import Answer, no_content, ok
 from karma.http.routing import Router
 from karma.identity.domain import Caller
@@ -39,7 +39,7 @@ async def create_noun(request: Request, body: CreateNounBody, caller: Writer) ->
 @router.get("/nouns", responses=answers(errors=(400,)))
 async def list_nouns(caller: Reader, limit: Limit = DEFAULT_SIZE, cursor: Cursor | None = None) -> Answer[NounListData]:
     """List the caller's nouns, newest first."""
-    scope = f"nouns:{caller.user_id}"
+    scope = scope_of("nouns", caller.user_id)
     below = position(cursor, scope, of=str).get("below", "")
     page = nouns.service().page(caller.user_id, below=below, limit=limit)
     data: NounListData = {
@@ -50,13 +50,13 @@ async def list_nouns(caller: Reader, limit: Limit = DEFAULT_SIZE, cursor: Cursor
     return ok(data)
 
 
-@router.get("/nouns/{noun_id}", responses=answers(errors=(404,)))
+@router.get("/nouns/{noun_id}", responses=answers(etag=True, errors=(404,)))
 async def get_noun(noun_id: str, caller: Reader) -> Answer[NounData]:
     """Show a noun; the ETag is its version."""
     return _noun(nouns.service().get(caller.user_id, noun_id))
 
 
-@router.patch("/nouns/{noun_id}", responses=answers(errors=(404, 409)))
+@router.patch("/nouns/{noun_id}", responses=answers(etag=True, errors=(404, 409)))
 async def change_noun(noun_id: str, body: ChangeNounBody, caller: Writer, if_match: IfMatch = None) -> Answer[NounData]:
     """Change a noun; with `version` or If-Match only if nobody else has changed it since."""
     version = expected_version(if_match, body.version)

@@ -5,11 +5,11 @@ from __future__ import annotations
 import zlib
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING
 
 from pynamodb.expressions.condition import Condition
 from pynamodb.expressions.update import Action
 
-from karma.audit.domain import AuditEntry
 from karma.audit.transactional import add_audit_entry
 from karma.billing.domain import EventState, InboxEvent
 from karma.billing.ports import DueEvent, InboxPage
@@ -44,6 +44,9 @@ from karma.core.dynamo.transaction import Transaction
 from karma.core.dynamo.work import query_work
 from karma.core.ids import UserId
 from karma.identity.transactional import require_account
+
+if TYPE_CHECKING:
+    from karma.audit.domain import AuditEntry
 
 RETENTION = timedelta(days=60)
 """Time for which a closed event is kept; Stripe repeats for three days and lists its own for thirty."""

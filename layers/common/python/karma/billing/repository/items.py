@@ -65,6 +65,12 @@ class SubscriptionItem(BillingItem, discriminator="billing_subscription"):
     """JSON: a list of objects with the attributes above, from `plan` on."""
 
 
+class DailyBudgetItem(BillingItem, discriminator="daily_budget"):
+    """Limit of a day that a user has set; it stays, without an amount, when the limit is taken off."""
+
+    max_cost_micros = NumberAttribute(null=True)
+
+
 class CustomerItem(BillingItem, discriminator="customer_link"):
     """Link of a customer of Stripe; without a user once the account is deleted."""
 

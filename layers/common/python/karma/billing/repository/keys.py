@@ -2,10 +2,14 @@
 
 STRIPE_EVT#<event id>                  META                an event, in gsi1 by its state
 USER#<user id>                         SUBSCRIPTION        the user's subscriptions
+USER#<user id>                         SUBSCRIPTION#BUDGET the limit of a day that the user has set; read with the above
 USER#<user id>                         CUSTOMER#<id>       a customer of Stripe that is linked to the user
 USER#<user id>                         EVENT#<event id>    an event that was about the user
 USER#<user id>                         SEAT#<person>       a person's seat in the user's plan
-USER#<user id>                         USAGE#<metric>      amount taken of a limit, with #<month> by month
+USER#<user id>                         USAGE#<metric>      amount taken of a limit, with #<month> by month; a month's
+                                                           runs stand beside its model spend
+USER#<user id>                         USAGE#day#<day>#<agent>  model spend of a day with an agent, "" with none
+USER#<user id>                         USAGE#account_day#<day>  all model spend of a day, while the user limits it
 CUSTOMER#<Stripe customer id>          USER                the link to an account; without one after a deletion
 CUSTOMER#<Stripe customer id>          IGNORED             latest ignored event of a customer without a link that pays
 SOLD#<price or product id>             NAMED               moment at which it was last named
@@ -55,6 +59,11 @@ def subscription_key(user_id: str) -> BillingKey:
     return BillingKey(f"USER#{user_id}", "SUBSCRIPTION")
 
 
+def budget_key(user_id: str) -> BillingKey:
+    """Return the key of the limit of a day that a user has set."""
+    return BillingKey(user_pk(user_id), f"{subscription_key(user_id).sk}#BUDGET")
+
+
 def user_pk(user_id: str) -> str:
     """Return the partition of a user, in the table and in gsi1."""
     return f"USER#{user_id}"
@@ -83,6 +92,21 @@ def seat_key(user_id: str, member_id: str) -> BillingKey:
 def usage_key(user_id: str, metric: str, period: str) -> BillingKey:
     """Return the key of an account's usage of a metric, in a month (`2026-11`) or at one time ("")."""
     return BillingKey(user_pk(user_id), f"{USAGE_PREFIX}{metric}#{period}" if period else f"{USAGE_PREFIX}{metric}")
+
+
+def day_prefix(day: str) -> str:
+    """Return the beginning of the sort keys of a day's model spend; an earlier release kept its total without `#`."""
+    return f"{USAGE_PREFIX}day#{day}#"
+
+
+def day_key(user_id: str, day: str, agent_id: str) -> BillingKey:
+    """Return the key of an account's model spend of a day, of an agent or of calls that no agent makes ("")."""
+    return BillingKey(user_pk(user_id), f"{day_prefix(day)}{agent_id}")
+
+
+def account_day_key(user_id: str, day: str) -> BillingKey:
+    """Return the key of all of an account's model spend of a day, which is counted while the account limits it."""
+    return BillingKey(user_pk(user_id), f"{USAGE_PREFIX}account_day#{day}")
 
 
 def customer_key(stripe_customer_id: str) -> BillingKey:

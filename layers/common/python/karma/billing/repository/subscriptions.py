@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from datetime import datetime
 from types import MappingProxyType
+from typing import TYPE_CHECKING
 
 from karma.billing.domain import EventState, Subscription, told_of
 from karma.billing.naming import NOTHING, Paid, look_at
-from karma.billing.ports import Look, Payers, Row
-from karma.billing.repository.inbox import close_earlier, close_in
-from karma.billing.repository.items import BillingItem, CustomerItem, SubscriptionItem
+from karma.billing.ports import Look, OwnLimits, Payers, Row
+from karma.billing.repository.items import BillingItem, CustomerItem, DailyBudgetItem, SubscriptionItem
 from karma.billing.repository.keys import (
     CUSTOMER_PREFIX,
     EVENT_PREFIX,
@@ -23,17 +23,19 @@ from karma.billing.repository.keys import (
 )
 from karma.billing.repository.rows import decisions_text, item_of, paid_of, subscription_of, told_in
 from karma.core.clock import iso
-from karma.core.dynamo.access import get, update
+from karma.core.dynamo.access import get, query, update
 from karma.core.dynamo.failures import ConditionFailed
 from karma.core.dynamo.items import Key
 from karma.core.dynamo.partitions import delete_keys, empty, pages
 from karma.core.dynamo.transaction import Transaction
 from karma.core.dynamo.work import query_work
 from karma.core.ids import UserId
-from karma.core.purge import PurgeAttempt
 from karma.identity.transactional import require_account
-from karma.notices.domain import Notice
 from karma.notices.transactional import add_notice
+
+if TYPE_CHECKING:
+    from karma.core.purge import PurgeAttempt
+    from karma.notices.domain import Notice
 
 _PAGE = 100
 _BEFORE_ALL = "0"
@@ -49,6 +51,15 @@ class SubscriptionRepository:
         if item is None:
             return Row()
         return Row(subscription_of(item), int(item.version), item.created_at or "", paid_of(item), told_in(item))
+
+    def limits(self, user_id: UserId) -> OwnLimits:
+        """Read a user's subscription and the limit that the user has set: one Query, strongly consistent."""
+        key = subscription_key(user_id)
+        page = query(BillingItem, key.pk, BillingItem.sk.startswith(key.sk), limit=2, consistent=True)
+        row = next((each for each in page.items if isinstance(each, SubscriptionItem)), None)
+        set_by_user = next((each for each in page.items if isinstance(each, DailyBudgetItem)), None)
+        most = None if set_by_user is None else set_by_user.attribute_values.get("max_cost_micros")
+        return OwnLimits(None if row is None else subscription_of(row), None if most is None else int(most))
 
     def save(
         self,
@@ -73,6 +84,8 @@ class SubscriptionRepository:
         Raises:
             AccountGone: the user's account is deleted.
         """
+        from karma.billing.repository.inbox import close_earlier, close_in  # local: each request reads the plan
+
         now = iso(at)
         item = item_of(
             user_id,

@@ -6,15 +6,15 @@
 
 An item holds the moment at which its bucket is full again. Taking a request sets a full bucket to now + interval and
 moves another one by an interval; DynamoDB has no `max`, so these are two updates with conditions that exclude each
-other. The first is tried first, so a caller who asks rarely needs one call, and so does one who is refused, because the
-failed condition returns the item. No update depends on an earlier read.
+other. Which of them is tried first is a guess, by what this process saw of the bucket last: a caller who asks rarely
+needs one call, and so does one who asks one process often, or who is refused, because the failed condition returns the
+item. No update depends on an earlier read.
 """
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
@@ -27,12 +27,14 @@ from karma.core.dynamo.tables import deployed
 from karma.core.errors import StorageThrottled
 from karma.core.faults import code_of
 from karma.core.ratelimit import Decision, Limit, latest_ms
+from karma.core.records import Record
 
 _ATTEMPTS = 3
+_MOST_SEEN = 1000
+"""Buckets that a process remembers at the most."""
 
 
-@dataclass(frozen=True)
-class _Update:
+class _Update(Record):
     expression: str
     condition: str
     names: Mapping[str, str]
@@ -51,6 +53,10 @@ _BACK = _Update("SET #full = #full - :interval", "#full > :now", _FULL_AT, {})
 class DynamoBuckets:
     """Buckets in the identity table. The clock is the caller's, so decisions are off by as much as clocks differ."""
 
+    def __init__(self) -> None:
+        self._seen: dict[str, int] = {}
+        """Moment at which a bucket is full again, by partition key, as this process saw it last."""
+
     def take(self, limit: Limit, key: str, *, now: datetime) -> Decision:
         """Take one request out of the bucket of `key`, or say why not, as `Buckets.take` does.
 
@@ -65,8 +71,11 @@ class DynamoBuckets:
             ":one": 1,
             ":expires": (now_ms + limit.size_ms) // 1000 + 1,
         }
+        orders: tuple[tuple[_Update, Mapping[str, int]], ...] = ((_FULL, {}), (_USED, {":latest": latest}))
+        if self._seen.get(_pk(limit, key), 0) > now_ms:
+            orders = orders[::-1]
         for _ in range(_ATTEMPTS):
-            for update, more in ((_FULL, {}), (_USED, {":latest": latest})):
+            for update, more in orders:
                 done, full_at_ms = self._update(limit, key, update, {**values, **more})
                 if done:
                     return Decision.of(limit, full_at_ms=full_at_ms, now_ms=now_ms, allowed=True)
@@ -84,7 +93,7 @@ class DynamoBuckets:
 
     def _update(self, limit: Limit, key: str, update: _Update, values: Mapping[str, int]) -> tuple[bool, int]:
         """Return whether the update was made, and the moment at which the bucket is full, after or without it."""
-        pk = f"LIMIT#{limit.name}#{hashlib.sha256(key.encode()).hexdigest()[:32]}"
+        pk = _pk(limit, key)
         numbers: dict[str, Any] = {name: {"N": str(number)} for name, number in values.items()}
         with storage_errors():
             try:
@@ -102,5 +111,16 @@ class DynamoBuckets:
                 if code_of(exc) != "ConditionalCheckFailedException":
                     raise
                 there: Any = exc.response.get("Item") or {}
-                return False, int(there["full_at_ms"]["N"]) if "full_at_ms" in there else 0
-        return True, int(answer["Attributes"]["full_at_ms"]["N"])
+                return False, self._note(pk, there)
+        return True, self._note(pk, answer["Attributes"])
+
+    def _note(self, pk: str, item: Mapping[str, Any]) -> int:
+        full_at_ms = int(item["full_at_ms"]["N"]) if "full_at_ms" in item else 0
+        if len(self._seen) >= _MOST_SEEN:
+            self._seen.clear()
+        self._seen[pk] = full_at_ms
+        return full_at_ms
+
+
+def _pk(limit: Limit, key: str) -> str:
+    return f"LIMIT#{limit.name}#{hashlib.sha256(key.encode()).hexdigest()[:32]}"

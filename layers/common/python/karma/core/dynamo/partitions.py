@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from karma.core.dynamo.failures import storage_errors
 from karma.core.dynamo.items import Gsi1, Item, Key, connection_of
 from karma.core.errors import StorageThrottled
-from karma.core.purge import PurgeAttempt
+
+if TYPE_CHECKING:
+    from karma.core.purge import PurgeAttempt
 
 _BATCH = 25
 """DynamoDB's limit on one BatchWriteItem."""
@@ -16,8 +18,10 @@ _PAGE = 100
 _TRIES = 5
 
 
-def pages(table: type[Item], pk: str, *, prefix: str = "", index: Gsi1 | None = None) -> Iterator[list[Key]]:
-    """Yield the keys of a partition, one Query a page; strongly consistent, except from an index."""
+def pages(
+    table: type[Item], pk: str, *, prefix: str = "", index: Gsi1 | None = None, size: int = _PAGE
+) -> Iterator[list[Key]]:
+    """Yield the keys of a partition, one Query a page of `size`; strongly consistent, except from an index."""
     sort_key = table.sk if index is None else table.gsi1sk
     start: Any = None
     while True:
@@ -29,7 +33,7 @@ def pages(table: type[Item], pk: str, *, prefix: str = "", index: Gsi1 | None = 
                 consistent_read=index is None,
                 index_name=None if index is None else index.Meta.index_name,
                 exclusive_start_key=start,
-                limit=_PAGE,
+                limit=size,
             )
         yield [Key(item["pk"]["S"], item["sk"]["S"]) for item in answer["Items"]]
         start = answer.get("LastEvaluatedKey")

@@ -13,8 +13,8 @@ The bytes of a response match `aws-lambda-ric` 4.0.2 (tests/contract/runtime).
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 
+from karma.core.records import Record
 from karma.core.runtime.faults import ERROR_BODY_TRAILER, ERROR_TYPE_HEADER, Fault
 from karma.core.runtime.wire import Reply, RuntimeConnection, chunk, last_chunk, request_head
 
@@ -33,8 +33,7 @@ class RuntimeApiRefused(RuntimeError):
         super().__init__(f"{path} answered {reply.status}: {reply.body[:200]!r}")
 
 
-@dataclass(frozen=True, slots=True)
-class Invocation:
+class Invocation(Record):
     """One event with Lambda's data on its invocation."""
 
     request_id: str

@@ -7,7 +7,8 @@ import json
 import sys
 import traceback
 from collections.abc import Mapping
-from dataclasses import dataclass
+
+from karma.core.records import Record
 
 ERROR_TYPE_HEADER = "Lambda-Runtime-Function-Error-Type"
 ERROR_BODY_TRAILER = "Lambda-Runtime-Function-Error-Body"
@@ -23,8 +24,7 @@ _TRACE_LINES = 60
 _MESSAGE_CHARACTERS = 4096
 
 
-@dataclass(frozen=True, slots=True)
-class Fault:
+class Fault(Record):
     """A failure as Lambda reports it to the invoker and to CloudWatch; never shown to a function URL's caller."""
 
     error_type: str

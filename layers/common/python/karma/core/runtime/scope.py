@@ -12,10 +12,10 @@ import base64
 import binascii
 import json
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping
-from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote, unquote
 
+from karma.core.records import Record
 from karma.core.runtime.client import Invocation
 
 # ASGI defines its dictionaries as open; this is the JSON edge of the module.
@@ -37,8 +37,7 @@ class UnsupportedEvent(ValueError):
     """The payload is not an HTTP request in the function URL's format."""
 
 
-@dataclass(frozen=True, slots=True)
-class Request:
+class Request(Record):
     """An HTTP request as an ASGI app takes it."""
 
     request_id: str

@@ -9,7 +9,8 @@ from __future__ import annotations
 import asyncio
 import socket
 from collections.abc import Mapping
-from dataclasses import dataclass
+
+from karma.core.records import Record
 
 _RECEIVE_BYTES = 65536
 _LAST_CHUNK = b"0\r\n"
@@ -19,8 +20,7 @@ class RuntimeApiUnreachable(OSError):
     """The Runtime API closed the connection without an answer; the execution environment is ending."""
 
 
-@dataclass(frozen=True, slots=True)
-class Reply:
+class Reply(Record):
     """A complete HTTP response."""
 
     status: int

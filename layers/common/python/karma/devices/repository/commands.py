@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any, cast
 
 from pynamodb.expressions.update import Action
 
 from karma.core.clock import from_epoch_ms, iso
-from karma.core.dynamo.access import get, query, update
+from karma.core.dynamo.access import batch_get, get, query, update
 from karma.core.dynamo.failures import ConditionFailed
 from karma.core.dynamo.newest import END, newest
 from karma.core.dynamo.requests import note_request, noted
@@ -19,6 +18,7 @@ from karma.core.dynamo.transaction import Transaction
 from karma.core.dynamo.work import query_work
 from karma.core.errors import RateLimited
 from karma.core.ids import CommandId, DeviceId, UserId
+from karma.core.records import Record
 from karma.core.requests import RepeatableRequest
 from karma.devices.domain import (
     COMMAND_RETENTION_S,
@@ -31,6 +31,7 @@ from karma.devices.domain import (
     is_final,
     sources_of,
 )
+from karma.devices.ports import Join
 from karma.devices.repository.hours import HOUR_S, Cost, take_in
 from karma.devices.repository.items import (
     COMMAND_PREFIX,
@@ -48,8 +49,7 @@ from karma.devices.repository.items import (
 from karma.devices.transactional import require_device
 
 
-@dataclass(frozen=True, kw_only=True)
-class Pending:
+class Pending(Record, kw_only=True):
     """An unfinished command in its device's queue."""
 
     id: CommandId
@@ -72,8 +72,18 @@ class Pending:
 class CommandRepository:
     """Reads and conditional writes of commands in one `devices` table."""
 
-    def add(self, command: Command, device: Device, *, now: datetime, request: RepeatableRequest | None = None) -> None:
+    def add(
+        self,
+        command: Command,
+        device: Device,
+        *,
+        now: datetime,
+        request: RepeatableRequest | None = None,
+        also: Join | None = None,
+    ) -> None:
         """Write a queued command, its entry in the device's queue and the record of `request`, if the device is active.
+
+        `also` adds conditions of its sender; they come behind the record's: who repeats a request hears of its command.
 
         Raises:
             NotFound: the device is not active any more.
@@ -88,6 +98,8 @@ class CommandRepository:
         if request is not None:
             key = command_request_key(device.user_id, device.id, request)
             note_request(tx, CommandRequestItem(*key), request, command.id)
+        if also is not None:
+            also(tx)
         hour, into_hour_s = divmod(int(now.timestamp()), HOUR_S)
         told = f"A device takes {MAX_COMMAND_UNITS} KB of commands an hour, each rounded up"
         full = RateLimited(told, retry_after_s=HOUR_S - into_hour_s)
@@ -101,13 +113,22 @@ class CommandRepository:
         Raises:
             IdempotencyKeyReused: the request that sent it asked for something else.
         """
-        made = noted(CommandRequestItem, command_request_key(device.user_id, device.id, request), request)
+        return self.made_by_request(device.user_id, device.id, request)
+
+    def made_by_request(self, user_id: UserId, device_id: DeviceId, request: RepeatableRequest) -> CommandId | None:
+        """Return what `made_by` does, also for a device that is deleted meanwhile."""
+        made = noted(CommandRequestItem, command_request_key(user_id, device_id, request), request)
         return CommandId(made) if made else None
 
     def get(self, device_id: DeviceId, command_id: CommandId, *, consistent: bool = False) -> Command | None:
         """Read one command."""
         item = get(CommandItem, command_key(device_id, command_id), consistent=consistent)
-        return _command(item) if item is not None else None
+        return command_of(item) if item is not None else None
+
+    def several(self, ids: Sequence[tuple[DeviceId, CommandId]]) -> list[Command]:
+        """Read commands of several devices, those that are there: one batch read a hundred."""
+        found = batch_get(CommandItem, [command_key(*each) for each in ids]) if ids else {}
+        return [command_of(item) for item in found.values()]
 
     def page(
         self, device_id: DeviceId, *, limit: int, after: str = "", now_s: float = 0
@@ -126,7 +147,7 @@ class CommandRepository:
             filter_condition=CommandItem.expires_at > int(now_s),
             drops_few=True,
         )
-        return [_command(item) for item in found.items], found.below
+        return [command_of(item) for item in found.items], found.below
 
     def pending(self, device_id: DeviceId, *, limit: int) -> list[Pending]:
         """Read a device's unfinished commands in the order in which they were given; strongly consistent."""
@@ -265,7 +286,8 @@ class CommandRepository:
         return True
 
 
-def _command(item: CommandItem) -> Command:
+def command_of(item: CommandItem) -> Command:
+    """Return a command as stored."""
     return Command(
         id=CommandId(item.command_id),
         device_id=DeviceId(item.device_id),

@@ -5,13 +5,13 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import cast
 
 from karma.core.dynamo.access import get, put, query, upsert
 from karma.core.dynamo.failures import ConditionFailed
 from karma.core.dynamo.items import Item
 from karma.core.ids import DeviceId
+from karma.core.records import Record
 from karma.devices.domain import DEAD_LETTER_RETENTION_S
 from karma.devices.payloads import Refused
 from karma.devices.repository.hours import HOUR_S
@@ -34,8 +34,7 @@ _SUM = "0" * 16
 _ID = re.compile(r"([0-9]{13})-([0-9a-f]{16})")
 
 
-@dataclass(frozen=True, kw_only=True)
-class DeadLetter:
+class DeadLetter(Record, kw_only=True):
     """A message with refused parts; `payload` has its first 4 KB, or the whole when it was read by its id."""
 
     id: str

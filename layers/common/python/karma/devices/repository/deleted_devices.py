@@ -11,7 +11,7 @@ from karma.core.dynamo.items import Item
 from karma.core.dynamo.partitions import delete_keys, empty, pages
 from karma.core.ids import DeviceId, UserId
 from karma.core.purge import PurgeAttempt
-from karma.devices.domain import RAW_RETENTION_S
+from karma.devices.domain import RAW_STORED_S
 from karma.devices.repository.device_mapping import GoneDevice
 from karma.devices.repository.items import (
     DEVICE_PREFIX,
@@ -32,7 +32,7 @@ _PAGE_ITEMS = 100
 class DeletedDeviceRepository:
     """Removal of deleted devices' data from both tables."""
 
-    def __init__(self, *, retention_s: int = RAW_RETENTION_S) -> None:
+    def __init__(self, *, retention_s: int = RAW_STORED_S) -> None:
         """Build the repository.
 
         Telemetry is removed from each day within `retention_s` seconds.

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any, NamedTuple, cast
 
+import orjson
+
 from karma.core.ids import DeviceId, UserId
+from karma.core.records import Record
 from karma.devices.domain import (
     CurrentDevice,
     Device,
@@ -31,8 +33,7 @@ from karma.devices.repository.items import (
 )
 
 
-@dataclass(frozen=True, kw_only=True)
-class SerialClaim:
+class SerialClaim(Record, kw_only=True):
     """Owner and device of a serial number, with the certificates that may send for it."""
 
     serial_number: str
@@ -50,10 +51,15 @@ class GoneDevice(NamedTuple):
 
 
 def latest_from(item: DevicesItem | None) -> Latest:
-    """Return the facts that `latest_json` wrote."""
-    if not isinstance(item, LatestItem) or not item.facts:
+    """Return the facts that `latest_json` wrote, with the values that came since."""
+    if not isinstance(item, LatestItem):
         return Latest()
-    facts = cast("dict[str, Any]", item.facts)
+    readings = {name: Reading(orjson.loads(value), ts) for name, (value, ts) in item.fresh.items()}
+    return _whole(item).merge(Latest(readings=readings, last_seen_ms=int(item.seen_ms)))
+
+
+def _whole(item: LatestItem) -> Latest:
+    facts = dict(cast("dict[str, Any]", item.facts or {}))
     readings = {name: Reading(value, ts) for name, (value, ts) in facts.pop("readings", {}).items()}
     # An earlier release had one time for both.
     beat_ms = facts.pop("heartbeat_ms", 0)

@@ -22,9 +22,10 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator
 from datetime import date
-from typing import Final
+from typing import Any, Final
 
 from pynamodb.attributes import (
+    Attribute,
     BinaryAttribute,
     BooleanAttribute,
     JSONAttribute,
@@ -32,6 +33,7 @@ from pynamodb.attributes import (
     UnicodeAttribute,
     UnicodeSetAttribute,
 )
+from pynamodb.constants import MAP
 
 from karma.core.clock import from_epoch_ms
 from karma.core.dynamo.counters import CounterAttributes, counter_key
@@ -184,10 +186,31 @@ class DeviceItem(DevicesItem, discriminator="device"):
     tags = JSONAttribute(default=list)
 
 
+class _FreshAttribute(Attribute[dict[str, tuple[str, int]]]):
+    """Values by metric, each as its JSON and its time, so that an update names one of them and compares its time."""
+
+    attr_type = MAP
+
+    def serialize(self, value: Any) -> dict[str, Any]:
+        """Return DynamoDB's form of a map of lists."""
+        return {name: {"L": [{"S": json}, {"N": str(ts)}]} for name, (json, ts) in value.items()}
+
+    def deserialize(self, value: Any) -> dict[str, tuple[str, int]]:
+        """Return what `serialize` wrote."""
+        return {name: (pair["L"][0]["S"], int(pair["L"][1]["N"])) for name, pair in value.items()}
+
+
 class LatestItem(DevicesItem, discriminator="device_latest"):
     """Newest facts of a device; in no index."""
 
     facts = JSONAttribute(default=dict)
+    """All that was known when they were written whole."""
+    fresh = _FreshAttribute(default=dict)
+    """Newest values that came since; absent in items of an earlier release."""
+    seen_ms = NumberAttribute(default=0)
+    """Time of the last message; absent as `fresh` is."""
+    beside = JSONAttribute(null=True)
+    """State that another context keeps beside them (karma.devices.ports.Watcher)."""
 
 
 class PresenceItem(DevicesItem, discriminator="device_presence"):
@@ -318,3 +341,5 @@ class BatchItem(TelemetryItem, discriminator="telemetry"):
     """JSON `[[ts, {metric: value}], ...]` by time."""
     digest = UnicodeAttribute()
     max_ts = NumberAttribute()
+    owner = UnicodeAttribute(null=True)
+    """Account that had the device."""

@@ -1,16 +1,15 @@
-"""Telemetry in DynamoDB: one item a batch, and dead letters."""
+"""Telemetry in DynamoDB: one item a batch."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import NamedTuple
 
 import orjson
 
 from karma.core.dynamo.access import put, query
 from karma.core.dynamo.failures import ConditionFailed
-from karma.core.ids import DeviceId
-from karma.devices.domain import RAW_RETENTION_S
+from karma.core.ids import DeviceId, UserId, is_id
+from karma.devices.domain import RAW_STORED_S
 from karma.devices.repository.items import (
     BatchItem,
     day_of,
@@ -18,31 +17,31 @@ from karma.devices.repository.items import (
     telemetry_pk,
     telemetry_sk,
 )
-from karma.devices.samples import Batch
+from karma.devices.samples import Batch, StoredBatch, StoredItem
 
-_DAY_S = 24 * 3600
 _PAGE_ITEMS = 100
 _UNIT_BYTES = 1_024
-MAX_SPAN_MS = 3_600_000
-"""Longest span of a batch in milliseconds, so samples of a range are in batches that begin up to an hour before it."""
+_STORED_ITEMS = 1_000
+_HOUR_MS = 3_600_000
 _END_MS = 10**13
 """End of all sort keys, which have 13 digits, until the year 2286: DynamoDB refuses a range that ends before it begins.
 """
 
 
-class StoredBatch(NamedTuple):
-    """A batch as stored."""
-
-    min_ts: int
-    samples: list[tuple[int, dict[str, float]]]
-    units: int
-    """Begun kilobytes of the samples."""
+def stored_hour(pk: str, sk: str) -> tuple[DeviceId, int] | None:
+    """Return the device and the hour, counted from 1970, of the batch with a key; None: it is no batch's."""
+    root, _, rest = pk.partition("#")
+    device_id, _, day = rest.partition("#")
+    moment = sk[:13]
+    if root != "DEV" or not day or not is_id(device_id) or not moment.isdecimal():
+        return None
+    return DeviceId(device_id), int(moment) // _HOUR_MS
 
 
 class TelemetryRepository:
     """Conditional puts and range reads of one `telemetry` table."""
 
-    def store(self, device_id: DeviceId, batch: Batch) -> bool:
+    def store(self, device_id: DeviceId, batch: Batch, *, owner: UserId | None = None) -> bool:
         """Store a batch once; return False when its key holds another body. A repeat of the same body succeeds."""
         item = BatchItem(
             telemetry_pk(device_id, day_of(batch.min_ts)),
@@ -50,7 +49,8 @@ class TelemetryRepository:
             samples=batch.samples_json,
             digest=batch.digest,
             max_ts=batch.max_ts,
-            expires_at=batch.max_ts // 1000 + RAW_RETENTION_S + _DAY_S,
+            owner=owner,
+            expires_at=batch.max_ts // 1000 + RAW_STORED_S,
         )
         try:
             put(item)
@@ -59,24 +59,48 @@ class TelemetryRepository:
             return bool(stored) and stored[0].digest == batch.digest
         return True
 
-    def batches(self, device_id: DeviceId, *, from_ms: int, to_ms: int) -> Iterator[StoredBatch]:
-        """Read the batches that may hold samples of [from, to), by their first sample; a query a day and page."""
-        earliest, to_ms = max(0, from_ms - MAX_SPAN_MS), min(to_ms, _END_MS - 1)
+    def batches(
+        self, device_id: DeviceId, *, from_ms: int, to_ms: int, consistent: bool = False, page: int = _PAGE_ITEMS
+    ) -> Iterator[StoredBatch]:
+        """Read the batches that may hold samples of [from, to), by their first sample; a Query a day and page.
+
+        All samples of a batch are of one hour of UTC.
+        """
+        earliest, to_ms = max(0, from_ms - from_ms % _HOUR_MS), min(to_ms, _END_MS - 1)
         if earliest >= to_ms:
             return
         for day in days_between(earliest, max(earliest, to_ms - 1)):
             start = None
             while True:
-                page = query(
+                found = query(
                     BatchItem,
                     telemetry_pk(device_id, day),
                     BatchItem.sk.between(f"{earliest:013d}", f"{to_ms:013d}"),
-                    limit=_PAGE_ITEMS,
+                    limit=page,
                     start=start,
+                    consistent=consistent,
                 )
-                for item in page.items:
+                for item in found.items:
                     units = -(-len(item.samples) // _UNIT_BYTES)
-                    yield StoredBatch(int(item.sk[:13]), orjson.loads(item.samples), units)
-                if page.last is None:
+                    yield StoredBatch(int(item.sk[:13]), orjson.loads(item.samples), units, item.sk)
+                if found.last is None:
                     break
-                start = page.last
+                start = found.last
+
+    def stored(self, device_id: DeviceId, *, from_ms: int, to_ms: int) -> Iterator[StoredItem]:
+        """Read batches whose first sample is in [from, to) of one day, strongly consistent; a Query a megabyte."""
+        start = None
+        while True:
+            found = query(
+                BatchItem,
+                telemetry_pk(device_id, day_of(from_ms)),
+                BatchItem.sk.between(f"{from_ms:013d}", f"{to_ms:013d}"),
+                limit=_STORED_ITEMS,
+                start=start,
+                consistent=True,
+            )
+            for item in found.items:
+                yield StoredItem(item.sk, item.samples, -(-len(item.samples) // _UNIT_BYTES), item.owner or "")
+            if found.last is None:
+                return
+            start = found.last

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from datetime import datetime
 from typing import NamedTuple
 
@@ -20,14 +21,8 @@ from karma.core.errors import AlreadyExists, StaleVersion
 from karma.core.ids import DeviceId, FileId, UserId
 from karma.core.requests import RepeatableRequest
 from karma.devices.transactional import require_device
-from karma.files.domain import (
-    REJECTED_TIME,
-    DeviceFile,
-    Digests,
-    FileStatus,
-    Rejection,
-    sources_of,
-)
+from karma.files.domain import REJECTED_TIME, DeviceFile, Digests, FileStatus, Rejection, sources_of
+from karma.files.previews import expected_of
 from karma.files.repository.items import (
     LISTED_PREFIX,
     NAME_KEY_CHARS,
@@ -231,7 +226,7 @@ class FileRepository:
             NotFound: the device does not exist any more.
             ConditionFailed: the file is not being verified any more.
         """
-        item = listed_item(file)
+        item = listed_item(replace(file, previews=expected_of(found.mime_type)))
         item.status, item.size = FileStatus.READY, found.size
         item.sha256, item.md5, item.mime_type = found.sha256, found.md5, found.mime_type
         item.updated_at = iso(now)

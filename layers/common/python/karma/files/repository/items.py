@@ -4,6 +4,7 @@ FILES#<device>   FILE#<file>      an entry that is listed            gsi1: by di
 FILES#<device>   UPLOAD#<file>    one not listed (yet, or any more) gsi1: by when a sweep must look at it
 FILES#<device>   NAME#<hash of path>#<hash of name>   a unique name, of one entry; see repository/names.py
 FILES#<device>   REQUEST#<token>  file made for an Idempotency-Key
+FILES#<device>   SHARE#<file>#<share>   a link to a file
 FILES#<device>   COUNT            number of all names of the device
 
 gsi1   DIR#<device>#<hash of path>   <0 directory, 1 file>#<name, lower case>#<file>
@@ -47,6 +48,16 @@ def upload_key(device_id: DeviceId, file_id: FileId) -> Key:
 def name_key(device_id: DeviceId, path: str, name: str) -> Key:
     """Return the key of the item that makes a name unique in its directory."""
     return Key(files_pk(device_id), f"{names_prefix(path)}{_hash(name)}")
+
+
+def share_key(device_id: DeviceId, file_id: FileId, share_id: str) -> Key:
+    """Return the key of a link to a file."""
+    return Key(files_pk(device_id), f"{shares_prefix(file_id)}{share_id}")
+
+
+def shares_prefix(file_id: FileId) -> str:
+    """Return the prefix of the keys of a file's links."""
+    return f"SHARE#{file_id}#"
 
 
 def count_key(device_id: DeviceId) -> Key:
@@ -114,6 +125,11 @@ class FileItem(FilesItem, discriminator="device_file"):
     part_checksums = BooleanAttribute(default=False)
     upload_expires_ms = NumberAttribute(default=0)
     completed_ms = NumberAttribute(default=0)
+    previews = JSONAttribute(null=True)
+    """Absent: nothing is made of it, or it is of before there were previews."""
+    previews_pending = BooleanAttribute(null=True)
+    """True while a part is to be made, which the stream tells; absent otherwise."""
+    excerpt = UnicodeAttribute(null=True)
 
 
 class FileRequestItem(RequestAttributes, FilesItem, discriminator="device_file_request"):
@@ -134,3 +150,15 @@ class CountItem(FilesItem, discriminator="device_file_count"):
 
     names = NumberAttribute(default=0)
     """Names taken less names freed since this release; so the limit comes on top of what earlier ones stored."""
+
+
+class FileShareItem(FilesItem, discriminator="device_file_share"):
+    """A link to a file; DynamoDB removes it some time after `expires_at`."""
+
+    share_id = UnicodeAttribute()
+    file_id = UnicodeAttribute()
+    device_id = UnicodeAttribute()
+    user_id = UnicodeAttribute()
+    secret_hash = UnicodeAttribute()
+    downloads = NumberAttribute(default=0)
+    max_downloads = NumberAttribute(null=True)

@@ -10,6 +10,7 @@ from karma.core.clock import iso
 from karma.core.dynamo.items import Key
 from karma.core.ids import DeviceId, FileId, UserId
 from karma.files.domain import DeviceFile, FileStatus, Rejection
+from karma.files.previews import NOTHING, previews_of_json, previews_to_json
 from karma.files.repository.items import (
     SWEEP_PARTITION,
     FileItem,
@@ -83,6 +84,9 @@ def _item(file: DeviceFile, key: Key) -> FileItem:
         part_checksums=file.part_checksums,
         upload_expires_ms=file.upload_expires_ms,
         completed_ms=file.completed_ms,
+        previews=previews_to_json(file.previews) if file.previews != NOTHING else None,
+        previews_pending=True if file.previews.is_pending else None,
+        excerpt=file.previews.excerpt or None,
     )
 
 
@@ -116,4 +120,5 @@ def file_of(item: FileItem) -> DeviceFile:
         upload_expires_ms=int(item.upload_expires_ms),
         completed_ms=int(item.completed_ms),
         forgotten_s=int(item.expires_at or 0),
+        previews=previews_of_json(cast("Mapping[str, Any] | None", item.previews), item.excerpt or ""),
     )

@@ -51,6 +51,9 @@ class Correspondence:
                 return None if user.disabled_at else self._with_link(mail, user, Purpose.RESET_PASSWORD, now=now)
             case MailKind.CONFIRM_NEW_EMAIL:
                 return self._to_new_address(mail, user, now=now)
+            case MailKind.ALARM_RAISED | MailKind.ALARM_CLEARED:
+                needless = not user.email_verified or user.disabled_at is not None
+                return None if needless else _addressed(mail.kind, user, to=user.email)
             case _:
                 return _addressed(mail.kind, user, to=mail.to or user.email)
 

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Protocol
 
@@ -24,6 +23,7 @@ from karma.core.ids import UserId
 from karma.core.observability import count, logger
 from karma.core.purge import PurgeAttempt, PurgeStep
 from karma.core.ratelimit import Buckets
+from karma.core.records import Record
 from karma.identity.confirmation import confirm_presence
 from karma.identity.domain import Caller, Credential, Role
 
@@ -51,8 +51,7 @@ class AdministratorStays(Conflict):
     code = "ADMINISTRATOR_STAYS"
 
 
-@dataclass(frozen=True, kw_only=True)
-class Leaving:
+class Leaving(Record, kw_only=True):
     """State of an account that its deletion depends on."""
 
     user_id: UserId
@@ -64,8 +63,7 @@ class Leaving:
     version: int
 
 
-@dataclass(frozen=True, kw_only=True)
-class Deletion:
+class Deletion(Record, kw_only=True):
     """A deleted account."""
 
     user_id: UserId

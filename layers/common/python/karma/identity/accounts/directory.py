@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
+from karma.core.records import Record
 from karma.identity.domain import Role, User
 
 MAX_COUNTED = 1000
 """Largest number of accounts of a list or a search that is counted."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class AccountFilter:
+class AccountFilter(Record, kw_only=True):
     """Filter of accounts by role and state; None: any."""
 
     role: Role | None = None
@@ -23,8 +22,7 @@ class AccountFilter:
         return self.role in {None, user.role} and self.disabled in {None, user.disabled_at is not None}
 
 
-@dataclass(frozen=True, kw_only=True)
-class AccountPage:
+class AccountPage(Record, kw_only=True):
     """A page of accounts."""
 
     users: Sequence[User]

@@ -5,12 +5,12 @@ from __future__ import annotations
 import hashlib
 import secrets
 from collections.abc import Mapping
-from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
 
 from karma.core.errors import Gone
 from karma.core.ids import UserId
+from karma.core.records import Record
 
 _MAX_CHARS = 256
 
@@ -31,8 +31,7 @@ TTL: Mapping[Purpose, timedelta] = {
 """Lifetime of a token, from the moment its mail is sent."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class OneTimeToken:
+class OneTimeToken(Record, kw_only=True):
     """A token as stored: without its secret."""
 
     hash: str

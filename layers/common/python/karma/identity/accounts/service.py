@@ -17,14 +17,8 @@ from karma.identity.accounts import emails, one_time
 from karma.identity.accounts.one_time import OneTimeToken, Purpose
 from karma.identity.confirmation import confirm_password, require_going_on
 from karma.identity.domain import Caller, Credential, Locale, ProfileChange, Role, User
-from karma.identity.limits import (
-    MAIL_CHANGE,
-    MAIL_CHANGE_FIRST,
-    MAIL_VERIFY,
-    REGISTRATIONS,
-    refused,
-    unless_too_many,
-)
+from karma.identity.limits import MAIL_CHANGE, MAIL_CHANGE_FIRST, MAIL_VERIFY, REGISTRATIONS, refused
+from karma.identity.mail_limits import unless_too_many
 from karma.identity.passwords.hashes import Passwords
 from karma.identity.passwords.policy import require_acceptable
 from karma.identity.sessions.authentication import Users

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
+from typing import TYPE_CHECKING
 
 from pynamodb.expressions.condition import Condition
 
-from karma.audit.domain import AuditEntry
 from karma.audit.transactional import add_audit_entry
 from karma.core.clock import iso, parse_iso
 from karma.core.dynamo.access import batch_get, get, query, update
@@ -33,8 +33,11 @@ from karma.identity.items import (
     user_key,
 )
 from karma.identity.transactional import require_account, require_credential
-from karma.mail.domain import Mail
 from karma.mail.transactional import add_mail
+
+if TYPE_CHECKING:
+    from karma.audit.domain import AuditEntry
+    from karma.mail.domain import Mail
 
 _PAGE = 200
 """Keys read at once; more than an account has, except keys from before there was a limit."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import datetime
 from typing import Protocol
 
@@ -13,11 +13,12 @@ from karma.core.clock import Clock
 from karma.core.errors import AlreadyCreated, Forbidden, NotFound, StaleVersion, ValidationFailed
 from karma.core.ids import ApiKeyId, UserId, is_id, new_id
 from karma.core.ratelimit import Buckets
+from karma.core.records import Record
 from karma.core.requests import IdempotencyKey, RepeatableRequest, no_longer, repeatable
 from karma.identity import permissions
 from karma.identity.confirmation import confirm_presence
 from karma.identity.domain import API_KEY_TTL, MAX_API_KEY_TTL, ApiKey, Caller, Credential, User
-from karma.identity.limits import unless_too_many
+from karma.identity.mail_limits import unless_too_many
 from karma.identity.passwords.hashes import Passwords
 from karma.identity.sessions.authentication import API_KEY_PREFIX, hash_api_key
 from karma.mail.domain import Mail, MailKind
@@ -64,8 +65,7 @@ class Owners(Protocol):
     def read_user(self, user_id: UserId) -> User | None: ...  # noqa: D102
 
 
-@dataclass(frozen=True, kw_only=True)
-class NewApiKey:
+class NewApiKey(Record, kw_only=True):
     """A key that was just made; `secret` is shown this once."""
 
     key: ApiKey

@@ -12,13 +12,14 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from datetime import datetime, timedelta
 from enum import StrEnum
 from urllib.parse import urlsplit
 
 from karma.core.errors import Conflict, Forbidden, InvalidRequest, NotFound, ValidationFailed
 from karma.core.ids import UserId
+from karma.core.records import Record
 from karma.identity.domain import Credential
 
 FLOW_TTL = timedelta(minutes=10)
@@ -85,8 +86,7 @@ class ProviderNotConfigured(NotFound):
     code = "PROVIDER_NOT_CONFIGURED"
 
 
-@dataclass(frozen=True, kw_only=True)
-class Flow:
+class Flow(Record, kw_only=True):
     """A login that was begun and has not come back."""
 
     state_hash: str
@@ -111,8 +111,7 @@ class Flow:
         return self.expires_at - FLOW_TTL
 
 
-@dataclass(frozen=True, kw_only=True)
-class Profile:
+class Profile(Record, kw_only=True):
     """Identity of a person as the provider describes it."""
 
     provider: ProviderName
@@ -128,8 +127,7 @@ class Profile:
         return digest(self.subject)
 
 
-@dataclass(frozen=True, kw_only=True)
-class Link:
+class Link(Record, kw_only=True):
     """An identity at a provider that opens an account."""
 
     provider: ProviderName
@@ -137,8 +135,7 @@ class Link:
     linked_at: datetime
 
 
-@dataclass(frozen=True, kw_only=True)
-class LoginCode:
+class LoginCode(Record, kw_only=True):
     """A code that the browser brings to its frontend in place of tokens; traded once, within a minute."""
 
     hash: str

@@ -16,9 +16,11 @@ from karma.identity.accounts import emails, one_time
 from karma.identity.accounts.one_time import OneTimeToken, Purpose
 from karma.identity.confirmation import confirm_password, require_going_on
 from karma.identity.domain import Caller, Credential, User
-from karma.identity.limits import MAIL_RESET, unless_too_many
+from karma.identity.limits import MAIL_RESET
+from karma.identity.mail_limits import unless_too_many
 from karma.identity.passwords.hashes import Passwords
 from karma.identity.passwords.policy import require_acceptable
+from karma.identity.standing import Standing, details_of, nothing_stands
 from karma.mail.domain import Mail, MailKind
 from karma.mail.service import OutboxRelay
 
@@ -61,11 +63,12 @@ class PasswordService:
         buckets: Buckets,
         clock: Clock,
         on_change: Callable[[UserId], None],
+        standing: Standing = nothing_stands,
     ) -> None:
         """Build the service.
 
         `buckets` limit mails and wrong passwords; `on_change` is called with the id of each user whose sessions end
-        (Authenticator.forget).
+        (Authenticator.forget); `standing` counts what goes on without a session, of which the owner is told.
         """
         self._accounts = accounts
         self._tokens = tokens
@@ -74,6 +77,7 @@ class PasswordService:
         self._buckets = buckets
         self._clock = clock
         self._on_change = on_change
+        self._standing = standing
 
     def forgot(self, *, email: str) -> None:
         """Have a reset link sent to the address if it has an account.
@@ -107,9 +111,7 @@ class PasswordService:
         if user is None:
             raise one_time.spent()
         require_acceptable(password, of=(user.name, user.email))
-        entry = AuditEntry(
-            user_id=found.user_id, event=AuditEvent.PASSWORD_RESET, at=now, actor_id=found.user_id, source=source
-        )
+        entry = self._entry(found.user_id, AuditEvent.PASSWORD_RESET, source, now)
         mails = self._notice(found.user_id, now)
         password_hash = self._passwords.hash(password)
         if not self._tokens.reset_password(found, password_hash, now=now, entry=entry, mails=mails):
@@ -137,9 +139,7 @@ class PasswordService:
             user.id, user.password_hash, current_password, passwords=self._passwords, buckets=self._buckets, now=now
         )
         require_acceptable(password, of=(user.name, user.email))
-        entry = AuditEntry(
-            user_id=user.id, event=AuditEvent.PASSWORD_CHANGED, at=now, actor_id=caller.user_id, source=source
-        )
+        entry = self._entry(user.id, AuditEvent.PASSWORD_CHANGED, source, now)
         mails = self._notice(user.id, now)
         password_hash = self._passwords.hash(password)
         changed = self._accounts.change_password(
@@ -148,6 +148,10 @@ class PasswordService:
         self._on_change(user.id)
         self._outbox_relay.dispatch(mails)
         return changed
+
+    def _entry(self, user_id: UserId, event: AuditEvent, source: Source, now: datetime) -> AuditEntry:
+        details = details_of(self._standing(user_id))
+        return AuditEntry(user_id=user_id, event=event, at=now, actor_id=user_id, source=source, details=details)
 
     def _notice(self, user_id: UserId, now: datetime) -> list[Mail]:
         mail = Mail(kind=MailKind.PASSWORD_CHANGED, user_id=user_id, created_at=now)

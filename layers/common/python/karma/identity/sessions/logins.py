@@ -14,19 +14,18 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
 from datetime import datetime
 from typing import Protocol
 
 from karma.core.clock import Clock
 from karma.core.errors import ValidationFailed
 from karma.core.ratelimit import Buckets, Decision, Limit, network_of
+from karma.core.records import Record
 from karma.identity.accounts import emails
 from karma.identity.limits import LOGIN_ACCOUNT, LOGIN_KNOWN, LOGIN_NETWORK, refused
 
 
-@dataclass(frozen=True, slots=True)
-class LoginPlace:
+class LoginPlace(Record):
     """An account, existing or not, and a network, as hashes."""
 
     account: str
@@ -42,8 +41,7 @@ class LoginPlace:
         return cls(_sha256(account), _sha256(network_of(address)))
 
 
-@dataclass(frozen=True, slots=True)
-class Attempt:
+class Attempt(Record):
     """A login attempt that was counted and may be tried."""
 
     place: LoginPlace

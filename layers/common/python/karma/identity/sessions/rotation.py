@@ -14,11 +14,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
 
 from karma.core.clock import iso, parse_iso
+from karma.core.records import Record
 from karma.identity.sessions.signing_keys import KeyRing
 
 PUBLISHED = timedelta(minutes=6)
@@ -47,8 +47,7 @@ class NotDue(Exception):
         self.due_at = due_at
 
 
-@dataclass(frozen=True, kw_only=True)
-class Rotation:
+class Rotation(Record, kw_only=True):
     """State of a secret's rotation."""
 
     current: str

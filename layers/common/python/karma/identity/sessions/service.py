@@ -36,6 +36,7 @@ from karma.identity.passwords.hashes import Passwords
 from karma.identity.sessions import tokens
 from karma.identity.sessions.logins import Attempt, LoginPlace, LoginThrottle
 from karma.identity.sessions.signing_keys import KeyRing
+from karma.identity.standing import Standing, details_of, nothing_stands
 
 _MAX_TOKEN_CHARS = 256
 
@@ -78,6 +79,7 @@ class SessionService:
         key_ring: Callable[[], KeyRing],
         clock: Clock,
         on_change: Callable[[UserId], None],
+        standing: Standing = nothing_stands,
     ) -> None:
         """Build the service.
 
@@ -90,6 +92,7 @@ class SessionService:
             key_ring: returns the keys that sign access tokens.
             clock: tells the time.
             on_change: called with the id of each user whose sessions ended.
+            standing: counts what goes on without a session, of which the owner is told when all of them end.
         """
         self._accounts = accounts
         self._sessions = sessions
@@ -99,6 +102,7 @@ class SessionService:
         self._key_ring = key_ring
         self._clock = clock
         self._on_change = on_change
+        self._standing = standing
 
     def log_in(self, *, email: str, password: str, source: Source) -> tuple[User, Tokens]:
         """Trade address and password for a session.
@@ -197,7 +201,7 @@ class SessionService:
         """
         caller.require_person()
         now = self._clock.now()
-        also = {"api_keys": "ended"} if api_keys else {}
+        also = details_of(self._standing(caller.user_id)) | ({"api_keys": "ended"} if api_keys else {})
         entry = _entry(caller.user_id, AuditEvent.ALL_SESSIONS_ENDED, source, now, actor_id=caller.user_id, **also)
         # Sessions are ended by whoever asks, at worst twice; keys outlive sessions, so one that is over ends none.
         by = caller.credential if api_keys else None

@@ -40,7 +40,7 @@ class AccessToken(NamedTuple):
 
     @property
     def began_at(self) -> datetime:
-        """When its session began, which a refresh at the moment of its end does not move.
+        """The moment its session began, which a refresh at the moment of its end does not move.
 
         Of a token that names none: when it was issued.
         """

@@ -12,7 +12,7 @@ InvalidCode 400              the provider does not accept the code, or not with 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 from urllib.parse import urlsplit
@@ -23,6 +23,7 @@ from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 from karma.core.clock import monotonic
 from karma.core.errors import Upstream, UpstreamTimeout
 from karma.core.observability import logger
+from karma.core.records import Record
 from karma.identity.oauth.domain import Flow, InvalidCode, ProviderNotConfigured
 
 if TYPE_CHECKING:
@@ -55,8 +56,7 @@ class ProviderAnswer(BaseModel):
     model_config = ConfigDict(extra="ignore", frozen=True, strict=True)
 
 
-@dataclass(frozen=True, kw_only=True)
-class Credentials:
+class Credentials(Record, kw_only=True):
     """Our client id and secret at a provider."""
 
     client_id: str
@@ -77,8 +77,7 @@ class Credentials:
         raise ProviderNotConfigured("Logging in through this provider is not configured")
 
 
-@dataclass(frozen=True, kw_only=True)
-class Limits:
+class Limits(Record, kw_only=True):
     """Limits on the time and memory of a login; the API answers within 20 s."""
 
     connect_s: float = 2.0

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import datetime
+from typing import TYPE_CHECKING
 
-from karma.audit.domain import AuditEntry
 from karma.audit.transactional import add_audit_entry
 from karma.core.clock import epoch_ms, iso, parse_iso
 from karma.core.dynamo.access import batch_get, get, update
@@ -32,8 +32,11 @@ from karma.identity.items import (
     user_position,
 )
 from karma.identity.transactional import require_session
-from karma.mail.domain import Mail
 from karma.mail.transactional import add_mail
+
+if TYPE_CHECKING:
+    from karma.audit.domain import AuditEntry
+    from karma.mail.domain import Mail
 
 
 class UserRepository:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from karma.core.records import Record
+
 from datetime import datetime
 from typing import Final, NewType
 
@@ -19,8 +20,7 @@ class NounChanged(StaleVersion):
     """Another request changed the noun between our reading of it and our write: read again."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Noun:
+class Noun(Record, kw_only=True):
     """One noun; lengths are checked by schemas.py."""
 
     id: NounId

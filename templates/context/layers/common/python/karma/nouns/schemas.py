@@ -7,13 +7,10 @@ from typing import Annotated, Any
 
 from pydantic import StringConstraints
 
-from karma.core.schemas import Body, Version, left_out
+from karma.core.schemas import Body, Version, left_out, line
 from karma.nouns.domain import MAX_NAME_CHARS, MAX_NOTE_CHARS
 
-Name = Annotated[
-    str,
-    StringConstraints(strip_whitespace=True, min_length=1, max_length=MAX_NAME_CHARS, pattern=r"^[^\x00-\x1f\x7f]*$"),
-]
+Name = Annotated[str, line(MAX_NAME_CHARS)]
 Note = Annotated[str, StringConstraints(max_length=MAX_NOTE_CHARS)]
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from karma.core.records import Record
+
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 from karma.core.clock import Clock
@@ -19,8 +21,7 @@ _MET = (StorageThrottled, NounChanged)
 """Another write came first: it is made again on what is stored now."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class NounPage:
+class NounPage(Record, kw_only=True):
     """A page of nouns, newest first."""
 
     nouns: tuple[Noun, ...]

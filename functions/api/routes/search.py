@@ -1,0 +1,66 @@
+from __future__ import annotations
+
+from typing import Annotated
+
+from fastapi import Query
+
+from api.services import search
+from karma.core.errors import Forbidden
+from karma.core.schemas import Moment
+from karma.http.access import permit
+from karma.http.openapi import answers
+from karma.http.pages import DEFAULT_SIZE, Cursor, Limit, next_cursor, position, scope_of
+from karma.http.presenters import Answer, ok
+from karma.http.routing import Router
+from karma.identity.domain import Caller
+from karma.search.answers import SearchData, search_data
+from karma.search.domain import MAX_QUERY_CHARS, MAX_TAG_CHARS, ObjectType, Sort, Why
+from karma.search.service import SearchRequest
+
+router = Router("search")
+
+
+@router.get("/search", responses=answers(errors=(400,)))
+async def search_objects(
+    caller: Annotated[Caller, permit("search:read")],
+    q: Annotated[str, Query(max_length=MAX_QUERY_CHARS)] = "",
+    type: ObjectType | None = None,  # noqa: A002  its name in the API
+    status: Annotated[str | None, Query(pattern="^[a-z_]{1,32}$")] = None,
+    tag: Annotated[str | None, Query(min_length=1, max_length=MAX_TAG_CHARS)] = None,
+    created_after: Moment | None = None,
+    created_before: Moment | None = None,
+    sort: Sort | None = None,
+    limit: Limit = DEFAULT_SIZE,
+    cursor: Cursor | None = None,
+) -> Answer[SearchData]:
+    """Search what the caller has, and the projects that it is a member of: the best hits first, typos forgiven.
+
+    `q` has words in any order, "phrases", and fields: `type:device`, `status:online`, `tag:north`,
+    `created_after:2026-01-31`. Words that mean a type or a status are filters, as in `online devices`; hits that only
+    have the words come behind. `interpreted` says how it was read, and `why` of each hit what decided. Without words:
+    all that the filters let through, the last changed first. A change is found within a second. Of accounts with more
+    than 10,000 objects the newest are looked through.
+    """
+    service = search.service()
+    types = [each.name for each in service.types.values() if caller.may(each.permission)]
+    if type is not None:
+        if type not in types:
+            raise Forbidden.lacking(service.types[type].permission)
+        types = [type]
+    scope = scope_of("search", caller.user_id, q, types, status, tag, created_after, created_before, sort)
+    after = position(cursor, scope).get("why")
+    asked = SearchRequest(
+        query=q,
+        types=types,
+        status=status,
+        tag=tag,
+        created_after=created_after,
+        created_before=created_before,
+        sort=sort,
+        limit=limit,
+        after=Why.of(after) if after is not None else None,
+    )
+    found = service.search(caller.user_id, asked)
+    last = found.found.last
+    following = {"why": list(last)} if last is not None else None
+    return ok(search_data(found, limit=limit, next_cursor=next_cursor(following, scope)))

@@ -1,0 +1,45 @@
+"""Schedules."""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import TYPE_CHECKING
+
+from api.services import agents, billing, webhooks
+from api.services.process import clock
+
+if TYPE_CHECKING:
+    from karma.schedules.schemas import CreateScheduleBody
+    from karma.schedules.service import NewSchedule, ScheduleService
+
+
+@cache
+def service() -> ScheduleService:
+    """Create, show, change and delete schedules."""
+    from karma.schedules.repository import ScheduleRepository
+    from karma.schedules.service import ScheduleService
+
+    return ScheduleService(
+        ScheduleRepository(),
+        clock(),
+        agent_id_of=lambda ref: agents.catalogue().find(ref).id,
+        require_receiver=lambda user_id, url: webhooks.service().require_receiver(user_id, url, field="run.webhook"),
+        plan_of=lambda user_id: billing.subscriptions().plan(user_id),
+    )
+
+
+def wanted(body: CreateScheduleBody) -> NewSchedule:
+    """Return the schedule that a body describes."""
+    from karma.schedules.schemas import asked_run
+    from karma.schedules.service import NewSchedule
+    from karma.schedules.timing import Timing
+
+    return NewSchedule(
+        name=body.name,
+        timing=Timing(cron=body.cron, time_zone=body.time_zone, at=body.at, end_at=body.end_at),
+        run=asked_run(body.run),
+        overlap=body.overlap,
+        catch_up=body.catch_up,
+        catch_up_window_s=body.catch_up_window_s,
+        enabled=body.enabled,
+    )

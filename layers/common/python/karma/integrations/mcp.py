@@ -1,0 +1,444 @@
+"""A client of the Model Context Protocol over streamable HTTP, in both eras; see karma.mcp.
+
+A request is first sent as revision 2026-07-28 has it. A server that does not know that is asked by the handshake of
+the revisions before. What a server does cannot hurt: its answers are bounded in size and time, it cannot redirect, and
+its name must lead to public addresses. Nothing of headers, arguments and results is logged.
+
+The SDK's client costs 3 B to import and twice the CPU of a call (docs/adr/0052, docs/performance.md).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import OrderedDict
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
+from hashlib import sha256
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from weakref import WeakValueDictionary
+
+import orjson
+
+from karma.conversations.domain import Json
+from karma.core import aws
+from karma.core.clock import monotonic
+from karma.core.records import Record
+from karma.integrations.guard import is_public
+from karma.integrations.guarded_http import AddressRefused, Resolve, make_pool, resolved
+from karma.integrations.mcp_messages import (
+    HEADER_MISMATCH,
+    UNSUPPORTED_VERSION,
+    RpcError,
+    handshake,
+    quoted,
+    request_body,
+    request_headers,
+    result_of,
+    resuming_headers,
+    to_model,
+)
+from karma.integrations.mcp_progress import ProgressReader
+from karma.integrations.mcp_streams import StreamPlace, read, read_events
+from karma.mcp.domain import HANDSHAKE, MODERN, Listing, McpEndpoint, McpErrorCode, McpFailed, RemoteTool
+from karma.mcp.headers import headers_of
+from karma.mcp.listing import read_tools
+from karma.mcp.ports import CallInput, CallOutcome, CallProgress
+
+if TYPE_CHECKING:
+    import httpcore2
+
+MAX_PAGES: Final = 20
+MAX_TOLD_TOOLS: Final = 1_000
+_MAX_SESSIONS: Final = 200
+_SESSION_S: Final = 300.0
+_MAX_SESSION_CHARS: Final = 512
+_SMALL_BYTES: Final = 16 * 1024
+"""Bytes of a result that is turned into what a model is shown in less than ten milliseconds."""
+
+_UNAUTHORIZED = frozenset({401, 403})
+_REDIRECTS = frozenset({300, 301, 302, 303, 305, 307, 308})
+_AWAY = frozenset({429, 502, 503, 504})
+"""Statuses that say nothing about which revisions a server knows."""
+
+
+class _Answer(NamedTuple):
+    status: int
+    headers: Mapping[str, str]
+    message: dict[str, Any] | None
+    """The JSON-RPC message; None: there was none."""
+
+
+class _Dialect(Record):
+    """The protocol's revision that a server speaks, and the session of servers before 2026-07-28 that keep one."""
+
+    version: str
+    session: str = ""
+    until: float = 0.0
+    can_ask: bool = False
+    """There is somebody who fills in forms; only servers since 2026-07-28 are told so."""
+
+
+_NOTHING_GIVEN = CallInput()
+
+
+class McpClient:
+    """Lists and calls the tools of MCP servers. Connections and sessions are kept by event loop and process."""
+
+    def __init__(self, *, is_allowed: Callable[[str], bool] = is_public, resolve: Resolve = resolved) -> None:
+        """Make a client; `is_allowed` tells whether an address may be connected to."""
+        self._is_allowed = is_allowed
+        self._resolve = resolve
+        self._pool: httpcore2.AsyncConnectionPool | None = None
+        self._sessions: OrderedDict[bytes, _Dialect] = OrderedDict()
+        self._beginning: WeakValueDictionary[bytes, asyncio.Lock] = WeakValueDictionary()
+        """Locks under which sessions are begun, as long as somebody holds or awaits one."""
+        self._ids = 0
+        aws.on_reset(self._forget)
+
+    async def close(self) -> None:
+        """Close all connections; the next request opens new ones."""
+        pool, self._pool = self._pool, None
+        self._sessions.clear()
+        if pool is not None:
+            await pool.aclose()
+
+    async def list_tools(self, endpoint: McpEndpoint, *, server: str) -> Listing:
+        """Ask a server for its tools, in as many pages as it has.
+
+        Args:
+            endpoint: the server.
+            server: its name, of which the names that models call are made.
+
+        Raises:
+            McpFailed: it could not be asked.
+        """
+        async with _within(endpoint.timeout_s):
+            try:
+                return await self._list_as(endpoint, _Dialect(MODERN), server)
+            except RpcError as exc:
+                if exc.code == UNSUPPORTED_VERSION and exc.supported and not set(exc.supported) & set(HANDSHAKE):
+                    known = ", ".join(exc.supported)[:200]
+                    raise McpFailed(McpErrorCode.VERSION_UNKNOWN, f"The server speaks only {known}") from None
+            except _NotSpoken:
+                pass
+            try:
+                return await self._list_as(endpoint, await self._shake_hands(endpoint), server)
+            except RpcError as exc:
+                raise _failed(exc) from None
+            except _NotSpoken as exc:
+                raise McpFailed(McpErrorCode.BAD_ANSWER, exc.args[0]) from None
+
+    async def call(
+        self,
+        endpoint: McpEndpoint,
+        tool: RemoteTool,
+        arguments: Json,
+        *,
+        version: str,
+        given: CallInput = _NOTHING_GIVEN,
+        tell: Callable[[CallProgress], None] | None = None,
+    ) -> CallOutcome:
+        """Call a tool; `version` is the revision of the listing that has it, `given` matters to the newest alone.
+
+        `tell` is given how far the call is, as often as the server says it.
+
+        Raises:
+            McpInputNeeded: the server asks for something that can be given.
+            McpFailed: it could not be called, or asks for something else; whether it had an effect is unknown unless
+                the code says that nothing was sent.
+        """
+        progress = None
+        if tell is not None:
+            self._ids += 1
+            progress = ProgressReader(self._ids, tell)
+        async with _within(endpoint.timeout_s):
+            try:
+                result = await self._call(endpoint, tool, arguments, version, given, progress)
+            except RpcError as exc:
+                raise _failed(exc) from None
+            except _NotSpoken as exc:
+                raise McpFailed(McpErrorCode.BAD_ANSWER, exc.args[0]) from None
+            value = await _told(result, endpoint.max_result_bytes)
+        return CallOutcome(value, is_error=result.get("isError") is True)
+
+    async def _call(
+        self,
+        endpoint: McpEndpoint,
+        tool: RemoteTool,
+        arguments: Json,
+        version: str,
+        given: CallInput,
+        progress: ProgressReader | None,
+    ) -> dict[str, Any]:
+        params: dict[str, object] = {"name": tool.name, "arguments": arguments}
+        if progress is not None:
+            params["_meta"] = {"progressToken": progress.token}
+        if version != MODERN:
+            return await self._call_in_session(endpoint, params, progress)
+        told = {"inputResponses": given.answers, "requestState": given.state}
+        params |= {name: value for name, value in told.items() if value is not None}
+        dialect = _Dialect(MODERN, can_ask=given.can_ask)
+        try:
+            return await self._ask(
+                endpoint, dialect, "tools/call", params, headers_of(tool.schema, arguments), progress
+            )
+        except RpcError as exc:
+            if exc.code != HEADER_MISMATCH:
+                raise
+        # Refused before it was carried out: the tool's schema asks for other headers by now.
+        listing = await self._list_as(endpoint, dialect, "")
+        now = next((each for each in listing.tools if each.name == tool.name), tool)
+        marked = headers_of(now.schema, arguments)
+        return await self._ask(endpoint, dialect, "tools/call", params, marked, progress)
+
+    async def _call_in_session(
+        self, endpoint: McpEndpoint, params: Json, progress: ProgressReader | None
+    ) -> dict[str, Any]:
+        session = await self._session(endpoint)
+        try:
+            answer = await self._send(endpoint, session, "tools/call", params, progress=progress)
+            if not (session.session and _refuses_session(answer)):
+                return result_of(_message(answer))
+        except _SessionOver:
+            pass
+        # Nothing was carried out: by the protocol, or since no request was read.
+        anew = await self._session(endpoint, over=session)
+        return await self._ask(endpoint, anew, "tools/call", params, progress=progress)
+
+    async def _session(self, endpoint: McpEndpoint, *, over: _Dialect | None = None) -> _Dialect:
+        """Return the session of an endpoint's thread; begin one if there is none but `over`, which has ended.
+
+        Calls of one turn come at once: the first begins the session that all of them use.
+        """
+        if not endpoint.session_of:
+            return await self._shake_hands(endpoint)
+        key = _key(endpoint)
+        beginning = self._beginning.setdefault(key, asyncio.Lock())
+        async with beginning:
+            known = self._sessions.get(key)
+            if known is not None and known is not over and monotonic() < known.until:
+                return known
+            return await self._shake_hands(endpoint)
+
+    async def _list_as(self, endpoint: McpEndpoint, dialect: _Dialect, server: str) -> Listing:
+        told: list[object] = []
+        cursors: set[str] = set()
+        fresh: list[int] = []
+        params: dict[str, object] = {}
+        for _ in range(MAX_PAGES):
+            result = await self._ask(endpoint, dialect, "tools/list", params)
+            if dialect.version == MODERN and result.get("resultType") != "complete":
+                raise _NotSpoken("The server answers without knowing the revision")
+            page, cursor, ttl = result.get("tools"), result.get("nextCursor"), result.get("ttlMs")
+            if not isinstance(page, list):
+                raise McpFailed(McpErrorCode.BAD_ANSWER, "The server's list of tools is no list")
+            told += page
+            if isinstance(ttl, int) and not isinstance(ttl, bool):
+                fresh.append(max(0, min(ttl, 2**40)))
+            if len(told) > MAX_TOLD_TOOLS:
+                raise McpFailed(McpErrorCode.TOO_LARGE, f"The server lists more than {MAX_TOLD_TOOLS} tools")
+            if cursor is None:
+                tools, left_out = read_tools(server, told)
+                version = dialect.version
+                return Listing(version=version, tools=tools, left_out=left_out, fresh_ms=min(fresh, default=None))
+            if not isinstance(cursor, str) or cursor in cursors:
+                raise McpFailed(McpErrorCode.BAD_ANSWER, "The server's list of tools goes in a circle")
+            cursors.add(cursor)
+            params = {"cursor": cursor}
+        raise McpFailed(McpErrorCode.TOO_LARGE, f"The server's list of tools has more than {MAX_PAGES} pages")
+
+    async def _shake_hands(self, endpoint: McpEndpoint) -> _Dialect:
+        """Begin a session with a server from before 2026-07-28; keep it for the calls of its thread that follow."""
+        try:
+            answer = await self._send(endpoint, _Dialect(HANDSHAKE[0]), "initialize", handshake())
+            version = result_of(_message(answer)).get("protocolVersion")
+        except _NotSpoken as exc:
+            raise McpFailed(McpErrorCode.BAD_ANSWER, exc.args[0]) from None
+        if version not in HANDSHAKE:
+            raise McpFailed(
+                McpErrorCode.VERSION_UNKNOWN, f"The server speaks only {quoted(version) or 'nothing known'}"
+            )
+        session = answer.headers.get("mcp-session-id", "")
+        if len(session) > _MAX_SESSION_CHARS or not (session.isascii() and session.isprintable()):
+            raise McpFailed(McpErrorCode.BAD_ANSWER, "The server's session id is not printable ASCII")
+        dialect = _Dialect(str(version), session, monotonic() + _SESSION_S)
+        await self._send(endpoint, dialect, "notifications/initialized", {}, is_told=True)
+        if endpoint.session_of:
+            self._sessions[_key(endpoint)] = dialect
+            self._sessions.move_to_end(_key(endpoint))
+        while len(self._sessions) > _MAX_SESSIONS:
+            self._sessions.popitem(last=False)
+        return dialect
+
+    async def _ask(
+        self,
+        endpoint: McpEndpoint,
+        dialect: _Dialect,
+        method: str,
+        params: Json,
+        more: Mapping[str, str] | None = None,
+        progress: ProgressReader | None = None,
+    ) -> dict[str, Any]:
+        return result_of(_message(await self._send(endpoint, dialect, method, params, more, progress=progress)))
+
+    async def _send(
+        self,
+        endpoint: McpEndpoint,
+        dialect: _Dialect,
+        method: str,
+        params: Json,
+        more: Mapping[str, str] | None = None,
+        *,
+        is_told: bool = False,
+        progress: ProgressReader | None = None,
+    ) -> _Answer:
+        """Send one request, or with `is_told` a notification, and read its answer."""
+        self._ids += 1
+        request_id = None if is_told else self._ids
+        headers = {
+            **request_headers(method, params, version=dialect.version, session=dialect.session),
+            **(more or {}),
+            **endpoint.headers,
+        }
+        pool = self._pool or await self._open()
+        content = request_body(method, params, version=dialect.version, request_id=request_id, can_ask=dialect.can_ask)
+        import httpcore2
+
+        try:
+            async with pool.stream(
+                "POST", endpoint.url, headers=list(headers.items()), content=content, extensions=_timeouts(endpoint)
+            ) as response:
+                answered = {k.decode("latin-1").lower(): v.decode("latin-1") for k, v in response.headers}
+                _require_answer(response.status, answered, dialect)
+                if is_told:
+                    return _Answer(response.status, answered, None)
+                heed = None if progress is None else progress.heed
+                place = StreamPlace(is_resumable=dialect.version != MODERN, heed=heed)
+                message = await read(response.aiter_stream(), answered, request_id, place)
+            while place.is_left:
+                message = await self._resume(pool, endpoint, dialect, request_id, place)
+            return _Answer(response.status, answered, message)
+        except AddressRefused:
+            raise McpFailed(McpErrorCode.ADDRESS_REFUSED, "The address is not on the public internet") from None
+        except (httpcore2.TimeoutException, httpcore2.PoolTimeout):
+            raise TimeoutError from None
+        except (httpcore2.RemoteProtocolError, httpcore2.LocalProtocolError):
+            raise McpFailed(McpErrorCode.BAD_ANSWER, "The server's answer is not HTTP") from None
+        except (httpcore2.NetworkError, httpcore2.UnsupportedProtocol, OSError):
+            raise McpFailed(McpErrorCode.UNREACHABLE, "The server cannot be reached, or broke the connection") from None
+
+    async def _resume(
+        self,
+        pool: httpcore2.AsyncConnectionPool,
+        endpoint: McpEndpoint,
+        dialect: _Dialect,
+        request_id: int | None,
+        place: StreamPlace,
+    ) -> dict[str, Any] | None:
+        """Take up a stream that the server has left before its answer; None: it has left that one, too."""
+        await asyncio.sleep(place.pause_s)
+        headers = {
+            **resuming_headers(version=dialect.version, session=dialect.session, last_event_id=place.event_id),
+            **endpoint.headers,
+        }
+        async with pool.stream(
+            "GET", endpoint.url, headers=list(headers.items()), extensions=_timeouts(endpoint)
+        ) as response:
+            if response.status != 200:
+                raise McpFailed(McpErrorCode.UNREACHABLE, "The server's stream ended before its answer")
+            return await read_events(response.aiter_stream(), request_id, place)
+
+    async def _open(self) -> httpcore2.AsyncConnectionPool:
+        made = await asyncio.to_thread(make_pool, is_allowed=self._is_allowed, resolve=self._resolve)
+        if self._pool is None:  # two first requests at once make two; one that is not used has nothing open
+            self._pool = made
+        return self._pool
+
+    def _forget(self) -> None:
+        # After a SnapStart restore, sockets are another machine's.
+        self._pool = None
+        self._sessions.clear()
+
+
+class _NotSpoken(Exception):
+    """The server does not know what it was asked, as one of another era would not; the message says how it showed."""
+
+
+class _SessionOver(_NotSpoken):
+    """The server has ended the session; nothing was carried out."""
+
+
+@asynccontextmanager
+async def _within(timeout_s: float) -> AsyncIterator[None]:
+    """Bound all requests of one list or call together; closes their connections when the time is up."""
+    try:
+        async with asyncio.timeout(timeout_s):
+            yield
+    except TimeoutError:
+        raise McpFailed(McpErrorCode.TIMED_OUT, f"The server did not answer within {timeout_s:g} s") from None
+
+
+async def _told(result: Mapping[str, Any], max_bytes: int) -> object:
+    """Return what a model is shown of a call's result; a large one takes a thread, since others use the loop.
+
+    Raises:
+        McpFailed: it is too large, or its structured content alone, of which nothing is left out.
+    """
+    size = len(orjson.dumps(result))
+    _require_size(0 if size <= max_bytes else len(orjson.dumps(result.get("structuredContent"))), max_bytes)
+    value = to_model(result) if size <= _SMALL_BYTES else await asyncio.to_thread(to_model, result)
+    _require_size(len(orjson.dumps(value)), max_bytes)
+    return value
+
+
+def _require_size(size: int, max_bytes: int) -> None:
+    if size > max_bytes:
+        raise McpFailed(
+            McpErrorCode.TOO_LARGE, f"The call was carried out; its result is larger than {max_bytes} bytes"
+        )
+
+
+def _key(endpoint: McpEndpoint) -> bytes:
+    """Return by what a session is known: whose it is, and the address and headers with which it was begun."""
+    return sha256(orjson.dumps([endpoint.session_of, endpoint.url, sorted(endpoint.headers.items())])).digest()
+
+
+def _timeouts(endpoint: McpEndpoint) -> dict[str, Any]:
+    return {"timeout": dict.fromkeys(("connect", "read", "write", "pool"), endpoint.timeout_s)}
+
+
+def _failed(error: RpcError) -> McpFailed:
+    return McpFailed(McpErrorCode.FAILED, f"The server answered with error {error.code}: {error}")
+
+
+def _require_answer(status: int, headers: Mapping[str, str], dialect: _Dialect) -> None:
+    """Refuse answers whose body says nothing that matters."""
+    if status in _UNAUTHORIZED:
+        is_oauth = "resource_metadata" in headers.get("www-authenticate", "")
+        wants = (
+            "wants a login by OAuth, which cannot be given here" if is_oauth else "refuses the headers that it was sent"
+        )
+        raise McpFailed(McpErrorCode.UNAUTHORIZED, f"The server {wants} (status {status})")
+    if status in _REDIRECTS:
+        raise McpFailed(McpErrorCode.REDIRECTED, f"The server redirects (status {status}); name its own address")
+    if status in _AWAY:
+        raise McpFailed(McpErrorCode.UNREACHABLE, f"The server cannot answer now (status {status})")
+    if status == 404 and dialect.session:
+        raise _SessionOver("The server ends the session that it has just begun")
+    if headers.get("content-encoding", "identity") != "identity":
+        raise McpFailed(McpErrorCode.BAD_ANSWER, "The server compresses what it was asked to send plainly")
+
+
+def _refuses_session(answer: _Answer) -> bool:
+    """Tell whether an answer means that its session is over, as many servers say it instead of by 404.
+
+    It is 400 with a message that is not the answer of any request: whoever carries one out gives its id, a number of
+    ours.
+    """
+    return answer.status == 400 and type((answer.message or {}).get("id")) is not int
+
+
+def _message(answer: _Answer) -> dict[str, Any]:
+    if answer.message is None:
+        raise _NotSpoken(f"The server answers with status {answer.status} and no message of the protocol")
+    return answer.message

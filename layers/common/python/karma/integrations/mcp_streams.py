@@ -1,0 +1,159 @@
+"""Reads the answer of an MCP server: one message in JSON, or events of which one is the message.
+
+Since revision 2025-11-25 a server may leave a stream before its answer, to go on in another one: it numbers its events,
+and the client asks for those behind the last one. A connection that broke is taken up in the same way.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+from karma.core import freeform
+from karma.integrations.event_stream import EventStream, StreamQuiet, StreamTooLarge
+from karma.integrations.mcp_messages import asked_in_stream
+from karma.mcp.domain import McpErrorCode, McpFailed
+
+MAX_ANSWER_BYTES: Final = 1024 * 1024
+"""Bytes of one answer in JSON, and of one event, at the most."""
+MAX_STREAM_BYTES: Final = 16 * MAX_ANSWER_BYTES
+"""Bytes of all events of one answer: those before it are notifications, of which progress alone is read."""
+MAX_EVENTS: Final = 50_000
+"""Events of one answer at the most: a server may tell of each row that it has done. They take 5 us each, no memory."""
+_MAX_LEVELS: Final = freeform.MAX_LEVELS + 4
+"""Levels of a message: a value of the greatest depth that is shown, and those that the protocol puts around it."""
+_MAX_ID_CHARS: Final = 512
+_MIN_PAUSE_S: Final = 0.1
+_MAX_PAUSE_DIGITS: Final = 7
+
+
+@dataclass
+class StreamPlace:
+    """Position in the stream of an answer, from which it can be taken up again."""
+
+    is_resumable: bool
+    """The server's revision knows streams that are taken up again."""
+    event_id: str = ""
+    """Id of the last event; "": there is none, or none that a header can have."""
+    pause_s: float = 1.0
+    """Seconds to wait before the stream is taken up."""
+    is_left: bool = False
+    """The stream has ended before the answer, and can be taken up."""
+    size: int = 0
+    events: int = 0
+    heed: Callable[[Mapping[str, Any]], None] | None = None
+    """Is given each notification before the answer; None: nobody reads them."""
+
+    def note(self, fields: Mapping[bytes, bytes]) -> None:
+        """Note what an event says of the place."""
+        event_id, pause = fields.get(b"id"), fields.get(b"retry", b"")
+        if self.is_resumable and event_id is not None:
+            text = event_id[: _MAX_ID_CHARS + 1].decode("latin-1")
+            self.event_id = text if text.isascii() and text.isprintable() and len(text) <= _MAX_ID_CHARS else ""
+        if pause.isdigit() and len(pause) <= _MAX_PAUSE_DIGITS:
+            self.pause_s = max(_MIN_PAUSE_S, int(pause) / 1000)
+
+
+async def read(
+    chunks: AsyncIterator[bytes], headers: Mapping[str, str], request_id: int | None, place: StreamPlace
+) -> dict[str, Any] | None:
+    """Read the message that answers a request; None: the body is none, or `place` says where it goes on.
+
+    Raises:
+        McpFailed: as `read_events`.
+    """
+    kind = headers.get("content-type", "").partition(";")[0].strip().lower()
+    if kind == "text/event-stream":
+        return await read_events(chunks, request_id, place)
+    body = bytearray()
+    async for chunk in chunks:
+        body += chunk
+        if len(body) > MAX_ANSWER_BYTES:
+            raise McpFailed(McpErrorCode.TOO_LARGE, f"The server's answer is larger than {MAX_ANSWER_BYTES} bytes")
+    return _parsed(bytes(body)) if kind == "application/json" else None
+
+
+async def read_events(
+    chunks: AsyncIterator[bytes], request_id: int | None, place: StreamPlace
+) -> dict[str, Any] | None:
+    """Read events until the message that answers a request; None: `place` says where it goes on.
+
+    Raises:
+        McpFailed: the stream ended before the answer, is too large, holds what is no message, or asks for something.
+    """
+    import httpcore2
+
+    stream, place.is_left = EventStream(), False
+    try:
+        async for chunk in chunks:
+            for block in _blocks(stream, chunk, place):
+                message = _answer_in(block, request_id, place)
+                if message is not None:
+                    return message
+    except (httpcore2.NetworkError, httpcore2.RemoteProtocolError):
+        if not place.event_id:
+            raise
+    if not place.event_id:
+        raise McpFailed(McpErrorCode.UNREACHABLE, "The server's stream ended before its answer")
+    place.is_left = True
+    return None
+
+
+def _blocks(stream: EventStream, chunk: bytes, place: StreamPlace) -> list[bytes]:
+    place.size += len(chunk)
+    try:
+        found = stream.blocks(chunk)
+    except (StreamTooLarge, StreamQuiet):
+        found, place.size = [], MAX_STREAM_BYTES + 1
+    place.events += len(found)
+    if place.size > MAX_STREAM_BYTES or place.events > MAX_EVENTS:
+        raise McpFailed(McpErrorCode.TOO_LARGE, "The server's stream, or an event of it, is too large")
+    return found
+
+
+def _answer_in(block: bytes, request_id: int | None, place: StreamPlace) -> dict[str, Any] | None:
+    fields = _fields(block)
+    place.note(fields)
+    data = fields.get(b"data", b"")
+    if not data.strip():
+        return None  # a comment, or an event that only names the place
+    message = _parsed(data)
+    if message is None:
+        raise McpFailed(McpErrorCode.BAD_ANSWER, "The server's stream holds what is no message")
+    if "method" in message:
+        if "id" in message:
+            raise asked_in_stream(message)  # of servers before 2026-07-28: they ask within the stream
+        if place.heed is not None:
+            place.heed(message)
+        return None
+    return message if message.get("id") == request_id or message.get("id") is None else None
+
+
+def _fields(block: bytes) -> dict[bytes, bytes]:
+    """Return the fields of an event; of several lines of data their texts, one below the other."""
+    fields: dict[bytes, bytes] = {}
+    data: list[bytes] = []
+    for line in block.split(b"\n"):
+        name, _, value = line.partition(b":")
+        value = value.removeprefix(b" ")
+        if name == b"data":
+            data.append(value)
+        else:
+            fields[name] = value
+    return {**fields, b"data": b"\n".join(data)}
+
+
+def _parsed(body: bytes) -> dict[str, Any] | None:
+    try:
+        message = freeform.loads(body, levels=_MAX_LEVELS, replace_surrogates=True, is_exact=False)
+    except ValueError:
+        return None
+    if not isinstance(message, dict):
+        return None
+    found = message.get("result")
+    if isinstance(found, dict) and found.get("structuredContent") is not None and freeform.too_large(body):
+        # What was found is told to a model, digit by digit; schemas of tools are no such texts.
+        exact = freeform.loads(freeform.large_as_texts(body), levels=None, replace_surrogates=True)
+        found["structuredContent"] = exact["result"]["structuredContent"]
+    return message

@@ -1,0 +1,327 @@
+"""A request for a run, with all that was read and decided for it until the run is stored."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+
+from karma.agents.domain import Agent, MultitaskStrategy
+from karma.billing.allowances import Allowance, DayExceeded, Reservation
+from karma.configuration.current import RunChoice
+from karma.conversations.arrival import Admitted
+from karma.conversations.attachments import Library
+from karma.conversations.branches import Merged, merge
+from karma.conversations.domain import MAX_ADDED_BYTES, Json, Message, Thread
+from karma.conversations.state import EMPTY, State, changes_of, with_changes, with_user, without_user
+from karma.conversations.stored import dump_messages
+from karma.core.errors import AppError, PayloadTooLarge, QuotaExceeded
+from karma.core.json_patch import is_same
+from karma.core.observability import logger
+from karma.identity.domain import Caller
+from karma.mcp.offering import McpTools, Offer
+from karma.models.budgets import BudgetExceeded
+from karma.models.ports import ModelRequest
+from karma.models.prices import input_tokens
+from karma.runs.askers import Askers
+from karma.runs.chains import NO_CHAIN, Chain
+from karma.runs.domain import NOT_KNOWN, Run, RunKey, RunStatus
+from karma.runs.plan import RunLimits, RunPlan, toolbox_of, tools_of_subagents
+from karma.runs.ports import Also, Runs
+from karma.runs.requests import RunInput
+from karma.runs.reservations import RefusedDays, agent_day, first_reservations
+from karma.runs.resuming import Resumption
+from karma.runs.setup import RunSetup, placed, user_of
+from karma.runs.turns import MAX_QUEUE, QueuePlace, changes_beside, place_of
+from karma.runs.words import asked_in
+from karma.tools.toolbox import Tool, Toolbox
+
+_ATTEMPTS = 3
+_LOGGED_NOTES = 20
+_INTERRUPTING_ATTEMPTS = 6
+"""Attempts of a request that ends what is active: each run that it ends takes one, and others may come between."""
+_ENQUEUING_ATTEMPTS = MAX_QUEUE + 6
+"""Those of one that waits for its turn: each of the others that may wait can come first, and turns can end between."""
+_ANSWERED = frozenset({RunStatus.FINISHED, RunStatus.INTERRUPTED})
+"""States of a run that has given its answer."""
+_DECIDED = _ANSWERED | {RunStatus.CANCELLED}
+
+
+@dataclass(kw_only=True)
+class Asking:
+    """A request for a run, with the data that was read for it."""
+
+    caller: Caller
+    asked: RunInput
+    deadline: datetime | None
+    agent: Agent
+    choice: RunChoice
+    allowance: Allowance
+    thread: Thread
+    """The thread as it was last read."""
+    offer: Offer
+    """Tools of the caller's MCP servers, and what is missing of them."""
+    before: Run | None
+    """The run that has the requested id already; None: the id is free."""
+    questions: Resumption = field(default_factory=Resumption)
+    """The open questions of earlier runs, with the request's answers."""
+    askers: Askers = field(default_factory=dict)
+    """The runs that asked what the request answers."""
+    chain: Chain = NO_CHAIN
+    """Use of the runs that it goes on for."""
+    rolls_back: list[RunKey] = field(default_factory=list)
+    """Runs that were active when the thread was read, whose messages this one takes the place of."""
+    admitted: Admitted | None = None
+    """The request's messages, once they were checked."""
+    also: Also | None = None
+    """Records that are written with the run."""
+    stream: str = ""
+    """Token of the lease of the stream that asks, which becomes the run's first writer; "": no stream does."""
+    reserves_ahead: bool = True
+    """A second call of the model is reserved with the first; False: the plan had no room for it."""
+    may_rest: bool = False
+    """It makes none of the calls that it decides about, as its plan shows, and brings nothing that the model is to
+    read."""
+    rests: bool = False
+    """Nothing pays for a call of the model, so that its run ends with the results of those calls."""
+    unavailable: AppError | None = None
+    """Why its agent's model cannot be asked; its run has to do without one."""
+    back: State | None = None
+    """The state in which the run begins that takes another one's place; None: it takes none."""
+    changes: Json | None = None
+    """The changes that its client has made to the state of its thread, once it waits for its turn."""
+    days: RefusedDays = field(default_factory=RefusedDays)
+    """Days that have refused it."""
+
+    @property
+    def key(self) -> RunKey:
+        """Return the key of the run that is asked for."""
+        return RunKey(self.caller.user_id, self.asked.run_id)
+
+    @property
+    def strategy(self) -> MultitaskStrategy:
+        """Return what becomes of an active run of the thread."""
+        strategy = self.asked.strategy or self.agent.spec.multitask_strategy
+        # An answer to a question is of a run that has ended; behind others it would answer nothing.
+        answers = strategy is MultitaskStrategy.ENQUEUE and self.asked.resume
+        return MultitaskStrategy.REJECT if answers else strategy
+
+    @property
+    def tools(self) -> tuple[str, ...]:
+        """Return the names of the server's tools that its agent may use."""
+        return tuple(sorted(set(self.agent.spec.tools) - self.choice.disabled_tools))
+
+    def toolbox(self, tools: Sequence[Tool], mcp: McpTools, library: Library) -> Toolbox:
+        """Return the tools of the run, of the server's and of all others, as far as its caller may use them."""
+        remote = mcp.tools(self.offer.tools, thread_id=self.thread.key.thread_id)
+        more = [*remote, *tools_of_subagents(self.agent.spec.subagents)]
+        return toolbox_of(tools, self.tools, self.caller, library, more=more)
+
+    @property
+    def more_names(self) -> frozenset[str]:
+        """Return the names by which its model calls tools of MCP servers, and other agents."""
+        return self.offer.names | {each.name for each in self.agent.spec.subagents}
+
+    @property
+    def ends_active(self) -> bool:
+        """Tell whether an active run is cancelled for this one, whatever it answers."""
+        return self.strategy in {MultitaskStrategy.INTERRUPT, MultitaskStrategy.ROLLBACK}
+
+    def give_back(self, before: State | None) -> None:
+        """Begin with the state `before` a run that is rolled back, and what its client changed itself; None: none is.
+
+        What it holds of that run's changes it would bring back.
+        """
+        self.back = before
+        if before is not None and self.asked.state != {}:
+            given = without_user(self.asked.state, user_of(self.caller))
+            held = [(self.thread.state or EMPTY).value, before.value]
+            self.back = State(with_changes(before.value, changes_of(given, held)))
+
+    @property
+    def state(self) -> object:
+        """Return the state with which the run begins: the client's, else what the thread has.
+
+        A client without one sends `{}`. An object without a member `user` gets one: who is asking.
+        """
+        kept = self.thread.state if self.back is None else self.back
+        takes = self.back is not None or self.asked.state == {}
+        state = kept.value if kept is not None and takes else self.asked.state
+        return with_user(state, user_of(self.caller))
+
+    @property
+    def new_state(self) -> State | None:
+        """Return the client's state, or the one of before a run that is rolled back, if the thread has another one."""
+        kept = self.thread.state or EMPTY
+        if self.back is not None:
+            return None if is_same(self.back.value, kept.value) else self.back
+        state = without_user(self.asked.state, user_of(self.caller))
+        return None if self.asked.state == {} or is_same(state, kept.value) else State(state)
+
+    @property
+    def attempts(self) -> int:
+        """Return how often the request is tried where others change its thread first."""
+        if self.strategy is MultitaskStrategy.ENQUEUE:
+            return _ENQUEUING_ATTEMPTS
+        return _INTERRUPTING_ATTEMPTS if self.ends_active else _ATTEMPTS
+
+    def final_states(self, key: RunKey) -> frozenset[RunStatus]:
+        """Return the states of a run that has ended in which it is the answer to a repeat of its request.
+
+        One that answers to questions have begun is it also when it was cancelled: they do not begin another.
+        """
+        by = self.questions.answered_by
+        return _DECIDED if by is not None and by.key == key else _ANSWERED
+
+    def place(self, store: Runs, admitted: Admitted) -> QueuePlace:
+        """Tell whether the run has to wait for its turn; raises as `place_of`. May block."""
+        may_be_answered = self.questions.may_be_answered
+        # What is asked beside calls of the client is shown when these have their results.
+        goes_on = may_be_answered and any(each.message.role == "tool" for each in admitted.sent[-1:])
+        answers = bool(self.asked.resume) or goes_on
+        held = may_be_answered and not answers
+        place = place_of(store, self.thread, self.strategy, answers=answers, is_held=held)
+        if place.waits and self.asked.state != {}:
+            self.changes = changes_beside(store, place.thread, self.asked.state, self.caller)
+        return place
+
+    def merge(self, thread: Thread, admitted: Admitted, *, own: frozenset[str], waits: bool = False) -> Merged:
+        """Merge the request's messages into its thread; `own` are the names of the server's tools.
+
+        One that waits brings its last words anew where the thread ends with the same ones, under another id.
+
+        Raises:
+            ValidationFailed, PayloadTooLarge: they cannot be merged, or are larger than one transaction may be.
+        """
+        asked, own = self.asked, own | self.more_names
+        waiting, again = self.questions.results, self.offer.repeatable
+        merged = merge(thread, admitted.sent, admitted.notes, own=own, waiting=waiting, repeatable=again)
+        for end in self._ends_asked(thread):
+            if merged.given or self.questions.are_asked_in(merged.conversation):
+                break
+            # A history that ends before what was asked, or in another branch: the answers say where its user is.
+            at = replace(thread, restored_to=end)
+            merged = merge(at, (), admitted.notes, own=own, waiting=waiting, repeatable=again)
+        last = admitted.sent[-1:]
+        if waits and not merged.given and all(each.message.role == "user" for each in last):
+            merged = merge(thread, last, admitted.notes, own=own, waiting=waiting, repeatable=again)
+        merged = merged._replace(notes=(*merged.notes, *self.offer.missing))
+        for note in merged.notes[:_LOGGED_NOTES]:
+            logger.warning("run.input_ignored", run_id=asked.run_id, field=note.field, reason=note.reason)
+        if len(dump_messages(merged.new)) > MAX_ADDED_BYTES:
+            raise PayloadTooLarge(f"New messages exceed {MAX_ADDED_BYTES} bytes; send larger media by file id")
+        return merged
+
+    def _ends_asked(self, thread: Thread) -> list[int]:
+        """Return the ends of branches in which the request's answers may be awaited, the likeliest first."""
+        passed = {thread.latest, *thread.path_to(thread.latest)}
+        stood = (run.last_message for run in self.askers.values() if run.last_message < thread.next_message)
+        return [thread.latest, *(each for each in stood if each >= 0 and each not in passed)]
+
+    def share(self, plan: RunPlan, merged: Merged, toolbox: Toolbox) -> RunPlan:
+        """Return the plan, with the state that the run begins with, and how its conversation is summarised."""
+        # With nobody there the conversation rests instead, as its question lapses (expiry.py).
+        self.may_rest = plan.only_refuses and not merged.new and not self.asked.unattended
+        if self.unavailable is not None:
+            if not self.may_rest and not plan.asks_nothing:
+                raise self.unavailable
+            self.rests = True
+        if self.rests and self.may_rest:
+            plan.max_turns = 0
+        plan.state, plan.user = State(self.state), user_of(self.caller)
+        plan.subagents = self.agent.spec.subagents
+        plan.begun = plan.state if toolbox.writes_state else None
+        plan.compacted = merged.compacted
+        plan.compaction = replace(self.agent.spec.compaction, target=self.choice.summaries)
+        return plan
+
+    def run(self, plan: RunPlan, *, waits: bool, follows: int, at: datetime, reserved: Reservation) -> Run:
+        """Return the run as it is stored when it begins, behind a message, or when it begins to wait for its turn."""
+        return Run(
+            key=self.key,
+            thread_id=self.asked.thread_id,
+            status=RunStatus.QUEUED if waits else RunStatus.RUNNING,
+            model=self.choice.target.model,
+            created_at=at,
+            agent_id=self.agent.id,
+            agent_version=self.agent.version,
+            answers=-1 if waits else plan.last,
+            begins_at=-1 if waits else plan.stored,
+            follows=NOT_KNOWN if waits else follows,
+            parent_run_id=self.asked.parent_run_id,
+            schedule_id=self.asked.schedule_id,
+            webhook=self.asked.webhook,
+            input_query=asked_in(plan.messages),
+            asked_hash=self.asked.digest,
+            reserved_micros=reserved.amount,
+            budgets=tuple(plan.budgets),
+            steps_before=self.chain.steps,
+            unattended=self.asked.unattended,
+        )
+
+    def reservations(
+        self, plan: RunPlan, request: ModelRequest, toolbox: Toolbox, *, waits: bool
+    ) -> tuple[Reservation, Reservation]:
+        """Return what the run takes of its owner's plan when it begins; see `first_reservations`."""
+        of_agent = agent_day(self.agent.id, self.allowance.at, plan.budgets)
+        may_ask_again = bool(toolbox.specs()) and not waits
+        return first_reservations(
+            self.allowance,
+            None if plan.asks_nothing else request,
+            of_agent,
+            ahead=self.reserves_ahead and may_ask_again,
+        )
+
+    def may_ask_for_less(self, refusal: AppError) -> bool:
+        """Note why the run was refused, and tell whether it may begin with less reserved, or a shorter answer or none.
+
+        Raises:
+            BudgetExceeded: as `RefusedDays.note`.
+        """
+        try:
+            if self._is_narrowed(refusal):
+                return True
+        except BudgetExceeded:
+            if not self.may_rest:
+                raise
+        may_rest = isinstance(refusal, QuotaExceeded) and self.may_rest and not self.rests
+        self.rests = self.rests or may_rest
+        return may_rest
+
+    def _is_narrowed(self, refusal: AppError) -> bool:
+        if isinstance(refusal, DayExceeded):
+            self.days.note(refusal)
+        elif not self.reserves_ahead or not isinstance(refusal, QuotaExceeded):
+            return False
+        self.reserves_ahead = False
+        return True
+
+    def setup(self, plan: RunPlan, limits: RunLimits, waiting: tuple[Message, ...], *, first: ModelRequest) -> RunSetup:
+        """Return what another process needs to execute the run, whose first call is `first`.
+
+        Which questions one that waits leaves open is decided when its turn has come.
+        """
+        return RunSetup(
+            caller=self.caller,
+            system=tuple(plan.system),
+            tools=self.tools,
+            frontend_tools=tuple(plan.frontend_tools),
+            max_tokens=limits.max_tokens,
+            max_turns=plan.max_turns,
+            speaks=plan.speaks,
+            asides=placed(self.asked.asides, self.asked.sent),
+            target=self.choice.target,
+            fallbacks=tuple(self.choice.fallbacks),
+            reasoning=plan.reasoning,
+            compaction=plan.compaction,
+            approvals=plan.approvals,
+            decisions=plan.decisions,
+            left=() if waiting else tuple(plan.left),
+            has_state=self.asked.state != {} and self.changes != {},
+            changes=self.changes if waiting else None,
+            mcp_tools=self.offer.tools,
+            subagents=tuple(plan.subagents),
+            carried=plan.carried,
+            waiting=waiting,
+            beside_tokens=input_tokens(replace(first, messages=())),
+        )

@@ -1,0 +1,74 @@
+"""Calls that were open at a point, and that a run behind it has begun without a result: nobody knows their outcome.
+
+A run that goes on from the point follows what their tools declare for a loss, for the run that began them: one that
+may take effect twice is asked about. A call that waits to be approved has not begun.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from karma.conversations.domain import ToolCall
+from karma.conversations.history import awaited_calls
+from karma.core.ids import RunId
+from karma.runs.checkpoints import FoundPoint
+from karma.runs.decisions import CallDecision
+from karma.runs.domain import RunStatus
+from karma.runs.interrupts import AnswerStatus, Interrupt, Reason
+from karma.runs.ports import Runs
+from karma.tools.domain import ApprovalRule
+from karma.tools.toolbox import Toolbox
+
+_ENDED_BY_ITSELF = frozenset({RunStatus.FINISHED, RunStatus.INTERRUPTED})
+"""States of a run each of whose calls has a result, or is asked about."""
+
+
+def begun_calls(store: Runs, found: FoundPoint) -> dict[ToolCall, RunId]:
+    """Return those calls, with the runs for which they were made; one read where any run has asked something."""
+    frontend = {tool.name for tool in found.setup.frontend_tools} if found.setup is not None else frozenset[str]()
+    awaited = [call for call in awaited_calls(found.messages) if call.name not in frontend]
+    if not awaited:
+        return {}
+    names = {*found.run.interrupt_ids, *found.thread.interrupts}
+    asked = list(store.interrupts(found.run.key.user_id, sorted(names)).values()) if names else []
+    behind = found.thread.messages[found.point.position + 1 :]
+    results = {each.tool_call_id for each in behind if each.role == "tool"}
+    begun: dict[ToolCall, RunId] = {}
+    for call in awaited:
+        about = [each for each in asked if each.call is not None and each.awaited.id == call.id]
+        is_open = call.id not in results or any(each.is_open for each in about)
+        made_by = next((each.made_by for each in about if _has_begun(each)), None)
+        if not about and found.run.status not in _ENDED_BY_ITSELF:
+            made_by = found.run.key.run_id
+        if is_open and made_by is not None:
+            begun[call] = made_by
+    return begun
+
+
+def _has_begun(question: Interrupt) -> bool:
+    """Tell whether the call of a question was made before it was asked, or since it was answered."""
+    if question.reason is not Reason.TOOL_CALL or question.inside is not None:
+        return True
+    answer = question.answer
+    is_approved = answer is not None and isinstance(answer.payload, dict) and answer.payload.get("approved") is True
+    return is_approved and answer is not None and answer.status is AnswerStatus.RESOLVED
+
+
+def made_up_for(
+    begun: Mapping[ToolCall, RunId], toolbox: Toolbox, approvals: Mapping[str, ApprovalRule], others: Sequence[str]
+) -> dict[str, CallDecision]:
+    """Return how a new run goes on with such calls, by id; those of other agents (`others`) begin anew.
+
+    One that has to be approved by now is asked about as any other.
+    """
+    return {
+        call.id: CallDecision(made_by=made_by, is_repeated=True)
+        for call, made_by in begun.items()
+        if call.name not in others and not _is_asked_about(call, toolbox, approvals)
+    }
+
+
+def _is_asked_about(call: ToolCall, toolbox: Toolbox, approvals: Mapping[str, ApprovalRule]) -> bool:
+    rule = approvals.get(call.name)
+    arguments = None if rule is None else toolbox.arguments(call)
+    return rule is not None and arguments is not None and rule.applies_to(arguments)

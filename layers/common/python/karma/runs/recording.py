@@ -1,0 +1,450 @@
+"""Records runs: reads what a request for one needs, plans the run, and stores it with its first events.
+
+Who asks for a run has it executed at once, in the same process (service.py), or leaves it to the queue of executions
+(background.py). Both record it here, under the same rules.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from datetime import datetime, timedelta
+from functools import partial
+
+from karma.agents.domain import MultitaskStrategy
+from karma.agents.service import Catalogue
+from karma.billing.allowances import Allowances, Metric, Reservation
+from karma.conversations.arrival import Admitted, MessageAdmission, recognise
+from karma.conversations.attachments import Library
+from karma.conversations.branches import Merged
+from karma.conversations.domain import Thread, ThreadGone, ThreadKey
+from karma.conversations.history import awaited_calls, late_results
+from karma.conversations.messages import said
+from karma.core.clock import Clock
+from karma.core.errors import AppError, QuotaExceeded, StorageThrottled, Upstream, ValidationFailed
+from karma.core.ids import UserId, new_id
+from karma.core.observability import logger
+from karma.core.records import Record
+from karma.identity.domain import Caller
+from karma.mcp.offering import McpTools
+from karma.models.budgets import Spent, afford
+from karma.models.domain import Target
+from karma.runs.askers import Askers, Prepared, askers_of, choice_of, going_on, going_on_with, require_asker
+from karma.runs.asking import Asking
+from karma.runs.budgets import budgets_of
+from karma.runs.chains import chain_of
+from karma.runs.domain import LEASE, NOBODYS, NOT_EXECUTED, Run, RunExists, RunKey, Segment, ThreadBusy, ThreadChanged
+from karma.runs.events import SUBAGENTS_SINCE
+from karma.runs.opening import Link, Tell, opening
+from karma.runs.plan import RunLimits, RunPlan, model_request
+from karma.runs.ports import Also, Configured, Executions, Runs, Watchdog
+from karma.runs.repeats import has_left, is_repeat
+from karma.runs.requests import RunInput, application_text
+from karma.runs.resuming import Resolved, Resumption, questions_of, resolve
+from karma.runs.rollback import RolledBack, rolled_back_of
+from karma.runs.setup import dump_setup
+from karma.runs.watchdog import FIRST_LOOK, Inspector
+from karma.runs.wishes import Wish
+from karma.tools.toolbox import Tool, Toolbox
+
+_PAUSE_S = 0.05
+_MOST_PAUSES = 8
+_END_POLL_S = 0.25
+_END_POLLS = 16
+"""Polls for the end of a run that was asked to end; it reads the wish twice a second."""
+
+
+class Execution(Record):
+    """All that the process needs that executes a run which it has just recorded."""
+
+    plan: RunPlan
+    first: bytes
+    """Frames of its first events."""
+    toolbox: Toolbox
+    max_tokens: int
+    reserved: Reservation
+    """Reservation for the highest cost of the first call of the model."""
+    writer: str
+
+
+class Beginning(Record):
+    """A run that is recorded, newly or by an earlier equal request."""
+
+    asking: Asking
+    run: Run
+    execution: Execution | None
+    """None: an earlier request began the run, or it waits for its turn."""
+    rolled_back: RolledBack | None = None
+
+
+class RunRecorder:
+    """Records runs for callers, and finds those that equal requests have begun."""
+
+    def __init__(
+        self,
+        *,
+        store: Runs,
+        watchdog: Watchdog,
+        executions: Executions,
+        tools: Sequence[Tool],
+        limits: RunLimits,
+        mcp: McpTools,
+        agents: Catalogue,
+        configuration: Configured,
+        library: Library,
+        allowances: Allowances,
+        clock: Clock,
+        prepare: Callable[[Target], None] = lambda _: None,
+    ) -> None:
+        """Build the recorder; `prepare` checks what must work before a run of a model is stored, as `Model.prepare`."""
+        self._store = store
+        self._agents = agents
+        self._configuration = configuration
+        self._watchdog = watchdog
+        self.inspector = Inspector(store, executions, clock)
+        self._prepare_model = prepare
+        self._tools, self._mcp = tools, mcp
+        self.own_tools = frozenset(tool.name for tool in tools)
+        """Names of the server's tools."""
+        self.limits = limits
+        self._library = library
+        self._arrivals = MessageAdmission(library)
+        self._allowances = allowances
+        self._clock = clock
+
+    async def record(
+        self,
+        caller: Caller,
+        asked: RunInput,
+        *,
+        deadline: datetime | None = None,
+        lease: timedelta = LEASE,
+        also: Also | None = None,
+        stream: str = "",
+    ) -> Beginning:
+        """Store a run and make it its thread's active one; what is raised as below stored nothing.
+
+        Args:
+            caller: owner of the run; its tools have the caller's permissions.
+            asked: the request.
+            deadline: moment at which the platform stops the process that executes the run; None: never.
+            lease: time for which nobody else may execute the run.
+            also: what is written with the run; not when an earlier request has begun it.
+            stream: token of the lease of the stream that asks: by it whoever finds its process lost closes the stream.
+
+        Raises:
+            Forbidden: the caller's address is not verified.
+            ValidationFailed: a new message has a part that the model would not accept, or there is none to answer.
+            NotFound: there is no such agent.
+            ModelNotConfigured: the deployment has no key for its model, as far as this process can tell.
+            ComponentUnavailable: the agent or its model is disabled.
+            RunExists, ThreadBusy: another request used the run id, or the thread has an active run.
+            ThreadGone: the thread was deleted.
+            PayloadTooLarge: the new messages are larger than one transaction may be.
+            InterruptNotFound, InterruptAnswered, InterruptExpired: the request answers a question that its thread does
+                not have, that was answered otherwise, or that nobody answered in time.
+            InterruptOfAnotherAgent: it names another agent than the one that asked.
+            BudgetExceeded: a budget of the run does not cover its first model call.
+            QuotaExceeded: the caller's plan has no room for another run, its first model call, or its attachments.
+        """
+        caller.require_verified()
+        asking = await self._read(caller, asked, deadline)
+        asking.also, asking.stream = also, stream
+        attempt = 0
+        while True:
+            try:
+                asking.questions = await self._questions(asking)
+                if (again := await self._again(asking)) is not None:
+                    return Beginning(asking, again, None)
+                return await self._record(asking, lease)
+            except (RunExists, QuotaExceeded) as exc:
+                asking.before = asking.before or await asyncio.to_thread(self._store.run, asking.key)
+                asking.thread = await asyncio.to_thread(self._store.thread, asking.thread.key)
+                if asking.before is not None and (again := await self._again(asking)) is not None:
+                    return Beginning(asking, again, None)
+                if not asking.may_ask_for_less(exc):
+                    raise
+            except (ThreadChanged, StorageThrottled) as exc:
+                attempt += 1
+                if attempt == asking.attempts:
+                    raise await self._told(exc, asking) from exc
+                pause_s = _PAUSE_S * min(2 ** (attempt - 1), _MOST_PAUSES)
+                await asyncio.sleep(pause_s * random.uniform(0.5, 1))  # noqa: S311  so that two do not meet again
+                asking.thread = await asyncio.to_thread(self._store.thread, asking.thread.key)
+
+    async def _read(self, caller: Caller, asked: RunInput, deadline: datetime | None) -> Asking:
+        thread_key = ThreadKey(caller.user_id, asked.thread_id)
+        askers = await asyncio.to_thread(askers_of, self._store, caller.user_id, asked.resume) if asked.resume else {}
+        (agent, choice, thread, unavailable), allowance, before, servers = await asyncio.gather(
+            asyncio.to_thread(self._prepare, asked, askers, thread_key),
+            asyncio.to_thread(self._allowances.of, caller.user_id),
+            asyncio.to_thread(self._store.run, RunKey(caller.user_id, asked.run_id)),
+            asyncio.to_thread(self._mcp.servers, caller),
+        )
+        return Asking(
+            caller=caller,
+            asked=going_on(asked, askers),
+            deadline=deadline,
+            agent=agent,
+            choice=choice,
+            allowance=allowance,
+            thread=thread,
+            offer=await self._mcp.offer(servers, agent.id),
+            before=before,
+            askers=askers,
+            unavailable=unavailable,
+        )
+
+    async def _questions(self, asking: Asking) -> Resumption:
+        """Read the questions that the request answers or passes over; raises as `questions_of` and `require_asker`."""
+        key, entries = asking.thread.key, asking.asked.resume
+        read = partial(questions_of, self._store, user_id=key.user_id, now=self._clock.now())
+        found = await asyncio.to_thread(read, asking.thread, entries)
+        require_asker(asking.agent, asking.askers, entries)
+        asking.chain = await asyncio.to_thread(chain_of, self._store, asking.thread, asking.askers, found.lost)
+        return found
+
+    async def _record(self, asking: Asking, lease: timedelta) -> Beginning:
+        """Plan a run and store it with its first events, all or nothing."""
+        asked, thread = asking.asked, asking.thread
+        admitted = asking.admitted = asking.admitted or await self._admitted(thread, asked)
+        waits, thread = await asyncio.to_thread(asking.place, self._store, admitted)
+        before, rolled_back = thread, None
+        if not waits and asking.strategy is MultitaskStrategy.ROLLBACK:
+            rolled_back = await asyncio.to_thread(rolled_back_of, self._store, asking.rolls_back, thread, self._tools)
+            before = rolled_back.thread if rolled_back is not None else thread
+        asking.give_back(None if rolled_back is None else rolled_back.state)
+        merged = await asyncio.to_thread(asking.merge, before, admitted, own=self.own_tools, waits=waits)
+        if waits and not merged.given:
+            raise ValidationFailed.of("messages", "must hold something new, to wait for its turn")
+        toolbox = asking.toolbox(self._tools, self._mcp, self._library)
+        now = self._clock.now()
+        resolved = resolve(
+            asking.questions,
+            merged.conversation,
+            by=asked.run_id,
+            now=now,
+            toolbox=toolbox,
+            has_news=bool(merged.new),
+        )
+        plan = asking.share(await asyncio.to_thread(self._plan, asking, merged, toolbox, resolved), merged, toolbox)
+        is_watched = not waits and lease > timedelta()
+        first = await asyncio.to_thread(
+            opening,
+            asked,
+            merged,
+            asking.state,
+            link=self.link_of(asking.caller),
+            is_lighter=admitted.is_lighter,
+            before=() if rolled_back is None else (rolled_back.event,),
+            tell=self._carried(plan, asking) if is_watched and plan.carried else None,
+        )
+        if not waits:
+            await self._free(thread, Wish.MOVED_ON, asking)
+        limits = replace(self.limits, max_tokens=asking.choice.target.max_tokens or self.limits.max_tokens)
+        request = await asyncio.to_thread(model_request, plan, toolbox, limits)
+        if not plan.asks_nothing:
+            request, _ = afford(request, asking.days.of(plan.budgets), Spent(), asking.allowance.at)
+        reservations = asking.reservations(plan, request, toolbox, waits=waits)
+        # A stream that waits is no process whose run others find lost: it follows the log until its time is over.
+        now, writer = self._clock.now(), asking.stream if asking.stream and not waits else new_id()
+        # The moment of its allowance, so that its reservations and their correction are of one month.
+        run = asking.run(plan, waits=waits, follows=merged.after, at=asking.allowance.at, reserved=reservations[-1])
+        lease = NOBODYS if waits else lease
+        epoch = 1 if lease > timedelta() else NOT_EXECUTED
+        segment = Segment(key=run.key, n=1, writer=writer, epoch=epoch, lease_until=now + lease, events=first.log)
+        setup = await asyncio.to_thread(
+            dump_setup, asking.setup(plan, limits, merged.given if waits else (), first=request)
+        )
+        await self._store_run(run, segment, setup, thread, merged, admitted, asking, reservations, resolved)
+        plan.is_kept = await self._is_kept(run.key.user_id, admitted)
+        execution = Execution(plan, first.data, toolbox, limits.max_tokens, reservations[-1], writer)
+        return Beginning(asking, run, None if waits else execution, rolled_back)
+
+    def _carried(self, plan: RunPlan, asking: Asking) -> Tell | None:
+        """Return what shows a client what subagents have said that go on with its answer; None: it is not shown it."""
+        if plan.speaks < SUBAGENTS_SINCE:
+            return None
+        from karma.runs.subagents.showing import telling  # most agents call no others
+
+        return telling(self._store, plan, link=self.link_of(asking.caller))
+
+    def link_of(self, caller: Caller) -> Link:
+        """Return what replaces names of a caller's attachments in messages by URLs."""
+        return partial(self._library.linked, caller.user_id)
+
+    def _plan(self, asking: Asking, merged: Merged, toolbox: Toolbox, resolved: Resolved) -> RunPlan:
+        asked, agent, thread = asking.asked, asking.agent, asking.thread
+        asking.chain = asking.chain.of(asked, has_news=bool(merged.new))
+        messages, own = list(late_results(merged.conversation)), self.own_tools | asking.more_names
+        asks_anew = bool(messages) and messages[-1].role == "user"
+        awaited = () if asks_anew or resolved.resumed else awaited_calls(messages)
+        application = application_text(asked.instructions, asked.context)
+        return RunPlan(
+            run_id=asked.run_id,
+            thread=thread.key,
+            target=asking.choice.target,
+            fallbacks=asking.choice.fallbacks,
+            reasoning=agent.spec.reasoning,
+            max_turns=0 if resolved.is_given_up else asking.chain.steps_left(agent.spec.max_steps),
+            budgets=budgets_of(
+                asked.budget,
+                agent.spec,
+                resolved.continued or asking.chain.continued,
+                thread.spending,
+                day_cost_micros=asking.allowance.day_cost_micros,
+            ),
+            system=(agent.spec.system_prompt, application) if application else (agent.spec.system_prompt,),
+            messages=messages,
+            stored=thread.next_message + len(merged.new),
+            last=thread.next_message - 1 + len(merged.new) if merged.new else merged.after,
+            speaks=asked.speaks,
+            frontend_tools=asked.tools,
+            pending=[call for call in awaited if call.name not in own],
+            approvals=toolbox.approvals(agent.spec.approvals),
+            decisions=resolved.decisions,
+            left=resolved.left,
+            resumed=resolved.resumed,
+            carried=resolved.carried,
+            until=self._clock.now() + timedelta(seconds=self.limits.run_timeout_s),
+            deadline=asking.deadline,
+            ends_with_client=asked.ends_with_client,
+            asks_title=thread.asks_title,
+        )
+
+    def _prepare(self, asked: RunInput, askers: Askers, thread: ThreadKey) -> Prepared:
+        found = going_on_with(self._agents.find, asked, askers)
+        choice, unavailable = choice_of(self._configuration, self._prepare_model, found, asked)
+        return found, choice, Thread(key=thread) if asked.opens_thread else self._store.thread(thread), unavailable
+
+    async def _admitted(self, thread: Thread, asked: RunInput) -> Admitted:
+        if not asked.resume:  # what a run has asked can be answered, so that it ends
+            thread.require_room()
+        admit = self._arrivals.admit
+        admitted = await asyncio.to_thread(admit, thread.key.user_id, thread.messages, asked.sent, asked.unread)
+        if not said(asked.sent) and not thread.messages:
+            raise ValidationFailed.of("messages", "must hold a message of the user: the thread has none to answer")
+        return admitted
+
+    async def _store_run(
+        self,
+        run: Run,
+        segment: Segment,
+        setup: bytes,
+        thread: Thread,
+        merged: Merged,
+        admitted: Admitted,
+        asking: Asking,
+        reservations: Sequence[Reservation],
+        resolved: Resolved,
+    ) -> None:
+        """Store a run, all or nothing; each of its attachments counts towards its owner's storage once."""
+        new = await asyncio.to_thread(self._store.unkept, run.key.user_id, list(admitted.kept))
+        sizes = {name: len(admitted.kept[name]) for name in new}
+        room = [asking.allowance.reserve(Metric.STORAGE, sum(sizes.values()))] if sizes else []
+        # Armed before the lease is taken: from then on the run cannot be forgotten. For a run that does not start
+        # the message finds nothing.
+        await asyncio.to_thread(self._watchdog.arm, run.key, delay=FIRST_LOOK)
+        await asyncio.to_thread(
+            self._store.start,
+            run,
+            thread=thread,
+            segment=segment,
+            messages=merged.new,
+            setup=setup,
+            after=merged.after,
+            attachments=sizes,
+            reservations=[*room, *reservations],
+            answers=resolved.answered,
+            left=resolved.left,
+            state=asking.new_state,
+            also=asking.also,
+        )
+
+    async def _is_kept(self, user_id: UserId, admitted: Admitted) -> bool:
+        """Store the attachments of a run's messages, after the run: a refused run leaves none. False: it failed."""
+        try:
+            await asyncio.to_thread(self._library.keep, user_id, admitted.kept)
+        except Upstream as exc:
+            logger.error("run.attachments_not_kept", code=exc.code)
+            return False
+        return True
+
+    async def _again(self, asking: Asking) -> Run | None:
+        """Return the run that answers this request already, by its id or as the thread's active one, else None.
+
+        The request may be a second click or a retry: a second run would, for example, move a device twice.
+
+        Raises:
+            RunExists: the run of its id answers another request.
+            ThreadBusy: the active run answers another request, and its client waits for it.
+            ThreadGone: the thread was deleted.
+        """
+        asked, thread, before = asking.asked, asking.thread, asking.before
+        if thread.is_deleted:
+            raise ThreadGone
+        user_id = thread.key.user_id
+        run = before
+        if run is None and thread.active_run_id is not None:
+            run = await asyncio.to_thread(self._store.run, RunKey(user_id, thread.active_run_id))
+        if run is None:
+            run = asking.questions.answered_by
+        if run is None:
+            return None
+        sent = await asyncio.to_thread(recognise, user_id, thread.messages, asked.sent, asked.unread)
+        is_same = before is not None or run.agent_id == asking.agent.id
+        if not is_same or not await asyncio.to_thread(is_repeat, run, thread, asked, sent, own=self.own_tools):
+            if before is not None:
+                raise RunExists(asked.run_id)
+            if asking.ends_active or asking.strategy is MultitaskStrategy.ENQUEUE:
+                return None
+            if not await asyncio.to_thread(has_left, run, thread, asked, sent, own=self.own_tools):
+                await self._free(thread, Wish.NEXT)
+            return None
+        if before is not None or not await asyncio.to_thread(self.inspector.has_ended, run.key):
+            return run
+        ended = await asyncio.to_thread(self._store.run, run.key)
+        return ended if ended is not None and ended.status in asking.final_states(run.key) else None
+
+    async def _free(self, thread: Thread, wish: Wish, asking: Asking | None = None) -> None:
+        """End the thread's active run if its process is lost, else ask its writer to end it.
+
+        Raises:
+            ThreadBusy: the run goes on.
+            ThreadChanged: the run has ended; read the thread again.
+        """
+        run_id = thread.active_run_id
+        if run_id is None:
+            return
+        key = RunKey(thread.key.user_id, run_id)
+        if asking is not None and asking.strategy is MultitaskStrategy.ROLLBACK:
+            asking.rolls_back.append(key)
+        ends = partial(self.inspector.is_over, is_cancelled=asking is not None and asking.ends_active)
+        is_over = ends if wish is Wish.MOVED_ON else self.inspector.has_ended
+        if not await asyncio.to_thread(is_over, key):
+            await asyncio.to_thread(self._store.wish, key, wish, at=self._clock.now())
+            if wish is Wish.NEXT or not await self._ends(key):
+                raise ThreadBusy(run_id)
+        raise ThreadChanged
+
+    async def _told(self, met: AppError, asking: Asking) -> AppError:
+        """Return ThreadBusy with the thread's active run when others changed the thread first each time.
+
+        A request that would wait is not refused for that run, and is told that it may come again at once.
+        """
+        if isinstance(met, ThreadChanged) and asking.strategy is not MultitaskStrategy.ENQUEUE:
+            active = (await asyncio.to_thread(self._store.thread, asking.thread.key)).active_run_id
+            if active is not None:
+                return ThreadBusy(active)
+        return met
+
+    async def _ends(self, key: RunKey) -> bool:
+        """Wait for a run that was asked to end; False: it goes on."""
+        for _ in range(_END_POLLS):
+            await asyncio.sleep(_END_POLL_S)
+            tail = await asyncio.to_thread(self._store.tail, key)
+            if tail is None or tail.terminal:
+                return True
+        return False

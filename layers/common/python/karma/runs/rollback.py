@@ -1,0 +1,182 @@
+"""Rolling a run back: the conversation goes on where the run had begun, and what its tools did is named.
+
+Nothing is deleted: the run's messages are a branch that is left, as when a user edits (docs/adr/0026).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Final, Literal, NamedTuple
+
+import orjson
+
+from karma.conversations.domain import Message, Thread, ToolCall
+from karma.conversations.history import awaited_calls, stopped
+from karma.conversations.state import EMPTY, State, without_user
+from karma.core.records import Record
+from karma.mcp.offering import is_remote
+from karma.runs import events
+from karma.runs.domain import NOT_EXECUTED, NOT_KNOWN, Run, RunKey, RunStatus
+from karma.runs.ports import Runs
+from karma.runs.setup import load_setup, user_of
+from karma.runs.wishes import MOVED_ON_REASON
+from karma.tools.toolbox import Tool
+
+if TYPE_CHECKING:
+    from karma.runs.checkpoints import FoundPoint
+
+_READS = ":read"
+_RESULT: Final = b'{"type":"TOOL_CALL_RESULT"'
+_FIRST = 20
+"""Segments of which one begins the execution: a run that waited for its turn has few before."""
+
+
+class Effect(NamedTuple):
+    """A call of a tool of the server's, or of an MCP server's, that may have changed something."""
+
+    tool_call_id: str
+    name: str
+    status: Literal["succeeded", "failed"]
+    """Text of its result; a call that failed may have changed something all the same."""
+
+
+class RolledBack(Record):
+    """A run that another one takes the place of."""
+
+    run: Run
+    thread: Thread
+    """Its thread up to the message behind which it had begun, and the results of the calls that were open there."""
+    effects: tuple[Effect, ...]
+    state: State
+    """The state with which it had begun."""
+
+    @property
+    def event(self) -> bytes:
+        """Return the event that tells clients of it."""
+        calls = [{"toolCallId": each.tool_call_id, "name": each.name, "status": each.status} for each in self.effects]
+        return events.rolled_back(self.run.key.run_id, calls).data
+
+
+def rolled_back_of(store: Runs, keys: Sequence[RunKey], thread: Thread, tools: Sequence[Tool]) -> RolledBack | None:
+    """Return how a thread goes on without runs that were ended for another; None: all had finished by themselves.
+
+    Without any it is the one whose place nobody has taken (`left_behind`). Several are those that began one after the
+    other while the request was about to end the one before: the thread goes on where the first of them had begun.
+    """
+    ended = keys or left_behind(store, thread)
+    found = [run for run in map(store.run, dict.fromkeys(ended)) if run is not None and _is_left(run)]
+    if not found:
+        return None
+    run = min(found, key=_size_before)
+    was_open = awaited_calls(thread.conversation(_size_before(run) - 1).messages)
+    kept = _results_of(was_open, thread, behind=_size_before(run) - 1)
+    size = kept[-1] + 1 if kept else _size_before(run)
+    forks = {position: after for position, after in thread.forks.items() if position < size}
+    before = replace(thread, messages=thread.messages[:size], next_message=size, forks=forks, restored_to=None)
+    setups = [load_setup(stored) for stored in (store.setup(each.key) for each in found) if stored]
+    frontend = {tool.name for setup in setups for tool in setup.frontend_tools}
+    others = {each.name for setup in setups for each in setup.subagents}
+    told = [Message(id="", role="assistant", tool_calls=was_open), *thread.messages[run.begins_at :]]
+    effects = effects_of(told, tools, frontend=frontend, others=others)
+    brought = {thread.messages[each].tool_call_id for each in kept if each >= run.begins_at}
+    return RolledBack(run, before, tuple(effects), _state_before(store, run, thread, brought))
+
+
+def _results_of(calls: Sequence[ToolCall], thread: Thread, *, behind: int) -> list[int]:
+    """Return the positions of the results that calls have got directly behind a message, the newest ones, in order.
+
+    They belong to what stays: a model that was told of none would take what was done for what failed.
+    """
+    names = {call.id for call in calls}
+    newest = {
+        thread.parent(at): at
+        for at in range(behind + 1, thread.next_message)
+        if thread.messages[at].role == "tool" and thread.messages[at].tool_call_id in names
+    }
+    found: list[int] = []
+    while (at := newest.get(found[-1] if found else behind)) is not None:
+        found.append(at)
+    return found
+
+
+def left_behind(store: Runs, thread: Thread) -> list[RunKey]:
+    """Return the last run of a thread, if it was ended for another one that has not begun; one read.
+
+    The request that ended it died before it stored its own run, or another request came in between.
+    """
+    if thread.active_run_id is not None or not thread.last_run_id:
+        return []
+    run = store.run(RunKey(thread.key.user_id, thread.last_run_id))
+    if run is None or run.status is not RunStatus.CANCELLED or run.cancel_reason != MOVED_ON_REASON:
+        return []
+    return [run.key] if run.last_message == thread.latest else []
+
+
+def _state_before(store: Runs, run: Run, thread: Thread, brought: set[str]) -> State:
+    """Return the state with which a run began to be executed, as its thread keeps it; one read or two.
+
+    The calls whose results it has `brought` for what was before it have changed that, too.
+    """
+    missing = set(brought)
+    state, stored = None, store.setup(run.key)
+    for segment in store.segments(run.key, after=0, limit=_FIRST):
+        state = events.state_after(segment.events, state)
+        missing -= {orjson.loads(data)["toolCallId"] for data in segment.events if data.startswith(_RESULT)}
+        if segment.epoch != NOT_EXECUTED and not missing:
+            break
+    if state is None or not stored:
+        return thread.state or EMPTY
+    return State(without_user(state, user_of(load_setup(stored).caller)))
+
+
+def _is_left(run: Run) -> bool:
+    return run.begins_at >= 0 and run.status is not RunStatus.FINISHED
+
+
+def _size_before(run: Run) -> int:
+    return run.follows + 1 if run.follows != NOT_KNOWN else run.begins_at - 1
+
+
+def effects_of(
+    messages: Sequence[Message], tools: Sequence[Tool], *, frontend: Collection[str], others: Collection[str] = ()
+) -> Iterator[Effect]:
+    """Yield the calls among messages that have a result there, of tools that may change something.
+
+    Any other agent (`others`) may, by its own tools, and any tool of an MCP server: that it only reads is its server's
+    own word. Those of the client's, `frontend`, are known to it.
+    """
+    acting = {*others, *(tool.name for tool in tools if not tool.permission.endswith(_READS))}
+    results = {each.tool_call_id: each for each in messages if each.role == "tool"}
+    for call in (call for message in messages for call in message.tool_calls):
+        result = results.get(call.id)
+        if result is not None and (call.name in acting or is_remote(call.name, frontend)):
+            yield Effect(call.id, call.name, "failed" if result.failed else "succeeded")
+
+
+def effects_behind(
+    found: FoundPoint,
+    thread: Thread,
+    tools: Sequence[Tool],
+    *,
+    begun: Collection[ToolCall] = (),
+    kept: int | None = None,
+) -> tuple[Effect, ...]:
+    """Return the calls that were made behind a point, in all branches of a thread, and may have changed something.
+
+    Calls that were open at the point may have been `begun` without a result. Where only the first messages are `kept`,
+    calls behind these count; None: all are.
+    """
+    path = found.path(len(found.messages) if kept is None else kept)
+    point, setup = path[-1] if path else -1, found.setup
+    behind: set[int] = set()
+    for position in range(point + 1, thread.next_message):
+        if thread.parent(position) == point or thread.parent(position) in behind:
+            behind.add(position)
+    was_open = Message(id="", role="assistant", tool_calls=awaited_calls(found.messages[:kept]))
+    frontend = {tool.name for tool in setup.frontend_tools} if setup is not None else frozenset[str]()
+    others = {each.name for each in setup.subagents} if setup is not None else set[str]()
+    told = [was_open, *(thread.messages[each] for each in sorted(behind))]
+    results = {each.tool_call_id for each in told if each.role == "tool"}
+    told += [stopped(call) for call in begun if call.id not in results]
+    return tuple(effects_of(told, tools, frontend=frontend, others=others))

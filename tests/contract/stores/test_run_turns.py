@@ -1,0 +1,144 @@
+"""Runs that wait for their turn in a thread: one suite for the store in memory and for DynamoDB."""
+
+from dataclasses import replace
+from datetime import timedelta
+
+import pytest
+
+from karma.conversations.domain import Message, ThreadKey
+from karma.runs.domain import OwnershipLost, Run, RunStatus, Segment, ThreadChanged
+from karma.runs.interrupts import Answered, AnswerStatus, InterruptAnswer
+from karma.runs.ports import Runs
+from tests.contexts.runs import question
+from tests.contract.stores.test_runs import END, NOW, THREAD, begin, run, segment, stored_runs
+from tests.fakes.runs import MemoryRuns
+from tests.support.stores import Store
+
+LATER = NOW + timedelta(seconds=5)
+SAID = (Message(id="m2", role="user", content="later"),)
+
+
+@pytest.fixture
+def runs(store: Store) -> Runs:
+    return MemoryRuns() if store.in_memory else stored_runs(store.database)
+
+
+def queue(store: Runs, name: str) -> Run:
+    waits = replace(run(name), status=RunStatus.QUEUED)
+    first = Segment(key=waits.key, n=1, writer="w", epoch=0, lease_until=NOW, events=(b"{}",))
+    store.start(waits, thread=store.thread(THREAD), segment=first, messages=SAID, setup=b"s")
+    return waits
+
+
+def end(store: Runs, name: str = "r1", *, n: int = 2, was: RunStatus = RunStatus.RUNNING) -> None:
+    last = replace(segment(n, terminal=True), key=run(name).key)
+    status = RunStatus.CANCELLED if was is RunStatus.QUEUED else RunStatus.FINISHED
+    store.finish(last, replace(END, was=was, status=status), thread=THREAD)
+
+
+def begun(store: Runs, waits: Run) -> Run:
+    size = store.thread(THREAD).next_message
+    return replace(waits, status=RunStatus.RUNNING, follows=size - 1, answers=size, begins_at=size + 1)
+
+
+def test_they_stand_in_order_and_have_no_message_in_the_thread(runs: Runs) -> None:
+    begin(runs)
+    before = runs.thread(THREAD).messages
+    queue(runs, "r2")
+    queue(runs, "r3")
+    assert runs.turns(THREAD)[:2] == ("r1", ("r2", "r3"))
+    assert runs.thread(THREAD).queue == ("r2", "r3")
+    assert runs.thread(THREAD).messages == before
+    found = runs.run(run("r2").key)
+    assert found is not None
+    assert found.status is RunStatus.QUEUED
+
+
+def test_one_is_put_on_condition_that_the_thread_is_as_it_was_read(runs: Runs) -> None:
+    begin(runs)
+    thread = runs.thread(THREAD)
+    queue(runs, "r2")
+    waits = replace(run("r3"), status=RunStatus.QUEUED)
+    with pytest.raises(ThreadChanged):
+        runs.start(waits, thread=thread, segment=replace(segment(1), key=waits.key), messages=(), setup=b"s")
+    assert runs.turns(THREAD).queue == ("r2",)
+    assert runs.run(waits.key) is None
+
+
+def test_one_whose_turn_comes_has_the_thread_and_its_messages(runs: Runs) -> None:
+    begin(runs)
+    waits = queue(runs, "r2")
+    queue(runs, "r3")
+    with pytest.raises(ThreadChanged):
+        runs.take_turn(begun(runs, waits), runs.thread(THREAD), SAID, at=LATER)
+    end(runs)
+    runs.take_turn(begun(runs, waits), runs.thread(THREAD), SAID, at=LATER)
+
+    assert runs.turns(THREAD)[:2] == ("r2", ("r3",))
+    assert runs.thread(THREAD).messages[-1:] == SAID
+    found = runs.run(waits.key)
+    assert found is not None
+    assert found.status is RunStatus.RUNNING
+    assert (found.follows + 1, found.answers, found.begins_at) == (
+        runs.thread(THREAD).latest,
+        runs.thread(THREAD).latest,
+        runs.thread(THREAD).next_message,
+    )
+
+
+def test_the_turn_answers_questions_with_it_or_not_at_all(runs: Runs) -> None:
+    begin(runs)
+    waits = queue(runs, "r2")
+    asked = [question(run("r1"), n) for n in (1, 2)]
+    how = replace(END, status=RunStatus.INTERRUPTED, interrupts=tuple(asked))
+    runs.finish(replace(segment(2, terminal=True), key=run("r1").key), how, thread=THREAD)
+    answer = InterruptAnswer(status=AnswerStatus.CANCELLED, by=waits.key.run_id, at=LATER)
+    passed_over = [Answered(interrupt=asked[0], answer=answer)]
+    stale = [Answered(interrupt=replace(asked[0], answer=answer), answer=answer)]
+
+    with pytest.raises(ThreadChanged):
+        runs.take_turn(begun(runs, waits), runs.thread(THREAD), SAID, answers=stale, left=asked[1:], at=LATER)
+    assert runs.turns(THREAD)[:2] == (None, ("r2",))
+    assert set(runs.thread(THREAD).interrupts) == {each.id for each in asked}
+
+    runs.take_turn(begun(runs, waits), runs.thread(THREAD), SAID, answers=passed_over, left=asked[1:], at=LATER)
+    found = runs.interrupts(THREAD.user_id, [each.id for each in asked])
+    assert [found[each.id].answer for each in asked] == [answer, None]
+    assert runs.thread(THREAD).interrupts == (asked[1].id,)
+
+
+def test_one_that_was_read_before_another_change_is_not_given_its_turn(runs: Runs) -> None:
+    begin(runs)
+    waits = queue(runs, "r2")
+    end(runs)
+    thread = runs.thread(THREAD)
+    queue(runs, "r3")
+    with pytest.raises(ThreadChanged):
+        runs.take_turn(begun(runs, waits), thread, SAID, at=LATER)
+    assert runs.turns(THREAD)[:2] == (None, ("r2", "r3"))
+
+
+def test_one_that_is_cancelled_leaves_the_active_run_alone_and_the_queue_with_the_next(runs: Runs) -> None:
+    begin(runs)
+    gone, waits = queue(runs, "r2"), queue(runs, "r3")
+    end(runs, "r2", was=RunStatus.QUEUED)
+    assert runs.turns(THREAD)[:2] == ("r1", ("r2", "r3"))
+    end(runs)
+    with pytest.raises(OwnershipLost):
+        runs.take_turn(begun(runs, gone), runs.thread(THREAD), SAID, at=LATER)
+    runs.take_turn(begun(runs, waits), runs.thread(THREAD), SAID, at=LATER)
+    assert runs.turns(THREAD)[:2] == ("r3", ())
+
+
+def test_one_whose_turn_has_come_is_not_cancelled_as_one_that_waits(runs: Runs) -> None:
+    begin(runs)
+    waits = queue(runs, "r2")
+    end(runs)
+    runs.take_turn(begun(runs, waits), runs.thread(THREAD), SAID, at=LATER)
+    with pytest.raises(OwnershipLost):
+        end(runs, "r2", was=RunStatus.QUEUED)
+    assert runs.turns(THREAD)[:2] == ("r2", ())
+
+
+def test_an_absent_thread_has_nobody_s_turn(runs: Runs) -> None:
+    assert runs.turns(ThreadKey(THREAD.user_id, THREAD.thread_id))[:2] == (None, ())
