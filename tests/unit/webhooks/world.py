@@ -73,6 +73,7 @@ class World:
             queue=self.queue,
             clock=self.clock,
             chance=lambda: 0.0,
+            timer=lambda: self.clock.at.timestamp(),
         )
 
     def create(self, *events: str, user: UserId = ADA, again: str = "", **more: Any) -> ShownWebhook:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import datetime, timedelta
@@ -93,6 +93,7 @@ class DeliveryWorker:
         queue: LookQueue,
         clock: Clock,
         chance: Chance = random.random,
+        timer: Callable[[], float] = monotonic,
     ) -> None:
         self._webhooks = webhooks
         self._deliveries = deliveries
@@ -101,6 +102,7 @@ class DeliveryWorker:
         self._queue = queue
         self._clock = clock
         self._chance = chance
+        self._timer = timer
 
     def look(self, user_id: UserId, lane: Lane, *, seconds: float = BEGIN_WITHIN_S) -> str:
         """Send what is due in a lane, and say in a word or two what was done; attempts begin within `seconds`.
@@ -120,7 +122,7 @@ class DeliveryWorker:
                 return "cleared"
             self._leave(agenda, look_at=self._clock.now())
             return "partly cleared"
-        agenda, sent = self._send(webhook, agenda, until=monotonic() + seconds)
+        agenda, sent = self._send(webhook, agenda, until=self._timer() + seconds)
         look_at = self._deliveries.next_due(agenda)
         if look_at is not None and agenda.is_resting(look_at):
             look_at = agenda.rests_until
@@ -159,7 +161,7 @@ class DeliveryWorker:
         """
         sent, rests = 0, _Rests()
         with ThreadPoolExecutor(max_workers=PARALLEL) as pool:
-            while monotonic() < until:
+            while self._timer() < until:
                 now = self._clock.now()
                 if webhook.is_enabled and agenda.is_resting(now):
                     break
@@ -201,7 +203,7 @@ class DeliveryWorker:
         return False
 
     def _attempt(self, webhook: Webhook, delivery: Delivery, secrets: Sequence[bytes]) -> _Outcome:
-        at, began = self._clock.now(), monotonic()
+        at, began = self._clock.now(), self._timer()
         answered: ReceiverAnswer | None = None
         error: DeliveryError | None = DeliveryError.SECRET_LOST
         if secrets:
@@ -213,7 +215,7 @@ class DeliveryWorker:
                 error = exc.code
         attempt = DeliveryAttempt(
             at=at,
-            duration_ms=int((monotonic() - began) * 1000),
+            duration_ms=int((self._timer() - began) * 1000),
             status_code=answered.status_code if answered else None,
             error=error,
         )
