@@ -11,7 +11,7 @@ export UV_SYSTEM_CERTS = 1
 # environment would have it otherwise, as many images of containers do.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: install dev dev-down test explore test-localstack engines lint format docs map context clients synth bench deploy lock clean
+.PHONY: install dev dev-down test coverage explore test-localstack engines lint format docs map context clients synth bench deploy lock clean
 
 # Virtual environments and npm packages, each only when its lock file changed; checks Python and Node first.
 install:
@@ -24,8 +24,12 @@ dev-down: install
 	@.venv/bin/python -m local.cli down
 
 test: install
+	.venv/bin/pytest --numprocesses $(PROCESSES) --dist loadfile --no-loadscope-reorder $(ARGS)
+
+# The tests, which lines of the product they ran, and whether these are as many as they must be: a fifth more of time.
+coverage: install
 	.venv/bin/coverage erase
-	.venv/bin/pytest --numprocesses $(PROCESSES) --dist loadfile --no-loadscope-reorder --cov --cov-report= $(ARGS)
+	@$(MAKE) --no-print-directory test ARGS="--cov --cov-report= $(ARGS)"
 	.venv/bin/coverage report
 
 # The tests by dice that nobody has thrown yet: tests/support/seeds.py.

@@ -1,4 +1,4 @@
-"""What changes by the API is told over open WebSockets, by the streams and queues of the deployed backend."""
+"""Changes by the API are told over open WebSockets, by the streams and queues of the deployed backend."""
 
 from __future__ import annotations
 

@@ -92,7 +92,7 @@ class MemoryBilling:
     """Events that were about a user, by id."""
     rows: dict[UserId, Row] = field(default_factory=dict)
     budgets: MemoryDailyBudgets = field(default_factory=MemoryDailyBudgets)
-    """What accounts allow themselves a day."""
+    """Amounts that accounts allow themselves a day."""
     looks: dict[UserId, datetime] = field(default_factory=dict)
     customers: dict[str, CustomerLink] = field(default_factory=dict)
     ending: dict[str, UserId] = field(default_factory=dict)

@@ -111,7 +111,7 @@ class FakeWakeUps:
 
 @dataclass
 class FakeIngestQueue:
-    """What we ourselves enqueue for ingest."""
+    """Messages that we ourselves enqueue for ingest."""
 
     bodies: list[str] = field(default_factory=list)
     fails: bool = False

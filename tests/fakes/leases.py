@@ -119,7 +119,7 @@ class MemoryLeases:
 
 
 class MemoryHoldings:
-    """What processes hold for runs, as karma.runs.active_repository has it."""
+    """Streams and places that processes hold for runs, as karma.runs.active_repository has it."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -34,7 +34,7 @@ class MemoryUsage:
     account_days: dict[tuple[UserId, str], int] = field(default_factory=dict)
     """All model spend by account and day, where the account limits it."""
     delegated: Counter[tuple[UserId, str, str]] = field(default_factory=Counter)
-    """What of that agents have spent as subagents."""
+    """The part of that which agents have spent as subagents."""
     seats: Counter[tuple[UserId, UserId]] = field(default_factory=Counter)
     """Number of an account's projects for which a person has their seat."""
 

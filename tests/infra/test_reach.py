@@ -25,7 +25,7 @@ NEVER_CALLED = {
         "jsonschema_rs",
     ): "arguments are judged where tools run; no schedule has answers",
 }
-"""What a file names that a function loads for other things, and why no call of the function gets there."""
+"""Names in a file that a function loads for other things, and why no call of the function gets there."""
 
 
 @pytest.mark.parametrize("package", PACKAGES)

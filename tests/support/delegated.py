@@ -1,4 +1,4 @@
-"""What a subagent of a stored run has done."""
+"""The stored work of a run's subagent."""
 
 from __future__ import annotations
 

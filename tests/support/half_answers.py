@@ -22,7 +22,7 @@ HALVES: dict[str, Sequence[ModelEvent]] = {
 
 
 Then = Callable[[], Awaitable[Sequence[ModelEvent]]]
-"""What a model does behind half an answer: it fails, or returns the rest."""
+"""The way of a model behind half an answer: it fails, or returns the rest."""
 
 
 class Half(Teller):

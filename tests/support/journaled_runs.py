@@ -57,7 +57,7 @@ class OneChoice:
 
 @dataclass
 class Talk:
-    """How a provider's server answers."""
+    """The answers of a provider's server."""
 
     endless: Behaviour
     """It speaks, a piece every 20 ms, until its client leaves."""

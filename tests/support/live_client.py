@@ -20,7 +20,7 @@ def is_log(name: str) -> bool:
 
 @dataclass
 class Watched:
-    """What a client has of one channel."""
+    """A client's part of one channel."""
 
     versions: dict[str, int] = field(default_factory=dict)
     objects: dict[str, Json] = field(default_factory=dict)

@@ -141,7 +141,7 @@ class World:
         self.agent = ""
         """Name of the agent that is asked; "": as the rest of the world says."""
         self.strategy: MultitaskStrategy | None = None
-        """What an agent called `brief` says of a second request; None: there is no such agent."""
+        """The words of an agent called `brief` to a second request; None: there is no such agent."""
         self.leases_are_steps = False
         self.permission = "device:read"
         """Permission that the tools ask for."""
@@ -152,7 +152,7 @@ class World:
         self.watchdog = RememberedWatchdog()
         self.given_agents: Catalogue | None = None
         self.day_cost_micros: int | None = None
-        """What the account allows itself a day."""
+        """The amount that the account allows itself a day."""
         self.plan_name = PlanName.ENTERPRISE
         self.effects: Counter[tuple[str, str]] = Counter()
         """Calls that took effect, by tool and id: a call that is made again under its id has one effect."""
@@ -294,7 +294,7 @@ class Teller:
     """A model whose answer depends on the conversation alone, as a real one's would."""
 
     padding = ""
-    """What each part of its answers ends with."""
+    """The end of each part of its answers."""
     unique_ids = False
 
     def __init__(self, life: Life) -> None:

@@ -69,7 +69,7 @@ def _sampled() -> Sample:
 
 @dataclass
 class Seen:
-    """What reached the server."""
+    """Requests that reached the server."""
 
     headers: list[dict[str, str]] = field(default_factory=list)
     calls: list[str] = field(default_factory=list)

@@ -1,4 +1,4 @@
-"""What the code of a function can reach, and what of it is there when only its own dependency layer is.
+"""The code that a function can reach, and the part of it that is there with its own dependency layer alone.
 
 Two questions, for imports that a call makes as much as for those of a start:
 

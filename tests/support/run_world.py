@@ -94,7 +94,7 @@ class World:
         self.role = Role.USER
         self.plan = PlanName.ENTERPRISE
         self.day_cost_micros: int | None = None
-        """What the account allows itself a day."""
+        """The amount that the account allows itself a day."""
         self.agents = catalogue()
         self.tools = [ECHO]
         self.mcp: McpTools | None = None

@@ -69,7 +69,7 @@ class Talk(World):
         self.calls = 0
         self.names = 0
         self.at_work: Callable[[], object] | None = None
-        """What happens while the next tool is at work."""
+        """The event that comes while the next tool is at work."""
         self.made: dict[str, str] = {}
         """Results that tools have given, by call."""
         self.answered: dict[str, str] = {}

@@ -30,7 +30,7 @@ class Got(NamedTuple):
 
 
 class Receiver:
-    """What came to a server, and its address."""
+    """Requests that came to a server, and its address."""
 
     def __init__(self, url: str) -> None:
         self.url = url

@@ -1,6 +1,7 @@
 """Imports that each package may have. The rules are the tables below; each failure lists the offending imports."""
 
 import ast
+import re
 from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
@@ -296,3 +297,18 @@ def test_immutable_dataclasses_are_records() -> None:
         if line.lstrip().startswith("@dataclass(") and "frozen=True" in line
     ]
     assert not found, told(found, "class Name(Record, kw_only=True): see karma/core/records.py")
+
+
+def test_docstrings_say_what_a_thing_is() -> None:
+    """One that begins with a question word is half a sentence, which somebody who arrived today has to finish."""
+    named = ("benchmarks", "functions", "infra", "layers", "local", "sdk", "tests")
+    question = re.compile(r"(What|When|Who|Whose|Which|Where|How|Why)\b")
+    found = [
+        f"{path.relative_to(ROOT)}:{node.lineno}"
+        for path in sources(*(ROOT / name for name in named))
+        if not any(part.startswith(".") or part == "node_modules" for part in path.relative_to(ROOT).parts)
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)
+        if question.match(node.value.value.lstrip())
+    ]
+    assert not found, told(found, "begin with the thing: a noun, or a verb for a function")

@@ -63,7 +63,7 @@ FIRST = {
     "api.handler": "from api.mounts import Mounts; Mounts().load('/api/v1/devices')",
     "agent_stream.app": "from agent_stream import services; services.build()",
 }
-"""What a function's first request loads besides its entry, which imports it by need."""
+"""Modules that a function's first request loads besides its entry, which imports them by need."""
 
 OWN: dict[str, tuple[int, str]] = {
     "agent_stream.app": (

@@ -65,7 +65,7 @@ def test_the_return_type_of_every_route_tells_the_shape_of_its_answer() -> None:
 REPEATED_CREATES_ANEW = {
     "/api/v1/realtime/ticket": "a ticket lets one connection in, and ends by itself within a minute",
 }
-"""Why a repeated request may create once more, by path."""
+"""Reasons why a repeated request may create once more, by path."""
 
 
 def test_what_a_post_creates_is_created_once_for_an_idempotency_key() -> None:

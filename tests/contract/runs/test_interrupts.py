@@ -85,7 +85,7 @@ class Server:
 
 
 class Answers(Protocol):
-    """What answers a client's requests."""
+    """The server that answers a client's requests."""
 
     def answer(self, body: bytes) -> tuple[int, bytes]:
         """Return the status and the body of the answer to a request."""

@@ -110,7 +110,7 @@ class Ways:
     end: dict[str, Any]
     """Members of the last event that the run's client is sent."""
     of_caller: RunStatus | None = None
-    """How the run ends whose subagent is stopped; None: as the others."""
+    """The end of the run whose subagent is stopped; None: as the others."""
 
 
 CANCELLED_END = {"type": "RUN_FINISHED", "outcome": {"type": "cancelled"}}
@@ -160,7 +160,7 @@ def check_ends(scene: Scene, way: Ways) -> None:
 
 
 def check_money(scene: Scene) -> None:
-    """What is counted is what the runs say that they cost, and all that was reserved where nobody could say."""
+    """The count is what the runs say that they cost, and all that was reserved where nobody could say."""
     runs = [scene.run(mode) for mode in MODES]
     assert all(run.cost_micros is None or 0 < run.cost_micros <= run.reserved_micros for run in runs)
     held = [run.reserved_micros if run.cost_micros is None else run.cost_micros for run in runs]

@@ -26,7 +26,7 @@ from tests.support.stores import Calls, Database, Engine, Store, methods, reposi
 __all__ = ["kept_clients", "storage"]
 DATABASES = [Engine.MINISTACK, Engine.DYNAMODB_LOCAL]
 _TESTS_A_PROCESS = 100
-"""What a table leaves behind in DynamoDB Local makes each later request slower, also when it was deleted."""
+"""A table, also a deleted one, leaves something behind in DynamoDB Local that makes each later request slower."""
 _CONFIG = Config(connect_timeout=2, read_timeout=20, retries={"total_max_attempts": 2}, parameter_validation=False)
 
 

@@ -1,4 +1,4 @@
-"""What subagents did, beside the runs in which they began: the same in memory and in the databases."""
+"""The work of subagents, beside the runs in which they began: the same in memory and in the databases."""
 
 from __future__ import annotations
 

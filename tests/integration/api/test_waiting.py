@@ -1,4 +1,4 @@
-"""What a person finds who comes back: the runs of a thread, and the questions of all threads that wait for them."""
+"""The view of a person who comes back: the runs of a thread, and the questions of all threads that wait for them."""
 
 from __future__ import annotations
 

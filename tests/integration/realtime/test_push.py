@@ -1,4 +1,4 @@
-"""What is stored comes to who watches it: real items, their streams' records, the queue, and a socket's endpoint."""
+"""Stored changes come to their watchers: real items, their streams' records, the queue, and a socket's endpoint."""
 
 from __future__ import annotations
 
@@ -98,7 +98,7 @@ class TestWhatIsWatched:
         assert thread["objects"]["messages:t1"] == 0
 
     def test_a_log_of_long_and_short_pieces_to_its_end(self, live: Live) -> None:
-        """What is packed in the table, what is not, and messages, of one batch."""
+        """Items that are packed in the table, those that are not, and messages, of one batch."""
         rows = RunRows()
         live.connect(rows.ada.id, "c1")
         for channel in ("run:r1", "thread:t1"):

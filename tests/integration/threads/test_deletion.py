@@ -154,7 +154,7 @@ class Scene:
         return [item for item in found if self.user_id in str(item)]
 
     def assert_only_its_tombstone_is_left(self, stack: Stack, *, others: int = 1) -> None:
-        """What is left of the thread is its tombstone; the account's other thread is as it was."""
+        """Of the thread its tombstone is left; the account's other thread is as it was."""
         left = [item for item in self.items(stack) if "other" not in item["pk"]["S"]]
         kinds = sorted(item["type"]["S"] for item in left)
         assert kinds == ["run_counter", "thread"]

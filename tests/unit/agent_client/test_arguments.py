@@ -1,4 +1,4 @@
-"""What an interrupt asks about, as people are shown it who approve."""
+"""The call that an interrupt asks about, as people are shown it who approve."""
 
 from __future__ import annotations
 

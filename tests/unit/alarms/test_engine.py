@@ -65,7 +65,7 @@ def oracle(condition: SampleCondition, samples: Sequence[Sample]) -> list[Episod
 
 
 class Told:
-    """What somebody knows who hears of every change."""
+    """The knowledge of somebody who hears of every change."""
 
     def __init__(self, condition: SampleCondition) -> None:
         self.condition = condition

@@ -1,4 +1,4 @@
-"""What is sent to Chat Completions: whatever a thread holds, and whichever model it talked to before."""
+"""Requests to Chat Completions: whatever a thread holds, and whichever model it talked to before."""
 
 from __future__ import annotations
 

@@ -148,7 +148,7 @@ def is_within(value: Any, bounds: Bounds) -> bool:
 @pytest.mark.fault("F-25r")
 @pytest.mark.parametrize("nth", range(5))
 def test_a_value_is_within_its_bounds_behind_each_operation(nth: int, seed: int) -> None:
-    """What is measured behind each operation is what decides, however little the patch measures itself."""
+    """The size behind each operation decides, however little the patch measures itself."""
     dice = random.Random(seed)
     refused = 0
     for _ in range(200):

@@ -1,4 +1,4 @@
-"""What a PDF, and all PDFs of one request together, may cost: processor time and memory, whatever they refer to."""
+"""The cost of a PDF, and of all PDFs of one request together: processor time and memory, whatever they refer to."""
 
 from __future__ import annotations
 

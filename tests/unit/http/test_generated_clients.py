@@ -1,4 +1,4 @@
-"""What generators of clients and validators of other languages can read of both OpenAPI documents."""
+"""Generators of clients and validators of other languages can read both OpenAPI documents."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What each role, and each scope of a key, allows."""
+"""Permissions of each role, and of each scope of a key."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What of a request Anthropic's API can have cached: requests of whole conversations, against its documented rules."""
+"""Caching of requests by Anthropic's API: requests of whole conversations, against its documented rules."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ def question(text: str) -> dict[str, Any]:
 
 
 class TestTheRules:
-    """What the API documents of its cache, which the figures rest on."""
+    """Rules that the API documents of its cache, which the figures rest on."""
 
     def test_the_same_request_is_read_whole_and_costs_no_write(self) -> None:
         cache = PromptCache()

@@ -1,4 +1,4 @@
-"""What a client holds comes to equal what is stored, whatever is doubled, reordered, lost or cut on the way.
+"""A client's copy comes to equal what is stored, whatever is doubled, reordered, lost or cut on the way.
 
 Router, pusher, connections and messages are the real ones, over stores in memory; the client is a model of sdk/js.
 Every message that is sent either way is checked against the committed schema.

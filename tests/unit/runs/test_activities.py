@@ -1,4 +1,4 @@
-"""What clients are shown of a call of a tool while it is being made, and who is not."""
+"""Clients are shown a call of a tool while it is being made; older ones are not."""
 
 from __future__ import annotations
 

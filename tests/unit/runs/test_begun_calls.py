@@ -1,4 +1,4 @@
-"""Who goes back to a call whose process was lost with it is told of it, and does not make it again by that."""
+"""Going back to a call whose process was lost with it tells of it, and does not make it again."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What an account may spend with an agent a day: runs that go on at once cannot overspend it together."""
+"""An account's limit of spending with an agent a day: runs that go on at once cannot overspend it together."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a change of a run's row tells: an end, once, whoever ended it, and nothing else."""
+"""Happenings of a change of a run's row: an end, once, whoever ended it, and nothing else."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a killed process held for a run, its stream and its place, is free once somebody else has seen to it."""
+"""A killed process's stream and place of a run are free once somebody else has seen to it."""
 
 from __future__ import annotations
 

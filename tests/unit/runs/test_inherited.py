@@ -1,4 +1,4 @@
-"""Who waits for the end of a run that asks hears of it: the run that goes on with the answer has its places."""
+"""Those who wait for the end of a run that asks hear of it: the run that goes on with the answer has its places."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Who joins a run, at any moment of it and whatever he holds, ends with the conversation that is stored."""
+"""A client that joins a run, at any moment of it and whatever it holds, ends with the conversation that is stored."""
 
 from __future__ import annotations
 

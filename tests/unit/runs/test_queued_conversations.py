@@ -1,4 +1,4 @@
-"""What a run of the queue finds when its turn comes: calls that were at work, questions, and calls of the client's.
+"""The thread of a queued run when its turn comes: calls that were at work, questions, and calls of the client's.
 
 SEED plays a failure again; INTERLEAVINGS plays so many conversations.
 """

@@ -1,4 +1,4 @@
-"""What a model thinks: shown to clients that know it, kept for the model that thought it, and for no other."""
+"""Thoughts of a model: shown to clients that know it, kept for the model that thought it, and for no other."""
 
 from __future__ import annotations
 

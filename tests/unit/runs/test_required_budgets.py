@@ -55,7 +55,7 @@ class Limited:
 
     @property
     def used(self) -> int:
-        """What is used before the first run."""
+        """The amount that is used before the first run."""
         if self.case.name != "thread":
             return 0
         return TOKENS if self.case.unit == "tokens" else priced(self.world, 1)

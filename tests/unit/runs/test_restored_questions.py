@@ -28,12 +28,12 @@ from tests.unit.runs.test_subagents import lead, results, says
 from tests.unit.runs.test_withdrawn_questions import going_back
 
 EXPIRED = "20"
-"""How a moment begins."""
+"""The beginning of a moment."""
 YES, NO = {"approved": True}, {"approved": False}
 REFUSED = '{"error":"The user refused this call: it was not made."}'
 CANCELLED = '{"error":"The user cancelled this call: it was not made."}'
 LEFT = ("refused", "words", "open")
-"""What became of the first run's question before the conversation went back."""
+"""The fate of the first run's question before the conversation went back."""
 ANSWERS = {"yes": (YES, SAID), "no": (NO, REFUSED), "cancel": (None, CANCELLED)}
 BRINGS = ("nothing", "the branch", "the other branch")
 """The history that the client of the answer sends."""

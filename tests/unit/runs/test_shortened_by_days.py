@@ -42,7 +42,7 @@ LIMIT = 900_000
 
 
 class Day(StrEnum):
-    """Whose day is limited."""
+    """The one whose day is limited."""
 
     AGENT = "agent_per_day"
     ACCOUNT = "account_per_day"

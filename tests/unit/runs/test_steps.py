@@ -1,4 +1,4 @@
-"""What lists show of a run's words, and its steps."""
+"""A run's words in lists, and its steps."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What budgets, days and figures know of the work of subagents, also of what they do once one of them was stopped."""
+"""Budgets, days and figures know the work of subagents, also what they do once one of them was stopped."""
 
 from __future__ import annotations
 

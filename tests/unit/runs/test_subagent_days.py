@@ -1,4 +1,4 @@
-"""What subagents take of their agents' days: nothing stays taken for a call that was not made, however it ended."""
+"""Subagents' parts of their agents' days: nothing stays taken for a call that was not made, however it ended."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a large request leaves is freed before the next one."""
+"""Memory that a large request leaves is freed before the next one."""
 
 import gc
 import sys

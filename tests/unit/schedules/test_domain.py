@@ -1,4 +1,4 @@
-"""Which of the fires that are due fires: after outages of any length, by each way to catch up."""
+"""The one of the due fires that fires: after outages of any length, by each way to catch up."""
 
 from __future__ import annotations
 

@@ -422,7 +422,7 @@ class TestTheSweep:
         assert send_due(scheduled.store, scheduled, scheduled.world.clock) == 0
 
     def test_that_is_late_makes_no_fire_late(self, scheduled: Scheduled) -> None:
-        """What is due behind the next sweep is sent by this one, should that come late."""
+        """A fire that is due behind the next sweep is sent by this one, should that come late."""
         made = scheduled.add(at=scheduled.now + timedelta(seconds=85))
         assert send_due(scheduled.store, scheduled, scheduled.world.clock) == 1
         [(body, delay_s)] = scheduled.sent

@@ -1,4 +1,4 @@
-"""When schedules fire: against the minutes that exist, one by one, in zones whose clocks change."""
+"""Moments at which schedules fire: against the minutes that exist, one by one, in zones whose clocks change."""
 
 from __future__ import annotations
 

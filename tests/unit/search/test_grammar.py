@@ -1,4 +1,4 @@
-"""How queries are read."""
+"""The grammar by which queries are read."""
 
 from __future__ import annotations
 

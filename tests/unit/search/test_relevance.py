@@ -1,4 +1,4 @@
-"""How well queries are answered: nDCG@10 over a judged collection, in all and in each class of queries."""
+"""Quality of answers to queries: nDCG@10 over a judged collection, in all and in each class of queries."""
 
 from __future__ import annotations
 

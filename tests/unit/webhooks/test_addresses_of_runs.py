@@ -1,4 +1,4 @@
-"""What goes to the addresses that runs name: signed by the default webhook, once, each host apart from dead ones."""
+"""Deliveries to the addresses that runs name: signed by the default webhook, once, each host apart from dead ones."""
 
 from __future__ import annotations
 

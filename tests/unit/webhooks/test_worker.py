@@ -1,4 +1,4 @@
-"""What becomes of deliveries: retries, rest, disabling, and what repeats, deaths and two at once change."""
+"""The course of deliveries: retries, rest, disabling, and what repeats, deaths and two at once change."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How many workers an account has at a time, and that what it changed holds from the next batch on."""
+"""The number of an account's workers at a time; and what it changed holds from the next batch on."""
 
 from __future__ import annotations
 

@@ -120,7 +120,7 @@ class CreateAlarmRuleBody(_Judging):
     severity: AlarmSeverity = AlarmSeverity.WARNING
     actions: Annotated[list[AlarmAction], Field(max_length=3)] = Field(default_factory=lambda: [AlarmAction.NOTICE])
     run: AlarmRunBody | None = None
-    """What the action `run` begins."""
+    """The run that the action `run` begins."""
     silences: Annotated[list[SilenceBody], Field(max_length=MAX_SILENCES)] = Field(default_factory=list)
     time_zone: Zone = "UTC"
     enabled: bool = Field(default=True, strict=True)

@@ -97,7 +97,7 @@ class MessageReader(FieldReader):
     """Reads the messages of one request; errors that refuse it go to `errors`."""
 
     beyond: Mapping[str, str]
-    """Why members are refused that are beyond a limit of free-form values, by their paths."""
+    """Reasons why members beyond a limit of free-form values are refused, by their paths."""
 
     def read(self, given: Sequence[object]) -> tuple[tuple[Sent, ...], tuple[Unread, ...], tuple[Aside, ...]]:
         """Read `messages`: those of the conversation, those that cannot be read, and the application's instructions."""

@@ -153,7 +153,7 @@ def _compare_lists(old: list[Any], new: list[Any], at: str, patch: list[dict[str
 
 
 class _New(NamedTuple):
-    """What an operation has put somewhere."""
+    """A value that an operation has put somewhere."""
 
     steps: list[str]
     value: Any

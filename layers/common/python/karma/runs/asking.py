@@ -85,7 +85,7 @@ class Asking:
     rests: bool = False
     """Nothing pays for a call of the model, so that its run ends with the results of those calls."""
     unavailable: AppError | None = None
-    """Why its agent's model cannot be asked; its run has to do without one."""
+    """The reason why its agent's model cannot be asked; its run has to do without one."""
     back: State | None = None
     """The state in which the run begins that takes another one's place; None: it takes none."""
     changes: Json | None = None

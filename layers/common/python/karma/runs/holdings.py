@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 class Holdings(Protocol):
-    """What processes hold for runs; a part of the store of runs."""
+    """Streams and places that processes hold for runs; a part of the store of runs."""
 
     def refused_at(self, user_id: UserId) -> datetime | None:
         """Return when a run of an account was last refused a place; None: not lately."""

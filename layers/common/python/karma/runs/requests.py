@@ -212,7 +212,7 @@ def check_size(length: int) -> None:
 class _Reader(FieldReader):
     body: Mapping[str, object]
     beyond: Mapping[str, str] = field(default_factory=dict)
-    """Why members are refused that are beyond a limit of free-form values, by their paths."""
+    """Reasons why members beyond a limit of free-form values are refused, by their paths."""
     taken: Container[str] = ()
     warnings: list[str] = field(default_factory=list)
 

@@ -53,7 +53,7 @@ class FoundRequest(NamedTuple):
     by: Noted | None
     """The request as it is noted; None: it has no key."""
     done: Earlier | None
-    """What it did before; None: nothing."""
+    """The work that it did before; None: nothing."""
 
 
 class Restorer:

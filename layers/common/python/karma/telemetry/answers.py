@@ -162,7 +162,7 @@ class ExportView(TypedDict):
     created_at: str
     ended_at: str | None
     expires_at: str | None
-    """When the export and its table are removed; null until it is over."""
+    """The moment at which the export and its table are removed; null until it is over."""
 
 
 def export_view(export: TelemetryExport, link: ExportLink | None = None) -> ExportView:

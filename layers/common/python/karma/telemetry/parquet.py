@@ -44,7 +44,7 @@ class ParquetFile:
         """Begin a file, or go on behind groups that were written; `size` is then to be set to how long the file was."""
         self._columns = columns
         self.groups = list(groups)
-        """What the end of the file says of each group, some hundred bytes."""
+        """The end of the file's words on each group, some hundred bytes."""
         self.rows = rows
         self.size = len(MAGIC)
 

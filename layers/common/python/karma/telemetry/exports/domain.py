@@ -164,7 +164,7 @@ class Written(Record, kw_only=True):
     writer: Mapping[str, object]
     """State of the table's writer (karma.telemetry.tables)."""
     rest: bytes
-    """What is written behind the parts."""
+    """The bytes that are written behind the parts."""
     whole: bool = False
     """True: the parts are all of the table."""
 

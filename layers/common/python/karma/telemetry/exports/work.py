@@ -219,7 +219,7 @@ class ExportWorker:
 
 
 class _Table:
-    """What is written of a table, in the memory of a worker."""
+    """The written part of a table, in the memory of a worker."""
 
     def __init__(self, written: Written, writer: TableWriter) -> None:
         self.parts: list[StoredTablePart] = list(written.parts)
