@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from collections.abc import AsyncGenerator, Callable, Sequence
 from copy import deepcopy
 from dataclasses import replace
@@ -106,10 +107,10 @@ def name(point: RunPoint) -> str:
     return write_point_id(point.id)
 
 
-def parent(world: World) -> object:
+def parent(world: World) -> bytes:
     store = world.store
     kept = (store.runs_by_key[KEY], store.logs[KEY], store.setups[KEY], store.checkpoints[KEY], store.threads[THREAD])
-    return deepcopy(kept)
+    return pickle.dumps(kept)
 
 
 def conversation(world: World, run: Run) -> list[Message]:
