@@ -170,7 +170,8 @@ class MemoryRuns(ControlledRuns, MemoryHoldings):
         for each in () if is_queued else answers:
             self.interrupts_by_id[each.interrupt.id] = replace(each.interrupt, answer=each.answer)
         self.attachments |= {(run.key.user_id, name): size for name, size in attachments.items()}
-        self.runs_by_key[run.key] = run
+        before_it = stored.last_run_id if stored.version else RunId("")
+        self.runs_by_key[run.key] = replace(run, previous_run_id=before_it)
         self.logs[run.key][segment.n] = segment
         self.setups[run.key] = setup
         self.changed_at[thread.key] = run.created_at

@@ -24,6 +24,7 @@ from karma.runs.watchdog import FIRST_LOOK, Inspector
 from karma.tools.domain import ApprovalPolicy, ApprovalRule
 from karma.tools.toolbox import Tool, ToolContext
 from tests.fakes.runs import caller
+from tests.support.effects import verify_effects
 from tests.support.lost_runs import THREAD, Life, Nothing, Teller, World, live
 from tests.support.run_world import FIND_TOOL, asked, user
 
@@ -181,4 +182,5 @@ class Talk(World):
         return [thread.messages[at] for at in thread.path_to(thread.latest)]
 
     def results(self) -> list[tuple[str, str]]:
+        verify_effects(self.branch())
         return [(each.tool_call_id, str(each.content)) for each in self.branch() if each.role == "tool"]

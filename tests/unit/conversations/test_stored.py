@@ -1,9 +1,10 @@
 """Messages written down and read back: nothing is lost, no text is written twice."""
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from karma.conversations.domain import Message, ToolCall
+from karma.conversations.domain import CallEffect, Message, ToolCall
 from karma.conversations.stored import dump_messages, load_messages
 from karma.core.texts import GrowingText
 
@@ -47,6 +48,23 @@ def test_messages_that_an_earlier_release_wrote_are_read() -> None:
     (message,) = load_messages(data)
 
     assert message.content == "hi"
+
+
+@pytest.mark.fault("F-29za")
+@pytest.mark.parametrize(
+    ("stored", "read"),
+    [("none", "none"), ("unknown", "unknown"), ("done", "done"), ("told", "told"), ("later", "told"), ("", "told")],
+    ids=["not made", "unknown", "done", "told", "of a later release", "of an earlier release"],
+)
+def test_what_is_known_of_a_call_s_effect_is_kept(stored: str, read: CallEffect) -> None:
+    named = f',"effect":"{stored}"' if stored else ""
+    data = f'[{{"id":"m","role":"tool","content":"x","tool_call_id":"c1"{named}}}]'.encode()
+
+    (message,) = load_messages(data)
+
+    assert message.effect == read
+    assert (b'"effect"' in dump_messages([message])) == (read != "told")
+    assert load_messages(dump_messages([message]))[0].effect == read
 
 
 @given(st.lists(_TEXTS, max_size=20), st.integers(0, 600))

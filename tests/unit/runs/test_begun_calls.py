@@ -40,7 +40,7 @@ def test_a_call_that_nobody_knows_the_outcome_of_is_asked_about_again(how: str) 
         point = write_point_id(points.page(USER, first.key.run_id, limit=1)[0].id)
         answer = getattr(forks(talk), how)(caller(), point, Modifications(), key=None)
         if how == "restore_as_run":
-            assert [(each.tool_call_id, each.status) for each in answer.effects] == [("c1", "failed")]
+            assert [(each.tool_call_id, each.status) for each in answer.effects] == [("c1", "unknown")]
         execute(talk, answer.run.key)
         new = talk.store.runs_by_key[answer.run.key]
         assert (new.status, talk.made) == (RunStatus.INTERRUPTED, {})

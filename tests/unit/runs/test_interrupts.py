@@ -19,6 +19,7 @@ from karma.runs.opening import shown
 from karma.runs.requests import RunInput
 from karma.tools.domain import ApprovalPolicy, ApprovalRule, ToolApproval
 from tests.fakes.runs import ended, text, tool
+from tests.support.effects import verify_effects
 from tests.support.run_world import FIND_TOOL, World, asked, spec, user
 
 pytestmark = pytest.mark.usefixtures("no_blocking_calls")
@@ -56,11 +57,9 @@ class Approving(World):
     def results(self) -> list[str]:
         """Return the results of calls in the thread's current branch, in order."""
         thread = self.thread()
-        return [
-            str(thread.messages[at].content)
-            for at in thread.path_to(thread.latest)
-            if thread.messages[at].role == "tool"
-        ]
+        branch = [thread.messages[at] for at in thread.path_to(thread.latest)]
+        verify_effects(branch)
+        return [str(each.content) for each in branch if each.role == "tool"]
 
     def held(self) -> list[dict[str, Any]]:
         """Return the messages of the thread as a client holds them."""

@@ -15,15 +15,15 @@ import orjson
 import pytest
 
 from karma.agents.domain import MultitaskStrategy
-from karma.conversations.domain import Message, ToolCall
+from karma.conversations.domain import Message, Thread, ToolCall
 from karma.conversations.history import STOPPED
 from karma.core.errors import AppError, ValidationFailed
 from karma.core.ids import RunId
 from karma.mcp.domain import call_name
 from karma.runs.domain import LEASE, RunKey, RunStatus
+from karma.runs.effects import Acting, acting, effects_of
 from karma.runs.interrupts import AnswerStatus
 from karma.runs.replay import read
-from karma.runs.rollback import effects_of
 from karma.runs.watchdog import GIVE_UP_AFTER, Inspector
 from tests.support.agui import verify
 from tests.support.agui_client import HeldMessages
@@ -151,7 +151,7 @@ class TestEffects:
     @pytest.mark.parametrize("status", ["succeeded", "failed"])
     def test_are_calls_of_tools_that_act_and_of_all_mcp_tools(self, status: str) -> None:
         tools = Talk().tools(Life(None))
-        acting = [replace(each, permission="device:control") if each.name == "again" else each for each in tools]
+        tools = [replace(each, permission="device:control") if each.name == "again" else each for each in tools]
         calls = [
             ("c1", "again"),
             ("c2", "look"),
@@ -163,7 +163,10 @@ class TestEffects:
         failed = status == "failed"
         given = [Message(id=i, role="tool", tool_call_id=i, failed=failed) for i, _ in calls if i != "c7"]
 
-        found = list(effects_of([said, *given], acting, frontend={"pick", "client__pick"}))
+        thread = Thread(key=THREAD, messages=(said, *given), next_message=1 + len(given))
+        of = Acting(frozenset({"again"}), frozenset({"pick", "client__pick"}))
+        assert acting(tools, []).names == of.names
+        found = effects_of(thread, range(thread.next_message), of)
         assert [(each.tool_call_id, each.status) for each in found] == [(i, status) for i in ("c1", "c3", "c4")]
 
 

@@ -10,10 +10,11 @@ from typing import Any
 import orjson
 import pytest
 
-from karma.conversations.domain import ToolCall
+from karma.conversations.domain import CallEffect, ToolCall
+from karma.core.errors import Conflict, StorageThrottled
 from karma.core.freeform import MAX_LEVELS
 from karma.core.ids import RunId
-from karma.tools.failures import ToolFailed
+from karma.tools.failures import BadArguments, NotMade, OutcomeUnknown, ToolFailed
 from karma.tools.toolbox import Tool, Toolbox, ToolContext, ToolOutcome, WhenLost, described
 from tests.fakes.runs import caller
 
@@ -34,6 +35,10 @@ def outcome_of(result: object) -> ToolOutcome:
             raise result
         return result
 
+    return _called(run, ToolCall("c1", "give", "{}"))
+
+
+def _called(run: Any, call: ToolCall) -> ToolOutcome:
     tool = Tool(
         name="give",
         description="",
@@ -43,7 +48,7 @@ def outcome_of(result: object) -> ToolOutcome:
         timeout_s=5,
         run=run,
     )
-    return asyncio.run(Toolbox([tool], caller(), shorten=str).call(ToolCall("c1", "give", "{}"), run_id=RunId("r1")))
+    return asyncio.run(Toolbox([tool], caller(), shorten=str).call(call, run_id=RunId("r1")))
 
 
 def nested(levels: int) -> Any:
@@ -77,6 +82,38 @@ def test_a_failure_is_told_in_readable_text(error: Exception) -> None:
 
     assert failed
     assert orjson.loads(content)["error"] in {"half \ufffd a face", "give failed unexpectedly"}
+
+
+@pytest.mark.fault("F-29za")
+@pytest.mark.parametrize(
+    ("result", "effect"),
+    [
+        (ToolFailed("no"), "told"),
+        (Conflict("no"), "told"),
+        (BadArguments("no"), "none"),
+        (NotMade("no"), "none"),
+        (OutcomeUnknown("no"), "unknown"),
+        (StorageThrottled("busy"), "unknown"),
+        (TimeoutError(), "unknown"),
+        (TypeError(), "unknown"),
+        (object(), "done"),
+        (nested(250), "done"),
+        ({"x": 1}, "told"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else type(value).__name__,
+)
+def test_what_is_known_of_a_call_s_effect_is_told_beside_its_failure(result: object, effect: CallEffect) -> None:
+    assert outcome_of(result).effect == effect
+
+
+@pytest.mark.fault("F-29za")
+@pytest.mark.parametrize(("name", "arguments"), [("take", "{}"), ("give", '{"x":1}')], ids=["name", "arguments"])
+def test_a_call_that_no_tool_takes_is_not_made(name: str, arguments: str) -> None:
+    async def run(asked: Nothing, context: ToolContext) -> object:
+        raise AssertionError
+
+    outcome = _called(run, ToolCall("c1", name, arguments))
+    assert (outcome.failed, outcome.effect) == (True, "none")
 
 
 def test_a_time_is_shown_as_text() -> None:

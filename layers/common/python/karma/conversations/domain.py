@@ -72,6 +72,14 @@ def whole_arguments(text: str) -> str:
     return "{}" if text.strip() in {"", "null"} else text
 
 
+CallEffect = Literal["told", "done", "unknown", "none"]
+"""Knowledge of what a call has changed, beside the words of its result.
+
+    told      the result tells it: a call that failed may have changed something all the same
+    done      it was carried out, though its result is a failure: it could not be shown, or kept
+    unknown   nobody knows: its process was lost, it was stopped, or no answer came in time
+    none      it was not made: refused, passed over, cancelled, or not one that its tool takes
+"""
 Role = Literal["user", "assistant", "tool", "summary"]
 """`summary`: what a model is shown in the place of earlier messages; it is shown to nobody else."""
 
@@ -87,6 +95,8 @@ class Message(Record, kw_only=True):
     tool_call_id: str = ""
     failed: bool = False
     """The result of a tool reports a failure."""
+    effect: CallEffect = field(default="told", compare=False)
+    """Of the result of a tool: what is known of the effect of its call; "told" where an earlier release stored it."""
     blocks: Sequence[Json] = ()
     """Content of an assistant's turn as the provider sent it, to be sent back unchanged to the same model."""
     model: str = ""

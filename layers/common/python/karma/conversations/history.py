@@ -47,7 +47,7 @@ def stopped(call: ToolCall, *, repeatable: Container[str] = ()) -> Message:
     `repeatable` are names of tools whose servers say that a second call has no further effect.
     """
     content = stopped_words(call, repeatable)
-    return Message(id=short_id(), role="tool", content=content, tool_call_id=call.id, failed=True)
+    return Message(id=short_id(), role="tool", content=content, tool_call_id=call.id, failed=True, effect="unknown")
 
 
 def stopped_words(call: ToolCall, repeatable: Container[str]) -> str:

@@ -5,12 +5,15 @@ A thread's history grows by whole turns, each in one transaction; `domain.MAX_AD
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import orjson
 
-from karma.conversations.domain import Json, Message, ToolCall
+from karma.conversations.domain import CallEffect, Json, Message, ToolCall
+
+_EFFECTS: Mapping[str, CallEffect] = {"done": "done", "unknown": "unknown", "none": "none"}
+"""Effects that are stored by name: without one, or with one that a later release named, it is as the result tells."""
 
 
 def dump_messages(messages: Sequence[Message]) -> bytes:
@@ -34,6 +37,8 @@ def _json(message: Message) -> dict[str, Any]:
         data["tool_call_id"] = message.tool_call_id
     if message.failed:
         data["failed"] = True
+    if message.effect != "told":
+        data["effect"] = message.effect
     if message.blocks:
         data["blocks"] = list(message.blocks)
     if message.model:
@@ -54,6 +59,7 @@ def _message(data: dict[str, Any]) -> Message:
         tool_calls=tuple(ToolCall(*call) for call in data.get("tool_calls", ())),
         tool_call_id=data.get("tool_call_id", ""),
         failed=data.get("failed", False),
+        effect=_EFFECTS.get(data.get("effect", ""), "told"),
         blocks=blocks,
         model=data.get("model", ""),
         tokens=data.get("tokens", 0),

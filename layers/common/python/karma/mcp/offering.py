@@ -34,7 +34,7 @@ from karma.mcp.domain import (
     may_be_call_name,
 )
 from karma.tools.domain import AT_ONCE, MCP, ApprovalRule, GivenInput
-from karma.tools.failures import ToolFailed
+from karma.tools.failures import NotMade, OutcomeUnknown, ToolFailed
 from karma.tools.inputs import MAX_ROUNDS, InputRequest, InputRequired
 from karma.tools.json_arguments import JsonArguments
 from karma.tools.toolbox import Tool, ToolContext, WhenLost
@@ -53,6 +53,10 @@ _START_S: Final = 5.0
 """Seconds for which the start of a run waits for servers whose listing is old."""
 _MARGIN_S: Final = 5.0
 _MAX_QUESTION_CHARS: Final = 2_000
+_MAY_BE_CARRIED_OUT: Final = frozenset(
+    {McpErrorCode.UNREACHABLE, McpErrorCode.TIMED_OUT, McpErrorCode.TOO_LARGE, McpErrorCode.BAD_ANSWER}
+)
+"""Failures of a call that its server may have carried out: it was sent, or may have been, and no answer was read."""
 
 
 class OfferedTool(Record, kw_only=True):
@@ -158,14 +162,15 @@ class McpTools:
     ) -> object:
         server = await asyncio.to_thread(self._store.get, context.caller.user_id, offered.server_id)
         if server is None:
-            raise ToolFailed(f"The MCP server {offered.server_name} was deleted")
+            raise NotMade(f"The MCP server {offered.server_name} was deleted")
         endpoint = await asyncio.to_thread(self._endpoints().of, server, thread_id=thread_id)
         try:
             value, is_error = await self._answered(endpoint, offered, arguments, context)
         except McpFailed as exc:
             count("McpCallFailed", code=exc.code.value)
             logger.warning("mcp.call_failed", run_id=context.run_id, server_id=offered.server_id, code=exc.code.value)
-            raise ToolFailed(f"{exc.message} ({exc.code.value})") from None
+            failed = OutcomeUnknown if exc.code in _MAY_BE_CARRIED_OUT else ToolFailed
+            raise failed(f"{exc.message} ({exc.code.value})") from None
         if is_error:
             raise ToolFailed(value if isinstance(value, str) else orjson.dumps(value).decode())
         return value

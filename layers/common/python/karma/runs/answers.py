@@ -16,7 +16,8 @@ from karma.runs.domain import Run, RunStatus, Segment
 from karma.runs.interrupts import AnswerStatus, Interrupt
 
 if TYPE_CHECKING:
-    from karma.runs.rollback import Effect, RolledBack
+    from karma.runs.effects import Effect
+    from karma.runs.rollback import RolledBack
 
 
 class RunUsage(TypedDict):
@@ -235,13 +236,15 @@ class EffectView(TypedDict):
 
     tool_call_id: str
     name: str
-    status: Literal["succeeded", "failed"]
-    """Text of its result; a call that failed may have changed something all the same."""
+    status: Literal["succeeded", "unknown", "failed"]
+    """`unknown`: nobody knows what became of it. A call that failed may have changed something all the same."""
+    message_id: str
+    """Id of the answer that made it: models may give calls of several answers one id."""
 
 
 def effect_views(effects: Sequence[Effect]) -> list[EffectView]:
     """Shape calls that may have changed something."""
-    return [{"tool_call_id": each.tool_call_id, "name": each.name, "status": each.status} for each in effects]
+    return [{"tool_call_id": id_, "name": name, "status": is_, "message_id": at} for id_, name, is_, at in effects]
 
 
 class RolledBackView(TypedDict):

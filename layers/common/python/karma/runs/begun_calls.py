@@ -13,14 +13,13 @@ from karma.conversations.history import awaited_calls
 from karma.core.ids import RunId
 from karma.runs.checkpoints import FoundPoint
 from karma.runs.decisions import CallDecision
-from karma.runs.domain import RunStatus
-from karma.runs.interrupts import AnswerStatus, Interrupt, Reason
+from karma.runs.effects import MadeCall, ThreadCalls
+from karma.runs.ending import may_be_made
+from karma.runs.interrupts import AnswerStatus, Interrupt
+from karma.runs.left_calls import ENDED_BY_ITSELF, is_about, was_made
 from karma.runs.ports import Runs
 from karma.tools.domain import ApprovalRule
 from karma.tools.toolbox import Toolbox
-
-_ENDED_BY_ITSELF = frozenset({RunStatus.FINISHED, RunStatus.INTERRUPTED})
-"""States of a run each of whose calls has a result, or is asked about."""
 
 
 def begun_calls(store: Runs, found: FoundPoint) -> dict[ToolCall, RunId]:
@@ -31,14 +30,14 @@ def begun_calls(store: Runs, found: FoundPoint) -> dict[ToolCall, RunId]:
         return {}
     names = {*found.run.interrupt_ids, *found.thread.interrupts}
     asked = list(store.interrupts(found.run.key.user_id, sorted(names)).values()) if names else []
-    behind = found.thread.messages[found.point.position + 1 :]
-    results = {each.tool_call_id for each in behind if each.role == "tool"}
+    calls = ThreadCalls(found.thread)
+    at = calls.turn(found.point.position)
     begun: dict[ToolCall, RunId] = {}
     for call in awaited:
-        about = [each for each in asked if each.call is not None and each.awaited.id == call.id]
-        is_open = call.id not in results or any(each.is_open for each in about)
+        about = [each for each in asked if is_about(each, call)]
+        is_open = not calls.has_result(MadeCall(at, call)) or any(each.is_open for each in about)
         made_by = next((each.made_by for each in about if _has_begun(each)), None)
-        if not about and found.run.status not in _ENDED_BY_ITSELF:
+        if not about and found.run.status not in ENDED_BY_ITSELF and may_be_made(call, found.setup):
             made_by = found.run.key.run_id
         if is_open and made_by is not None:
             begun[call] = made_by
@@ -47,7 +46,7 @@ def begun_calls(store: Runs, found: FoundPoint) -> dict[ToolCall, RunId]:
 
 def _has_begun(question: Interrupt) -> bool:
     """Tell whether the call of a question was made before it was asked, or since it was answered."""
-    if question.reason is not Reason.TOOL_CALL or question.inside is not None:
+    if was_made(question):
         return True
     answer = question.answer
     is_approved = answer is not None and isinstance(answer.payload, dict) and answer.payload.get("approved") is True

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Container, Sequence
+from collections.abc import Callable, Container, Sequence
 from typing import Protocol
 
 import orjson
 
-from karma.conversations.domain import History, Json, Message, ThreadKey, ToolCall
+from karma.conversations.domain import CallEffect, History, Json, Message, ThreadKey, ToolCall
 from karma.conversations.history import stopped_words
 from karma.conversations.state import State
 from karma.core.ids import RunId, short_id
 from karma.runs import events
+from karma.runs.decisions import cancelled, effect_unanswered, failure
 from karma.runs.events import ACTIVITIES_SINCE, Event, Version, activity
-from karma.runs.interrupts import Interrupt
+from karma.runs.interrupts import Interrupt, Reason
 from karma.runs.ports import Sink, Voice
 from karma.tools.domain import GivenInput
 from karma.tools.toolbox import ToolOutcome
@@ -42,7 +43,8 @@ RESULTS_A_COMMIT = 16
 """Results per transaction; each has at most 64 KB (twice that when escaped once more)."""
 
 
-NOT_MADE = '{"error":"The run ended before this call was approved: it was not made."}'
+NOT_MADE = "The run ended before this call was approved: it was not made."
+NOT_BEGUN = "The run ended before it began: this call was not made."
 
 
 class Expected(Protocol):
@@ -91,22 +93,25 @@ class Activities:
 class OpenCalls:
     """The server's calls of a run's last turn, from the moment that the turn is stored until their results are."""
 
-    def __init__(self, repeatable: Container[str] = ()) -> None:
-        """Begin without any; `repeatable` as in `stopped`."""
+    def __init__(
+        self, repeatable: Container[str] = (), *, decided: Callable[[ToolCall], ToolOutcome | None] = lambda _: None
+    ) -> None:
+        """Begin without any; `repeatable` as in `stopped`, `decided` returns the outcome of a call that is not made."""
         self._repeatable = repeatable
+        self._decided = decided
         self.said_at = -1
         """Position of the message that their results follow; -1: there are none."""
         self._tasks: dict[ToolCall, asyncio.Task[ToolOutcome] | None] = {}
         """In order, with the tasks that make them; None: not begun yet."""
         self._known: dict[str, dict[str, object]] = {}
         """Facts that each tool knows about its effect, by the id of the call."""
-        self._held: list[ToolCall] = []
-        """Calls that wait for an answer."""
+        self._held: list[Interrupt] = []
+        """Questions about calls that wait for an answer, one for each call."""
 
     def expect(self, calls: Expected, *, said_at: int) -> None:
         """Take over calls whose turn is about to be stored: from then on each gets a result, however the run ends."""
         self.said_at, self._tasks = said_at, dict.fromkeys(calls.ready)
-        self._held = list(dict.fromkeys(interrupt.awaited for interrupt in calls.held))
+        self._held = list({interrupt.awaited: interrupt for interrupt in calls.held}.values())
 
     async def make(
         self, calls: Sequence[ToolCall], make: MakeCall, *, run_id: RunId
@@ -142,10 +147,13 @@ class OpenCalls:
             (call, self._outcome(call, task if at < RESULTS_A_COMMIT else None)) for at, (call, task) in enumerate(left)
         ]
         results = [result_message(call, outcome) for call, outcome in outcomes]
-        results += map(not_made, self._held)
+        results += map(unanswered, self._held)
         return History(thread, n, tuple(results), stored, state_of(outcomes)) if results else None
 
     def _outcome(self, call: ToolCall, task: asyncio.Task[ToolOutcome] | None) -> ToolOutcome:
+        decided = self._decided(call)
+        if decided is not None:
+            return decided
         return outcome_of(task, self._known.get(call.id, {}), stopped_words(call, self._repeatable))
 
 
@@ -164,9 +172,10 @@ def outcome_of(task: asyncio.Task[ToolOutcome] | None, known: Json, words: str) 
         words: the result of a call that was stopped.
     """
     if task is None or not task.done() or task.cancelled() or task.exception() is not None:
-        return ToolOutcome(orjson.dumps({**orjson.loads(words), **known}).decode() if known else words, failed=True)
+        told = orjson.dumps({**orjson.loads(words), **known}).decode() if known else words
+        return ToolOutcome(told, failed=True, effect="unknown")
     outcome = task.result()
-    return ToolOutcome(words, failed=True) if outcome.is_open else outcome
+    return ToolOutcome(words, failed=True, effect="unknown") if outcome.is_open else outcome
 
 
 def state_of(made: Sequence[tuple[ToolCall, ToolOutcome]]) -> State | None:
@@ -176,12 +185,27 @@ def state_of(made: Sequence[tuple[ToolCall, ToolOutcome]]) -> State | None:
 
 def result_message(call: ToolCall, outcome: ToolOutcome) -> Message:
     """Make the message with the result of a call."""
-    return Message(id=short_id(), role="tool", content=outcome.content, tool_call_id=call.id, failed=outcome.failed)
+    return Message(
+        id=short_id(),
+        role="tool",
+        content=outcome.content,
+        tool_call_id=call.id,
+        failed=outcome.failed,
+        effect=outcome.effect,
+    )
 
 
-def not_made(call: ToolCall) -> Message:
+def not_made(call: ToolCall, told: str = NOT_MADE) -> Message:
+    """Make the result of a call that has not been made when its run ends: as it was not approved, or as is told."""
+    return result_message(call, ToolOutcome(failure(told), failed=True, effect="none"))
+
+
+def unanswered(question: Interrupt) -> Message:
     """Make the result of a call that waited for an answer when its run ended otherwise."""
-    return result_message(call, ToolOutcome(NOT_MADE, failed=True))
+    if question.reason is Reason.TOOL_CALL and question.inside is None:
+        return not_made(question.awaited)
+    effect: CallEffect = "told" if question.inside is not None else effect_unanswered(question)
+    return result_message(question.awaited, ToolOutcome(cancelled(question, moved_on=True), failed=True, effect=effect))
 
 
 def told_of(results: Sequence[Message], speaks: Version) -> list[Event]:

@@ -8,7 +8,7 @@ from typing import Any, Final
 
 import orjson
 
-from karma.conversations.domain import Json
+from karma.conversations.domain import CallEffect, Json
 from karma.core import freeform
 from karma.core.clock import iso
 from karma.core.errors import ValidationFailed
@@ -45,6 +45,8 @@ class CallDecision(Record, kw_only=True):
     content: str | None = None
     """The result that it gets without being made; None: it is made."""
     failed: bool = False
+    effect: CallEffect = "told"
+    """Of a call that is not made now: what is known of its effect beside that result."""
     is_repeated: bool = False
     """An earlier run began with this answer, and was lost: it may have made the call."""
     given: GivenInput | None = None
@@ -56,7 +58,7 @@ class CallDecision(Record, kw_only=True):
     @property
     def outcome(self) -> ToolOutcome | None:
         """Return the outcome of a call that is not made; None: it is made."""
-        return None if self.content is None else ToolOutcome(self.content, self.failed)
+        return None if self.content is None else ToolOutcome(self.content, self.failed, effect=self.effect)
 
 
 def approval_schema(parameters: Json) -> Json:
@@ -92,9 +94,8 @@ def decide(
     Raises:
         ValidationFailed: the payload is not what the question asks for.
     """
-    made_by = interrupt.made_by
     if status is AnswerStatus.CANCELLED:
-        return CallDecision(made_by=made_by, content=cancelled(interrupt), failed=True)
+        return unanswered(interrupt, cancelled(interrupt))
     if not isinstance(payload, dict):
         raise ValidationFailed.of(f"{at}.payload", "must be an object as the interrupt's responseSchema describes it")
     known = interrupt.response_schema["properties"]
@@ -132,6 +133,20 @@ def cancelled(interrupt: Interrupt, *, moved_on: bool = False) -> str:
     return failure(MOVED_ON if moved_on else CANCELLED)
 
 
+def unanswered(interrupt: Interrupt, told: str) -> CallDecision:
+    """Return the decision about a call whose question has no answer, and which gets the result that is `told`."""
+    effect = effect_unanswered(interrupt)
+    return CallDecision(made_by=interrupt.made_by, content=told, failed=True, effect=effect)
+
+
+def effect_unanswered(interrupt: Interrupt) -> CallEffect:
+    """Return what is known of the effect of a call whose question was cancelled, passed over, or not answered."""
+    if interrupt.reason is Reason.UNKNOWN_OUTCOME:
+        return "unknown"
+    # A call whose tool has asked for something was made.
+    return "none" if interrupt.reason is Reason.TOOL_CALL else "told"
+
+
 def expired(interrupt: Interrupt) -> str:
     """Return the result of a call whose question nobody answered in time, or before its agent was stopped."""
     if interrupt.reason is Reason.UNKNOWN_OUTCOME:
@@ -163,6 +178,7 @@ def _of_approval(
             made_by=interrupt.made_by,
             content=failure("The user refused this call: it was not made.", **told),
             failed=True,
+            effect="none",
         )
     arguments = None
     if edited is not None:
@@ -179,7 +195,7 @@ def _of_outcome(interrupt: Interrupt, payload: Mapping[str, Any], at: str) -> Ca
     if outcome == "call_again":
         return CallDecision(made_by=made_by, arguments=interrupt.asked.arguments, given=interrupt.given)
     if outcome == "give_up":
-        return CallDecision(made_by=made_by, content=failure(UNKNOWN_OUTCOME), failed=True)
+        return CallDecision(made_by=made_by, content=failure(UNKNOWN_OUTCOME), failed=True, effect="unknown")
     if outcome != "happened":
         raise ValidationFailed.of(f"{at}.payload.outcome", "must be 'happened', 'call_again' or 'give_up'")
     result = payload.get("result", {"told_by": "the user", "outcome": "it happened"})
@@ -205,25 +221,28 @@ def with_edit(outcome: ToolOutcome, arguments: str | None) -> ToolOutcome:
     except orjson.JSONDecodeError:
         result = outcome.content  # a long result, which was shortened
     told = {"arguments_changed_by_user": orjson.Fragment(arguments), "result": result}
-    return ToolOutcome(orjson.dumps(told).decode(), outcome.failed)
+    return outcome._replace(content=orjson.dumps(told).decode())
 
 
 def dump_decision(decision: CallDecision) -> list[object]:
     """Return a decision as JSON."""
     given = None if decision.given is None else dump_given(decision.given)
-    more = [given, decision.reaches] if decision.reaches else [given] if given is not None else []
+    more: list[object] = [given, decision.reaches, decision.effect]
+    while more and more[-1] in (None, "", "told"):
+        more.pop()
     return [decision.made_by, decision.arguments, decision.content, decision.failed, decision.is_repeated, *more]
 
 
 def load_decision(body: list[Any]) -> CallDecision:
     """Read a decision that `dump_decision` made."""
     made_by, arguments, content, failed, is_repeated, *more = body
-    given, reaches = (more[0] if more else None), (more[1] if len(more) > 1 else "")
+    given, reaches, effect = (*more, *(None, "", "told")[len(more) :])
     return CallDecision(
         made_by=RunId(made_by),
         arguments=arguments,
         content=content,
         failed=failed,
+        effect=effect,
         is_repeated=is_repeated,
         given=load_given(given) if given is not None else None,
         reaches=reaches,

@@ -303,6 +303,9 @@ class Run(Record, kw_only=True):
     agent_version: int | None = None
     """Version of the agent when the run began; None as for `agent_id`."""
     parent_run_id: str = ""
+    previous_run_id: RunId | None = field(default=None, compare=False)
+    """The run of its thread that was admitted before it; "": it is the first. None: not read from the store, or it was
+    stored before that was noted."""
     schedule_id: str = ""
     """Schedule that began it; "": none did."""
     webhook: str = ""

@@ -16,7 +16,7 @@ from karma.conversations.repair import arguments_of
 from karma.core.ids import new_id
 from karma.core.observability import count, logger
 from karma.runs import events
-from karma.runs.calls import not_made, told_of
+from karma.runs.calls import NOT_BEGUN, not_made, result_message, told_of
 from karma.runs.domain import (
     ERROR_MESSAGES,
     MAX_PAUSE,
@@ -89,7 +89,7 @@ def cancel_lost(store: Runs, tail: Segment, run: Run, now: datetime, *, reason: 
         thread = store.thread(ThreadKey(run.key.user_id, run.thread_id))
         messages = thread.conversation(position).messages
         said = answered_in(messages)
-        results = _missing_results(setup, messages)
+        results = _missing_results(setup, messages, has_begun=tail.epoch != NOT_EXECUTED)
         history = History(thread.key, thread.next_message, tuple(results), position) if results else None
     how = RunEnd(
         status=RunStatus.CANCELLED,
@@ -166,19 +166,39 @@ def opened(log: Sequence[Segment]) -> events.OpenItems:
     return events.open_after(data for segment in log for data in segment.events)
 
 
-def _missing_results(setup: RunSetup | None, messages: Sequence[Message]) -> list[Message]:
+def _missing_results(setup: RunSetup | None, messages: Sequence[Message], *, has_begun: bool) -> list[Message]:
     """Make results for the calls of the last turn that have none, except those that the client's tools answer."""
     frontend = {tool.name for tool in setup.frontend_tools} if setup else set()
     awaited = [call for call in awaited_calls(messages) if call.name not in frontend or not is_readable(call)]
     repeatable = setup.repeatable if setup else ()
-    return [stopped(call, repeatable=repeatable) if _may_be_made(call, setup) else not_made(call) for call in awaited]
+    results: list[Message] = []
+    for call in awaited:
+        decision = setup.decisions.get(call.id) if setup else None
+        if decision is not None and decision.outcome is not None:
+            results.append(result_message(call, decision.outcome))
+        elif not may_be_made(call, setup):
+            results.append(not_made(call))
+        elif has_begun or not _would_begin(call, setup):
+            results.append(stopped(call, repeatable=repeatable))
+        else:
+            results.append(not_made(call, NOT_BEGUN))
+    return results
 
 
-def _may_be_made(call: ToolCall, setup: RunSetup | None) -> bool:
+def _would_begin(call: ToolCall, setup: RunSetup | None) -> bool:
+    """Tell whether no run before this one, which has not begun, may have made a call."""
+    if setup is None or any(call.name == each.name for each in setup.subagents):
+        return False
+    decision = setup.decisions.get(call.id)
+    return decision is None or not decision.is_repeated
+
+
+def may_be_made(call: ToolCall, setup: RunSetup | None) -> bool:
     """Tell whether a lost process may have made a call: one that waited for an answer it has not."""
     rule = setup.approvals.get(call.name) if setup else None
-    if setup is None or call.id in setup.decisions:
-        return True
+    decision = setup.decisions.get(call.id) if setup else None
+    if setup is None or decision is not None:
+        return decision is None or decision.outcome is None
     if any(each.call is not None and call.id == each.call.id for each in setup.left):
         return False
     return rule is None or not rule.applies_to(arguments_of(call.arguments))

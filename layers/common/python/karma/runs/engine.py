@@ -91,9 +91,9 @@ class RunEngine:
         self._library = library
         self._limits = limits
         self._clock = clock
-        self._calls = OpenCalls(toolbox.repeatable)
-        self._exit = Exit(plan, log, spending, self._calls, clock=clock, executions=executions)
         self._gate = Gate(plan, toolbox, clock)
+        self._calls = OpenCalls(toolbox.repeatable, decided=self._gate.decided)
+        self._exit = Exit(plan, log, spending, self._calls, clock=clock, executions=executions)
         self._is_pausing = False
         self._lost_by: Exception | None = None
         self._is_over_budget = False

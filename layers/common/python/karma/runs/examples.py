@@ -41,7 +41,7 @@ FIELDS: Mapping[str, Any] = {
     "InterruptView.budget": None,
     "StartedRunData.ended": False,
     "StartedRunData.rolled_back": None,
-    "effects": [{"tool_call_id": "toolu_01", "name": "controlDevice", "status": "succeeded"}],
+    "effects": [{"tool_call_id": "toolu_01", "name": "controlDevice", "status": "succeeded", "message_id": "msg_01"}],
     "tool_call_id": "toolu_01",
     "EffectView.name": "controlDevice",
     "EffectView.status": "succeeded",

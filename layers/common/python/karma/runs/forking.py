@@ -180,11 +180,8 @@ class ForkService:
             except (ThreadChanged, AlreadyExists):
                 continue
             kept = common(found.messages, changed(found.messages, wanted))
-            return Restored(
-                found.thread.key,
-                run,
-                effects_behind(found, found.thread, self._tools, begun=begun_calls(self._store, found), kept=kept),
-            )
+            effects = effects_behind(self._store, found, found.thread, self._tools, kept=kept)
+            return Restored(found.thread.key, run, effects)
         raise ThreadChanged
 
     def fork(

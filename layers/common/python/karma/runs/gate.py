@@ -105,20 +105,30 @@ class Gate:
                 sorted_calls.held.append(interrupt)
         return sorted_calls
 
+    def decided(self, call: ToolCall) -> ToolOutcome | None:
+        """Return the outcome of a call that is not made, as somebody decided or since it is one too many; None: it is.
+
+        A call that was to reach another server or agent than it would by now has none either.
+        """
+        if call.id in self._surplus:
+            return ToolOutcome(failure(TOO_MANY), failed=True, effect="none")
+        decision = self._plan.decisions.get(call.id)
+        if decision is None or decision.outcome is not None:
+            return None if decision is None else decision.outcome
+        if decision.reaches and self._toolbox.reaches(call.name) not in {"", decision.reaches}:
+            return ToolOutcome(failure(ANOTHER_ONE), failed=True, effect="none")
+        return None
+
     def applied(self, make: MakeCallWith) -> MakeCall:
         """Return a way to make calls that follows what was decided about them, and makes others by `make`."""
         asks = self._plan.speaks >= (1, 0)  # clients from before cannot answer
 
         async def decided(call: ToolCall, *, run_id: RunId, known: dict[str, object]) -> ToolOutcome:
-            if call.id in self._surplus:
-                return ToolOutcome(failure(TOO_MANY), failed=True)
+            if (outcome := self.decided(call)) is not None:
+                return outcome
             decision = self._plan.decisions.get(call.id)
             if decision is None:
                 return await make(call, run_id=run_id, known=known, given=GivenInput() if asks else None)
-            if decision.outcome is not None:
-                return decision.outcome
-            if decision.reaches and self._toolbox.reaches(call.name) not in {"", decision.reaches}:
-                return ToolOutcome(failure(ANOTHER_ONE), failed=True)
             make_it = self._toolbox.call_after_loss if decision.is_repeated else make
             given = (decision.given or GivenInput()) if asks else None
             outcome = await make_it(_effective(call, decision), run_id=decision.made_by, known=known, given=given)

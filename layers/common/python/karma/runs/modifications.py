@@ -139,7 +139,7 @@ def _with_results(messages: Sequence[Message], results: Mapping[str, GivenResult
                 Message(id=new_id(), role="tool", content=given.content, tool_call_id=call_id, failed=given.failed)
             )
         elif found:
-            out[found[-1]] = replace(out[found[-1]], content=given.content, failed=given.failed)
+            out[found[-1]] = replace(out[found[-1]], content=given.content, failed=given.failed, effect="told")
         else:
             raise ValidationFailed.of(
                 f"modifications.tool_results.{at}.tool_call_id", "must be the id of a call up to this point"

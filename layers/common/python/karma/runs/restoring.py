@@ -8,12 +8,12 @@ also of a request that began a run instead.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from datetime import datetime
 from typing import Final, NamedTuple
 
-from karma.conversations.domain import Thread, ThreadKey, ToolCall
+from karma.conversations.domain import Thread, ThreadKey
 from karma.conversations.state import EMPTY, State, without_user
 from karma.core.clock import Clock
 from karma.core.errors import AlreadyExists, NotFound, ValidationFailed
@@ -22,14 +22,14 @@ from karma.core.json_patch import is_same
 from karma.core.records import Record
 from karma.core.requests import IdempotencyKey, IdempotencyKeyReused, no_longer, repeatable
 from karma.identity.domain import Caller
-from karma.runs.begun_calls import begun_calls
 from karma.runs.checkpoints import CheckpointService, FoundPoint
 from karma.runs.domain import Run, RunKey, ThreadBusy, ThreadChanged
+from karma.runs.effects import Effect
 from karma.runs.fork_repeats import run_key_of
 from karma.runs.modifications import Modifications
 from karma.runs.points import Earlier, Noted, PointId, read_point_id
 from karma.runs.ports import Runs
-from karma.runs.rollback import Effect, effects_behind
+from karma.runs.rollback import effects_behind
 from karma.runs.setup import user_of
 from karma.runs.withdrawing import withdraw_left
 from karma.tools.toolbox import Tool
@@ -87,7 +87,7 @@ class Restorer:
             if done is not None:
                 if found.thread.active_run_id is None:
                     withdraw_left(self._store, found.thread, found.thread.latest, at=self._clock.now())
-                return restored_in_place(found, done.size, self._tools, begun=begun_calls(self._store, found))
+                return restored_in_place(self._store, found, done.size, self._tools)
             if key is not None and self._store.run(run_key_of(caller, key)) is not None:
                 raise IdempotencyKeyReused
             position, state = require_free(found).point.position, kept_state(found)
@@ -97,9 +97,7 @@ class Restorer:
                 except (ThreadChanged, AlreadyExists):
                     continue
             withdraw_left(self._store, found.thread, position, at=self._clock.now())
-            return restored_in_place(
-                found, found.thread.next_message, self._tools, begun=begun_calls(self._store, found)
-            )
+            return restored_in_place(self._store, found, found.thread.next_message, self._tools)
         raise ThreadChanged
 
     def find(self, user_id: UserId, checkpoint_id: str, *, key: IdempotencyKey | None, as_run: bool) -> FoundRequest:
@@ -120,12 +118,12 @@ class Restorer:
             raise no_longer(done.made_id or None) from None
 
 
-def restored_in_place(found: FoundPoint, size: int, tools: Sequence[Tool], *, begun: Collection[ToolCall]) -> Restored:
+def restored_in_place(store: Runs, found: FoundPoint, size: int, tools: Sequence[Tool]) -> Restored:
     """Return what restoring a thread of `size` messages to a point has done; it may have more of them by now."""
     thread = found.thread
     forks = {position: after for position, after in thread.forks.items() if position < size}
     then = replace(thread, messages=thread.messages[:size], next_message=size, forks=forks)
-    return Restored(thread.key, None, effects_behind(found, then, tools, begun=begun))
+    return Restored(thread.key, None, effects_behind(store, found, then, tools))
 
 
 def require_free(found: FoundPoint) -> FoundPoint:

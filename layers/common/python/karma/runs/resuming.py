@@ -21,13 +21,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import field, replace
 from datetime import datetime
 
-from karma.conversations.domain import Message, Thread, ToolCall
+from karma.conversations.domain import CallEffect, Message, Thread, ToolCall
 from karma.conversations.history import awaited_calls
 from karma.core.errors import ValidationFailed
 from karma.core.ids import RunId, UserId, short_id
 from karma.core.records import Record
 from karma.runs.budgets import Continued, continue_run
-from karma.runs.decisions import CallDecision, cancelled, decide, expired
+from karma.runs.decisions import CallDecision, cancelled, decide, effect_unanswered, expired, unanswered
 from karma.runs.domain import Run, RunKey, RunStatus
 from karma.runs.interrupts import (
     Answered,
@@ -120,7 +120,9 @@ class Resumption(Record, kw_only=True):
             return None
         is_expired = self.now is not None and interrupt.is_expired(self.now)
         told = expired(interrupt) if is_expired else cancelled(interrupt, moved_on=entry is None)
-        return Message(id=short_id(), role="tool", content=told, tool_call_id=call.id, failed=True)
+        # A call of a subagent was made, whatever becomes of those that are asked about within it.
+        effect: CallEffect = effect_unanswered(interrupt) if interrupt.inside is None else "told"
+        return Message(id=short_id(), role="tool", content=told, tool_call_id=call.id, failed=True, effect=effect)
 
 
 class Resolved(Record, kw_only=True):
@@ -228,7 +230,7 @@ def resolve(
         status = entry.status if entry else AnswerStatus.CANCELLED
         payload = entry.payload if entry and status is AnswerStatus.RESOLVED else None
         if is_awaited and status is AnswerStatus.CANCELLED and interrupt.is_expired(now):
-            decisions[call_id] = CallDecision(made_by=interrupt.made_by, content=expired(interrupt), failed=True)
+            decisions[call_id] = unanswered(interrupt, expired(interrupt))
         elif is_awaited and entry is not None and toolbox is not None:
             try:
                 decision = decide(

@@ -5,17 +5,16 @@ Nothing is deleted: the run's messages are a branch that is left, as when a user
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Final, Literal, NamedTuple
+from typing import TYPE_CHECKING, Final
 
 import orjson
 
-from karma.conversations.domain import Message, Thread, ToolCall
-from karma.conversations.history import awaited_calls, stopped
+from karma.conversations.domain import Thread, ToolCall
+from karma.conversations.history import awaited_calls
 from karma.conversations.state import EMPTY, State, without_user
 from karma.core.records import Record
-from karma.mcp.offering import is_remote
 from karma.runs import events
 from karma.runs.domain import NOT_EXECUTED, NOT_KNOWN, Run, RunKey, RunStatus
 from karma.runs.ports import Runs
@@ -25,20 +24,11 @@ from karma.tools.toolbox import Tool
 
 if TYPE_CHECKING:
     from karma.runs.checkpoints import FoundPoint
+    from karma.runs.effects import Effect
 
-_READS = ":read"
 _RESULT: Final = b'{"type":"TOOL_CALL_RESULT"'
 _FIRST = 20
 """Segments of which one begins the execution: a run that waited for its turn has few before."""
-
-
-class Effect(NamedTuple):
-    """A call of a tool of the server's, or of an MCP server's, that may have changed something."""
-
-    tool_call_id: str
-    name: str
-    status: Literal["succeeded", "failed"]
-    """Text of its result; a call that failed may have changed something all the same."""
 
 
 class RolledBack(Record):
@@ -54,7 +44,10 @@ class RolledBack(Record):
     @property
     def event(self) -> bytes:
         """Return the event that tells clients of it."""
-        calls = [{"toolCallId": each.tool_call_id, "name": each.name, "status": each.status} for each in self.effects]
+        calls = [
+            {"toolCallId": each.tool_call_id, "name": each.name, "status": each.status, "messageId": each.message_id}
+            for each in self.effects
+        ]
         return events.rolled_back(self.run.key.run_id, calls).data
 
 
@@ -64,23 +57,28 @@ def rolled_back_of(store: Runs, keys: Sequence[RunKey], thread: Thread, tools: S
     Without any it is the one whose place nobody has taken (`left_behind`). Several are those that began one after the
     other while the request was about to end the one before: the thread goes on where the first of them had begun.
     """
+    # As in effects_behind: few runs are rolled back.
+    from karma.runs.effects import ThreadCalls, acting, effects_of
+    from karma.runs.left_calls import left_calls
+
     ended = keys or left_behind(store, thread)
     found = [run for run in map(store.run, dict.fromkeys(ended)) if run is not None and _is_left(run)]
     if not found:
         return None
     run = min(found, key=_size_before)
-    was_open = awaited_calls(thread.conversation(_size_before(run) - 1).messages)
-    kept = _results_of(was_open, thread, behind=_size_before(run) - 1)
+    awaited = awaited_calls(thread.conversation(_size_before(run) - 1).messages)
+    kept = _results_of(awaited, thread, behind=_size_before(run) - 1)
     size = kept[-1] + 1 if kept else _size_before(run)
     forks = {position: after for position, after in thread.forks.items() if position < size}
     before = replace(thread, messages=thread.messages[:size], next_message=size, forks=forks, restored_to=None)
     setups = [load_setup(stored) for stored in (store.setup(each.key) for each in found) if stored]
-    frontend = {tool.name for setup in setups for tool in setup.frontend_tools}
-    others = {each.name for setup in setups for each in setup.subagents}
-    told = [Message(id="", role="assistant", tool_calls=was_open), *thread.messages[run.begins_at :]]
-    effects = effects_of(told, tools, frontend=frontend, others=others)
+    of = acting(tools, setups)
+    behind = range(run.begins_at, thread.next_message)
+    was_open = ThreadCalls(thread).turn(_size_before(run) - 1)
+    left = left_calls(store, thread, [*([was_open] if was_open >= 0 else ()), *behind], of)
+    effects = effects_of(thread, behind, of, unknown=left)
     brought = {thread.messages[each].tool_call_id for each in kept if each >= run.begins_at}
-    return RolledBack(run, before, tuple(effects), _state_before(store, run, thread, brought))
+    return RolledBack(run, before, effects, _state_before(store, run, thread, brought))
 
 
 def _results_of(calls: Sequence[ToolCall], thread: Thread, *, behind: int) -> list[int]:
@@ -138,45 +136,25 @@ def _size_before(run: Run) -> int:
     return run.follows + 1 if run.follows != NOT_KNOWN else run.begins_at - 1
 
 
-def effects_of(
-    messages: Sequence[Message], tools: Sequence[Tool], *, frontend: Collection[str], others: Collection[str] = ()
-) -> Iterator[Effect]:
-    """Yield the calls among messages that have a result there, of tools that may change something.
-
-    Any other agent (`others`) may, by its own tools, and any tool of an MCP server: that it only reads is its server's
-    own word. Those of the client's, `frontend`, are known to it.
-    """
-    acting = {*others, *(tool.name for tool in tools if not tool.permission.endswith(_READS))}
-    results = {each.tool_call_id: each for each in messages if each.role == "tool"}
-    for call in (call for message in messages for call in message.tool_calls):
-        result = results.get(call.id)
-        if result is not None and (call.name in acting or is_remote(call.name, frontend)):
-            yield Effect(call.id, call.name, "failed" if result.failed else "succeeded")
-
-
 def effects_behind(
-    found: FoundPoint,
-    thread: Thread,
-    tools: Sequence[Tool],
-    *,
-    begun: Collection[ToolCall] = (),
-    kept: int | None = None,
+    store: Runs, found: FoundPoint, thread: Thread, tools: Sequence[Tool], *, kept: int | None = None
 ) -> tuple[Effect, ...]:
     """Return the calls that were made behind a point, in all branches of a thread, and may have changed something.
 
-    Calls that were open at the point may have been `begun` without a result. Where only the first messages are `kept`,
+    Calls that were open at the point may have been begun without a result. Where only the first messages are `kept`,
     calls behind these count; None: all are.
     """
+    from karma.runs.begun_calls import begun_calls
+    from karma.runs.effects import MadeCall, ThreadCalls, acting, effects_of
+    from karma.runs.left_calls import left_calls
+
     path = found.path(len(found.messages) if kept is None else kept)
-    point, setup = path[-1] if path else -1, found.setup
+    point = path[-1] if path else -1
     behind: set[int] = set()
     for position in range(point + 1, thread.next_message):
         if thread.parent(position) == point or thread.parent(position) in behind:
             behind.add(position)
-    was_open = Message(id="", role="assistant", tool_calls=awaited_calls(found.messages[:kept]))
-    frontend = {tool.name for tool in setup.frontend_tools} if setup is not None else frozenset[str]()
-    others = {each.name for each in setup.subagents} if setup is not None else set[str]()
-    told = [was_open, *(thread.messages[each] for each in sorted(behind))]
-    results = {each.tool_call_id for each in told if each.role == "tool"}
-    told += [stopped(call) for call in begun if call.id not in results]
-    return tuple(effects_of(told, tools, frontend=frontend, others=others))
+    of = acting(tools, [found.setup] if found.setup is not None else [])
+    open_at = ThreadCalls(thread).turn(found.point.position)
+    begun = [MadeCall(open_at, call) for call in begun_calls(store, found)]
+    return effects_of(thread, behind, of, unknown=[*begun, *left_calls(store, thread, behind, of)])

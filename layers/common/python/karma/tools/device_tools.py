@@ -11,7 +11,7 @@ from karma.core.ids import DeviceId, UserId
 from karma.core.records import Record
 from karma.core.requests import IdempotencyKey
 from karma.tools.domain import COMMAND
-from karma.tools.failures import ToolFailed
+from karma.tools.failures import OutcomeUnknown, ToolFailed
 from karma.tools.toolbox import Tool, ToolContext, WhenLost, described
 
 if TYPE_CHECKING:
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 COMMAND_WAIT_S = 15.0
 COMMAND_TTL_S = 60
 _THREADS = 16
+_TOLD_BY_DEVICE = frozenset({"failed", "rejected"})
+"""States of a command in which its device has said what became of it."""
 _T = TypeVar("_T")
 
 
@@ -168,7 +170,8 @@ class DeviceTools:
 
         Raises:
             NotFound: the caller has no such device.
-            ToolFailed: the device refused, failed, or did not answer in time.
+            ToolFailed: the device refused or failed.
+            OutcomeUnknown: it did not answer in time, or not before the command was cancelled.
         """
         user_id = context.caller.user_id
 
@@ -204,11 +207,13 @@ class DeviceTools:
         if command.status == "succeeded":
             result = {"success": True, "device_id": asked.device_id, "command": asked.command}
             return {**result, "result": command.result if command.result is not None else {}}
+        # Whatever else ended a command that was sent, the device may have carried it out.
+        failed = ToolFailed if command.status in _TOLD_BY_DEVICE else OutcomeUnknown
         if command.error is not None:
-            raise ToolFailed(f"Device {asked.device_id} answered {command.status}: {command.error.get('message', '')}")
+            raise failed(f"Device {asked.device_id} answered {command.status}: {command.error.get('message', '')}")
         if command.finished:
-            raise ToolFailed(f"Command {asked.command} on device {asked.device_id}: {command.status}")
-        raise ToolFailed(
+            raise failed(f"Command {asked.command} on device {asked.device_id}: {command.status}")
+        raise OutcomeUnknown(
             f"Device {asked.device_id} has not answered within {self._command_wait_s:g} s; the command is "
             f"{command.status} and may still be carried out"
         )

@@ -24,17 +24,17 @@ from typing import Any, NamedTuple, Union, get_args, get_origin, get_type_hints
 import orjson
 
 from karma.conversations.attachments import MAX_RESULT_BYTES
-from karma.conversations.domain import Json, Message, ToolCall, whole_arguments
+from karma.conversations.domain import CallEffect, Json, Message, ToolCall, whole_arguments
 from karma.conversations.state import State
 from karma.core import freeform, surrogates
-from karma.core.errors import AppError
+from karma.core.errors import AppError, Upstream
 from karma.core.ids import RunId
 from karma.core.observability import count, logger
 from karma.core.records import Record
 from karma.identity.domain import Caller
 from karma.models.ports import ToolSpec
 from karma.tools.domain import AT_ONCE, ApprovalPolicy, ApprovalRule, GivenInput, ToolApproval
-from karma.tools.failures import BadArguments, ToolFailed, words_of
+from karma.tools.failures import BadArguments, ToolFailed, Unfinished, words_of
 from karma.tools.inputs import InputRequest, InputRequired
 from karma.tools.json_arguments import JsonArguments, is_readable
 
@@ -52,7 +52,6 @@ _REFRESHED = 4
 _REFRESH_S = 3.0
 _MAX_TOLD = 128
 """Tools that a failed result names at the most, and characters of a name that nobody has declared."""
-
 
 UNKNOWN_OUTCOME = "The process that made this call was lost: it may have taken effect or not. It was not made again."
 
@@ -80,12 +79,10 @@ class ToolOutcome(NamedTuple):
     """The run's state after the call; None: the call did not change it."""
     is_open: bool = False
     """The call has no result yet, and `content` is "": a later run or process makes it again."""
+    effect: CallEffect = "told"
+    """Knowledge of what the call has changed, beside that."""
     asks: InputRequest | None = None
     """The request that the tool of an open call makes of its user; None: there is none."""
-
-
-class Unfinished(Exception):
-    """The call has no result yet; its tool has told whoever makes it again what is missing."""
 
 
 class Words(str):
@@ -275,7 +272,7 @@ class Toolbox:
         """Execute a call that a lost process may have made, as the tool's declaration demands; else as `call`."""
         tool = self._tools.get(call.name)
         if tool is not None and tool.when_lost is WhenLost.ASK:
-            return _failure(UNKNOWN_OUTCOME)
+            return _failure(UNKNOWN_OUTCOME, effect="unknown")
         if tool is None or tool.when_lost is WhenLost.CALL_AGAIN or tool.look_up is None:
             return await self.call(call, run_id=run_id, known=known, given=given)
         look_up = tool.look_up
@@ -308,8 +305,9 @@ class Toolbox:
     def _unknown(self, call: ToolCall) -> ToolOutcome:
         """Return the outcome of a call that no tool of ours takes; it names the tools that the model may call."""
         if call.name in self._beside and not is_readable(call):
-            return _failure("The arguments are not a JSON object")
-        return _failure(f"Unknown tool: {call.name[:_MAX_TOLD]}", {"tools": [*self._tools, *self._beside][:_MAX_TOLD]})
+            return _failure("The arguments are not a JSON object", effect="none")
+        known = {"tools": [*self._tools, *self._beside][:_MAX_TOLD]}
+        return _failure(f"Unknown tool: {call.name[:_MAX_TOLD]}", known, effect="none")
 
     async def _call(
         self, tool: Tool, call: ToolCall, run_id: RunId, known: dict[str, object], given: GivenInput | None
@@ -342,29 +340,29 @@ class Toolbox:
         except Unfinished:
             return ToolOutcome("", is_open=True)
         except ToolFailed as exc:
-            return _failure(str(exc), known)
+            return _failure(str(exc), known, effect=exc.effect)
         except AppError as exc:
-            return _failure(words_of(exc), known)
+            return _failure(words_of(exc), known, effect="unknown" if isinstance(exc, Upstream) else "told")
         except TimeoutError:
-            return _failure(f"{tool.name} did not finish within {tool.timeout_s:g} s", known)
+            return _failure(f"{tool.name} did not finish within {tool.timeout_s:g} s", known, effect="unknown")
         except Exception:  # noqa: BLE001 - the edge of a tool: a broken one must not end the run
             logger.exception("tool.broken", tool=tool.name)
-            return _failure(f"{tool.name} failed unexpectedly", known)
+            return _failure(f"{tool.name} failed unexpectedly", known, effect="unknown")
         count("ToolCalled", tool=tool.name)
         try:
             content = value.encode("utf-8", "replace") if isinstance(value, Words) else orjson.dumps(value)
         except orjson.JSONEncodeError:
             # The effect has happened; only its description cannot be shown.
             logger.exception("tool.unreadable", tool=tool.name)
-            return _failure(f"{tool.name} was carried out, but its result cannot be shown")
+            return _failure(f"{tool.name} was carried out, but its result cannot be shown", effect="done")
         if freeform.may_be_deep(content) and freeform.is_deeper(value):
-            return _failure(f"{tool.name} found what is {freeform.TOO_DEEP}")
+            return _failure(f"{tool.name} found what is {freeform.TOO_DEEP}", effect="done")
         if len(content) <= MAX_RESULT_BYTES:
             return ToolOutcome(content.decode())
         try:
             return ToolOutcome(await asyncio.to_thread(self._shorten, content.decode()))
         except AppError as exc:
-            return _failure(exc.message)
+            return _failure(exc.message, effect="done")
 
 
 def schema_of(parameters: type | JsonArguments) -> Json:
@@ -445,6 +443,6 @@ def _plain(hint: object) -> type:
     return plain
 
 
-def _failure(message: str, known: Mapping[str, object] = MappingProxyType({})) -> ToolOutcome:
+def _failure(message: str, known: Json = MappingProxyType({}), *, effect: CallEffect = "told") -> ToolOutcome:
     # Messages quote what devices and models wrote: half of a surrogate pair must not end the run.
-    return ToolOutcome(orjson.dumps({"error": surrogates.whole(message), **known}).decode(), failed=True)
+    return ToolOutcome(orjson.dumps({"error": surrogates.whole(message), **known}).decode(), failed=True, effect=effect)

@@ -143,7 +143,7 @@ class Subagents:
         try:
             work = await self._work(subagent, parent, arguments, context)
         except SubagentFailed as exc:
-            context.known["code"] = exc.code
+            context.known["code"], exc.effect = exc.code, "none"  # it has not begun
             raise
         except AppError as exc:
             context.known["code"] = exc.code

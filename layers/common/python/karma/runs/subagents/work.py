@@ -382,7 +382,7 @@ class SubagentWork:
             call: ToolCall, *, run_id: RunId, known: dict[str, object], given: GivenInput | None
         ) -> ToolOutcome:
             if self._crew.is_stopped(self.definition.path):
-                return ToolOutcome(failure(AGENT_STOPPED), failed=True)
+                return ToolOutcome(failure(AGENT_STOPPED), failed=True, effect="none")
             return await make(call, run_id=run_id, known=known, given=given)
 
         return made

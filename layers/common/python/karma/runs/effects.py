@@ -1,0 +1,133 @@
+"""Calls that may have changed something outside the conversation, named to whoever leaves them behind.
+
+    succeeded   its result says so, or it was carried out although its result could not be kept
+    unknown     nobody knows what became of it: its process was lost, it was stopped, or no answer came in time
+    failed      it was made, and has failed: it may have changed something all the same
+    not named   it was not made (refused, passed over, not approved in time), only reads, or its client makes it
+
+A call is told from others by its answer and its id, since gateways count the ids of calls anew in each branch. It may
+have several results: in branches that went on otherwise, or in copies. The first status of the list that any has holds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from functools import cached_property
+from typing import Final, Literal, NamedTuple
+
+from karma.conversations.domain import Message, Thread, ToolCall
+from karma.core.records import Record
+from karma.mcp.offering import is_remote
+from karma.runs.setup import RunSetup
+from karma.tools.toolbox import Tool
+
+_READS: Final = ":read"
+
+EffectStatus = Literal["succeeded", "unknown", "failed"]
+_STRENGTH: Final[Mapping[EffectStatus, int]] = {"succeeded": 3, "unknown": 2, "failed": 1}
+
+
+class Effect(NamedTuple):
+    """A call of a tool of the server's, or of an MCP server's, that may have changed something."""
+
+    tool_call_id: str
+    name: str
+    status: EffectStatus
+    message_id: str
+    """Id of the answer that made it."""
+
+
+class MadeCall(NamedTuple):
+    """A call, and the position of the answer that made it."""
+
+    position: int
+    call: ToolCall
+
+
+class Acting(Record):
+    """The tools whose calls may change something.
+
+    Any other agent may, by its own tools, and any tool of an MCP server: that it only reads is its server's own word.
+    Those of the client are known to it.
+    """
+
+    names: frozenset[str]
+    """Names of the server's tools, and of other agents, that do."""
+    frontend: frozenset[str]
+    """Names of the client's tools."""
+
+    def has(self, name: str) -> bool:
+        """Tell whether calls of a name may change something."""
+        return name in self.names or is_remote(name, self.frontend)
+
+
+def acting(tools: Iterable[Tool], setups: Sequence[RunSetup]) -> Acting:
+    """Return which of the server's tools act, and of those that runs were begun with."""
+    names = {tool.name for tool in tools if not tool.permission.endswith(_READS)}
+    names |= {each.name for setup in setups for each in setup.subagents}
+    return Acting(frozenset(names), frozenset(tool.name for setup in setups for tool in setup.frontend_tools))
+
+
+class ThreadCalls:
+    """The calls of a thread, and their results in all of its branches."""
+
+    def __init__(self, thread: Thread) -> None:
+        self._thread = thread
+        self._above: list[int] = []
+        """Position of the answer above each message; -1: there is none."""
+        for position in range(thread.next_message):
+            self._above.append(self.turn(thread.parent(position)))
+
+    def turn(self, position: int) -> int:
+        """Return the position of the last answer of a branch up to a message; -1: there is none."""
+        if position < 0 or self._thread.messages[position].role == "assistant":
+            return position
+        return self._above[position]
+
+    def answered_at(self, position: int) -> MadeCall | None:
+        """Return the call whose result stands at a position: of the nearest answer above that has one of its id."""
+        call_id, at = self._thread.messages[position].tool_call_id, self._above[position]
+        while at >= 0:
+            for call in self._thread.messages[at].tool_calls:
+                if call.id == call_id:
+                    return MadeCall(at, call)
+            at = self._above[at]
+        return None
+
+    @cached_property
+    def with_results(self) -> frozenset[tuple[str, str]]:
+        """Return the calls that have a result in any branch, by the ids of their answers and their own."""
+        at = (each for each in range(self._thread.next_message) if self._thread.messages[each].role == "tool")
+        found = (made for made in map(self.answered_at, at) if made is not None)
+        return frozenset((self._thread.messages[made.position].id, made.call.id) for made in found)
+
+    def has_result(self, made: MadeCall) -> bool:
+        """Tell whether a call has a result in any branch, also in a copy of its answer."""
+        return (self._thread.messages[made.position].id, made.call.id) in self.with_results
+
+
+def effects_of(
+    thread: Thread, positions: Collection[int], of: Acting, *, unknown: Iterable[MadeCall] = ()
+) -> tuple[Effect, ...]:
+    """Return the calls of acting tools whose results stand at these positions, and the `unknown` ones without any."""
+    calls, found = ThreadCalls(thread), dict[tuple[str, str], Effect]()
+    results = (at for at in sorted(positions) if thread.messages[at].role == "tool")
+    told = [(made, _status(thread.messages[at])) for at in results if (made := calls.answered_at(at)) is not None]
+    told += [(made, "unknown") for made in unknown]
+    for made, status in sorted(told, key=lambda each: each[0].position):
+        answer, call = thread.messages[made.position], made.call
+        if status is None or not of.has(call.name):
+            continue
+        before = found.get((answer.id, call.id))
+        if before is None or _STRENGTH[status] > _STRENGTH[before.status]:
+            found[answer.id, call.id] = Effect(call.id, call.name, status, answer.id)
+    return tuple(found.values())
+
+
+def _status(result: Message) -> EffectStatus | None:
+    """Return what a result tells of its call; None: that was not made."""
+    if result.effect == "none":
+        return None
+    if result.effect == "unknown":
+        return "unknown"
+    return "failed" if result.failed and result.effect != "done" else "succeeded"
