@@ -1,4 +1,4 @@
-"""What results say of their calls in words, for the model, and by a mark, for whoever goes back, is the same."""
+"""Results of calls say the same in words, for the model, and by a mark, for whoever goes back."""
 
 from __future__ import annotations
 

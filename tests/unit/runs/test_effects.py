@@ -1,4 +1,4 @@
-"""Who goes back is named the calls that may have changed something, each once, and none that was not made."""
+"""Going back names the calls that may have changed something, each once, and none that was not made."""
 
 from __future__ import annotations
 
@@ -231,7 +231,7 @@ class Party:
 @pytest.mark.parametrize("dies", [False, True], ids=["lives", "dies"])
 @pytest.mark.parametrize("nth", range(HISTORIES))
 def test_calls_that_were_made_are_named_and_no_others(nth: int, seed: int, *, dies: bool) -> None:
-    """Where no process dies these are the calls that were made; else one may be named of which nobody knows."""
+    """They are all where no process dies; else one may be named of which nobody knows."""
     Party(seed, dies=dies).play()
 
 

@@ -236,7 +236,8 @@ def dump_decision(decision: CallDecision) -> list[object]:
 def load_decision(body: list[Any]) -> CallDecision:
     """Read a decision that `dump_decision` made."""
     made_by, arguments, content, failed, is_repeated, *more = body
-    given, reaches, effect = (*more, *(None, "", "told")[len(more) :])
+    given, reaches = (more[0] if more else None), (more[1] if len(more) > 1 else "")
+    effect: CallEffect = more[2] if len(more) > 2 else "told"
     return CallDecision(
         made_by=RunId(made_by),
         arguments=arguments,

@@ -81,7 +81,7 @@ def run_of(item: RunItem) -> Run:
         agent_id=AgentId(item.agent_id) if item.agent_id else None,
         agent_version=int(item.agent_version) if item.agent_version else None,
         parent_run_id=item.parent_run_id or "",
-        previous_run_id=None if item.previous_run_id is None else RunId(item.previous_run_id),
+        previous_run_id=_run_id(item.previous_run_id),
         schedule_id=item.schedule_id or "",
         webhook=item.webhook or "",
         finished_at=_when(item.finished_at) if item.finished_at else None,
@@ -111,6 +111,10 @@ def run_of(item: RunItem) -> Run:
         unattended=int(item.unattended or 0),
         engine_schema=int(item.engine_schema),
     )
+
+
+def _run_id(text: str | None) -> RunId | None:
+    return None if text is None else RunId(text)
 
 
 def segment_item(segment: Segment) -> SegmentItem:

@@ -37,8 +37,9 @@ from karma.runs.subagents.staff import MAX_SUBAGENTS_A_RUN, Call, Staff, Subagen
 from karma.runs.subagents.steps import Definition, Delegations, Ended, Transcript, Used, record, subagent_id
 from karma.runs.subagents.uses import Uses
 from karma.runs.subagents.work import AGENT_STOPPED, SubagentWork
+from karma.tools.failures import Unfinished
 from karma.tools.subagent_tools import MAX_TASK_CHARS, AgentTask, subagent_tool
-from karma.tools.toolbox import Tool, Toolbox, ToolContext, Unfinished, Words
+from karma.tools.toolbox import Tool, Toolbox, ToolContext, Words
 
 _Asked = TypeVar("_Asked")
 
