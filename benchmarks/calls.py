@@ -299,8 +299,8 @@ _INTRODUCTION = f"""\
 # What routes cost in DynamoDB
 
 Written by `{REWRITE}`; `tests/integration/benchmarks/test_calls.py` fails when it is stale, when a number is not
-the same among 100 and among 2,000 items a table (`ITEMS=10000` for more), or when a read makes more than two calls (three
-with `sort=name`, see docs/adr/0005-device-data.md, and for checkpoints, five for one of them).
+the same among 100 and among 2,000 items a table (`ITEMS=10000` for more), or when a read makes more than two calls
+(three with `sort=name`, see docs/adr/0005-device-data.md, and for checkpoints, five for one of them).
 `python -m benchmarks calls --items 100000` measures among more.
 
 The caller is cached, as for a minute in a warm process; for a change it is read anew (docs/adr/0032-fresh-proof.md).
