@@ -96,7 +96,7 @@ OWN: dict[str, tuple[int, str]] = {
     ),
     "background.samples": (45, "core devices telemetry"),
     "background.schedules": (
-        214,
+        215,
         "agents alarms audit billing configuration conversations core devices files identity integrations mail mcp "
         "models notices runs schedules tools",
     ),
@@ -112,7 +112,7 @@ OWN: dict[str, tuple[int, str]] = {
         137,
         "agents audit billing configuration conversations core identity mail mcp models projects runs tasks tools",
     ),
-    "background.telemetry": (89, "billing core devices files identity integrations telemetry"),
+    "background.telemetry": (90, "billing core devices files identity integrations telemetry"),
     "billing_webhook.handler": (29, "billing core http integrations"),
     "device_ingest.handler": (77, "alarms billing core devices identity integrations"),
     "previews.handler": (59, "billing core devices files integrations"),

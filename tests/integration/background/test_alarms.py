@@ -10,11 +10,12 @@ from typing import Any
 import pytest
 
 from karma.alarms.domain import MAILS_AN_HOUR, STORM, Alarm, AlarmAction, AlarmRule, AlarmState, Silence, Trigger
-from karma.alarms.items import AlarmItem, HeldItem, alarm_item, alarm_key, alarm_of, due_sk, held_key
+from karma.alarms.items import AlarmItem, HeldItem, alarm_item, alarm_key, alarm_of, held_key
 from karma.alarms.repository.alarms import AlarmRepository, end
 from karma.alarms.repository.rules import AlarmRuleRepository
 from karma.core.clock import epoch_ms
 from karma.core.dynamo.access import get, update
+from karma.core.dynamo.work import due_sk
 from karma.devices.domain import Latest, Reading
 from karma.devices.repository.devices import DeviceRepository
 from karma.mail.domain import Mail, MailKind
@@ -271,7 +272,7 @@ def test_a_device_that_says_nothing_raises_one_alarm_until_it_speaks(sweep: Call
 
 
 def look_again() -> None:
-    from karma.alarms.items import LookItem, due_sk, look_key
+    from karma.alarms.items import LookItem, look_key
     from karma.core.dynamo.access import update
 
     update(LookItem(*look_key(USER)), [LookItem.gsi1sk.set(due_sk(NOW - timedelta(hours=1), "LOOK"))])

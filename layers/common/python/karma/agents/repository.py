@@ -31,7 +31,7 @@ from karma.agents.domain import (
     folded,
 )
 from karma.core.clock import iso, parse_iso
-from karma.core.dynamo.access import count, get, query_up_to
+from karma.core.dynamo.access import count, get, query_by_id
 from karma.core.dynamo.items import Item, Key, TableMeta
 from karma.core.dynamo.requests import RequestAttributes, note_request, noted, request_key
 from karma.core.dynamo.transaction import Transaction
@@ -198,16 +198,7 @@ class AgentRepository:
 
     def page(self, *, tag: str, after: str, limit: int) -> list[AgentSummary]:
         """See Agents; one Query a megabyte, eventually consistent."""
-        return query_up_to(
-            limit,
-            AgentsItem,
-            list_pk(tag),
-            AgentsItem.sk.startswith(_ROW),
-            wanted=AgentRowItem,
-            read=_summary,
-            forward=False,
-            start=row_key(after, tag)._asdict() if after else None,
-        )
+        return query_by_id(AgentRowItem, row_key("", tag), after, _summary, limit=limit)
 
     def count(self, *, tag: str, most: int) -> int:
         """See Agents; one Get, or with a tag one Query."""

@@ -17,7 +17,6 @@ Ids sort by time, so the lists by age are the order of the keys.
 
 from __future__ import annotations
 
-import zlib
 from collections.abc import Mapping
 from datetime import datetime
 from typing import Any, Final, cast
@@ -43,8 +42,8 @@ from karma.core.dynamo.items import Item, Key, TableMeta
 from karma.core.dynamo.requests import RequestAttributes
 from karma.core.ids import ApiKeyId, DeviceId, RunId, UserId
 
-PARTS: Final = 4
-"""Partitions of what is due."""
+DUE: Final = "ALARMS"
+"""Kind of what is due."""
 RULE: Final = "RULE#"
 ALARM: Final = "ALARM#"
 OPEN: Final = "OPEN#"
@@ -99,16 +98,6 @@ def held_key(user_id: UserId, alarm_id: str) -> Key:
 def mails_key(user_id: UserId, hour: int) -> Key:
     """Return the key of the number of mails of an account in an hour, counted from 1970."""
     return Key(owner_pk(user_id), f"MAILS#{hour}")
-
-
-def due_pk(name: str) -> str:
-    """Return the partition of the index in which something is due."""
-    return f"ALARMS#DUE#{zlib.crc32(name.encode()) % PARTS}"
-
-
-def due_sk(moment: datetime, name: str) -> str:
-    """Return the sort key of what is due at a moment."""
-    return f"{iso(moment)}#{name}"
 
 
 class AlarmsItem(Item):

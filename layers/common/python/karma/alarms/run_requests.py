@@ -9,13 +9,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple, Protocol
 
-import orjson
-
 from karma.alarms.domain import Alarm, AlarmAction, AlarmId
 from karma.alarms.items import alarm_in
 from karma.alarms.repository.rules import AlarmRuleRepository
-from karma.core.errors import ValidationFailed
-from karma.core.ids import DeviceId, is_id
+from karma.core.ids import DeviceId
+from karma.core.messages import named, naming
 from karma.core.streams import StreamRecord
 
 
@@ -67,7 +65,7 @@ class AlarmRunRequests:
 
 def alarm_run_message(alarm: Alarm) -> str:
     """Write the message that asks for the run of an alarm."""
-    return orjson.dumps({"alarm": {"device_id": alarm.device_id, "alarm_id": alarm.id}}).decode()
+    return naming("alarm", device_id=alarm.device_id, alarm_id=alarm.id)
 
 
 def read_alarm_run(body: str) -> AlarmKey:
@@ -76,11 +74,5 @@ def read_alarm_run(body: str) -> AlarmKey:
     Raises:
         ValidationFailed: it is no such message.
     """
-    try:
-        named = orjson.loads(body)["alarm"]
-        device_id, alarm_id = named["device_id"], named["alarm_id"]
-    except (ValueError, KeyError, TypeError) as exc:
-        raise ValidationFailed.of("body", "must name an alarm") from exc
-    if not (is_id(device_id) and is_id(alarm_id)):
-        raise ValidationFailed.of("body", "must name an alarm by ids")
+    device_id, alarm_id = named(body, "alarm", "device_id", "alarm_id")
     return AlarmKey(DeviceId(device_id), AlarmId(alarm_id))

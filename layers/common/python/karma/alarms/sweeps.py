@@ -19,13 +19,13 @@ from karma.alarms.domain import (
     Trigger,
     raised_alarm,
 )
-from karma.alarms.items import PARTS, AlarmsItem, ClosingItem, HeldItem, LookItem, due_sk
+from karma.alarms.items import DUE, AlarmsItem, ClosingItem, HeldItem, LookItem
 from karma.alarms.repository.alarms import AlarmRepository, end
 from karma.alarms.repository.rules import AlarmRuleRepository
 from karma.core.clock import Clock, epoch_ms, iso
 from karma.core.dynamo.access import delete, update
 from karma.core.dynamo.failures import ConditionFailed
-from karma.core.dynamo.work import query_work
+from karma.core.dynamo.work import due_partitions, due_sk, query_work
 from karma.core.ids import DeviceId, UserId
 from karma.devices.domain import CurrentDevice, is_connected
 
@@ -53,9 +53,9 @@ class AlarmSweep:
     def run(self) -> int:
         """Do what is due, a bounded number of things; return how many."""
         now, done = self._clock.now(), 0
-        for part in range(PARTS):
+        for partition in due_partitions(DUE):
             before = AlarmsItem.gsi1sk < iso(now)
-            due = query_work(AlarmsItem, f"ALARMS#DUE#{part}", before, lambda item: item, limit=_AT_ONCE).items
+            due = query_work(AlarmsItem, partition, before, lambda item: item, limit=_AT_ONCE).items
             for item in due:
                 if isinstance(item, ClosingItem):
                     done += self._close(item, now)

@@ -12,12 +12,11 @@ from datetime import datetime, timedelta
 
 from karma.alarms.domain import MAILS_AN_HOUR, OPEN, STORM, Alarm, AlarmAction, AlarmRule, AlarmState
 from karma.alarms.items import (
+    DUE,
     AlarmMailsItem,
     HeldItem,
     StormItem,
     alarm_in,
-    due_pk,
-    due_sk,
     held_key,
     mails_key,
     storm_key,
@@ -27,6 +26,7 @@ from karma.core.clock import epoch_ms, iso
 from karma.core.dynamo.access import get, upsert
 from karma.core.dynamo.failures import ConditionFailed
 from karma.core.dynamo.transaction import Transaction
+from karma.core.dynamo.work import due_pk, due_sk
 from karma.core.errors import AlreadyExists, Conflict
 from karma.core.ids import derived_id
 from karma.core.observability import count
@@ -197,7 +197,7 @@ def _hold(alarm: Alarm, until: datetime) -> None:
         HeldItem.created_at.set(stamp),
         HeldItem.updated_at.set(stamp),
         HeldItem.expires_at.set(epoch_ms(until + _KEPT) // 1000),
-        HeldItem.gsi1pk.set(due_pk(alarm.id)),
+        HeldItem.gsi1pk.set(due_pk(DUE, alarm.id)),
         HeldItem.gsi1sk.set(due_sk(until, alarm.id)),
     ]
     try:

@@ -18,7 +18,7 @@ from pynamodb.attributes import BooleanAttribute, JSONAttribute, NumberAttribute
 
 from karma.avatars.domain import Avatar, AvatarChanged, AvatarStatus
 from karma.core.clock import iso, parse_iso
-from karma.core.dynamo.access import get, query_up_to
+from karma.core.dynamo.access import get, query_by_id
 from karma.core.dynamo.items import Item, Key, TableMeta
 from karma.core.dynamo.partitions import empty
 from karma.core.dynamo.requests import RequestAttributes, note_request, noted, request_key
@@ -136,16 +136,7 @@ class AvatarRepository:
 
     def page(self, user_id: UserId, *, newest_first: bool, after: str, limit: int) -> list[Avatar]:
         """See Avatars; one Query a megabyte, eventually consistent."""
-        return query_up_to(
-            limit,
-            AvatarsItem,
-            owner_pk(user_id),
-            AvatarsItem.sk.startswith(_AVATAR),
-            wanted=AvatarItem,
-            read=_avatar,
-            forward=not newest_first,
-            start=avatar_key(user_id, after)._asdict() if after else None,
-        )
+        return query_by_id(AvatarItem, avatar_key(user_id, ""), after, _avatar, limit=limit, forward=not newest_first)
 
     def count(self, user_id: UserId) -> int:
         """See Avatars; one Get."""

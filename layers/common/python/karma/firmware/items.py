@@ -15,7 +15,6 @@ Ids sort by time, so the lists by age are the order of the keys.
 
 from __future__ import annotations
 
-import zlib
 from datetime import datetime
 from typing import Any, Final, cast
 
@@ -38,8 +37,8 @@ from karma.firmware.domain import (
     TargetState,
 )
 
-PARTS: Final = 4
-"""Partitions of what is due."""
+DUE: Final = "ROLLOUTS"
+"""Kind of what is due."""
 RELEASE: Final = "RELEASE#"
 ROLLOUT: Final = "ROLLOUT#"
 BATCH: Final = "BATCH#"
@@ -83,16 +82,6 @@ def batch_key(rollout_id: RolloutId, number: int) -> Key:
 def look_key(rollout_id: RolloutId) -> Key:
     """Return the key of the next look after a rollout."""
     return Key(rollout_pk(rollout_id), "LOOK")
-
-
-def due_pk(rollout_id: RolloutId) -> str:
-    """Return the partition of the index in which a look is due."""
-    return f"ROLLOUTS#DUE#{zlib.crc32(rollout_id.encode()) % PARTS}"
-
-
-def due_sk(moment: datetime, rollout_id: RolloutId) -> str:
-    """Return the sort key of a look that is due at a moment."""
-    return f"{iso(moment)}#{rollout_id}"
 
 
 class FirmwareItem(Item):

@@ -19,7 +19,7 @@ import orjson
 from pynamodb.attributes import BinaryAttribute, JSONAttribute, NumberAttribute, UnicodeAttribute
 
 from karma.core.clock import iso, parse_iso
-from karma.core.dynamo.access import get, query_up_to
+from karma.core.dynamo.access import get, query_by_id
 from karma.core.dynamo.items import Item, Key, TableMeta
 from karma.core.dynamo.partitions import empty
 from karma.core.dynamo.requests import RequestAttributes, note_request, noted, request_key
@@ -116,16 +116,7 @@ class McpServerRepository:
 
     def all(self, user_id: UserId) -> list[McpServer]:
         """See McpServers; one Query a megabyte, eventually consistent."""
-        return query_up_to(
-            MAX_SERVERS,
-            McpItem,
-            owner_pk(user_id),
-            McpItem.sk.startswith(_SERVER),
-            wanted=McpServerItem,
-            read=_server,
-            forward=True,
-            start=None,
-        )
+        return query_by_id(McpServerItem, server_key(user_id, ""), "", _server, limit=MAX_SERVERS, forward=True)
 
     def directory(self, user_id: UserId) -> Directory:
         """See McpServers; one Get."""

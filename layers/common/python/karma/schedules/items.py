@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import zlib
 from datetime import datetime
 from typing import Final
 
@@ -13,6 +12,7 @@ from pynamodb.expressions.update import Action
 from karma.core.clock import iso, parse_iso
 from karma.core.dynamo.items import Item, Key, TableMeta
 from karma.core.dynamo.requests import RequestAttributes
+from karma.core.dynamo.work import due_pk, due_sk
 from karma.core.ids import ApiKeyId, RunId, UserId
 from karma.schedules.domain import (
     Author,
@@ -29,8 +29,8 @@ from karma.schedules.domain import (
 from karma.schedules.ports import DueFire
 from karma.schedules.timing import Timing
 
-PARTS: Final = 4
-"""Partitions of what is due."""
+DUE: Final = "SCHEDULES"
+"""Kind of what is due."""
 SCHEDULE: Final = "SCHEDULE#"
 _RUN: Final = "RUN#"
 COUNT: Final = "COUNT"
@@ -49,11 +49,6 @@ def schedule_key(user_id: UserId, schedule_id: str) -> Key:
 def schedule_run_key(user_id: UserId, schedule_id: str) -> Key:
     """Key of what a schedule runs."""
     return Key(owner_pk(user_id), f"{_RUN}{schedule_id}")
-
-
-def due_pk(part: int) -> str:
-    """Partition of the index with the fires to look for."""
-    return f"SCHEDULES#DUE#{part}"
 
 
 class SchedulesItem(Item):
@@ -122,16 +117,6 @@ class ScheduleRequestItem(RequestAttributes, SchedulesItem, discriminator="sched
     """The schedule that a request with an Idempotency-Key has created."""
 
 
-def part_of(schedule_id: str) -> int:
-    """Return the partition of what is due in which a schedule stands."""
-    return zlib.crc32(schedule_id.encode()) % PARTS
-
-
-def look_at(moment: datetime, schedule_id: str) -> str:
-    """Return the sort key of a fire that is to be looked for at a moment."""
-    return f"{iso(moment)}#{schedule_id}"
-
-
 def due_of(item: ScheduleItem) -> DueFire | None:
     """Read the fire that a schedule waits for; None: it waits for none."""
     if not item.next_fire_at or not item.gsi1sk:
@@ -177,8 +162,8 @@ def fire_actions(new: Schedule) -> list[Action]:
         ScheduleItem.enabled.set(new.enabled),
         ScheduleItem.stopped.set(new.stopped),
         _set(ScheduleItem.next_fire_at, _moment(waits)),
-        _set(ScheduleItem.gsi1pk, None if waits is None else due_pk(part_of(new.id))),
-        _set(ScheduleItem.gsi1sk, None if waits is None else look_at(waits, new.id)),
+        _set(ScheduleItem.gsi1pk, None if waits is None else due_pk(DUE, new.id)),
+        _set(ScheduleItem.gsi1sk, None if waits is None else due_sk(waits, new.id)),
         _set(ScheduleItem.last_run_id, new.last_run_id),
         _set(ScheduleItem.open_run_id, new.open_run_ids[-1] if new.open_run_ids else None),
         _set(ScheduleItem.open_run_ids, orjson.dumps(new.open_run_ids).decode() if new.open_run_ids else None),
@@ -240,8 +225,8 @@ def schedule_item(new: Schedule) -> ScheduleItem:
         stopped=new.stopped,
         api_key_id=new.author.api_key_id,
         next_fire_at=_moment(waits),
-        gsi1pk=None if waits is None else due_pk(part_of(new.id)),
-        gsi1sk=None if waits is None else look_at(waits, new.id),
+        gsi1pk=None if waits is None else due_pk(DUE, new.id),
+        gsi1sk=None if waits is None else due_sk(waits, new.id),
         revision=new.version,
         run_revision=new.run_version,
         created_at=iso(new.created_at),

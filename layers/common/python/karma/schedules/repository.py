@@ -8,7 +8,7 @@
 | schedule made for an Idempotency-Key | SCHEDULES#<user> | REQUEST#<token> | - | - |
 
 A schedule is in the index while it waits for a fire. Its run stands apart, since each fire writes the schedule, index
-and all, by the kilobyte. Ids sort by time, so the list by age is the order of the keys. What is due stands in `PARTS`
+and all, by the kilobyte. Ids sort by time, so the list by age is the order of the keys. What is due stands in four
 partitions, since one takes a thousand writes a second.
 """
 
@@ -23,13 +23,13 @@ import orjson
 from pynamodb.expressions.condition import Condition
 
 from karma.core.clock import iso
-from karma.core.dynamo.access import batch_get, get, query, query_up_to, update
+from karma.core.dynamo.access import batch_get, get, query, query_by_id, update
 from karma.core.dynamo.failures import ConditionFailed
 from karma.core.dynamo.items import Key
 from karma.core.dynamo.partitions import empty
 from karma.core.dynamo.requests import note_request, noted, request_key
 from karma.core.dynamo.transaction import Transaction
-from karma.core.dynamo.work import query_work
+from karma.core.dynamo.work import due_partitions, due_sk, query_work
 from karma.core.ids import UserId
 from karma.core.purge import PurgeAttempt
 from karma.core.requests import RepeatableRequest
@@ -40,7 +40,7 @@ from karma.runs.ports import Also
 from karma.schedules.domain import MAX_SCHEDULES, Census, Fired, Schedule, ScheduleChanged, ScheduleId, TooManySchedules
 from karma.schedules.items import (
     COUNT,
-    PARTS,
+    DUE,
     SCHEDULE,
     ScheduleCountItem,
     ScheduleItem,
@@ -48,9 +48,7 @@ from karma.schedules.items import (
     ScheduleRunItem,
     SchedulesItem,
     due_of,
-    due_pk,
     fire_actions,
-    look_at,
     owner_pk,
     run_json,
     schedule_actions,
@@ -139,32 +137,23 @@ class ScheduleRepository:
 
     def page(self, user_id: UserId, *, below: str, limit: int) -> list[Schedule]:
         """See Schedules; one Query a megabyte, eventually consistent."""
-        return query_up_to(
-            limit,
-            SchedulesItem,
-            owner_pk(user_id),
-            SchedulesItem.sk.startswith(SCHEDULE),
-            wanted=ScheduleItem,
-            read=schedule_of,
-            forward=False,
-            start=schedule_key(user_id, below)._asdict() if below else None,
-        )
+        return query_by_id(ScheduleItem, schedule_key(user_id, ""), below, schedule_of, limit=limit)
 
     def due(self, before: datetime, *, limit: int) -> Sequence[DueFire]:
         """See Schedules; one Query of the index a part."""
         return [
             each
-            for part in range(PARTS)
+            for partition in due_partitions(DUE)
             for each in query_work(
-                ScheduleItem, due_pk(part), SchedulesItem.gsi1sk < iso(before), due_of, limit=limit
+                ScheduleItem, partition, SchedulesItem.gsi1sk < iso(before), due_of, limit=limit
             ).items
         ]
 
     def put_off(self, due: DueFire, *, until: datetime) -> bool:
         """See Schedules; one Update."""
         item = ScheduleItem(*schedule_key(due.key.user_id, due.key.schedule_id))
-        later = ScheduleItem.gsi1sk.set(look_at(until, due.key.schedule_id))
-        seen = due.look_at or look_at(due.key.due_at, due.key.schedule_id)
+        later = ScheduleItem.gsi1sk.set(due_sk(until, due.key.schedule_id))
+        seen = due.look_at or due_sk(due.key.due_at, due.key.schedule_id)
         try:
             update(item, [later], ScheduleItem.gsi1sk == seen)
         except ConditionFailed:

@@ -7,7 +7,7 @@ from typing import Final
 
 from karma.alarms.domain import MAX_RULES, AlarmRule, AlarmRuleChanged, AlarmRuleId, TooManyAlarmRules
 from karma.alarms.items import (
-    RULE,
+    DUE,
     AlarmRuleCountItem,
     AlarmRuleItem,
     AlarmRuleRequestItem,
@@ -16,8 +16,6 @@ from karma.alarms.items import (
     LookItem,
     closing_key,
     count_key,
-    due_pk,
-    due_sk,
     look_key,
     owner_pk,
     rule_item,
@@ -25,10 +23,11 @@ from karma.alarms.items import (
     rule_of,
 )
 from karma.core.clock import iso
-from karma.core.dynamo.access import get, query_up_to
+from karma.core.dynamo.access import get, query_by_id
 from karma.core.dynamo.partitions import empty
 from karma.core.dynamo.requests import note_request, noted, request_key
 from karma.core.dynamo.transaction import Transaction
+from karma.core.dynamo.work import due_pk, due_sk
 from karma.core.ids import UserId
 from karma.core.purge import PurgeAttempt
 from karma.core.requests import RepeatableRequest
@@ -90,16 +89,7 @@ class AlarmRuleRepository:
 
     def page(self, user_id: UserId, *, below: str, limit: int) -> list[AlarmRule]:
         """See AlarmRules; one Query a megabyte, eventually consistent."""
-        return query_up_to(
-            limit,
-            AlarmsItem,
-            owner_pk(user_id),
-            AlarmsItem.sk.startswith(RULE),
-            wanted=AlarmRuleItem,
-            read=rule_of,
-            forward=False,
-            start=rule_key(user_id, below)._asdict() if below else None,
-        )
+        return query_by_id(AlarmRuleItem, rule_key(user_id, ""), below, rule_of, limit=limit)
 
     def purge_account(self, purge: PurgeAttempt) -> bool:
         """Remove an account's rules; True when it is done. Alarms go with their devices.
@@ -121,7 +111,7 @@ def _look(tx: Transaction, rule: AlarmRule) -> None:
     """Have the account's devices looked at, where a rule is about what is absent."""
     if not (rule.is_absence and rule.enabled):
         return
-    place = [LookItem.gsi1pk.set(due_pk(rule.user_id)), LookItem.gsi1sk.set(due_sk(rule.updated_at, "LOOK"))]
+    place = [LookItem.gsi1pk.set(due_pk(DUE, rule.user_id)), LookItem.gsi1sk.set(due_sk(rule.updated_at, "LOOK"))]
     stamp = iso(rule.updated_at)
     named = [LookItem.user_id.set(rule.user_id), LookItem.created_at.set(stamp), LookItem.updated_at.set(stamp)]
     tx.upsert(LookItem(*look_key(rule.user_id)), [*place, *named])
@@ -135,7 +125,7 @@ def _close(tx: Transaction, rule: AlarmRule, *, below: int, now: datetime) -> No
         ClosingItem.below.set(below),
         ClosingItem.created_at.set(stamp),
         ClosingItem.updated_at.set(stamp),
-        ClosingItem.gsi1pk.set(due_pk(rule.id)),
+        ClosingItem.gsi1pk.set(due_pk(DUE, rule.id)),
         ClosingItem.gsi1sk.set(due_sk(now + AGAIN, rule.id)),
     ]
     tx.upsert(ClosingItem(*closing_key(rule.user_id, rule.id)), actions)

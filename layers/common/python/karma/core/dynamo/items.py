@@ -102,7 +102,7 @@ def connection_of(kind: type[Item]) -> TableConnection:
     Raises:
         TableUnbound: the process has no deployed table bound to the item's logical one.
     """
-    table = _base_of(kind)
+    table = base_of(kind)
     meta: Any = table.Meta
     meta.table_name = deployed(meta.logical)
     # A new one when the name has changed.
@@ -114,6 +114,6 @@ def connection_of(kind: type[Item]) -> TableConnection:
 
 
 @cache
-def _base_of(kind: type[Item]) -> type[Item]:
+def base_of(kind: type[Item]) -> type[Item]:
     """Return the class that names the table; it and all classes derived from it share one connection."""
     return next(each for each in kind.__mro__ if "Meta" in vars(each))

@@ -84,6 +84,22 @@ def newest(
     return Newest(found, below)
 
 
+def newest_kept(kind: type[M], pk: str, *, limit: int, prefix: str, after: str, now_s: float) -> Newest[M]:
+    """Read a page of one partition without those whose `expires_at` is over at `now_s`, which TTL removes days late.
+
+    `after` is `below` of the page before; "" is the first page.
+    """
+    return newest(
+        kind,
+        [pk],
+        limit=limit,
+        prefix=prefix,
+        below=after or END,
+        filter_condition=kind.expires_at > int(now_s),
+        drops_few=True,
+    )
+
+
 def _page(
     kind: type[M], pk: str, between: tuple[str, str], limit: int, filter_condition: Condition | None, *, index: bool
 ) -> tuple[list[tuple[str, M]], str | None]:

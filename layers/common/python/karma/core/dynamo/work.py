@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, Generic, NamedTuple, TypeVar
+import zlib
+from collections.abc import Callable, Iterator
+from datetime import datetime
+from typing import Any, Final, Generic, NamedTuple, TypeVar
 
 from pynamodb.expressions.condition import Condition
 
+from karma.core.clock import iso
 from karma.core.dynamo.failures import storage_errors
 from karma.core.dynamo.items import Gsi1, Item, connection_of
 from karma.core.observability import count, logger
@@ -14,12 +17,30 @@ from karma.core.observability import count, logger
 M = TypeVar("M", bound=Item)
 R = TypeVar("R")
 
+PARTS: Final = 4
+"""Partitions of the index in which what is due of one kind stands, where it may be much."""
+
 
 class Work(NamedTuple, Generic[R]):
     """One page of a sweep's items; `last` is the start of the next page, None at the end."""
 
     items: list[R]
     last: dict[str, str] | None
+
+
+def due_pk(kind: str, name: str) -> str:
+    """Return the partition of the index in which something of a kind, such as `ALARMS`, is due."""
+    return f"{kind}#DUE#{zlib.crc32(name.encode()) % PARTS}"
+
+
+def due_partitions(kind: str) -> Iterator[str]:
+    """Yield the partitions of the index in which anything of a kind is due."""
+    return (f"{kind}#DUE#{part}" for part in range(PARTS))
+
+
+def due_sk(moment: datetime, name: str) -> str:
+    """Return the sort key of the index for what is due at a moment."""
+    return f"{iso(moment)}#{name}"
 
 
 def query_work(

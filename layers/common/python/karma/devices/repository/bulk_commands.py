@@ -18,10 +18,10 @@ from karma.core.clock import from_epoch_ms, iso
 from karma.core.dynamo.access import get, query, update
 from karma.core.dynamo.failures import ConditionFailed
 from karma.core.dynamo.items import Key
-from karma.core.dynamo.newest import END, newest
+from karma.core.dynamo.newest import newest_kept
 from karma.core.dynamo.requests import RequestAttributes, note_request, noted, request_key
 from karma.core.dynamo.transaction import Transaction
-from karma.core.dynamo.work import query_work
+from karma.core.dynamo.work import due_sk, query_work
 from karma.core.ids import CommandId, DeviceId, UserId
 from karma.core.requests import RepeatableRequest
 from karma.devices.bulk import (
@@ -119,7 +119,7 @@ class BulkCommandRepository:
                 updated_at=stamp,
                 expires_at=expires_at,
                 gsi1pk=DUE_PARTITION,
-                gsi1sk=_due(due, bulk.key),
+                gsi1sk=due_sk(due, bulk.key.bulk_id),
             )
         )
         for part in parts:
@@ -162,15 +162,8 @@ class BulkCommandRepository:
 
         Return also where the next page goes on, its `after`; None: nothing follows.
         """
-        found = newest(
-            BulkCommandItem,
-            [owner_pk(user_id)],
-            limit=limit,
-            prefix=BULK_PREFIX,
-            below=after or END,
-            filter_condition=BulkCommandItem.expires_at > int(now_s),
-            drops_few=True,
-        )
+        pk = owner_pk(user_id)
+        found = newest_kept(BulkCommandItem, pk, limit=limit, prefix=BULK_PREFIX, after=after, now_s=now_s)
         return [_bulk(item) for item in found.items], found.below
 
     def parts(self, key: BulkKey, *, first: int = 0, limit: int) -> list[BulkPart]:
@@ -227,7 +220,7 @@ class BulkCommandRepository:
                     BulkCommandItem.open_parts.set(bulk.parts),
                     BulkCommandItem.updated_at.set(iso(at)),
                     BulkCommandItem.gsi1pk.set(DUE_PARTITION),
-                    BulkCommandItem.gsi1sk.set(_due(at, bulk.key)),
+                    BulkCommandItem.gsi1sk.set(due_sk(at, bulk.key.bulk_id)),
                 ],
                 BulkCommandItem.cancelled == False,  # noqa: E712  a condition
             )
@@ -250,7 +243,7 @@ class BulkCommandRepository:
         with contextlib.suppress(ConditionFailed):
             update(
                 BulkCommandItem(*bulk_key(key)),
-                [BulkCommandItem.gsi1sk.set(_due(until, key))],
+                [BulkCommandItem.gsi1sk.set(due_sk(until, key.bulk_id))],
                 BulkCommandItem.gsi1pk == DUE_PARTITION,
             )
 
@@ -272,10 +265,6 @@ def require_sending(tx: Transaction, key: BulkKey) -> None:
         BulkCommandItem.cancelled == False,  # noqa: E712  a condition
         on_fail=BulkCancelled(f"Bulk command {key.bulk_id} was cancelled"),
     )
-
-
-def _due(at: datetime, key: BulkKey) -> str:
-    return f"{iso(at)}#{key.bulk_id}"
 
 
 def _bulk(item: BulkCommandItem) -> BulkCommand:

@@ -12,7 +12,7 @@ from pynamodb.expressions.update import Action
 from karma.core.clock import from_epoch_ms, iso
 from karma.core.dynamo.access import batch_get, get, query, update
 from karma.core.dynamo.failures import ConditionFailed
-from karma.core.dynamo.newest import END, newest
+from karma.core.dynamo.newest import newest_kept
 from karma.core.dynamo.requests import note_request, noted
 from karma.core.dynamo.transaction import Transaction
 from karma.core.dynamo.work import query_work
@@ -138,15 +138,8 @@ class CommandRepository:
         Return also where the next page goes on, its `after`; None: nothing follows. A page may hold fewer than `limit`,
         even none, and be followed: one call reads at most five pages of the table.
         """
-        found = newest(
-            CommandItem,
-            [children_pk(device_id)],
-            limit=limit,
-            prefix=COMMAND_PREFIX,
-            below=after or END,
-            filter_condition=CommandItem.expires_at > int(now_s),
-            drops_few=True,
-        )
+        pk = children_pk(device_id)
+        found = newest_kept(CommandItem, pk, limit=limit, prefix=COMMAND_PREFIX, after=after, now_s=now_s)
         return [command_of(item) for item in found.items], found.below
 
     def pending(self, device_id: DeviceId, *, limit: int) -> list[Pending]:

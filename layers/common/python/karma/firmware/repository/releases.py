@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from karma.core.dynamo.access import get, query_up_to
+from karma.core.dynamo.access import get, query_by_id
 from karma.core.dynamo.requests import note_request, noted, request_key
 from karma.core.dynamo.transaction import Transaction
 from karma.core.ids import UserId
@@ -17,8 +17,6 @@ from karma.firmware.domain import (
     VersionTaken,
 )
 from karma.firmware.items import (
-    RELEASE,
-    FirmwareItem,
     FirmwareRequestItem,
     FleetItem,
     ReleaseItem,
@@ -83,16 +81,7 @@ class ReleaseRepository:
 
     def page(self, user_id: UserId, *, below: str, limit: int) -> list[Release]:
         """See Releases; one Query a megabyte, eventually consistent."""
-        return query_up_to(
-            limit,
-            FirmwareItem,
-            owner_pk(user_id),
-            FirmwareItem.sk.startswith(RELEASE),
-            wanted=ReleaseItem,
-            read=release_of,
-            forward=False,
-            start=release_key(user_id, below)._asdict() if below else None,
-        )
+        return query_by_id(ReleaseItem, release_key(user_id, ""), below, release_of, limit=limit)
 
 
 def _changed(release: Release) -> FirmwareChanged:

@@ -7,18 +7,17 @@ from datetime import datetime
 from typing import Final
 
 from karma.core.clock import iso
-from karma.core.dynamo.access import delete, get, query, query_up_to, update
+from karma.core.dynamo.access import delete, get, query, query_by_id, update
 from karma.core.dynamo.failures import ConditionFailed
 from karma.core.dynamo.requests import note_request, noted, request_key
 from karma.core.dynamo.transaction import Transaction
-from karma.core.dynamo.work import query_work
+from karma.core.dynamo.work import due_partitions, due_pk, due_sk, query_work
 from karma.core.ids import UserId
 from karma.core.requests import RepeatableRequest
 from karma.firmware.domain import FirmwareChanged, ReleaseState, Rollout, RolloutBatch, RolloutId
 from karma.firmware.items import (
     BATCH,
-    PARTS,
-    ROLLOUT,
+    DUE,
     FirmwareItem,
     FirmwareRequestItem,
     FleetItem,
@@ -29,8 +28,6 @@ from karma.firmware.items import (
     batch_item,
     batch_key,
     batch_of,
-    due_pk,
-    due_sk,
     fleet_key,
     look_key,
     owner_pk,
@@ -120,25 +117,16 @@ class RolloutRepository:
 
     def page(self, user_id: UserId, *, below: str, limit: int) -> list[Rollout]:
         """See Rollouts; one Query a megabyte, eventually consistent."""
-        return query_up_to(
-            limit,
-            FirmwareItem,
-            owner_pk(user_id),
-            FirmwareItem.sk.startswith(ROLLOUT),
-            wanted=RolloutItem,
-            read=rollout_of,
-            forward=False,
-            start=rollout_key(user_id, below)._asdict() if below else None,
-        )
+        return query_by_id(RolloutItem, rollout_key(user_id, ""), below, rollout_of, limit=limit)
 
     # Looks
 
     def due(self, *, before: datetime, limit: int) -> list[RolloutLook]:
         """See Looks; four Queries of the index."""
         found: list[RolloutLook] = []
-        for part in range(PARTS):
+        for partition in due_partitions(DUE):
             place = RolloutLookItem.gsi1sk < iso(before)
-            found += query_work(RolloutLookItem, f"ROLLOUTS#DUE#{part}", place, _look_of, limit=limit).items
+            found += query_work(RolloutLookItem, partition, place, _look_of, limit=limit).items
         return sorted(found, key=lambda look: look.due)[:limit]
 
     def take(self, look: RolloutLook, *, again_at: datetime) -> RolloutLook | None:
@@ -166,7 +154,7 @@ def _look(tx: Transaction, rollout: Rollout) -> None:
         RolloutLookItem.rollout_id.set(rollout.id),
         RolloutLookItem.created_at.set(stamp),
         RolloutLookItem.updated_at.set(stamp),
-        RolloutLookItem.gsi1pk.set(due_pk(rollout.id)),
+        RolloutLookItem.gsi1pk.set(due_pk(DUE, rollout.id)),
         RolloutLookItem.gsi1sk.set(due_sk(rollout.updated_at, rollout.id)),
     ]
     tx.upsert(RolloutLookItem(*look_key(rollout.id)), actions)

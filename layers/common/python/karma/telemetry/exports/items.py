@@ -9,12 +9,10 @@
 
 from __future__ import annotations
 
-from datetime import datetime
 from typing import Any, Final, cast
 
 from pynamodb.attributes import JSONAttribute, NumberAttribute, UnicodeAttribute
 
-from karma.core.clock import iso
 from karma.core.dynamo.items import Item, Key, TableMeta
 from karma.core.dynamo.requests import RequestAttributes
 from karma.core.ids import DeviceId, UserId
@@ -47,11 +45,6 @@ def export_key(key: ExportKey) -> Key:
 def open_key(user_id: UserId) -> Key:
     """Return the key of the number of an account's exports that are not over."""
     return Key(owner_pk(user_id), "OPEN")
-
-
-def due_sk(at: datetime, key: ExportKey) -> str:
-    """Return the sort key of an export that is due at a moment."""
-    return f"{iso(at)}#{key.export_id}"
 
 
 class ExportsItem(Item):

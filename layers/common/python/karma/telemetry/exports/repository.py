@@ -11,10 +11,10 @@ from pynamodb.expressions.update import Action
 from karma.core.clock import epoch_ms, from_epoch_ms, iso
 from karma.core.dynamo.access import get, update
 from karma.core.dynamo.failures import ConditionFailed
-from karma.core.dynamo.newest import END, newest
+from karma.core.dynamo.newest import newest_kept
 from karma.core.dynamo.requests import note_request, noted, request_key
 from karma.core.dynamo.transaction import Transaction
-from karma.core.dynamo.work import query_work
+from karma.core.dynamo.work import due_sk, query_work
 from karma.core.ids import UserId
 from karma.core.requests import RepeatableRequest
 from karma.identity.transactional import require_account
@@ -37,7 +37,6 @@ from karma.telemetry.exports.items import (
     ExportItem,
     ExportRequestItem,
     OpenExportsItem,
-    due_sk,
     export_key,
     export_of,
     open_key,
@@ -84,7 +83,7 @@ class ExportRepository:
                 updated_at=iso(made_at),
                 expires_at=epoch_ms(made_at + _FORGOTTEN_AFTER) // 1000,
                 gsi1pk=DUE_PARTITION,
-                gsi1sk=due_sk(due, export.key),
+                gsi1sk=due_sk(due, export.key.export_id),
             )
         )
         has_room = OpenExportsItem.value.does_not_exist() | (OpenExportsItem.value < most)
@@ -112,15 +111,8 @@ class ExportRepository:
 
         Return also where the next page goes on, its `after`; None: nothing follows.
         """
-        found = newest(
-            ExportItem,
-            [owner_pk(user_id)],
-            limit=limit,
-            prefix=EXPORT_PREFIX,
-            below=after or END,
-            filter_condition=ExportItem.expires_at > epoch_ms(now) // 1000,
-            drops_few=True,
-        )
+        at = now.timestamp()
+        found = newest_kept(ExportItem, owner_pk(user_id), limit=limit, prefix=EXPORT_PREFIX, after=after, now_s=at)
         return [export_of(item) for item in found.items], found.below
 
     def take(self, export: TelemetryExport, *, until: datetime) -> TelemetryExport:
@@ -136,7 +128,7 @@ class ExportRepository:
                 ExportItem.held_until_ms.set(epoch_ms(until)),
                 ExportItem.next_part.set(export.next_part + 1),
                 ExportItem.attempts.set(export.attempts + 1),
-                ExportItem.gsi1sk.set(due_sk(until, export.key)),
+                ExportItem.gsi1sk.set(due_sk(until, export.key.export_id)),
             ],
         )
 
@@ -162,7 +154,7 @@ class ExportRepository:
                 ExportItem.next_part.set(export.next_part),
                 ExportItem.attempts.set(export.attempts),
                 ExportItem.held_until_ms.set(export.held_until_ms),
-                ExportItem.gsi1sk.set(due_sk(due, export.key)),
+                ExportItem.gsi1sk.set(due_sk(due, export.key.export_id)),
             ],
         )
 
@@ -252,7 +244,7 @@ class ExportRepository:
         with contextlib.suppress(ConditionFailed):
             update(
                 ExportItem(*export_key(key)),
-                [ExportItem.gsi1sk.set(due_sk(until, key))],
+                [ExportItem.gsi1sk.set(due_sk(until, key.export_id))],
                 ExportItem.gsi1sk < iso(before),
             )
 

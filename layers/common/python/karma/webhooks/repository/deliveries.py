@@ -12,7 +12,7 @@ from pynamodb.expressions.condition import Condition
 from pynamodb.expressions.update import Action
 
 from karma.core.clock import epoch_ms, from_epoch_ms, iso, parse_iso
-from karma.core.dynamo.access import batch_get, delete, get, query, query_up_to, update
+from karma.core.dynamo.access import batch_get, delete, get, query, query_by_id, update
 from karma.core.dynamo.failures import ConditionFailed
 from karma.core.dynamo.partitions import pages
 from karma.core.dynamo.requests import note_request, request_key
@@ -95,16 +95,7 @@ class DeliveryRepository:
 
     def page(self, user_id: UserId, webhook_id: WebhookId, *, below: str, limit: int) -> list[Delivery]:
         """See Deliveries; one Query a megabyte, eventually consistent."""
-        return query_up_to(
-            limit,
-            WebhooksItem,
-            owner_pk(user_id),
-            WebhooksItem.sk.startswith(delivery_key(user_id, webhook_id, "").sk),
-            wanted=DeliveryItem,
-            read=_delivery,
-            forward=False,
-            start=delivery_key(user_id, webhook_id, below)._asdict() if below else None,
-        )
+        return query_by_id(DeliveryItem, delivery_key(user_id, webhook_id, ""), below, _delivery, limit=limit)
 
     def due(self, agenda: Agenda, *, at: datetime, limit: int) -> DueBatch:
         """See Deliveries; one Query, and one BatchGet of what it finds and of the webhook."""
