@@ -88,6 +88,9 @@ SCENARIOS = Scenarios[AlarmRows](
         "AlarmRepository.supersede": made(
             lambda r: r.alarm, lambda r, n: r.alarms.supersede(n.user_id, n.rule_id, below=9, now=NOW, limit=5)
         ),
+        "AlarmRepository.supersede_unmarked": made(
+            lambda r: r.alarm, lambda r, n: r.alarms.supersede_unmarked(n.user_id, n.rule_id, below=9, now=NOW, limit=5)
+        ),
         "AlarmRepository.release": made(lambda r: r.alarm, lambda r, n: r.alarms.release(n.device_id, n.id, now=NOW)),
         "AlarmRepository.add": made(lambda r: r.alarm, lambda r, n: r.alarms.add([n])),
         "AlarmRepository.stored": made(lambda r: r.alarm, lambda r, n: r.alarms.stored(n.device_id, n.id)),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
@@ -23,10 +24,12 @@ from karma.alarms.domain import (
     Trigger,
     raised_alarm,
 )
+from karma.alarms.items import AlarmItem, alarm_item, alarm_key
 from karma.alarms.ports import AlarmRules, Alarms
-from karma.alarms.repository.alarms import AlarmRepository
+from karma.alarms.repository.alarms import AlarmRepository, end, end_actions
 from karma.alarms.repository.rules import AlarmRuleRepository
 from karma.core.clock import epoch_ms, monotonic
+from karma.core.dynamo.access import delete, get, put, update
 from karma.core.errors import AlreadyExists
 from karma.core.ids import ApiKeyId, DeviceId, RunId, UserId, new_id
 from karma.core.purge import PurgeAttempt
@@ -34,6 +37,7 @@ from karma.core.requests import RETENTION, IdempotencyKeyReused
 from karma.identity.transactional import AccountGone
 from tests.fakes.alarms import MemoryAlarmRules, MemoryAlarms
 from tests.support.accounts import open_account
+from tests.support.clients import hooked
 from tests.support.requests import asked
 from tests.support.stores import Database, Store
 
@@ -235,6 +239,86 @@ def test_alarms_of_earlier_revisions_are_superseded(alarm_store: Alarms) -> None
     assert {each.id for each in left} == {new.id, others.id}
     assert alarm_store.find(USER, old[0].id) == replace(old[0], state=AlarmState.SUPERSEDED, ended_at=NOW)
     assert alarm_store.find(USER, over.id) == over
+
+
+def marked(database: Database) -> set[str]:
+    """Return the ids of the alarms that have marks."""
+    return {item["alarm_id"]["S"] for item in database.items("devices") if item["pk"]["S"].startswith("ALARMRULE#")}
+
+
+def test_an_alarm_has_a_mark_while_it_is_open(database: Database) -> None:
+    alarms, made = AlarmRepository(), [an_alarm(minute) for minute in range(4)]
+    others = an_alarm(of=alarm_rule(2))
+    over = replace(an_alarm(9), state=AlarmState.CLEARED, cleared_ms=9, ended_at=NOW)
+    alarms.add([*made, others, over, made[0]])
+    alarms.acknowledge(made[1], by=USER, now=NOW)
+    assert marked(database) == {each.id for each in (*made, others)}
+    assert [end(made[0], AlarmState.CLEARED, cleared_ms=9, now=NOW) for _ in range(2)] == [True, False]
+    assert marked(database) == {each.id for each in (*made[1:], others)}
+    assert not alarms.supersede(USER, made[0].rule_id, below=2, now=NOW, limit=2)
+    assert alarms.supersede(USER, made[0].rule_id, below=2, now=NOW, limit=2)
+    assert marked(database) == {others.id}
+    assert alarms.remove(DEVICE, limit=9) == 6
+    assert marked(database) == set()
+
+
+def test_what_was_raised_before_there_were_marks_ends_as_well(database: Database) -> None:
+    alarms, made = AlarmRepository(), [an_alarm(minute) for minute in range(3)]
+    for each in made:
+        put(alarm_item(each))
+    assert end(made[0], AlarmState.CLEARED, cleared_ms=9, now=NOW)
+    assert alarms.supersede(USER, made[0].rule_id, below=2, now=NOW, limit=1), "it is left to the sweep"
+    assert len(alarms.page(USER, is_open=True, device_id=None, below="", limit=9)) == 2
+    assert not alarms.supersede_unmarked(USER, made[0].rule_id, below=2, now=NOW, limit=1)
+    assert alarms.supersede_unmarked(USER, made[0].rule_id, below=2, now=NOW, limit=1)
+    assert alarms.page(USER, is_open=True, device_id=None, below="", limit=9) == []
+
+
+def test_a_mark_that_outlives_its_alarm_is_removed(database: Database) -> None:
+    """A release that knows no marks ends alarms without them, while both are deployed."""
+    alarms, made = AlarmRepository(), [an_alarm(minute) for minute in range(3)]
+    alarms.add(made)
+    item = get(AlarmItem, alarm_key(DEVICE, made[0].id))
+    assert item is not None
+    update(item, end_actions(made[0].id, AlarmState.CLEARED, now=NOW, cleared_ms=9))
+    gone = get(AlarmItem, alarm_key(DEVICE, made[1].id))
+    assert gone is not None
+    delete(gone)
+    assert alarms.supersede(USER, made[0].rule_id, below=2, now=NOW, limit=9)
+    assert marked(database) == set()
+    states = {each.id: each.state for each in alarms.page(USER, is_open=False, device_id=None, below="", limit=9)}
+    assert states == {made[0].id: AlarmState.CLEARED, made[2].id: AlarmState.SUPERSEDED}
+
+
+class Dead(BaseException):
+    """The process died."""
+
+
+def test_a_death_at_any_call_of_superseding_is_made_good_by_a_repeat(database: Database) -> None:
+    alarms, deaths = AlarmRepository(), 0
+    while True:
+        rule, left = alarm_rule(deaths), deaths
+        made = [an_alarm(minute, of=rule) for minute in range(2)]
+        alarms.add(made)
+
+        def die(**_: object) -> None:
+            nonlocal left
+            if not left:
+                raise Dead
+            left -= 1
+
+        died = True
+        with suppress(Dead), hooked("dynamodb", "after-call.dynamodb", die):
+            alarms.supersede(USER, rule.id, below=2, now=NOW, limit=9)
+            died = False
+        assert alarms.supersede(USER, rule.id, below=2, now=NOW, limit=9)
+        found = [alarms.find(USER, each.id) for each in made]
+        assert [each.state for each in found if each] == [AlarmState.SUPERSEDED] * 2
+        assert marked(database) == set()
+        if not died:
+            break
+        deaths += 1
+    assert deaths == 3
 
 
 def test_alarms_go_with_their_device(alarm_store: Alarms) -> None:

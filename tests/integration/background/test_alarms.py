@@ -14,7 +14,7 @@ from karma.alarms.items import AlarmItem, HeldItem, alarm_item, alarm_key, alarm
 from karma.alarms.repository.alarms import AlarmRepository, end
 from karma.alarms.repository.rules import AlarmRuleRepository
 from karma.core.clock import epoch_ms
-from karma.core.dynamo.access import get, update
+from karma.core.dynamo.access import get, put, update
 from karma.core.dynamo.work import due_sk
 from karma.devices.domain import Latest, Reading
 from karma.devices.repository.devices import DeviceRepository
@@ -282,12 +282,14 @@ def test_alarms_of_an_earlier_revision_end_though_they_came_behind_the_change(sw
     old = rule_of()
     new = replace(old, high=9.0, version=2, revision=2)
     AlarmRuleRepository().replace(old, new)
-    late = an_alarm(of=old, device=DEVICE)
+    late, unmarked = an_alarm(of=old, device=DEVICE), an_alarm(1, of=old, device=DEVICE)
     AlarmRepository().add([late])
+    put(alarm_item(unmarked))
     assert sweep() == 1
-    item = get(AlarmItem, alarm_key(DEVICE, late.id), consistent=True)
-    assert item is not None
-    assert item.state == AlarmState.SUPERSEDED
+    for each in (late, unmarked):
+        item = get(AlarmItem, alarm_key(DEVICE, each.id), consistent=True)
+        assert item is not None
+        assert item.state == AlarmState.SUPERSEDED
     assert not end(late, AlarmState.CLEARED, now=NOW)
     assert sweep() == 0
 

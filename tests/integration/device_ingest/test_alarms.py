@@ -135,12 +135,22 @@ def test_doubled_and_shuffled_messages_raise_what_the_whole_history_does(
         assert sum(raised < episode.cleared and (cleared or NOW) > episode.raised for raised, cleared in found) == 1
 
 
-def test_a_crash_at_any_call_is_repaired_by_the_redelivery(stack: Stack) -> None:
-    stack.use("device_ingest")
+def marks(stack: Stack) -> int:
+    """Return the number of alarms that have the mark of open ones."""
+    return sum("ALARMRULE#" in key for key in snapshot(stack))
 
+
+@pytest.mark.parametrize("is_raised", [False, True], ids=["raises", "clears"])
+def test_a_crash_at_any_call_is_repaired_by_the_redelivery(
+    stack: Stack, handle: Callable[..., list[str]], is_raised: bool
+) -> None:
     def seed() -> dict[str, Any]:
         seed_device(stack)
-        a_rule()
+        a_rule(revised_at=from_epoch_ms(T0 - 9_000))
+        if is_raised:
+            assert handle(message(0, [(T0 - 2_000, 41.0)])) == []
+            assert marks(stack) == 1
+            return {"Records": [message(1, [(T0, 38.0)])]}
         return {"Records": [message(1, [(T0, 41.0), (T0 + 1_000, 38.0), (T0 + 2_000, 42.0)])]}
 
     report = CrashTest(
@@ -152,7 +162,8 @@ def test_a_crash_at_any_call_is_repaired_by_the_redelivery(stack: Stack) -> None
         accept=lambda response: response == {"batchItemFailures": []},
     ).run()
     assert "after dynamodb.TransactWriteItems" in " ".join(report.at)
-    assert told() == [(T0, T0 + 1_000), (T0 + 2_000, 0)]
+    assert told() == ([(T0 - 2_000, T0)] if is_raised else [(T0, T0 + 1_000), (T0 + 2_000, 0)])
+    assert marks(stack) == (0 if is_raised else 1)
 
 
 def test_two_processes_at_once_tell_it_once(stack: Stack) -> None:

@@ -8,11 +8,13 @@
 | what is to be superseded | ALARMS#<user> | CLOSING#<rule> | ALARMS#DUE#<part> | <when>#<rule> |
 | the next look for what is absent | ALARMS#<user> | LOOK | ALARMS#DUE#<part> | <when>#LOOK |
 | alarm | ALARMED#<device> | ALARM#<alarm> | ALARMS#<user> | OPEN#<alarm>, later PAST#<alarm> |
+| mark of an alarm that is open | ALARMRULE#<user>#<rule> | OPEN#<alarm> | - | - |
 | alarm that waits for the end of a silence | ALARMS#<user> | HELD#<alarm> | ALARMS#DUE#<part> | <when>#<alarm> |
 | mails of an account in an hour | ALARMS#<user> | MAILS#<hour> | - | - |
 | alarms of a rule in a minute | ALARMS#<user> | STORM#<rule>#<minute> | - | - |
 
-Ids sort by time, so the lists by age are the order of the keys.
+Ids sort by time, so the lists by age are the order of the keys. The mark of an open alarm is written and removed in the
+transactions that raise and end the alarm: it is the rule's way to its alarms among those of an account.
 """
 
 from __future__ import annotations
@@ -83,6 +85,11 @@ def look_key(user_id: UserId) -> Key:
 def alarm_key(device_id: DeviceId, alarm_id: str) -> Key:
     """Return the key of an alarm."""
     return Key(device_pk(device_id), f"{ALARM}{alarm_id}")
+
+
+def mark_key(user_id: UserId, rule_id: str, alarm_id: str) -> Key:
+    """Return the key of the mark of an alarm that is open."""
+    return Key(f"ALARMRULE#{user_id}#{rule_id}", f"{OPEN}{alarm_id}")
 
 
 def storm_key(user_id: UserId, rule_id: str, minute: int) -> Key:
@@ -199,6 +206,14 @@ class AlarmItem(AlarmsItem, discriminator="alarm"):
     run_id = UnicodeAttribute(null=True)
     run_refusal = JSONAttribute(null=True)
     """`[code, message]`."""
+
+
+class OpenMarkItem(AlarmsItem, discriminator="alarm_open"):
+    """The mark of an alarm that is open."""
+
+    device_id = UnicodeAttribute()
+    alarm_id = UnicodeAttribute()
+    rule_revision = NumberAttribute()
 
 
 class StormItem(AlarmsItem, discriminator="alarm_storm"):

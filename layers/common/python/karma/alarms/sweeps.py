@@ -66,8 +66,11 @@ class AlarmSweep:
         return done
 
     def _close(self, item: ClosingItem, now: datetime) -> bool:
-        rule_id, below = AlarmRuleId(item.rule_id), int(item.below)
-        if self._alarms.supersede(UserId(item.user_id), rule_id, below=below, now=now, limit=_AT_ONCE):
+        user_id, rule_id, below = UserId(item.user_id), AlarmRuleId(item.rule_id), int(item.below)
+        if all(
+            supersede(user_id, rule_id, below=below, now=now, limit=_AT_ONCE)
+            for supersede in (self._alarms.supersede, self._alarms.supersede_unmarked)
+        ):
             try:
                 delete(item, ClosingItem.gsi1sk == item.gsi1sk)
             except ConditionFailed:

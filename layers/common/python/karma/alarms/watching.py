@@ -32,8 +32,8 @@ V = TypeVar("V")
 
 KNOWN_S: Final = 30.0
 _MAX_KNOWN: Final = 10_000
-_MAX_WRITES: Final = 90
-"""Alarms that one transaction writes; DynamoDB takes 100 items."""
+_MAX_WRITES: Final = 49
+"""Alarms that one transaction writes, of two items each; DynamoDB takes 100."""
 
 
 class _Known(Generic[K, V]):
@@ -150,4 +150,4 @@ class DeviceWatch:
                 count("AlarmRaised", severity=rule.severity.value)
             else:
                 found = alarm_id(rule, self._device_id, episode.raised)
-                join_end(tx, self._device_id, found, cleared_ms=cleared_ms, now=now)
+                join_end(tx, rule, self._device_id, found, cleared_ms=cleared_ms, now=now)

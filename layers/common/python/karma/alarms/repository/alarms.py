@@ -10,22 +10,24 @@ from pynamodb.expressions.condition import Condition
 from pynamodb.expressions.update import Action
 
 from karma.alarms.domain import OPEN as OPEN_STATES
-from karma.alarms.domain import Alarm, AlarmChanged, AlarmId, AlarmRuleId, AlarmRunRefusal, AlarmState
+from karma.alarms.domain import Alarm, AlarmChanged, AlarmId, AlarmRule, AlarmRuleId, AlarmRunRefusal, AlarmState
 from karma.alarms.items import (
     ALARM,
     OPEN,
     PAST,
     AlarmItem,
     AlarmsItem,
+    OpenMarkItem,
     alarm_item,
     alarm_key,
     alarm_of,
     device_pk,
     expiry,
+    mark_key,
     owner_pk,
 )
 from karma.core.clock import iso
-from karma.core.dynamo.access import delete, get, put, query, query_up_to, update
+from karma.core.dynamo.access import delete, get, query, query_up_to, update
 from karma.core.dynamo.failures import ConditionFailed
 from karma.core.dynamo.transaction import Transaction
 from karma.core.ids import DeviceId, RunId, UserId
@@ -107,7 +109,31 @@ class AlarmRepository:
         return alarm_of(item)
 
     def supersede(self, user_id: UserId, rule_id: AlarmRuleId, *, below: int, now: datetime, limit: int) -> bool:
-        """See Alarms; a Query of the index for each hundred open alarms of the account, and an Update each."""
+        """See Alarms; a Query for each hundred of the rule's open alarms, and a transaction of two items each."""
+        least, start, ended = mark_key(user_id, rule_id, ""), None, 0
+        while True:
+            page = query(
+                OpenMarkItem, least.pk, OpenMarkItem.sk.startswith(least.sk), limit=100, start=start, consistent=True
+            )
+            for mark in page.items:
+                if int(mark.rule_revision) < below:
+                    if ended == limit:
+                        return False
+                    ended += 1
+                    alarm = AlarmItem(*alarm_key(DeviceId(mark.device_id), mark.alarm_id))
+                    if not _end(alarm, mark, mark.alarm_id, AlarmState.SUPERSEDED, now=now):
+                        delete(mark)  # by a release that knows no marks
+            start = page.last
+            if start is None:
+                return True
+
+    def supersede_unmarked(
+        self, user_id: UserId, rule_id: AlarmRuleId, *, below: int, now: datetime, limit: int
+    ) -> bool:
+        """End open alarms as `supersede` does, also those that were raised before there were marks.
+
+        A Query of the index for each hundred open alarms of the account, and a transaction of two items each.
+        """
         start, ended = None, 0
         while True:
             page = query(
@@ -129,10 +155,12 @@ class AlarmRepository:
                 return True
 
     def add(self, alarms: Sequence[Alarm]) -> None:
-        """See Alarms; a Put each."""
+        """See Alarms; a transaction of two items each."""
         for alarm in alarms:
+            tx = Transaction()
+            join_new(tx, alarm)
             try:
-                put(alarm_item(alarm))
+                tx.commit()
             except ConditionFailed:
                 continue
 
@@ -192,34 +220,59 @@ class AlarmRepository:
         """Remove what is kept of a deleted device; see karma.devices.ports.DataOfDevices."""
         page = query(AlarmsItem, device_pk(device_id), limit=limit)
         for item in page.items:
+            if isinstance(item, AlarmItem) and AlarmState(item.state) in OPEN_STATES:
+                delete(_mark(item.user_id, item.rule_id, item.alarm_id))
             delete(item)
         return len(page.items)
 
 
 def end(alarm: Alarm, state: AlarmState, *, now: datetime, cleared_ms: int = 0) -> bool:
-    """End an alarm that is open: one Update; False: it was not."""
+    """End an alarm that is open: one transaction of two items; False: it was not."""
+    mark = _mark(alarm.user_id, alarm.rule_id, alarm.id)
+    return _end(_named(alarm), mark, alarm.id, state, now=now, cleared_ms=cleared_ms)
+
+
+def _end(
+    item: AlarmItem, mark: OpenMarkItem, alarm_id: str, state: AlarmState, *, now: datetime, cleared_ms: int = 0
+) -> bool:
+    tx = Transaction()
+    tx.update(item, end_actions(alarm_id, state, now=now, cleared_ms=cleared_ms), _is_open())
+    tx.delete(mark)
     try:
-        update(_named(alarm), end_actions(alarm.id, state, now=now, cleared_ms=cleared_ms), _is_open())
+        tx.commit()
     except ConditionFailed:
         return False
     return True
 
 
-def join_end(tx: Transaction, device_id: DeviceId, alarm_id: AlarmId, *, cleared_ms: int, now: datetime) -> None:
-    """End an alarm, by a sample, with everything else of a transaction.
+def join_end(
+    tx: Transaction, rule: AlarmRule, device_id: DeviceId, alarm_id: AlarmId, *, cleared_ms: int, now: datetime
+) -> None:
+    """End an alarm, by a sample, with everything else of a transaction: two items.
 
     One that was superseded meanwhile gets the end as well: what reads its changes goes by the state before.
     """
     item = AlarmItem(*alarm_key(device_id, alarm_id))
     tx.update(item, end_actions(alarm_id, AlarmState.CLEARED, now=now, cleared_ms=cleared_ms))
+    tx.delete(_mark(rule.user_id, rule.id, alarm_id))
 
 
 def join_new(tx: Transaction, alarm: Alarm) -> None:
-    """Store a new alarm with everything else of a transaction."""
+    """Store a new alarm with everything else of a transaction: two items while it is open."""
     tx.put(alarm_item(alarm))
+    if alarm.is_open:
+        stamp = iso(alarm.recorded_at)
+        actions = [
+            OpenMarkItem.device_id.set(alarm.device_id),
+            OpenMarkItem.alarm_id.set(alarm.id),
+            OpenMarkItem.rule_revision.set(alarm.rule_revision),
+            OpenMarkItem.created_at.set(stamp),
+            OpenMarkItem.updated_at.set(stamp),
+        ]
+        tx.upsert(_mark(alarm.user_id, alarm.rule_id, alarm.id), actions)
 
 
-def end_actions(alarm_id: AlarmId, state: AlarmState, *, now: datetime, cleared_ms: int) -> list[Action]:
+def end_actions(alarm_id: str, state: AlarmState, *, now: datetime, cleared_ms: int) -> list[Action]:
     """Return the changes of the item of an alarm that is over."""
     return [
         AlarmItem.state.set(state.value),
@@ -229,6 +282,10 @@ def end_actions(alarm_id: AlarmId, state: AlarmState, *, now: datetime, cleared_
         AlarmItem.expires_at.set(expiry(now)),
         AlarmItem.gsi1sk.set(f"{PAST}{alarm_id}"),
     ]
+
+
+def _mark(user_id: str, rule_id: str, alarm_id: str) -> OpenMarkItem:
+    return OpenMarkItem(*mark_key(UserId(user_id), rule_id, alarm_id))
 
 
 def _named(alarm: Alarm) -> AlarmItem:
