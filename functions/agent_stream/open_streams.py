@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from datetime import datetime
 from typing import Final, TypeVar
 
 from agent_stream import services
-from karma.core.ids import new_id
+from karma.core.leases import Lease
 from karma.identity.domain import Caller
 
 T = TypeVar("T")
@@ -21,26 +21,39 @@ _COSTLY: Final = (b"JVBER", b"\\u00")
 
 
 @asynccontextmanager
-async def counted(caller: Caller, *, until: datetime | None) -> AsyncIterator[str]:
-    """Count a stream as open while the block runs, and at the longest until `until`; yields the lease's token.
+async def counted(caller: Caller, *, until: datetime | None) -> AsyncIterator[None]:
+    """Count a stream as open while the block runs, and at the longest until `until`.
 
-    A run that begins in the block has the token as its writer, so that the stream is closed by who takes that over.
+    Its lease is short, and renewed while the block runs. No renewal that fails or comes late ends the block.
 
     Raises:
         RateLimited: the account has as many streams open as it may.
     """
-    lease = await asyncio.to_thread(services.open_streams().open, caller.user_id, until=until, token=new_id())
+    streams, over = services.open_streams(), asyncio.Event()
+
+    async def renewed(lease: Lease) -> Lease:
+        while until is None or lease.until < until:
+            with suppress(TimeoutError):
+                await asyncio.wait_for(over.wait(), streams.renew_in_s(lease))
+            if over.is_set():
+                break
+            lease = await asyncio.to_thread(streams.renew, lease, until=until)
+        return lease
+
+    lease = await asyncio.to_thread(streams.open, caller.user_id, until=until)
+    renewing = asyncio.create_task(renewed(lease))
     try:
-        yield lease.token
+        yield
     finally:
-        await asyncio.to_thread(services.open_streams().close, lease)
+        over.set()
+        await asyncio.to_thread(streams.close, await renewing)
 
 
 @asynccontextmanager
 async def counted_reading(
     caller: Caller, read: Callable[[bytes], T], body: bytes, *, until: datetime | None
-) -> AsyncIterator[tuple[T, str]]:
-    """Read a body in a thread and count its stream, as `counted`; yields what was read and the lease's token.
+) -> AsyncIterator[T]:
+    """Read a body in a thread and count its stream, as `counted`; yields what was read.
 
     Whoever has too many streams open is refused before a body is read that takes long. Any other is read first, so
     that its refusal takes no place, and no call of the database. All files of a body have one allowance, from here to
@@ -52,11 +65,11 @@ async def counted_reading(
     """
     if len(body) <= _CHEAP_BYTES and not any(mark in body for mark in _COSTLY):
         asked = await asyncio.to_thread(read, body)
-        async with counted(caller, until=until) as token:
-            yield asked, token
+        async with counted(caller, until=until):
+            yield asked
         return
     from karma.core.foreign import one_allowance  # of few requests
 
     with one_allowance():
-        async with counted(caller, until=until) as token:
-            yield await asyncio.to_thread(read, body), token
+        async with counted(caller, until=until):
+            yield await asyncio.to_thread(read, body)

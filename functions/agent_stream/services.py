@@ -127,7 +127,7 @@ def admission() -> Admission:
 @cache
 def open_streams() -> OpenRequests:
     """Return the count of streams that each account has open."""
-    return OpenRequests(DynamoLeases("agents"), clock(), pool=OPEN_STREAMS)  # where runs are taken over
+    return OpenRequests(DynamoLeases("agents"), clock(), pool=OPEN_STREAMS)
 
 
 @cache

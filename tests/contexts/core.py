@@ -50,8 +50,12 @@ SCENARIOS = Scenarios[CoreRows](
             lambda r, lease: r.leases.put_back(lease),
         ),
         "DynamoLeases.end": made(
-            lambda r: r.leases.take(TWO_PLACES, r.id, now=NOW, until=LATER, token="writer"),
-            lambda r, _: r.leases.end(TWO_PLACES, r.id, "writer".__eq__, now=NOW),
+            lambda r: r.leases.take(TWO_PLACES, r.id, now=NOW, until=LATER),
+            lambda r, lease: r.leases.end(TWO_PLACES, r.id, lease.token.__eq__, now=NOW),
+        ),
+        "DynamoLeases.renew": made(
+            lambda r: r.leases.take(TWO_PLACES, r.id, now=NOW, until=LATER),
+            lambda r, lease: r.leases.renew(lease, now=NOW, until=LATER),
         ),
         "DynamoLeases.wait": lambda r: lambda: r.leases.wait(TWO_PLACES, r.id, ADA, now=NOW),
         "DynamoLeases.pass_over": made(

@@ -11,7 +11,6 @@ from karma.core.clock import epoch_ms, from_epoch_ms
 from karma.core.dynamo.leases import MOST_NOTED
 from karma.core.ids import UserId, new_id
 from karma.core.leases import Claimant, Lease, Pool, PoolIsFull, claimant_of
-from karma.identity.limits import OPEN_STREAMS
 from karma.runs.domain import RunKey
 from karma.runs.holdings import is_place_of
 from karma.runs.places import LEAST
@@ -47,10 +46,9 @@ class MemoryLeases:
         now: datetime,
         until: datetime,
         claimant: Claimant | None = None,
-        token: str = "",
     ) -> Lease:
         of, until = self._of(pool, holder), min(until, now + pool.longest)
-        token = claimant.token if claimant else token or new_id()
+        token = claimant.token if claimant else new_id()
         before = ""
         own = [place for place, (_, by) in of.places.items() if by and claimant and by.name == claimant.name]
         if own and claimant and (by := of.places[own[0]][1]) and by.term > claimant.term:
@@ -65,6 +63,14 @@ class MemoryLeases:
         of.places[lease.place] = lease, claimant
         of.waiting -= {claimant.name} if claimant else set()
         return lease
+
+    def renew(self, lease: Lease, *, now: datetime, until: datetime) -> Lease:
+        of = self._of(lease.pool, lease.holder)
+        if of.places.get(lease.place, (None, None))[0] is None or of.places[lease.place][0].token != lease.token:
+            return self.take(lease.pool, lease.holder, now=now, until=until)
+        renewed = replace(lease, until=min(until, now + lease.pool.longest))
+        of.places[lease.place] = renewed, None
+        return renewed
 
     def wait(self, pool: Pool, holder: str, claimant: Claimant, *, now: datetime) -> bool:
         of = self._of(pool, holder)
@@ -119,7 +125,7 @@ class MemoryLeases:
 
 
 class MemoryHoldings:
-    """Streams and places that processes hold for runs, as karma.runs.active_repository has it."""
+    """Places that processes hold for runs, as karma.runs.active_repository has it."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -127,9 +133,6 @@ class MemoryHoldings:
 
     def refused_at(self, user_id: UserId) -> datetime | None:
         return self.leases.refused_at(LEAST, user_id)
-
-    def close_stream(self, user_id: UserId, writer: str, *, at: datetime) -> None:
-        self.leases.end(OPEN_STREAMS, user_id, writer.__eq__, now=at)
 
     def free_place(self, key: RunKey, *, term: int, at: datetime) -> list[str]:
         return self.leases.end(LEAST, key.user_id, partial(is_place_of, key.run_id, term), now=at)

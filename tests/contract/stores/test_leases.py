@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from threading import Barrier
 from typing import Any
@@ -79,6 +81,80 @@ class TestAPool:
         leases.give_back(first)
         with pytest.raises(PoolIsFull):
             leases.take(one, "ada", now=NOW, until=NOW + MINUTE)
+
+
+class TestARenewal:
+    def test_puts_off_the_end_and_that_of_the_item(self, leases: DynamoLeases, database: Database) -> None:
+        lease = leases.take(TWO, "ada", now=NOW, until=NOW + MINUTE)
+        renewed = leases.renew(lease, now=NOW + 14 * MINUTE, until=NOW + 99 * MINUTE)
+        assert (renewed.place, renewed.token, renewed.until) == (lease.place, lease.token, NOW + 29 * MINUTE)
+        [item] = database.items("identity")
+        assert int(item["expires_at"]["N"]) > (NOW + 29 * MINUTE).timestamp()
+        leases.give_back(lease)  # by its token, also where the answer to the renewal was lost
+        assert {leases.take(TWO, "ada", now=NOW, until=NOW + MINUTE).place for _ in range(2)} == {0, 1}
+
+    def test_that_is_late_has_its_place_still_where_nobody_wanted_it(self, leases: DynamoLeases) -> None:
+        lease = leases.take(TWO, "ada", now=NOW, until=NOW + MINUTE)
+        assert leases.renew(lease, now=NOW + 9 * MINUTE, until=NOW + 10 * MINUTE).token == lease.token
+
+    def test_whose_place_another_has_takes_a_free_one_and_leaves_the_other_alone(self, leases: DynamoLeases) -> None:
+        lease = leases.take(TWO, "ada", now=NOW, until=NOW + MINUTE)
+        later = NOW + 2 * MINUTE
+        others = [leases.take(TWO, "ada", now=later, until=later + MINUTE) for _ in range(2)]
+        with pytest.raises(PoolIsFull):
+            leases.renew(lease, now=later, until=later + MINUTE)
+        leases.give_back(lease)
+        with pytest.raises(PoolIsFull):
+            leases.take(TWO, "ada", now=later, until=later + MINUTE)
+        leases.give_back(others[0])
+        assert leases.renew(lease, now=later, until=later + MINUTE).place == others[0].place
+
+    def test_that_is_sent_again_is_made_once(self, leases: DynamoLeases, monkeypatch: pytest.MonkeyPatch) -> None:
+        client, lease = aws.client("dynamodb"), leases.take(TWO, "ada", now=NOW, until=NOW + MINUTE)
+        real = client.update_item
+        with monkeypatch.context() as lost:
+            lost.setattr(client, "update_item", lambda **request: (real(**request), real(**request))[1])
+            leases.give_back(leases.renew(lease, now=NOW, until=NOW + 2 * MINUTE))
+        assert {leases.take(TWO, "ada", now=NOW, until=NOW + MINUTE).place for _ in range(2)} == {0, 1}
+
+
+def test_no_interleaving_of_opens_and_renewals_exceeds_the_pool(
+    leases: DynamoLeases, monkeypatch: pytest.MonkeyPatch, seed: int
+) -> None:
+    """200 times two processes open at the cap, the second between two calls of the first, beside a late renewal."""
+    chance, client = random.Random(seed), aws.client("dynamodb")
+    real, pool = client.update_item, Pool("two", 2, MINUTE)
+    for nth in range(200):
+        holder, living = f"ada{nth}", list[Lease]()
+        late = leases.take(pool, holder, now=NOW, until=NOW + MINUTE)
+        later = NOW + MINUTE + timedelta(milliseconds=1)
+
+        def open_one(holder: str = holder, living: list[Lease] = living, later: datetime = later) -> None:
+            with suppress(PoolIsFull):
+                living.append(leases.take(pool, holder, now=later, until=later + MINUTE))
+
+        def renew(
+            holder: str = holder, living: list[Lease] = living, later: datetime = later, late: Lease = late
+        ) -> None:
+            with suppress(PoolIsFull):
+                living.append(leases.renew(late, now=later, until=later + MINUTE))
+
+        work = [open_one, open_one, renew]
+        chance.shuffle(work)
+        meets = {chance.randrange(3): work[1], chance.randrange(3, 5): work[2]}
+        calls = iter(range(99))
+
+        def update_item(meets: dict[int, Any] = meets, calls: Iterator[int] = calls, **request: Any) -> Any:
+            if (other := meets.pop(next(calls), None)) is not None:
+                other()
+            return real(**request)
+
+        with monkeypatch.context() as met:
+            met.setattr(client, "update_item", update_item)
+            work[0]()
+        for each in list(meets.values()):
+            each()
+        assert len({each.place for each in living}) == len(living) == 2, nth
 
 
 @pytest.mark.parametrize("left_behind", [0, 4])

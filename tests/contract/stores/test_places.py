@@ -114,12 +114,12 @@ class TestPlaces:
         assert leases.end(few, "ada", again.token.__eq__, now=NOW) == ["9.z"]
 
     def test_those_of_who_is_gone_are_ended_by_others_once(self, leases: DynamoLeases | MemoryLeases) -> None:
-        gone = leases.take(TWO, "ada", now=NOW, until=NOW + MINUTE, token="a writer")
+        gone = take(leases, "1.a")
         leases.wait(TWO, "ada", Claimant("2.b", 1), now=NOW)
         assert leases.end(TWO, "ada", "another".__eq__, now=NOW) == []
-        assert leases.end(TWO, "ada", "a writer".__eq__, now=NOW) == ["2.b"]
+        assert leases.end(TWO, "ada", gone.token.__eq__, now=NOW) == ["2.b"]
         later = [leases.take(TWO, "ada", now=NOW, until=NOW + MINUTE) for _ in range(2)]
-        assert leases.end(TWO, "ada", "a writer".__eq__, now=NOW) == []
+        assert leases.end(TWO, "ada", gone.token.__eq__, now=NOW) == []
         leases.give_back(gone)
         with pytest.raises(PoolIsFull):
             leases.take(TWO, "ada", now=NOW, until=NOW + MINUTE)

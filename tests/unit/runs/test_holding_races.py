@@ -19,6 +19,7 @@ from karma.core.errors import StorageThrottled
 from karma.core.ids import RunId
 from karma.models.domain import ModelNotConfigured, Target
 from karma.runs.domain import LEASE, OwnershipLost, RunKey, RunStatus
+from karma.runs.holdings import free_place
 from karma.runs.places import LEAST, NoPlace
 from karma.runs.watchdog import Inspector
 from tests.support.lost_runs import KEY, Handle, Life, Teller, World, cancel, live, pause, resume
@@ -169,13 +170,14 @@ def test_a_run_whose_turn_has_come_and_that_cannot_be_executed_lets_the_next_one
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     world = slow()
-    places_of(world).free(world.log[-1])
+    free_place(world.store, world.executions, world.log[-1], at=world.clock.now())
     for name in ("x", "y"):
         places_of(world).take(other(world, name), epoch=1, until=None)
     for name in ("r1", "s"):
         with pytest.raises(NoPlace):
             places_of(world).take(other(world, name), epoch=9, until=None)
-    places_of(world).free(replace(world.log[0], key=RunKey(KEY.user_id, RunId("y"))))
+    of_another = replace(world.log[0], key=RunKey(KEY.user_id, RunId("y")))
+    free_place(world.store, world.executions, of_another, at=world.clock.now())
     ((key, name),) = world.executions.woken.items()
     assert key == KEY
     loop = asyncio.new_event_loop()

@@ -1,7 +1,7 @@
 """Leases limit how many of something one holder may have open at once, over all processes.
 
-A lease that nobody gives back, because its process died, expires at `until`; a holder must stop by then.
-karma.core.dynamo.leases stores them.
+A lease that nobody gives back, because its process died, expires at `until`; a holder stops by then,
+or renews it before. karma.core.dynamo.leases stores them.
 """
 
 from __future__ import annotations

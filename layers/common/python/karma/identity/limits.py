@@ -124,10 +124,10 @@ INVITATIONS = Limit("invitations", 100, _DAY)
 MAIL_INVITATION = Limit("mail_invitation", 3, _DAY)
 """Limit of mails and notices about invitations, by invited account or address; beyond it, they are only listed."""
 
-OPEN_STREAMS = Pool("open_streams", 10, timedelta(minutes=15))
+OPEN_STREAMS = Pool("open_streams", 10, timedelta(seconds=75))
 """Limit of open streams of one account: each takes a process of the streaming function, whose number is limited for all
-accounts together (docs/adr/0035). No stream outlives its process, 15 minutes. Stored beside runs, since whoever takes
-a run over closes the stream of its lost process (karma.runs.holdings)."""
+accounts together (docs/adr/0035). A stream that is open for longer renews its lease; that of a process that was killed
+is over within this time."""
 LIVE_STREAMS = Pool("live_streams", 4, timedelta(seconds=75))
 ALL_LIVE_STREAMS = Pool("all_live_streams", 100, timedelta(seconds=75))
 """Limits of streams of what changes, of one account and of the deployment (docs/adr/0067): each holds a process, at a
@@ -136,6 +136,8 @@ WAITING_REQUESTS = Pool("waiting_requests", 5, timedelta(seconds=30))
 """Limit of requests of one account that wait for somebody else, a device, a run or a server of MCP: each takes a
 process of the API, whose number is limited for all accounts and ingest together. None waits longer than the gateway, 30
 seconds."""
+_RENEW_AGAIN_S = 5.0
+"""Seconds between two renewals at the least, where they fail."""
 _OPEN_RETRY_S = 10
 """Seconds after which to retry: most requests end long before their time."""
 
@@ -229,9 +231,8 @@ def refused(decision: Decision) -> RateLimited:
 class Leases(Protocol):
     """Leases of open requests: karma.core.dynamo.leases."""
 
-    def take(  # noqa: D102
-        self, pool: Pool, holder: str, *, now: datetime, until: datetime, token: str = ""
-    ) -> Lease: ...
+    def take(self, pool: Pool, holder: str, *, now: datetime, until: datetime) -> Lease: ...  # noqa: D102
+    def renew(self, lease: Lease, *, now: datetime, until: datetime) -> Lease: ...  # noqa: D102
     def give_back(self, lease: Lease) -> None: ...  # noqa: D102
 
 
@@ -243,10 +244,10 @@ class OpenRequests:
         self._clock = clock
         self._pool = pool
 
-    def open(self, user_id: UserId, *, until: datetime | None, token: str = "") -> Lease:
+    def open(self, user_id: UserId, *, until: datetime | None) -> Lease:
         """Take a lease for a request that ends by `until`, or at the latest time possible for its kind.
 
-        `token` names it, so that others can end it; "": none can.
+        A request that may be open for longer than its pool leases a place has to renew it.
 
         Raises:
             RateLimited: the account has as many open as it may.
@@ -254,7 +255,7 @@ class OpenRequests:
         now = self._clock.now()
         try:
             end = until or now + self._pool.longest
-            return self._leases.take(self._pool, user_id, now=now, until=end, token=token)
+            return self._leases.take(self._pool, user_id, now=now, until=end)
         except PoolIsFull as full:
             count("RateLimited", limit=self._pool.name)
             wait_s = math.ceil((full.free_at - now).total_seconds())
@@ -264,6 +265,23 @@ class OpenRequests:
                 retry_after_s=max(1, min(_OPEN_RETRY_S, wait_s)),
                 limit=self._pool.name,
             ) from None
+
+    def renew(self, lease: Lease, *, until: datetime | None) -> Lease:
+        """Put off the end of the lease of a request that is still open, and return it as it is then.
+
+        Raises nothing: what has begun goes on. Where another request has its place by now it takes another one; where
+        none is free, or the database fails, it is counted again by the next renewal that succeeds.
+        """
+        now = self._clock.now()
+        try:
+            return self._leases.renew(lease, now=now, until=until or now + self._pool.longest)
+        except (PoolIsFull, Upstream) as exc:
+            logger.warning("open_request.not_renewed", reason=type(exc).__name__)
+            return lease
+
+    def renew_in_s(self, lease: Lease) -> float:
+        """Return the seconds after which a lease is renewed: half of its rest, so that a failure is tried again."""
+        return max(_RENEW_AGAIN_S, (lease.until - self._clock.now()).total_seconds() / 2)
 
     @contextmanager
     def held(self, user_id: UserId, *, until: datetime | None = None) -> Iterator[None]:

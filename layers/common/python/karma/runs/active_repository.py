@@ -34,13 +34,6 @@ class RunActiveRepository:
 
         return DynamoLeases("agents").refused_at(LEAST, user_id)
 
-    def close_stream(self, user_id: UserId, writer: str, *, at: datetime) -> None:
-        """See Runs; one GetItem, and one update where it is open."""
-        from karma.core.dynamo.leases import DynamoLeases  # for a run that a process has left
-        from karma.identity.limits import OPEN_STREAMS
-
-        DynamoLeases("agents").end(OPEN_STREAMS, user_id, writer.__eq__, now=at)
-
     def free_place(self, key: RunKey, *, term: int, at: datetime) -> list[str]:
         """See Runs; one GetItem, and one update where it has a place."""
         from karma.core.dynamo.leases import DynamoLeases  # for a run that a process has left

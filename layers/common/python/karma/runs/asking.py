@@ -75,8 +75,6 @@ class Asking:
     """The request's messages, once they were checked."""
     also: Also | None = None
     """Records that are written with the run."""
-    stream: str = ""
-    """Token of the lease of the stream that asks, which becomes the run's first writer; "": no stream does."""
     reserves_ahead: bool = True
     """A second call of the model is reserved with the first; False: the plan had no room for it."""
     may_rest: bool = False

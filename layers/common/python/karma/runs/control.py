@@ -29,7 +29,7 @@ from karma.core.errors import NotFound
 from karma.core.ids import AgentId, RunId, UserId
 from karma.runs.domain import ACTIVE, ENGINE_SCHEMA, OwnershipLost, Run, RunHasEnded, RunKey, RunStatus, Segment
 from karma.runs.ending import cancel_lost, end_expired, pause_lost, resume_paused
-from karma.runs.holdings import let_go
+from karma.runs.holdings import free_place
 from karma.runs.ports import ActivePage, Executions, Runs, Watchdog
 from karma.runs.reading import RunReader
 from karma.runs.turns import RunIsQueued, wake_next
@@ -108,7 +108,7 @@ class RunControl:
                 cancel_lost(self._store, tail, run, now, reason=first)
             except OwnershipLost:
                 continue  # another process wrote first: it ended, paused or resumed the run, or takes it over
-            let_go(self._store, self._executions, tail, was=run.status, at=now)
+            free_place(self._store, self._executions, tail, at=now)
             wake_next(self._store, self._executions, ThreadKey(user_id, run.thread_id))
         return self._active(user_id, run_id, unless=RunStatus.CANCELLED)
 
@@ -136,7 +136,7 @@ class RunControl:
                 return self._active(user_id, run_id)
             try:
                 pause_lost(self._store, tail, run, now)
-                let_go(self._store, self._executions, tail, was=run.status, at=now)
+                free_place(self._store, self._executions, tail, at=now)
             except WishesChanged:
                 if Wish.CANCEL in self._store.wishes(run.key):
                     self.cancel(user_id, run_id)

@@ -165,6 +165,7 @@ class Executor:
             limits=self.limits,
             own_tools=self.own_tools,
             places=places,
+            executions=self._executions,
         )
         taken = await asyncio.to_thread(taker.take, key, deadline)
         if taken is None:

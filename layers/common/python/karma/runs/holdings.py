@@ -1,13 +1,12 @@
-"""Frees what a process held for a run that it does not execute any more: the stream of its client, and its place.
+"""Frees the place of a run (places.py) that no process executes any more.
 
-A process gives both back itself (agent_stream.open_streams, places.py). One that dies cannot, so who takes its run
-over, ends or pauses it does so, behind the segment by which it has found the process lost: who only reads the log, or
+A process gives its place back itself. One that dies cannot, so who takes its run over has the place, and who ends or
+pauses the run instead frees it, behind the segment by which it has found the process lost: who only reads the log, or
 loses the write, knows nothing of a process that may live, and frees nothing. One that was only slow loses its own next
-write then. What is given back already, or has another holder by then, stays as it is.
+write then. What is given back already, or has another holder by then, stays as it is. The watchdog's last look at a
+run that has ended or is paused frees its place, too: none of its processes needs it any more.
 
-The watchdog's last look at a run that has ended or is paused frees its place, which none of its processes needs any
-more. It leaves streams alone: one whose run has ended, waits, or is another's may still answer its client, and the log
-tells a dead one from none of these. Such a stream counts until its time is over.
+A stream that a process answered is not its run's: its lease is short, and ends by itself (agent_stream.open_streams).
 """
 
 from __future__ import annotations
@@ -18,48 +17,21 @@ from typing import TYPE_CHECKING, Protocol
 from karma.core.ids import RunId, UserId
 
 if TYPE_CHECKING:
-    from karma.runs.domain import RunKey, RunStatus, Segment
+    from karma.runs.domain import RunKey, Segment
     from karma.runs.ports import Executions
 
 
 class Holdings(Protocol):
-    """Streams and places that processes hold for runs; a part of the store of runs."""
+    """Places that processes hold for runs; a part of the store of runs."""
 
     def refused_at(self, user_id: UserId) -> datetime | None:
         """Return when a run of an account was last refused a place; None: not lately."""
-
-    def close_stream(self, user_id: UserId, writer: str, *, at: datetime) -> None:
-        """Count a stream as open no more, whose process is the writer; nothing where it is not counted."""
 
     def free_place(self, key: RunKey, *, term: int, at: datetime) -> list[str]:
         """Free a run's place (karma.runs.places), if one of its processes up to a term has it; return whose turn it is.
 
         A term is the epoch under which a process claims the run.
         """
-
-
-def let_go(store: Holdings, executions: Executions, tail: Segment, *, was: RunStatus, at: datetime) -> None:
-    """Free what the lost process held that wrote a segment of a run, behind which the caller has written the next one.
-
-    Args:
-        store: the store of runs.
-        executions: the queue by which those are woken whose turn it is.
-        tail: the last segment before that of the caller.
-        was: the run's status before that: a process that has paused its run is not lost, and may still answer.
-        at: the caller's time.
-
-    Raises:
-        Upstream: the database or the queue could not be reached.
-    """
-    if was == "running":
-        close_stream(store, tail, at=at)
-    free_place(store, executions, tail, at=at)
-
-
-def close_stream(store: Holdings, tail: Segment, *, at: datetime) -> None:
-    """Close the stream of a run's lost process, if that streamed: only the first that executes a run does."""
-    if tail.epoch == 1:
-        store.close_stream(tail.key.user_id, tail.writer, at=at)
 
 
 def free_place(store: Holdings, executions: Executions, tail: Segment, *, at: datetime) -> None:

@@ -19,7 +19,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import datetime, timedelta
-from functools import partial
 from typing import TYPE_CHECKING, Final, Protocol
 
 from karma.core.clock import Clock, epoch_ms
@@ -27,8 +26,8 @@ from karma.core.errors import Upstream
 from karma.core.ids import UserId
 from karma.core.leases import Claimant, Lease, Pool, PoolIsFull
 from karma.core.observability import count, logger
-from karma.runs.domain import Run, RunKey, Segment
-from karma.runs.holdings import is_place_of, last_term, run_of
+from karma.runs.domain import Run, RunKey
+from karma.runs.holdings import run_of
 
 if TYPE_CHECKING:
     from karma.runs.ports import Executions
@@ -57,9 +56,6 @@ class PlaceLeases(Protocol):
     def give_back(self, lease: Lease) -> None: ...  # noqa: D102
     def put_back(self, lease: Lease) -> None: ...  # noqa: D102
     def hand_on(self, lease: Lease, *, now: datetime) -> list[str]: ...  # noqa: D102
-    def end(  # noqa: D102
-        self, pool: Pool, holder: str, is_meant: Callable[[str], bool], *, now: datetime
-    ) -> list[str]: ...
     def pass_over(self, pool: Pool, holder: str, name: str, *, now: datetime) -> list[str]: ...  # noqa: D102
 
 
@@ -127,16 +123,6 @@ class Places:
             Upstream: the database could not be reached.
         """
         self._leases.put_back(lease)
-
-    def free(self, tail: Segment) -> None:
-        """Free the place of a run whose process is lost, as `holdings.let_go` does, and wake whose turn it is.
-
-        Raises:
-            Upstream: the database or the queue could not be reached.
-        """
-        key, pool = tail.key, self._pool(LEAST.places)
-        meant = partial(is_place_of, key.run_id, last_term(tail))
-        self._wake(key.user_id, self._leases.end(pool, key.user_id, meant, now=self._clock.now()))
 
     def pass_over(self, key: RunKey, waited_as: str) -> None:
         """Wake the next one instead of a run that was woken and is not to be executed any more.

@@ -122,7 +122,6 @@ class RunRecorder:
         deadline: datetime | None = None,
         lease: timedelta = LEASE,
         also: Also | None = None,
-        stream: str = "",
     ) -> Beginning:
         """Store a run and make it its thread's active one; what is raised as below stored nothing.
 
@@ -132,7 +131,6 @@ class RunRecorder:
             deadline: moment at which the platform stops the process that executes the run; None: never.
             lease: time for which nobody else may execute the run.
             also: what is written with the run; not when an earlier request has begun it.
-            stream: token of the lease of the stream that asks: by it whoever finds its process lost closes the stream.
 
         Raises:
             Forbidden: the caller's address is not verified.
@@ -151,7 +149,7 @@ class RunRecorder:
         """
         caller.require_verified()
         asking = await self._read(caller, asked, deadline)
-        asking.also, asking.stream = also, stream
+        asking.also = also
         attempt = 0
         while True:
             try:
@@ -248,8 +246,7 @@ class RunRecorder:
         if not plan.asks_nothing:
             request, _ = afford(request, asking.days.of(plan.budgets), Spent(), asking.allowance.at)
         reservations = asking.reservations(plan, request, toolbox, waits=waits)
-        # A stream that waits is no process whose run others find lost: it follows the log until its time is over.
-        now, writer = self._clock.now(), asking.stream if asking.stream and not waits else new_id()
+        now, writer = self._clock.now(), new_id()
         # The moment of its allowance, so that its reservations and their correction are of one month.
         run = asking.run(plan, waits=waits, follows=merged.after, at=asking.allowance.at, reserved=reservations[-1])
         lease = NOBODYS if waits else lease

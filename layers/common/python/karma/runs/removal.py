@@ -21,7 +21,7 @@ from karma.core.ids import RunId
 from karma.core.purge import PurgeAttempt
 from karma.runs.domain import TRANSITIONS, OwnershipLost, Run, ThreadChanged
 from karma.runs.ending import cancel_lost
-from karma.runs.holdings import let_go
+from karma.runs.holdings import free_place
 from karma.runs.ports import Executions
 from karma.runs.removal_repository import RemovedRun, RunRemovalRepository
 from karma.runs.repository import RunRepository
@@ -77,7 +77,7 @@ class RunsRemoval:
             except (OwnershipLost, ThreadChanged):
                 run = self._store.run(found.run.key)
                 continue
-            let_go(self._store, self._executions, tail, was=run.status, at=now)
+            free_place(self._store, self._executions, tail, at=now)
             return True
         return False
 

@@ -43,21 +43,18 @@ class RunService:
         self._store = store
         self._clock = clock
 
-    async def start(
-        self, caller: Caller, asked: RunInput, *, deadline: datetime | None = None, stream: str = ""
-    ) -> StartedRun:
+    async def start(self, caller: Caller, asked: RunInput, *, deadline: datetime | None = None) -> StartedRun:
         """Store a run and make it its thread's active one, for this process to execute.
 
         Args:
             caller: owner of the run; its tools have the caller's permissions.
             asked: the request.
             deadline: moment at which the platform stops this process; None: never.
-            stream: as for `RunRecorder.record`.
 
         Raises:
             AppError: as `RunRecorder.record`.
         """
-        begun = await self._recorder.record(caller, asked, deadline=deadline, stream=stream)
+        begun = await self._recorder.record(caller, asked, deadline=deadline)
         if begun.execution is None:
             return self._repeat(begun.run, begun.asking)
         messages = begun.execution.plan.messages

@@ -34,10 +34,10 @@ from karma.runs.domain import (
     Segment,
 )
 from karma.runs.ending import cancel_lost, end_lost, pause_lost, read_log
-from karma.runs.holdings import close_stream
+from karma.runs.holdings import free_place
 from karma.runs.interrupts import Interrupt
 from karma.runs.plan import RunLimits, RunPlan, lost_turn
-from karma.runs.ports import Runs, StoredStep
+from karma.runs.ports import Executions, Runs, StoredStep
 from karma.runs.setup import RunSetup, load_setup, target_of, user_of
 from karma.runs.turns import give_turn
 from karma.runs.wishes import Wish, WishesChanged, cancel_reason, stopped_agents
@@ -78,9 +78,10 @@ class Taker:
         limits: RunLimits,
         own_tools: frozenset[str],
         places: Places,
+        executions: Executions,
     ) -> None:
         """Build it; `own_tools` are the names of the server's tools."""
-        self._places = places
+        self._places, self._executions = places, executions
         self._store = store
         self._model = model
         self._library = library
@@ -130,11 +131,9 @@ class Taker:
                 except Exception:
                     self._withdraw(tail, place, claimant)
                     raise
-                close_stream(self._store, tail, at=now)
                 taken.plan.stopped = stopped_agents(wishes)
                 return taken
-            close_stream(self._store, tail, at=now)
-            self._places.free(tail)
+            free_place(self._store, self._executions, tail, at=now)
             return None
         except OwnershipLost:
             return None  # its writer, or another process, wrote first
@@ -169,7 +168,7 @@ class Taker:
                 raise
             with suppress(OwnershipLost):
                 end_lost(self._store, tail, run, self._clock.now(), code=RunErrorCode.MODEL_NOT_CONFIGURED)
-                self._places.free(tail)
+                free_place(self._store, self._executions, tail, at=self._clock.now())
             return False
         return True
 

@@ -29,7 +29,7 @@ from karma.core.ids import RunId, UserId
 from karma.core.observability import logger
 from karma.runs.domain import ENGINE_SCHEMA, LEASE, NOT_EXECUTED, OwnershipLost, Run, RunKey, RunStatus, Segment
 from karma.runs.ending import cancel_lost, end_lost
-from karma.runs.holdings import free_place, let_go
+from karma.runs.holdings import free_place
 from karma.runs.ports import Executions, Runs, Watchdog
 from karma.runs.turns import MAX_QUEUED, QUEUE_EXPIRED_REASON, wait_of
 from karma.runs.wishes import MOVED_ON_REASON
@@ -242,7 +242,7 @@ class Inspector:
                 end_lost(self._store, tail, run, now)
         except OwnershipLost:
             return False  # its writer, or another process, wrote first
-        let_go(self._store, self._executions, tail, was=run.status, at=now)
+        free_place(self._store, self._executions, tail, at=now)
         return True
 
 

@@ -57,7 +57,6 @@ class DynamoLeases:
         now: datetime,
         until: datetime,
         claimant: Claimant | None = None,
-        token: str = "",
     ) -> Lease:
         """Lease a free place to a holder, who may be any text, for no longer than the pool allows.
 
@@ -70,14 +69,13 @@ class DynamoLeases:
             now: the caller's time.
             until: when the lease expires.
             claimant: who has it among the holder's.
-            token: names the lease, where there is no claimant; "": it is named by a new id.
 
         Raises:
             PoolIsFull: the holder has no free place.
             StorageThrottled, StorageUnavailable: DynamoDB did not answer; a lease that was made all the same expires.
         """
         until = min(until, now + pool.longest)
-        token = claimant.token if claimant is not None else token or new_id()
+        token = claimant.token if claimant is not None else new_id()
         taking, condition = _TAKE, _FREE
         names, values = dict(_NAMES), {":mine": {"S": f"{epoch_ms(until):013d}#{token}"}, **_marks(pool, now)}
         known, compared = dict[str, str](), dict[str, Any]({":now": {"S": f"{epoch_ms(now):013d}"}})
@@ -109,6 +107,24 @@ class DynamoLeases:
             if not free:
                 raise PoolIsFull(from_epoch_ms(min(_end_ms(item, each) for each in range(pool.places))))
         raise StorageThrottled("The database is busy; try again")
+
+    def renew(self, lease: Lease, *, now: datetime, until: datetime) -> Lease:
+        """Put off the end of a lease that is no claimant's; one whose place another has by now is taken anew.
+
+        One that has expired is still its holder's until another takes its place.
+
+        Raises:
+            PoolIsFull: another has its place, and the holder has no free one.
+            StorageThrottled, StorageUnavailable: as for `take`.
+        """
+        end = min(until, now + lease.pool.longest)
+        values = {":mine": {"S": f"{epoch_ms(end):013d}#{lease.token}"}, **_marks(lease.pool, now)}
+        values[":token"] = {"S": lease.token}
+        mine = "contains(#place, :token)"
+        done, _ = self._update(lease.pool, lease.holder, _TAKE, mine, values, _NAMES, place=lease.place)
+        if done:
+            return Lease(lease.pool, lease.holder, lease.place, end, lease.token)
+        return self.take(lease.pool, lease.holder, now=now, until=until)
 
     def wait(self, pool: Pool, holder: str, claimant: Claimant, *, now: datetime) -> bool:
         """Note that a claimant got no place; return whether one has become free since, which it may take.
