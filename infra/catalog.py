@@ -210,6 +210,7 @@ FUNCTIONS: dict[FunctionName, FunctionSpec] = {
                 "MODEL_ID",
                 "RUNS_QUEUE_URL",
                 "EXECUTIONS_QUEUE_URL",
+                "FREE_RUNS_QUEUE_URL",
                 "SHORT_WORK_QUEUE_URL",
                 "EXECUTION_WORKERS",
                 "INGEST_QUEUE_URL",

@@ -45,7 +45,7 @@ class Overrides:
     payment_retry_days: int = 14
     """Days for which Stripe retries a failed payment, as set in its dashboard; access lasts three days longer."""
     execution_workers: int = 50
-    """Processes that execute runs without a client, at the most: of all accounts together."""
+    """Processes that execute runs without a client, at the most, for accounts that pay; free ones have half as many."""
     websocket_url: str = ""
     """WebSocket URL that clients are told; empty: the WebSocket API's own address."""
     cors_origins: tuple[str, ...] = ()

@@ -129,6 +129,7 @@ GRANTS: dict[FunctionName, tuple[Grant, ...]] = {
     ),
     FunctionName.EXECUTION: (
         Grant("queue/executions", (*CONSUME, *SEND)),
+        Grant("queue/free-runs", (*CONSUME, *SEND)),
         Grant("queue/short-work", (*CONSUME, *SEND)),
         Grant("queue/runs", SEND),
         Grant("table/identity", (GET, CHECK)),

@@ -7,6 +7,8 @@ The same package as the stream, since it executes runs with the same engine, too
 message names one run and is delivered alone, since it may take the function's whole time. A message that comes late or
 twice finds a run that is alive or has ended, and does nothing. One whose account has no place for it
 (karma.runs.places) is done with at once, too: the run is woken, and what is no run comes again later.
+
+Runs of free plans are sent on to a queue and processes of their own, so that they never hold all (docs/adr/0049).
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ from functools import cache
 from typing import TYPE_CHECKING, Any, Final
 
 from agent_stream import services
+from karma.billing.plans import PlanName
 from karma.conversations.domain import ThreadKey
 from karma.core.batch import Ids, each_message
 from karma.core.clock import epoch_ms, from_epoch_ms
@@ -25,7 +28,7 @@ from karma.integrations.sqs import SqsQueue
 from karma.runs.domain import RunKey
 from karma.runs.expiry import is_expiry, read_expiry
 from karma.runs.places import NoPlace
-from karma.runs.watchdog import put_back, read_message, read_waited_as
+from karma.runs.watchdog import put_back, read_message, read_waited_as, send_on, was_sent_on
 from karma.threads import messages
 
 if TYPE_CHECKING:
@@ -60,6 +63,8 @@ def lambda_handler(event: dict[str, Any], context: LambdaContext) -> dict[str, A
             return _short(asked, run.user_id, lambda: services.expiry().expire(run, n), done="expired")
         if isinstance(key, ThreadKey):
             return _short(asked, key.user_id, lambda: services.titles().propose(key), done="titled")
+        if _is_sent_on(asked.body, key.user_id):
+            return "sent on"
         now_ms = epoch_ms(services.clock().now())
         deadline = from_epoch_ms(now_ms + context.get_remaining_time_in_millis())
         is_taken, waited_as = False, read_waited_as(asked.body)
@@ -74,6 +79,15 @@ def lambda_handler(event: dict[str, Any], context: LambdaContext) -> dict[str, A
         return "executed" if is_taken else "left alone"
 
     return each_message(event, context.aws_request_id, name="run.execute", read=_read, handle=handle)
+
+
+def _is_sent_on(body: str, user_id: UserId) -> bool:
+    """Send the message of a run of a free plan on to the queue of these, if it does not come from there."""
+    url = "" if was_sent_on(body) else services.execution_settings().free_runs_queue_url
+    if not url or services.subscription_service().terms(user_id).plan.name != PlanName.FREE:
+        return False
+    send_on(SqsQueue(url), body, user_id)
+    return True
 
 
 def _short(asked: _Asked, user_id: UserId, work: Callable[[], Awaitable[bool]], *, done: str) -> str:

@@ -12,7 +12,7 @@ from dataclasses import replace
 from functools import cache
 from typing import TYPE_CHECKING
 
-from agent_stream.settings import ExecutionSettings, Settings
+from agent_stream.settings import Settings, WorkerSettings
 from karma.agents.configurable import built_in_components
 from karma.agents.domain import MODELS
 from karma.agents.repository import AgentRepository
@@ -81,9 +81,9 @@ def settings() -> Settings:
 
 
 @cache
-def execution_settings() -> ExecutionSettings:
+def execution_settings() -> WorkerSettings:
     """Read the part of the environment that executing runs needs, once, as `settings` does."""
-    loaded = load(ExecutionSettings)
+    loaded = load(WorkerSettings)
     bind_tables(loaded)
     return loaded
 

@@ -22,13 +22,20 @@ class ExecutionSettings(FunctionSettings, kw_only=True):
     executions_queue_url: str
     short_work_queue_url: str
     execution_workers: int = 50
-    """Processes of the function of executions, at the most."""
+    """Processes of the function of executions for accounts that pay, at the most."""
     ingest_queue_url: str
     iot_data_endpoint: str = ""
     vault_key_arn: str
     """Key of KMS that encrypted headers of MCP servers; its alias will do."""
     mcp_loopback: str = ""
     """Not empty: MCP servers of this machine may be asked. For stages on a developer's machine."""
+
+
+class WorkerSettings(ExecutionSettings, kw_only=True):
+    """Variables of the function of executions."""
+
+    free_runs_queue_url: str = ""
+    """Queue of the runs of free plans, which have processes of their own; empty: they share those of all plans."""
 
 
 class Settings(ExecutionSettings, kw_only=True):

@@ -167,6 +167,15 @@ class AppStack(StageStack):
                 concurrency=concurrency,
                 batch=batch,
             )
+        # Free accounts, which anybody has as many of as of addresses of mail, never hold the processes of all.
+        QueueTrigger(
+            self,
+            "FreeRunsQueue",
+            function=self.functions[FunctionName.EXECUTION],
+            queue=data.free_runs.queue,
+            concurrency=max(2, settings.overrides.execution_workers // 2),
+            batch=1,
+        )
         # Titles and expired questions, so that none waits for a process behind runs of minutes (docs/adr/0049).
         QueueTrigger(
             self,
@@ -296,6 +305,7 @@ def _grantable(data: DataStack, devices: DevicesStack) -> dict[str, str]:
         "queue/inbox": data.inbox.queue.queue_arn,
         "queue/runs": data.runs.queue.queue_arn,
         "queue/executions": data.executions.queue.queue_arn,
+        "queue/free-runs": data.free_runs.queue.queue_arn,
         "queue/short-work": data.short_work.queue.queue_arn,
         "queue/deletions": data.deletions.queue.queue_arn,
         "queue/files": data.file_checks.queue.queue_arn,
@@ -347,6 +357,7 @@ def _environment(settings: StageSettings, data: DataStack, devices: DevicesStack
         "INBOX_QUEUE_URL": data.inbox.queue.queue_url,
         "RUNS_QUEUE_URL": data.runs.queue.queue_url,
         "EXECUTIONS_QUEUE_URL": data.executions.queue.queue_url,
+        "FREE_RUNS_QUEUE_URL": data.free_runs.queue.queue_url,
         "SHORT_WORK_QUEUE_URL": data.short_work.queue.queue_url,
         "DELETIONS_QUEUE_URL": data.deletions.queue.queue_url,
         "FILES_BUCKET": data.files.bucket_name,

@@ -107,6 +107,7 @@ class OpsStack(StageStack):
             "Inbox": data.inbox.dead_letters.queue,
             "Runs": data.runs.dead_letters.queue,
             "Executions": data.executions.dead_letters.queue,
+            "FreeRuns": data.free_runs.dead_letters.queue,
             "ShortWork": data.short_work.dead_letters.queue,
             "Deletions": data.deletions.dead_letters.queue,
             "Fires": data.fires.dead_letters.queue,

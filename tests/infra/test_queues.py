@@ -28,6 +28,18 @@ def consumed(synthesized: Synthesized) -> dict[str, tuple[FunctionName, Json]]:
     return found
 
 
+def test_runs_of_free_plans_are_executed_by_half_as_many_processes_of_their_own(aws: Synthesized) -> None:
+    (free,), (all_plans,) = (
+        [
+            mapping["ScalingConfig"]["MaximumConcurrency"]
+            for path, (consumer, mapping) in consumed(aws).items()
+            if consumer is FunctionName.EXECUTION and path.rpartition("/")[2].startswith(name)
+        ]
+        for name in ("FreeRuns", "Executions")
+    )
+    assert free * 2 == all_plans
+
+
 @pytest.mark.req("R-K-05")
 def test_each_work_queue_has_a_consumer_that_loses_nothing(aws: Synthesized) -> None:
     queues = aws.of_type("AWS::SQS::Queue")

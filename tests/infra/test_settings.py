@@ -18,7 +18,7 @@ READ_BY_LIBRARIES = {
 MODULES = {
     FunctionName.API: "api.settings",
     FunctionName.AGENT_STREAM: "agent_stream.settings",
-    FunctionName.EXECUTION: "agent_stream.settings:ExecutionSettings",
+    FunctionName.EXECUTION: "agent_stream.settings:WorkerSettings",
     FunctionName.DEVICE_INGEST: "device_ingest.handler",
     FunctionName.BILLING_WEBHOOK: "billing_webhook.handler",
     FunctionName.REALTIME: "realtime.settings",

@@ -12,6 +12,7 @@ import orjson
 import pytest
 
 from agent_stream import services
+from karma.billing.plans import PlanName
 from karma.conversations.domain import ThreadKey, TitleSource
 from karma.conversations.repository import ThreadRepository
 from karma.core.clock import epoch_ms
@@ -20,7 +21,7 @@ from karma.identity.domain import Role
 from karma.runs.domain import RunKey, RunStatus
 from karma.runs.items import run_pk, segment_sk
 from karma.runs.requests import parse_run_input
-from karma.runs.watchdog import read_message
+from karma.runs.watchdog import read_message, was_sent_on
 from karma.tools.device_tools import DeviceTools
 from tests.fakes.devices import FakeClock
 from tests.fakes.runs import caller
@@ -32,6 +33,7 @@ from tests.support.devices import World
 from tests.support.files import put_half
 from tests.support.media import b64, pdf
 from tests.support.model_server import message, text, tool_use
+from tests.support.plans import subscribe
 from tests.support.queues import delayed_messages
 from tests.support.stack import Context, Drain, SqsEvent
 
@@ -65,12 +67,16 @@ class Lost:
         )
 
     def go_on(self, **environment: str) -> None:
+        """Let the function go on with the run, as the trigger of the runs of free plans does."""
+        self.lose()
+        self.hand(sent_on=True, **environment)
+
+    def hand(self, *, sent_on: bool = False, **environment: str) -> None:
         from agent_stream import execution
 
-        self.lose()
         model = {"MODEL_BASE_URL": self.streams.model.url, "MODEL_ID": "claude-haiku-5-5"}
         self.streams.stack.use("agent_stream.execution", **model, **environment)
-        body = {"user_id": self.key.user_id, "run_id": self.key.run_id}
+        body = {"user_id": self.key.user_id, "run_id": self.key.run_id, "sent_on": sent_on}
         answer: Any = execution.lambda_handler(self.sqs_event([body]), self.context)
         assert answer == {"batchItemFailures": []}
         with closing(execution.loop()) as loop:
@@ -194,6 +200,24 @@ def test_hands_a_run_over_that_its_time_is_too_short_for(
     assert read_message(asked["Body"]) == lost.key
     assert lost.status is RunStatus.RUNNING
     assert streams.model.requests == []
+
+
+@pytest.mark.parametrize("plan", [PlanName.FREE, PlanName.PRO], ids=str)
+def test_sends_a_run_of_a_free_plan_on_to_the_processes_of_these(lost: Lost, drain: Drain, plan: PlanName) -> None:
+    """Of the processes of all plans they hold none: 25 free accounts had all 50."""
+    if plan is not PlanName.FREE:
+        subscribe(lost.streams.user_id, plan)
+    lost.begin(user_with("u1", {"type": "text", "text": "Go."}))
+    lost.lose()
+    lost.streams.model.answer(message(text("Done.")))
+    lost.hand()
+    if plan is PlanName.FREE:
+        assert lost.status is RunStatus.RUNNING
+        (asked,) = drain(lost.streams.stack.queues["free_runs"])
+        assert read_message(asked["Body"]) == lost.key
+        assert lost.streams.model.requests == []
+        lost.hand(sent_on=was_sent_on(asked["Body"]))
+    assert lost.status is RunStatus.FINISHED
 
 
 @pytest.mark.parametrize("times", [1, 2])

@@ -185,7 +185,7 @@ def test_a_run_whose_turn_has_come_and_that_cannot_be_executed_lets_the_next_one
     monkeypatch.setattr(services, "clock", lambda: world.clock)
     monkeypatch.setattr(services, "places", lambda: places_of(world))
     monkeypatch.setattr(services, "executor", lambda: world.executor(Life(None), model=_Keyless(Life(None))))
-    body = json.dumps({"user_id": KEY.user_id, "run_id": KEY.run_id, "waited_as": name})
+    body = json.dumps({"user_id": KEY.user_id, "run_id": KEY.run_id, "waited_as": name, "sent_on": True})
     context: Any = SimpleNamespace(aws_request_id="q", get_remaining_time_in_millis=lambda: 60_000)
     answer = execution.lambda_handler({"Records": [{"messageId": "m", "body": body}]}, context)
     loop.close()

@@ -101,6 +101,16 @@ def put_back(queue: SharedQueue, body: str, user_id: UserId) -> None:
     queue.send(again, delay_s=min(_MAX_DELAY_S, _FIRST_PUT_OFF_S << min(put_offs, 10)), group=user_id)
 
 
+def send_on(queue: SharedQueue, body: str, user_id: UserId) -> None:
+    """Send a message of the queue of executions on to another queue of them, where `was_sent_on` knows it."""
+    queue.send(orjson.dumps({**orjson.loads(body), "sent_on": True}).decode(), delay_s=0, group=user_id)
+
+
+def was_sent_on(body: str) -> bool:
+    """Tell whether `send_on` has sent a message of the queue of executions."""
+    return orjson.loads(body).get("sent_on") is True
+
+
 def _message(key: RunKey, **more: int | str) -> str:
     return orjson.dumps({"user_id": key.user_id, "run_id": key.run_id, **more}).decode()
 
