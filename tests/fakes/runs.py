@@ -116,6 +116,7 @@ class MemoryRuns(ControlledRuns, MemoryHoldings):
         answers: Sequence[Answered] = (),
         left: Sequence[Interrupt] = (),
         state: State | None = None,
+        delegated: Sequence[StoredStep] = (),
         also: Also | None = None,
     ) -> None:
         self._meet("start")
@@ -123,6 +124,7 @@ class MemoryRuns(ControlledRuns, MemoryHoldings):
             self._start(
                 run, thread, segment, messages, setup, after, attachments, reservations, answers, left, state, also
             )
+            self._delegate(segment, DelegatedWork(delegated))
             if checkpoint is not None:
                 self.checkpoints[run.key][checkpoint.n] = checkpoint
                 if not messages and after is not None:

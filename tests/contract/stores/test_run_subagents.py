@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 
@@ -10,7 +11,7 @@ import pytest
 from karma.billing.allowances import Adjustment, DaySpend, Metric, day_of
 from karma.billing.repository.usage import UsageRepository
 from karma.core.ids import AgentId, RunId
-from karma.runs.domain import OwnershipLost, RunKey, RunPause, RunStatus
+from karma.runs.domain import Checkpoint, OwnershipLost, Progress, RunExists, RunKey, RunPause, RunStatus
 from karma.runs.ports import AtWork, DelegatedWork, Runs, StoredStep
 from karma.runs.wishes import AgentStop, Wish
 from tests.contract.stores.test_runs import END, NOW, THREAD, USER, begin, run, runs, said, segment
@@ -43,6 +44,28 @@ def test_what_subagents_did_is_stored_with_the_segment_once(runs: Runs) -> None:
         runs.append(segment(2, writer="w2"), delegated=DelegatedWork([steps[0]._replace(at=1)]))
     assert len(runs.delegated(own)) == 3
     assert len(runs.segments(own, after=0, limit=5)) == 2
+
+
+def test_a_run_from_a_point_begins_with_a_copy_of_their_work(runs: Runs) -> None:
+    own, other = run().key, RunKey(USER, RunId("r0"))
+    copies = [StoredStep(own.run_id, "sub_a", at, b"%d" % at, other.run_id) for at in range(2)]
+    thread = runs.thread(THREAD)
+    checkpoint = Checkpoint(n=1, epoch=1, position=0, progress=Progress())
+    for _ in range(2):
+        with suppress(RunExists):  # the second time
+            runs.start(
+                run(),
+                thread=thread,
+                segment=segment(),
+                messages=(said("hi"),),
+                checkpoint=checkpoint,
+                delegated=copies,
+            )
+        assert runs.delegated(own) == [each._replace(n=1, epoch=1) for each in copies]
+    assert runs.delegated(other) == []
+    more = StoredStep(own.run_id, "sub_a", 2, b"2", own.run_id)
+    runs.append(segment(2), delegated=DelegatedWork([more]))
+    assert [each.at for each in runs.delegated(own)] == [0, 1, 2]
 
 
 def test_what_called_agents_used_stands_in_the_run(runs: Runs) -> None:

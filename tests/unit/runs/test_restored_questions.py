@@ -24,7 +24,7 @@ from tests.support.run_world import user
 from tests.support.talks import Talk
 from tests.unit.runs.test_interrupts import DONE, SAID, Approving, calls
 from tests.unit.runs.test_subagents import Approving as Family
-from tests.unit.runs.test_subagents import lead, results, says
+from tests.unit.runs.test_subagents import lead, results
 from tests.unit.runs.test_withdrawn_questions import going_back
 
 EXPIRED = "20"
@@ -158,7 +158,7 @@ def test_what_waits_behind_it_goes_on_in_its_branch(by: str) -> None:
 @pytest.mark.parametrize("payload", [YES, NO])
 def test_a_subagent_s_question_is_answered_in_the_branch_of_its_run(payload: dict[str, bool]) -> None:
     world = Family()
-    world.script("scout", [*text("May I?"), *says("hi", "c7"), *ended()], [*text("It is there."), *ended()])
+    world.script("scout", [*text("It is there."), *ended()])
     world.script("lead", DONE)
     world.run(lead(user("go", "u1")))
     world.run(lead(run="r2", resume={"r1/1": NO}))

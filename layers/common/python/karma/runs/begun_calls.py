@@ -1,12 +1,17 @@
 """Calls that were open at a point, and that a run behind it has begun without a result: nobody knows their outcome.
 
 A run that goes on from the point follows what their tools declare for a loss, for the run that began them: one that
-may take effect twice is asked about. A call that waits to be approved has not begun.
+may take effect twice is asked about. A call that waits to be approved has not begun; one that was approved is not asked
+about again, since who approves it a second time would have it made a second time.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import NamedTuple
+
+import orjson
 
 from karma.conversations.domain import ToolCall
 from karma.conversations.history import awaited_calls
@@ -15,15 +20,24 @@ from karma.runs.checkpoints import FoundPoint
 from karma.runs.decisions import CallDecision
 from karma.runs.effects import MadeCall, ThreadCalls
 from karma.runs.ending import may_be_made
-from karma.runs.interrupts import AnswerStatus, Interrupt
-from karma.runs.left_calls import ENDED_BY_ITSELF, is_about, was_made
+from karma.runs.interrupts import AnswerStatus, Interrupt, Reason
+from karma.runs.left_calls import ENDED_BY_ITSELF, is_about
 from karma.runs.ports import Runs
 from karma.tools.domain import ApprovalRule
 from karma.tools.toolbox import Toolbox
 
 
-def begun_calls(store: Runs, found: FoundPoint) -> dict[ToolCall, RunId]:
-    """Return those calls, with the runs for which they were made; one read where any run has asked something."""
+class BegunCall(NamedTuple):
+    """A call that has begun."""
+
+    again: CallDecision
+    """How it is gone on with."""
+    is_approved: bool = False
+    """Somebody was asked whether it may be made, or what became of it."""
+
+
+def begun_calls(store: Runs, found: FoundPoint) -> dict[ToolCall, BegunCall]:
+    """Return those calls of the run's own model; one read where any run has asked something."""
     frontend = {tool.name for tool in found.setup.frontend_tools} if found.setup is not None else frozenset[str]()
     awaited = [call for call in awaited_calls(found.messages) if call.name not in frontend]
     if not awaited:
@@ -32,38 +46,65 @@ def begun_calls(store: Runs, found: FoundPoint) -> dict[ToolCall, RunId]:
     asked = list(store.interrupts(found.run.key.user_id, sorted(names)).values()) if names else []
     calls = ThreadCalls(found.thread)
     at = calls.turn(found.point.position)
-    begun: dict[ToolCall, RunId] = {}
+    begun: dict[ToolCall, BegunCall] = {}
     for call in awaited:
         about = [each for each in asked if is_about(each, call)]
         is_open = not calls.has_result(MadeCall(at, call)) or any(each.is_open for each in about)
-        made_by = next((each.made_by for each in about if _has_begun(each)), None)
-        if not about and found.run.status not in ENDED_BY_ITSELF and may_be_made(call, found.setup):
-            made_by = found.run.key.run_id
-        if is_open and made_by is not None:
-            begun[call] = made_by
+        how = next((each for each in map(_begun, about) if each is not None), None)
+        if not about and may_be_made(call, found.setup):
+            how = begun_for(found, call, by=found.run.key.run_id)
+        if is_open and how is not None:
+            begun[call] = how
     return begun
 
 
-def _has_begun(question: Interrupt) -> bool:
-    """Tell whether the call of a question was made before it was asked, or since it was answered."""
-    if was_made(question):
-        return True
+def begun_for(found: FoundPoint, call: ToolCall, *, by: RunId, is_settled: bool = True) -> BegunCall | None:
+    """Return how a call has begun about which nothing is asked, and that is made `by` a run; None: it has not.
+
+    `is_settled` tells that no later run is at work on it. What a run that has ended by itself leaves has not begun.
+    """
+    decision = found.setup.decisions.get(call.id) if found.setup is not None else None
+    if found.run.status in ENDED_BY_ITSELF and is_settled:
+        return None
+    if decision is None:
+        return BegunCall(CallDecision(made_by=by, is_repeated=True))
+    return BegunCall(replace(decision, is_repeated=True), is_approved=True) if decision.outcome is None else None
+
+
+def _begun(question: Interrupt) -> BegunCall | None:
+    """Return how the call of the run's own model to which a question led has begun; None: it has not."""
+    if question.inside is not None:  # it is asked within that call
+        return BegunCall(CallDecision(made_by=question.made_by, is_repeated=True))
+    return begun_by_answer(question)
+
+
+def begun_by_answer(question: Interrupt) -> BegunCall | None:
+    """Return how a call has begun before it was asked about, or since that was answered; None: it has not."""
+    again = CallDecision(made_by=question.made_by, is_repeated=True, reaches=question.reaches)
+    if question.reason is not Reason.TOOL_CALL:
+        has_to_be_told = question.reason is Reason.UNKNOWN_OUTCOME
+        return BegunCall(replace(again, arguments=question.asked.arguments), is_approved=has_to_be_told)
     answer = question.answer
-    is_approved = answer is not None and isinstance(answer.payload, dict) and answer.payload.get("approved") is True
-    return is_approved and answer is not None and answer.status is AnswerStatus.RESOLVED
+    if answer is None or answer.status is not AnswerStatus.RESOLVED or not isinstance(answer.payload, dict):
+        return None
+    if answer.payload.get("approved") is not True:
+        return None
+    edited = answer.payload.get("editedArgs")
+    arguments = None if edited is None else orjson.dumps(edited).decode()
+    return BegunCall(replace(again, arguments=arguments), is_approved=True)
 
 
 def made_up_for(
-    begun: Mapping[ToolCall, RunId], toolbox: Toolbox, approvals: Mapping[str, ApprovalRule], others: Sequence[str]
+    begun: Mapping[ToolCall, BegunCall], toolbox: Toolbox, approvals: Mapping[str, ApprovalRule], others: Sequence[str]
 ) -> dict[str, CallDecision]:
-    """Return how a new run goes on with such calls, by id; those of other agents (`others`) begin anew.
+    """Return how a new run goes on with such calls, by id; other agents (`others`) go on by what they have done.
 
-    One that has to be approved by now is asked about as any other.
+    One that nobody has approved, and that has to be by now, is asked about as any other.
     """
     return {
-        call.id: CallDecision(made_by=made_by, is_repeated=True)
-        for call, made_by in begun.items()
-        if call.name not in others and not _is_asked_about(call, toolbox, approvals)
+        call.id: how.again
+        for call, how in begun.items()
+        if call.name not in others and (how.is_approved or not _is_asked_about(call, toolbox, approvals))
     }
 
 

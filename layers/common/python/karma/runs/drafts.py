@@ -90,18 +90,21 @@ def packs(messages: Sequence[Message], *, most: int) -> Iterator[tuple[Message, 
         yield tuple(pack)
 
 
-def is_large(messages: Sequence[Message]) -> bool:
-    """Tell whether messages are more than the transaction that starts a run can add."""
-    return len(dump_messages(messages)) > MAX_ADDED_BYTES
+def is_large(messages: Sequence[Message], *, beside: int = 0) -> bool:
+    """Tell whether messages, `beside` so many bytes of other things, are more than the start of a run can add."""
+    return bool(messages) and len(dump_messages(messages)) + beside > MAX_ADDED_BYTES
 
 
-def require_room(copied: Sequence[Message], *, most: int) -> None:
-    """Check that messages can be copied for a new run.
+def require_room(copied: Sequence[Message], *, most: int, beside: int = 0) -> None:
+    """Check that messages can be copied for a new run, `beside` so many bytes of its subagents' work.
 
     Raises:
-        PayloadTooLarge: they have more than `most` bytes of stored JSON, or name too many attachments.
+        PayloadTooLarge: all have more than `most` bytes as they are stored, or name too many attachments; or that work
+            alone is more than the start of a run can add.
     """
-    if len(dump_messages(copied)) > most:
+    if len(dump_messages(copied)) + beside > most:
         raise PayloadTooLarge(f"The copied messages exceed {most} bytes")
+    if beside > MAX_ADDED_BYTES:
+        raise PayloadTooLarge(f"The copied work of subagents exceeds {MAX_ADDED_BYTES} bytes")
     if len(attachments_in(copied)) > MAX_COPIED_ATTACHMENTS:
         raise PayloadTooLarge(f"The copied messages name more than {MAX_COPIED_ATTACHMENTS} attachments")

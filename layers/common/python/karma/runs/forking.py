@@ -18,7 +18,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import datetime
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from karma.agents.domain import Agent
 from karma.agents.service import Catalogue
@@ -36,7 +36,6 @@ from karma.conversations.domain import (
     conversation_of,
 )
 from karma.conversations.history import awaited_calls, late_results
-from karma.conversations.state import State, with_user, without_user
 from karma.core.clock import Clock
 from karma.core.errors import AlreadyExists, Conflict, NotFound, ValidationFailed
 from karma.core.ids import ThreadId, new_id
@@ -78,12 +77,15 @@ from karma.runs.plan import RunLimits, RunPlan, model_request, toolbox_of, tools
 from karma.runs.points import Earlier, Noted, PointId
 from karma.runs.ports import Configured, Executions, Runs, Watchdog
 from karma.runs.reservations import RefusedDays, agent_day, first_reservations, within_days
-from karma.runs.restoring import Restored, Restorer, require_free, unless_held
+from karma.runs.restoring import Restored, Restorer, require_free, states_from
 from karma.runs.rollback import effects_behind
-from karma.runs.setup import RunSetup, dump_setup, user_of
+from karma.runs.setup import RunSetup, dump_setup
 from karma.runs.watchdog import FIRST_LOOK, Inspector
 from karma.runs.words import asked_in
 from karma.tools.toolbox import Tool
+
+if TYPE_CHECKING:
+    from karma.runs.subagents.copying import CopiedWork
 
 _TRIES: Final = 3
 
@@ -252,7 +254,8 @@ class ForkService:
         agent, choice = self._configured(found, asked.wanted)
         setup = changed_setup(found.setup, asked.wanted, own=sorted(self._own(agent)))
         setup = self._of_now(setup, agent, choice, asked)
-        added = _added(found, messages, thread)
+        work = self._work(asked, setup, messages)
+        added = _added(found, messages, thread, beside=work.size if work else 0)
         thread, last = added.thread, added.last
         more = [*self._mcp.tools(setup.mcp_tools, thread_id=thread.key.thread_id), *tools_of_subagents(setup.subagents)]
         toolbox = toolbox_of(self._tools, setup.tools, caller, self._library, more=more)
@@ -260,7 +263,8 @@ class ForkService:
         others = [each.name for each in setup.subagents]
         begun = made_up_for(begun_calls(self._store, found), toolbox, setup.approvals, others)
         still = {call.id for call in awaited_calls(messages)}
-        setup = replace(setup, decisions={name: each for name, each in begun.items() if name in still})
+        decisions = {name: each for name, each in begun.items() if name in still}
+        setup = replace(setup, decisions={**decisions, **(work.decisions if work else {})})
         allowance = self._allowances.of(caller.user_id)
         plan = self._plan(asked, setup, added.conversation, thread=thread, last=last)
         plan.budgets = budgets_of(asked_budget(found.run), agent.spec, None, thread.spending, allowance.day_cost_micros)
@@ -268,7 +272,7 @@ class ForkService:
         request, _ = afford(model_request(plan, toolbox, limits), days.of(plan.budgets), Spent(), allowance.at)
         reservations = first_reservations(allowance, request, agent_day(agent.id, allowance.at, plan.budgets))
         run = _run(asked, agent, plan, added, at=allowance.at, reserved=reservations[-1].amount)
-        state, kept = _states(found, setup, thread)
+        state, kept = states_from(found, setup, thread)
         self._watchdog.arm(run.key, delay=FIRST_LOOK)
         if added.is_draft:
             draft = self._drafting.draft(thread.key, added.messages, reservations=reservations)
@@ -285,6 +289,7 @@ class ForkService:
                 checkpoint=self._checkpoint(last, len(messages), asked.description),
                 reservations=reservations,
                 answers=passed_over(self._store, thread, by=run),
+                delegated=work.steps if work else (),
                 also=self._store.noting(asked.by, Earlier(thread.next_message, run.key.run_id)) if asked.by else None,
             )
         except RunExists:
@@ -293,6 +298,23 @@ class ForkService:
             return again
         self._executions.request(run.key)
         return run
+
+    def _work(self, asked: _Asked, setup: RunSetup, messages: Sequence[Message]) -> CopiedWork | None:
+        """Return what subagents have done whose calls are open at the point; None: there can be none."""
+        if not setup.subagents or not awaited_calls(messages):
+            return None
+        from karma.runs.subagents.copying import Copier  # most agents call no others
+
+        copier = Copier(
+            self._store,
+            agents=self._agents,
+            configuration=self._configuration,
+            mcp=self._mcp,
+            tools=self._tools,
+            library=self._library,
+            caller=asked.caller,
+        )
+        return copier.copy(asked.found, messages, setup.subagents, beside=asked.key.run_id)
 
     def _configured(self, found: FoundPoint, wanted: Modifications) -> tuple[Agent, RunChoice]:
         agent = self._agents.find(found.run.agent_id or "")
@@ -389,8 +411,10 @@ def _run(asked: _Asked, agent: Agent, plan: RunPlan, added: _Added, *, at: datet
     )
 
 
-def _added(found: FoundPoint, messages: Sequence[Message], thread: Thread) -> _Added:
+def _added(found: FoundPoint, messages: Sequence[Message], thread: Thread, *, beside: int) -> _Added:
     """Return what of a changed conversation is to be added to the point's thread, or to a new one.
+
+    The run begins with `beside` so many bytes of its subagents' work.
 
     Summaries of what was changed are left out: they would tell a model of what was there before.
 
@@ -404,9 +428,9 @@ def _added(found: FoundPoint, messages: Sequence[Message], thread: Thread) -> _A
     new = tuple(branch[len(path) :] if thread.version else branch)
     if thread.version and new:
         thread.require_room()
-    require_room(new, most=MAX_ADDED_BYTES if thread.version else MAX_COPIED_BYTES)
+    require_room(new, most=MAX_ADDED_BYTES if thread.version else MAX_COPIED_BYTES, beside=beside)
     after = path[-1] if thread.version and path else -1
-    is_draft = is_large(new)
+    is_draft = not thread.version and is_large(new, beside=beside)
     if is_draft:
         # Not the id that a key makes: what an earlier process left under it is being removed.
         thread = replace(thread, key=thread.key._replace(thread_id=ThreadId(new_id())))
@@ -415,13 +439,3 @@ def _added(found: FoundPoint, messages: Sequence[Message], thread: Thread) -> _A
     asks = bool(branch) and branch[-1].role == "user"
     follows = [-1, *places][-2] if asks else last
     return _Added(thread, new, after, last, follows, conversation_of(branch), is_draft)
-
-
-def _states(found: FoundPoint, setup: RunSetup, thread: Thread) -> tuple[object, State | None]:
-    """Return the state with which a run from a point begins, and the part that its thread keeps; None: it has that.
-
-    The account may have another name by now than when the state of the point was told.
-    """
-    then = user_of((found.setup or setup).caller)
-    kept = without_user({} if found.state is None else found.state, then)
-    return with_user(kept, user_of(setup.caller)), unless_held(State(kept), thread)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Final
 
 from karma.billing.transactional import adjust_usage
@@ -83,11 +84,16 @@ def _read_delegated(key: RunKey) -> list[StoredStep]:
             return found
 
 
-def put_delegated(tx: Transaction, segment: Segment, delegated: DelegatedWork) -> None:
-    """Add to a segment's transaction what a subagent has done, each step once."""
-    for step in delegated.steps:
+def put_steps(tx: Transaction, segment: Segment, steps: Iterable[StoredStep]) -> None:
+    """Add to a segment's transaction records of subagents, each once."""
+    for step in steps:
         pk, sk = run_pk(RunKey(segment.key.user_id, step.run_id)), delegated_sk(step.subagent, step.at)
         tx.put(DelegatedItem(pk, sk, data=step.data, by=step.by, n=segment.n, epoch=segment.epoch))
+
+
+def put_delegated(tx: Transaction, segment: Segment, delegated: DelegatedWork) -> None:
+    """Add to a segment's transaction what a subagent has done, each step once."""
+    put_steps(tx, segment, delegated.steps)
     if delegated.begun is not None:
         list_work(tx, segment, delegated.begun)
     unlist_work(tx, segment.key, [delegated.ended] if delegated.ended else ())

@@ -200,6 +200,7 @@ class Runs(Holdings, Protocol):
         answers: Sequence[Answered] = (),
         left: Sequence[Interrupt] = (),
         state: State | None = None,
+        delegated: Sequence[StoredStep] = (),
         also: Also | None = None,
     ) -> None:
         """Write a run, its first segment and its new messages, and make it the thread's active run: all or nothing.
@@ -209,7 +210,8 @@ class Runs(Holdings, Protocol):
         The messages follow the one at position `after`, else the thread's latest. The run's reservations are made with
         it, and `attachments` that are new in the account, sizes by id, are recorded. `setup` is what `dump_setup` made.
         `answers` are noted with their questions, and of the thread's open ones only `left` stay open.
-        With a `checkpoint` the run goes on from a point of another one, and so does its thread, also without messages.
+        With a `checkpoint` the run goes on from a point of another one, and so does its thread, also without messages;
+        `delegated` is its copy of what subagents have done who are at work there.
         The thread's state is `state` from then on; None: it stays as it is.
         What `also` writes is written with the run, and a condition of it that does not hold refuses both.
 

@@ -80,8 +80,8 @@ from karma.runs.items import (
     setup_sk,
     user_pk,
 )
-from karma.runs.log_repository import RunLogRepository, put_delegated
-from karma.runs.ports import Also, DelegatedWork, RunPage
+from karma.runs.log_repository import RunLogRepository, put_delegated, put_steps
+from karma.runs.ports import Also, DelegatedWork, RunPage, StoredStep
 from karma.runs.restore_repository import RunRestoreRepository
 from karma.runs.stored import (
     as_json,
@@ -135,6 +135,7 @@ class RunRepository(
         answers: Sequence[Answered] = (),
         left: Sequence[Interrupt] = (),
         state: State | None = None,
+        delegated: Sequence[StoredStep] = (),
         also: Also | None = None,
     ) -> None:
         """See Runs; one transaction."""
@@ -147,6 +148,7 @@ class RunRepository(
             tx.put(SetupItem(run_pk(run.key), setup_sk(part), data=piece), on_fail=exists)
         if checkpoint is not None:
             tx.put(checkpoint_item(run.key, checkpoint), on_fail=exists)
+        put_steps(tx, segment, delegated)
         changed = ThreadChanged()
         if run.status is RunStatus.QUEUED:
             queue_run(tx, thread, run_id=run.key.run_id, at=now, on_fail=changed)

@@ -14,7 +14,7 @@ from datetime import datetime
 from typing import Final, NamedTuple
 
 from karma.conversations.domain import Thread, ThreadKey
-from karma.conversations.state import EMPTY, State, without_user
+from karma.conversations.state import EMPTY, State, with_user, without_user
 from karma.core.clock import Clock
 from karma.core.errors import AlreadyExists, NotFound, ValidationFailed
 from karma.core.ids import UserId
@@ -30,7 +30,7 @@ from karma.runs.modifications import Modifications
 from karma.runs.points import Earlier, Noted, PointId, read_point_id
 from karma.runs.ports import Runs
 from karma.runs.rollback import effects_behind
-from karma.runs.setup import user_of
+from karma.runs.setup import RunSetup, user_of
 from karma.runs.withdrawing import withdraw_left
 from karma.tools.toolbox import Tool
 
@@ -145,6 +145,16 @@ def kept_state(found: FoundPoint) -> State | None:
     if found.state is None or found.setup is None:
         return None
     return unless_held(State(without_user(found.state, user_of(found.setup.caller))), found.thread)
+
+
+def states_from(found: FoundPoint, setup: RunSetup, thread: Thread) -> tuple[object, State | None]:
+    """Return the state with which a run from a point begins, and the part that its thread keeps; None: it has that.
+
+    The account may have another name by now than when the state of the point was told.
+    """
+    then = user_of((found.setup or setup).caller)
+    kept = without_user({} if found.state is None else found.state, then)
+    return with_user(kept, user_of(setup.caller)), unless_held(State(kept), thread)
 
 
 def unless_held(state: State, thread: Thread) -> State | None:

@@ -34,7 +34,7 @@ from karma.runs.ports import Runs, Sink
 from karma.runs.spending import Spending
 from karma.runs.subagents.leaving import Left
 from karma.runs.subagents.staff import MAX_SUBAGENTS_A_RUN, Call, Staff, SubagentFailed
-from karma.runs.subagents.steps import Definition, Delegations, Ended, Transcript, Used, record, subagent_id
+from karma.runs.subagents.steps import Definition, Delegations, Ended, Transcript, Used, made_in, record, subagent_id
 from karma.runs.subagents.uses import Uses
 from karma.runs.subagents.work import AGENT_STOPPED, SubagentWork
 from karma.tools.failures import Unfinished
@@ -163,7 +163,7 @@ class Subagents:
     ) -> SubagentWork:
         above = parent.subagent if parent is not None else ""
         path = parent.definition.path if parent is not None else (self._agent_id,)
-        message_id, call = _made_in(parent.messages if parent else self.plan.messages, context.call_id, subagent.name)
+        message_id, call = made_in(parent.messages if parent else self.plan.messages, context.call_id, subagent.name)
         root = parent.root if parent is not None else call
         known = self._transcripts.get(subagent_id(message_id, context.call_id))
         if known is not None:
@@ -185,7 +185,8 @@ class Subagents:
 
     async def _begin(self, definition: Definition, task: str, *, root: ToolCall, message_id: str) -> SubagentWork:
         subagent = subagent_id(message_id, definition.call_id)
-        transcript = Transcript(run_id=self.plan.run_id, subagent=subagent, definition=definition)
+        own = self.plan.run_id
+        transcript = Transcript(run_id=own, begun_by=own, asked_by=own, subagent=subagent, definition=definition)
         asked = Message(id=short_id(), role="user", content=task)
         step = record(transcript, by=self.plan.run_id, message=asked, definition=definition)
         transcript.messages.append((0, asked))
@@ -216,7 +217,7 @@ class Subagents:
         """End those that an agent had called which is stopped now, and which lost processes have left at work."""
         for each in list(self._transcripts.values()):
             if each.definition.parent == stopped.subagent and each.ended is None:
-                message_id, _ = _made_in(stopped.messages, each.definition.call_id, "")
+                message_id, _ = made_in(stopped.messages, each.definition.call_id, "")
                 self._works[each.subagent] = SubagentWork(self, each, root=stopped.root, message_id=message_id)
                 await self._works[each.subagent].run()
 
@@ -265,7 +266,7 @@ class Subagents:
             left.add(each)
         if left.is_stopped:
             raise TimeoutError
-        roots = tuple(_made_in(self.plan.messages, call_id, "")[1] for call_id in self.unfinished)
+        roots = tuple(made_in(self.plan.messages, call_id, "")[1] for call_id in self.unfinished)
         self.unfinished.clear()
         if left.exceeded is not None:
             self._exceeded_in = roots
@@ -362,15 +363,6 @@ async def _given_up(task: asyncio.Task[Any]) -> None:
     """Wait until the connection to the model of an answer that is given up is closed."""
     task.cancel()
     await asyncio.wait([task])
-
-
-def _made_in(messages: Sequence[Message], call_id: str, name: str) -> tuple[str, ToolCall]:
-    """Return the message that made a call, and the call; one that is not found there is made up."""
-    for message in reversed(messages):
-        for call in message.tool_calls:
-            if call.id == call_id:
-                return message.id, call
-    return "", ToolCall(call_id, name, "")
 
 
 def _beside(inside: Inside | None, roots: Sequence[ToolCall]) -> Inside | None:

@@ -6,7 +6,8 @@
     last     its end: what the call gives, or why it failed. A subagent that is suspended, or lost, has none
 
 The records of a step are written in the transaction of the segment that tells of it, all beside the run in which the
-subagent began: a run that goes on with it, since it answers a question, writes behind what that one has written.
+subagent began: a run that goes on with it, since it answers a question, writes behind what that one has written. A run
+that goes on from a point of another one has a copy of its own (copying.py), which is written with its start.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from typing import Any, Final, NamedTuple
 import orjson
 
 from karma.agents.domain import Subagent
-from karma.conversations.domain import Compacted, Message
+from karma.conversations.domain import Compacted, Message, ToolCall
 from karma.conversations.stored import dump_messages, load_messages
 from karma.core.ids import AgentId, RunId
 from karma.core.records import Record
@@ -47,6 +48,9 @@ from karma.tools.domain import ApprovalRule, dump_rule, load_rule
 
 MAX_RECORD_BYTES: Final = 350_000
 """Bytes of a record when compressed; an item holds at most 400 KB."""
+
+_PACKED_BYTES: Final = 340_000
+"""Bytes of stored JSON of the messages that one record of a copy has: compressed they are hardly more."""
 
 CUT: Final = (
     "[The answer was cut off here: it had reached its limit of tokens (stopReason: max_tokens). It is not complete.]"
@@ -112,7 +116,11 @@ class Transcript:
     """The stored work of one subagent."""
 
     run_id: RunId
+    """The run beside which it is stored: the one in which it began, or, of a copy, the one that goes on with that."""
+    begun_by: RunId
     """The run in which it began."""
+    asked_by: RunId
+    """The run that asked its model last."""
     subagent: str
     definition: Definition
     messages: list[tuple[int, Message]] = field(default_factory=list)
@@ -127,6 +135,8 @@ class Transcript:
     used: Spent = field(default_factory=Spent)
     """Use in all runs."""
     ended: Ended | None = None
+    ended_by: RunId | None = None
+    """The run in which it ended; None: it has not."""
 
 
 class Delegations(Record, kw_only=True):
@@ -140,6 +150,15 @@ class Delegations(Record, kw_only=True):
 def subagent_id(message_id: str, call_id: str) -> str:
     """Return the id of the subagent that a call of a message asks for: the same whichever run makes the call."""
     return f"sub_{hashlib.sha256(orjson.dumps([message_id, call_id])).hexdigest()[:24]}"
+
+
+def made_in(messages: Sequence[Message], call_id: str, name: str) -> tuple[str, ToolCall]:
+    """Return the message that made a call, and the call; one that is not found there is made up."""
+    for message in reversed(messages):
+        for call in message.tool_calls:
+            if call.id == call_id:
+                return message.id, call
+    return "", ToolCall(call_id, name, "")
 
 
 def record(
@@ -172,6 +191,38 @@ def is_too_large(step: StoredStep) -> bool:
     return len(step.data) > MAX_RECORD_BYTES
 
 
+def copied(steps: Iterable[StoredStep], definition: Definition, *, beside: RunId) -> list[StoredStep]:
+    """Return the records of one subagent in a copy beside another run, with another definition: as few as hold them."""
+    first, *rest = sorted(steps, key=lambda each: each.at)
+    bodies = [_read(step) for step in (first, *rest)]
+    used = [_load_used(body["used"]) for body in bodies if "used" in body]
+    spent = sum((each.spent for each in used), Spent())
+    made = [bodies[0]]
+    made[0]["definition"] = _dump(definition)
+    made[0]["used"] = [Usages().dump(), spent.tokens, spent.cost_micros, sum(each.turns for each in used)]
+    asked_by = first.by
+    for step, body in zip(rest, bodies[1:], strict=True):
+        text = body.get("message", "[]")
+        if any(message.role == "assistant" for message in load_messages(text.encode())):
+            asked_by = step.by
+        if len(made) > 1 and len(made[-1]["message"]) + len(text) <= _PACKED_BYTES:
+            # The JSON stays as it was written: some numbers of it are exact only so.
+            made[-1]["message"] = f"[{','.join(each[1:-1] for each in (made[-1]['message'], text) if each != '[]')}]"
+        else:
+            made.append({"message": text})
+        if "ended" in body:
+            made[-1]["ended"] = body["ended"]
+    return [
+        StoredStep(beside, first.subagent, at, zlib.compress(orjson.dumps(body)), asked_by if at else first.by)
+        for at, body in enumerate(made)
+    ]
+
+
+def _read(step: StoredStep) -> dict[str, Any]:
+    body: dict[str, Any] = orjson.loads(zlib.decompress(step.data))
+    return body
+
+
 def read_steps(found: Iterable[StoredStep], *, own: RunId) -> Delegations:
     """Read the records of a run's subagents, and of those of other runs with which it goes on."""
     transcripts: dict[str, Transcript] = {}
@@ -181,18 +232,25 @@ def read_steps(found: Iterable[StoredStep], *, own: RunId) -> Delegations:
         rows[each.subagent].append(each)
     for subagent, listed in rows.items():
         for step in sorted(listed, key=lambda each: each.at):
-            body = orjson.loads(zlib.decompress(step.data))
+            body = _read(step)
             if "definition" in body:
-                definition = _load(body["definition"])
-                transcripts[subagent] = Transcript(run_id=step.run_id, subagent=subagent, definition=definition)
+                transcripts[subagent] = Transcript(
+                    run_id=step.run_id,
+                    begun_by=step.by,
+                    asked_by=step.by,
+                    subagent=subagent,
+                    definition=_load(body["definition"]),
+                )
             transcript, is_own = transcripts[subagent], step.by == own
             transcript.size = step.at + 1
             if "message" in body:
                 n = step.n if is_own else 0
                 for message in load_messages(body["message"].encode()):
                     _add(transcript, message, n)
+                    if message.role == "assistant":
+                        transcript.asked_by = step.by
             if "ended" in body:
-                transcript.ended = Ended(*body["ended"])
+                transcript.ended, transcript.ended_by = Ended(*body["ended"]), step.by
             if "used" in body:
                 used = _load_used(body["used"])
                 transcript.turns += used.turns

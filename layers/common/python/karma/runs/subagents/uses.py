@@ -28,7 +28,7 @@ class Uses:
         self._by_agent: dict[AgentId, _Use] = {}
         for _, agent, used in found.steps:
             self.add(agent, used)
-        begun = Counter(each.definition.agent_id for each in found.transcripts.values() if each.run_id == own)
+        begun = Counter(each.definition.agent_id for each in found.transcripts.values() if each.begun_by == own)
         for agent, calls in begun.items():
             self._of(agent).calls += calls
         self.begun = begun.total()

@@ -162,7 +162,7 @@ class SubagentWork:
         """
         if self.transcript.ended is not None:
             return self.transcript.ended
-        is_listed = self.transcript.run_id == self._plan.run_id or self.transcript.last_n
+        is_listed = self.transcript.begun_by == self._plan.run_id or self.transcript.last_n
         listed = None if is_listed else DelegatedWork([], begun=self._at_work)
         await self._voice.commit(self.begun(), delegated=listed)
         try:

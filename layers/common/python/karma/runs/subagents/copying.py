@@ -1,0 +1,244 @@
+"""Copies the work of subagents that have no answer yet for a run that goes on from a point of another one.
+
+The call of such a subagent is open at the point. The new run makes it again, as whoever takes a run over would, and
+finds what the subagent has done so far beside itself: its model is not asked again, and no tool is called twice. The
+original stays as it is, for the run that may still answer its question; each further run from the point has a copy of
+its own, so two of them never write behind one another.
+
+    unfinished                                     as it is now, by whichever run
+    has ended, but its caller was not told         with its answer
+    has ended, and a later run has told its caller as the run of the point had left it: what came later is left behind
+    has ended, and the run of the point has told   not at all: that call was over, and is made anew as any tool's
+
+A call within it that waits to be approved is asked about anew, by the new run. One that may have been made, and has no
+result, is made again, looked up or asked about, for the run that made it (begun_calls.py). The agents of now decide
+what may be called and has to be approved; who is gone, disabled or not called by its caller any more is not copied.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import field, replace
+from typing import Final, Protocol
+
+from karma.agents.domain import Agent, Subagent
+from karma.configuration.domain import ComponentUnavailable
+from karma.conversations.attachments import Library
+from karma.conversations.domain import Message, ToolCall
+from karma.conversations.history import awaited_calls
+from karma.core.errors import NotFound, PayloadTooLarge
+from karma.core.ids import RunId
+from karma.core.records import Record
+from karma.identity.domain import Caller
+from karma.mcp.offering import McpTools
+from karma.runs.begun_calls import BegunCall, begun_by_answer, begun_for, made_up_for
+from karma.runs.checkpoints import FoundPoint
+from karma.runs.decisions import CallDecision
+from karma.runs.domain import ACTIVE, NOT_EXECUTED, RunKey
+from karma.runs.interrupts import Interrupt
+from karma.runs.left_calls import ENDED_BY_ITSELF
+from karma.runs.plan import toolbox_of, tools_of_subagents
+from karma.runs.ports import Configured, Runs, StoredStep
+from karma.runs.subagents.steps import Definition, Transcript, copied, made_in, read_steps, subagent_id
+from karma.tools.domain import ToolApproval
+from karma.tools.toolbox import Tool
+
+MAX_COPIED_RECORDS: Final = 32
+"""Records of subagents that a run begins with: each is an item of a transaction of 100."""
+
+
+class Catalogue(Protocol):
+    """Finds agents: karma.agents.service."""
+
+    def get(self, agent_id: str) -> Agent:
+        """Read an agent, or raise NotFound. Blocks."""
+
+
+class CopiedWork(Record, kw_only=True):
+    """The work of subagents with which a new run goes on."""
+
+    steps: tuple[StoredStep, ...] = ()
+    decisions: Mapping[str, CallDecision] = field(default_factory=dict)
+    """How the run goes on with their calls that may have been made, by id."""
+
+    @property
+    def size(self) -> int:
+        """Return the bytes of all records."""
+        return sum(len(step.data) for step in self.steps)
+
+
+class _View:
+    """What is stored of subagents, or a part of it."""
+
+    def __init__(self, steps: Sequence[StoredStep], beside: RunId) -> None:
+        self._known = read_steps(steps, own=beside).transcripts
+        self.steps: dict[str, list[StoredStep]] = defaultdict(list)
+        """By subagent."""
+        for step in steps:
+            self.steps[step.subagent].append(step)
+
+    def called_by(self, call: ToolCall, messages: Sequence[Message]) -> Transcript | None:
+        """Return the subagent that a call in a conversation has begun; None: it has begun none."""
+        message_id, _ = made_in(messages, call.id, "")
+        return self._known.get(subagent_id(message_id, call.id))
+
+
+class _Met(Record):
+    """A subagent that is copied."""
+
+    transcript: Transcript
+    definition: Definition
+    """As its agent is by now."""
+    steps: Sequence[StoredStep]
+
+
+def _line(found: FoundPoint) -> tuple[RunId, ...]:
+    """Return the run of a point, and those with whose subagents it went on, the earliest first."""
+    carried = found.setup.carried if found.setup is not None else ()
+    return tuple(dict.fromkeys((*carried, found.run.key.run_id)))
+
+
+class Copier:
+    """Copies unfinished work of subagents for runs of one caller; another owner's runs are not read."""
+
+    def __init__(
+        self,
+        store: Runs,
+        *,
+        agents: Catalogue,
+        configuration: Configured,
+        mcp: McpTools,
+        tools: Sequence[Tool],
+        library: Library,
+        caller: Caller,
+    ) -> None:
+        """Build it; `tools` are the server's."""
+        self._store = store
+        self._agents = agents
+        self._configuration = configuration
+        self._mcp = mcp
+        self._tools = [tool for tool in tools if not tool.writes_state]
+        self._library = library
+        self._caller = caller
+
+    def copy(
+        self, found: FoundPoint, messages: Sequence[Message], subagents: Sequence[Subagent], *, beside: RunId
+    ) -> CopiedWork:
+        """Return what a new run `beside` which it is stored goes on with, whose conversation is `messages`.
+
+        One Query for each run in which subagents of the point's began; where there are any unfinished ones one
+        BatchGet, and the reads of their agents. `subagents` are those that the new run's agent calls now.
+
+        Raises:
+            PayloadTooLarge: they have more records than the start of a run takes.
+            Upstream: the database did not answer.
+        """
+        runs = _line(found)
+        stored = [step for each in runs for step in self._store.delegated(RunKey(found.run.key.user_id, each))]
+        now = _View(stored, beside)
+        then = _View([each for each in stored if each.by in runs or each.epoch == NOT_EXECUTED], beside)
+        met: dict[str, _Met] = {}
+        for call in awaited_calls(messages):
+            view = then if self._is_told(now.called_by(call, messages), found) else now
+            if not self._is_told(view.called_by(call, messages), found):
+                met |= {each.transcript.subagent: each for each in self._unfinished(view, [call], messages, subagents)}
+        if not met:
+            return CopiedWork()
+        steps = [step for each in met.values() for step in copied(each.steps, each.definition, beside=beside)]
+        if len(steps) > MAX_COPIED_RECORDS:
+            raise PayloadTooLarge("The subagents at work have more records than a new run can take along")
+        questions = self._questions(found)
+        decisions = {
+            call_id: decision
+            for each in met.values()
+            for call_id, decision in self._decided(each, found, questions).items()
+        }
+        return CopiedWork(steps=tuple(steps), decisions=decisions)
+
+    def _unfinished(
+        self, view: _View, calls: Sequence[ToolCall], messages: Sequence[Message], subagents: Sequence[Subagent]
+    ) -> Iterator[_Met]:
+        """Yield the subagents of calls in a conversation that have no result, with those that they have called."""
+        named = {each.name: each.agent_id for each in subagents}
+        for call in calls:
+            transcript = view.called_by(call, messages)
+            if transcript is None or named.get(call.name) != transcript.definition.agent_id:
+                continue
+            definition = self._of_now(transcript.definition)
+            if definition is None:
+                continue
+            yield _Met(transcript, definition, view.steps[transcript.subagent])
+            if transcript.ended is None:
+                own = [message for _, message in transcript.messages]
+                yield from self._unfinished(view, awaited_calls(own), own, definition.subagents)
+
+    def _is_told(self, transcript: Transcript | None, found: FoundPoint) -> bool:
+        """Tell whether the run in which a subagent of the run's own model ended has stored its answer as a result.
+
+        Where its process was lost between both, the answer is there, and is told by the new run.
+        """
+        if transcript is None or transcript.ended_by is None:
+            return False
+        run = self._store.run(RunKey(found.run.key.user_id, transcript.ended_by))
+        if run is None or run.status in ENDED_BY_ITSELF:
+            return True
+        thread = found.thread
+        last = thread.latest if run.status in ACTIVE else min(run.last_message, thread.next_message - 1)
+        behind = (thread.messages[each] for each in thread.path_to(last) if each > found.point.position)
+        return any(each.role == "tool" and each.tool_call_id == transcript.definition.call_id for each in behind)
+
+    def _of_now(self, then: Definition) -> Definition | None:
+        """Return a subagent with what its agent may still do, and has to ask about; None: it works no more."""
+        try:
+            agent = self._agents.get(then.agent_id)
+            spec = agent.spec
+            choice = self._configuration.for_run(agent=spec.name, model=spec.model)
+        except (NotFound, ComponentUnavailable):
+            return None
+        offered = self._mcp.still_offered(then.mcp_tools, self._caller, agent.id)
+        return replace(
+            then,
+            tools=tuple(each for each in then.tools if each in spec.tools and each not in choice.disabled_tools),
+            mcp_tools=offered,
+            approvals={
+                **{each.name: each.approval for each in offered},
+                **{each.tool: each.rule for each in spec.approvals},
+            },
+            subagents=tuple(each for each in then.subagents if each in spec.subagents),
+        )
+
+    def _questions(self, found: FoundPoint) -> list[Interrupt]:
+        """Read what may be asked about calls of theirs, behind their records: what is answered has begun."""
+        left = [each.id for each in found.setup.left] if found.setup is not None else []
+        names = sorted({*found.run.interrupt_ids, *found.thread.interrupts, *left})
+        return list(self._store.interrupts(found.run.key.user_id, names).values()) if names else []
+
+    def _decided(self, met: _Met, found: FoundPoint, questions: Sequence[Interrupt]) -> Mapping[str, CallDecision]:
+        transcript, own = met.transcript, met.definition
+        if transcript.ended is not None:
+            return {}
+        messages = [message for _, message in transcript.messages]
+        about = {
+            each.call.id: each
+            for each in questions
+            if each.call is not None and each.inside is not None and each.inside.subagent == transcript.subagent
+        }
+        others = [each.name for each in transcript.definition.subagents]
+        calls = {call: _begun(transcript, call, found, about.get(call.id)) for call in awaited_calls(messages)}
+        begun = {call: how for call, how in calls.items() if how is not None}
+        more = [
+            *self._mcp.tools(own.mcp_tools, thread_id=found.thread.key.thread_id),
+            *tools_of_subagents(own.subagents),
+        ]
+        toolbox = toolbox_of(self._tools, own.tools, self._caller, self._library, more=more)
+        rules = [ToolApproval(tool=tool, rule=rule) for tool, rule in own.approvals.items()]
+        return made_up_for(begun, toolbox, toolbox.approvals(rules), others)
+
+
+def _begun(transcript: Transcript, call: ToolCall, found: FoundPoint, question: Interrupt | None) -> BegunCall | None:
+    """Return how a call without a result has begun; None: it has not."""
+    if question is not None:
+        return begun_by_answer(question)
+    is_settled = transcript.asked_by in _line(found)  # else a later run may be at work on it
+    return begun_for(found, call, by=transcript.asked_by, is_settled=is_settled)
