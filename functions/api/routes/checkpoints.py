@@ -142,7 +142,7 @@ async def restore_checkpoint(
     """Go back to a point: by a new run that goes on from there in the same thread (202), or as the thread itself (200).
 
     Nothing is deleted: what came later stays in a branch of its own. `effects` names the calls of tools after the
-    point, which are not undone. 409 while the thread has an active run.
+    point, which are not undone. 409 THREAD_BUSY while the thread has an active run.
     """
     return _restore(checkpoint_id, request, body, caller)
 

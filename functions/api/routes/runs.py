@@ -127,7 +127,7 @@ async def start_run(request: Request, body: StartRunBody, caller: Starter) -> An
 
     202 with the run as soon as it is stored; 200 once it has ended, for which the answer waits up to `wait_s` seconds.
     Its end is told to `webhook`, signed by the secret of the webhook `default`: 409 where the account has made none.
-    It is admitted as a run of `POST /api/agent` is, and refused alike: 409 while the thread has an active run.
+    It is admitted as a run of `POST /api/agent` is, and refused alike: 409 THREAD_BUSY while its thread has one.
     """
     from karma.runs.background import run_input
 

@@ -21,14 +21,25 @@ export function sender({ apiKey, token, session }: Access): Send {
   };
 }
 
-/** A refusal of the API: act on `code`. */
+/** A refusal of the API: act on `code`. `details` are as docs/api.md describes them for that code, as of THREAD_BUSY the `run_id`. */
 export class KarmaError extends Error {
   constructor(
     readonly status: number,
     readonly code: string,
     message: string,
+    readonly details?: unknown,
+    /** Seconds after which the API wants to be asked again; undefined: it did not say. */
+    readonly retryAfterS?: number,
   ) {
     super(message);
     this.name = "KarmaError";
   }
+}
+
+/** Reads what a refusal says; a proxy's may say nothing. */
+export async function refusal(answer: Response): Promise<KarmaError> {
+  const said = (await answer.json().catch(() => ({}))) as { error?: { code?: string; message?: string; details?: unknown } };
+  const after = answer.headers.get("Retry-After") ?? "";
+  const { code = "", message = `HTTP ${answer.status}`, details } = said.error ?? {};
+  return new KarmaError(answer.status, code, message, details, /^[0-9]+$/.test(after) ? Number(after) : undefined);
 }

@@ -7,7 +7,7 @@ import {
   type RunAgentParameters,
   type RunAgentResult,
 } from "@ag-ui/client";
-import { KarmaError, sender, type Access } from "./access.js";
+import { refusal, sender, type Access } from "./access.js";
 import { joined, reattaching, type ReattachingOptions, type Send } from "./reattaching.js";
 
 export interface KarmaAgentConfig extends Omit<HttpAgentConfig, "fetch" | "url">, Omit<ReattachingOptions, "send">, Access {
@@ -116,10 +116,8 @@ export class KarmaAgent extends HttpAgent {
       headers: { "Content-Type": "application/json" },
       body: JSON.stringify(body),
     });
-    const said = (await answer.json()) as { data?: { run: Record<string, unknown> }; error?: { code: string; message: string } };
-    if (!answer.ok || said.data === undefined) {
-      throw new KarmaError(answer.status, said.error?.code ?? "", said.error?.message ?? `HTTP ${answer.status}`);
-    }
+    if (!answer.ok) throw await refusal(answer);
+    const said = (await answer.json()) as { data: { run: Record<string, unknown> } };
     return said.data.run;
   }
 }

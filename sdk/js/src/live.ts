@@ -1,4 +1,4 @@
-import { KarmaError, sender, type Access } from "./access.js";
+import { KarmaError, refusal, sender, type Access } from "./access.js";
 import type { Send } from "./reattaching.js";
 import { StreamSocket } from "./streamed.js";
 import { Watched, type Acknowledgement, type LiveEvent, type Message } from "./watched.js";
@@ -233,8 +233,7 @@ export class KarmaLive {
 
   async #ticket(): Promise<{ ticket: string; url: string }> {
     const answer = await this.#send(`${this.#config.apiUrl.replace(/\/+$/, "")}/api/v1/realtime/ticket`, { method: "POST" });
-    const said = (await answer.json()) as { data?: { ticket: string; url: string }; error?: { code: string; message: string } };
-    if (said.data === undefined) throw new KarmaError(answer.status, said.error?.code ?? "", said.error?.message ?? `HTTP ${answer.status}`);
-    return said.data;
+    if (!answer.ok) throw await refusal(answer);
+    return ((await answer.json()) as { data: { ticket: string; url: string } }).data;
   }
 }

@@ -1,4 +1,4 @@
-import { KarmaError } from "./access.js";
+import { KarmaError, refusal } from "./access.js";
 import type { Send } from "./reattaching.js";
 import { FrameReader } from "./sse.js";
 
@@ -129,9 +129,4 @@ export class StreamSocket {
   #say(message: object): void {
     queueMicrotask(() => this.onmessage?.({ data: JSON.stringify(message) }));
   }
-}
-
-async function refusal(answer: Response): Promise<KarmaError> {
-  const said = (await answer.json().catch(() => ({}))) as { error?: { code: string; message: string } };
-  return new KarmaError(answer.status, said.error?.code ?? "", said.error?.message ?? `HTTP ${answer.status}`);
 }

@@ -622,7 +622,7 @@ def test_a_second_run_of_a_busy_thread_and_a_used_run_id_are_conflicts(streams: 
 
     streams.serve(overlap())
 
-    assert [second.status, second.json["error"]["code"]] == [409, "CONFLICT"]
+    assert [second.status, second.json["error"]["code"]] == [409, "THREAD_BUSY"]
     assert [bare.status, bare.json["error"]["type"]] == [409, "ThreadBusy"]
     for busy in (second, bare):
         assert busy.json["error"].get("details") == {"run_id": body["runId"]}, "who keeps the thread busy is not said"

@@ -60,7 +60,7 @@ class TestOneRunAThread:
             asyncio.run(go())
 
         assert caught.value.details == {"run_id": "r1"}  # type: ignore[attr-defined]
-        assert caught.value.code == "CONFLICT"  # type: ignore[attr-defined]
+        assert caught.value.code == "THREAD_BUSY"  # type: ignore[attr-defined]
 
     @pytest.mark.fault("F-06c")
     @pytest.mark.parametrize("version", ["1.0", None])
@@ -232,7 +232,7 @@ class TestOneRunAThread:
         with pytest.raises(ThreadBusy) as busy:
             asyncio.run(world.service.start(caller(), asked(user("b"))))
 
-        assert busy.value.details == {"run_id": "first"}
+        assert (busy.value.code, busy.value.details) == ("THREAD_BUSY", {"run_id": "first"})
         assert busy.value.headers["Retry-After"] == "5"
 
     @pytest.mark.fault("F-25a")

@@ -158,6 +158,8 @@ class RunExists(Conflict):
 class ThreadBusy(Conflict):
     """The thread has an active run, or one that waits; `details.run_id` names it, `Retry-After` when to try again."""
 
+    code = "THREAD_BUSY"
+
     def __init__(self, run_id: RunId, *, waits: bool = False) -> None:
         told = "A run waits for its turn in the thread" if waits else "The thread has an active run"
         super().__init__(told, details={"run_id": run_id})
