@@ -33,7 +33,6 @@ from karma.core.clock import epoch_ms, monotonic
 from karma.core.errors import (
     AppError,
     MethodNotAllowed,
-    NotFound,
     ValidationFailed,
 )
 from karma.core.ids import RunId
@@ -117,7 +116,9 @@ async def _route(request: Request, response: Response) -> int:
             if route.method != "GET":
                 require_unconditional({name: request.header(name.encode()) for name in UNTAKEN})
             return await route.serve(request, caller, values, response)
-    raise NotFound(f"No route {request.path[:200]}")
+    from karma.http.addresses import Address, no_route  # local: runs do not need it
+
+    raise no_route(request.path, at=Address.STREAM)
 
 
 async def _run(request: Request, caller: Caller, _: PathValues, send: Send) -> int:
@@ -379,6 +380,7 @@ LATER = (
     "karma.core.foreign",
     "karma.core.searchables",
     "karma.files.awaiting",
+    "karma.http.addresses",
     "karma.integrations.kms",
     "karma.integrations.mcp",
     "karma.integrations.openai",

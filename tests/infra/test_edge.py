@@ -18,6 +18,7 @@ from api.routes import oauth
 from infra.artifacts import source_entries
 from infra.constructs.cors import REQUEST_HEADERS
 from infra.constructs.edge import STATIC_PATHS, STREAM_PATHS
+from karma.http import addresses
 from tests.infra.synthesized import Json, Synthesized
 from tests.support import contract
 
@@ -72,6 +73,7 @@ def test_every_header_that_the_code_reads_reaches_it_and_no_other_does(aws: Synt
 
 def test_the_paths_of_the_stream_are_those_that_it_serves() -> None:
     assert set(STREAM_PATHS) == {re.sub(r"{[^}]*}", "*", route.path) for route in ROUTES}
+    assert set(STREAM_PATHS) == set(addresses.STREAM_PATHS), "the functions tell clients of others than it sends on"
 
 
 class Jar(dict[str, str]):

@@ -125,6 +125,14 @@ def test_nobody_gets_in_without_a_token_that_is_ours(streams: Streams) -> None:
     assert streams.items() == []
 
 
+def test_a_path_of_the_api_s_names_that_address_and_no_host(streams: Streams) -> None:
+    answer = streams.make("GET", "/api/v1/threads", headers={"host": "evil.example"})
+    assert streams.run(answer).status == 404
+    error = answer.json["error"]
+    assert (error["code"], error["details"]) == ("NOT_FOUND", {"served_at": "api_url"})
+    assert "evil" not in str(answer.json)
+
+
 @pytest.mark.parametrize(
     ("method", "path", "headers", "status"),
     [

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -110,6 +111,13 @@ class TestErrors:
         answer = api.call("GET", "/api/nowhere")
         assert answer.status == 404
         assert answer.json == {"error": {"type": "NotFound", "message": "No such route", "path": "/api/nowhere"}}
+
+    @pytest.mark.parametrize("path", ["/api/agent", "/api/v1/agent", "/api/v1/llm/messages"])
+    def test_of_a_path_of_the_stream_s_name_its_address_and_no_host(self, api: Api, path: str) -> None:
+        answer = api.call("POST", path, host="evil.example")
+        assert (answer.status, answer.json["error"]["details"]) == (404, {"served_at": "stream_url"})
+        assert "stream_url" in answer.json["error"]["message"]
+        assert not re.search(r"https?:|evil|lambda-url|cloudfront|execute-api", answer.text)
 
     @pytest.mark.req("R-M-20", "R-K-30")
     def test_under_api_v1_are_wrapped(self, api: Api) -> None:

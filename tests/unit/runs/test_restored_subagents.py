@@ -60,7 +60,7 @@ class Family(Delegating, Approving):
     free = ("0", "1", "s")
 
     def __init__(self, *, asks: bool = False) -> None:
-        super().__init__(asks=asks)  # type: ignore[call-arg]  of Delegating
+        super().__init__(asks=asks)
         self.turns: Counter[tuple[str, str, int]] = Counter()
 
     def teller(self, life: Life) -> Teller:

@@ -10,7 +10,8 @@ from typing import TypeAlias
 from starlette.routing import BaseRoute, Route
 from starlette.types import Receive, Scope, Send
 
-from karma.core.errors import MethodNotAllowed, NotFound
+from karma.core.errors import MethodNotAllowed
+from karma.http.addresses import Address, no_route
 from karma.http.routing import Route as OwnRoute
 
 _Served: TypeAlias = tuple[Route, frozenset[str]]
@@ -88,7 +89,7 @@ class Dispatch:
             await route.app(scope, receive, send)
             return
         if not allowed:
-            raise NotFound("No such route")
+            raise no_route(path, at=Address.API)
         error = MethodNotAllowed("The route does not answer this method")
         error.headers["Allow"] = ", ".join(sorted(allowed))
         raise error
