@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from karma.core.ids import UserId
@@ -100,9 +100,14 @@ class ToldTools:
 
     found: Listing | McpFailed
     asked: list[McpEndpoint] = field(default_factory=list)
+    meanwhile: Callable[[], object] | None = None
+    """What happens while the next one answers."""
 
     def list_tools(self, endpoint: McpEndpoint, *, server: str) -> Listing:
         self.asked.append(endpoint)
-        if isinstance(self.found, McpFailed):
-            raise self.found
-        return self.found
+        found, happens, self.meanwhile = self.found, self.meanwhile, None
+        if happens is not None:
+            happens()
+        if isinstance(found, McpFailed):
+            raise found
+        return found

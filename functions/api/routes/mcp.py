@@ -49,6 +49,15 @@ async def get_mcp_server(server_id: str, caller: Reader) -> Answer[McpServerData
     return _server(mcp.service().look(caller.user_id, server_id))
 
 
+@router.post("/mcp-servers/{server_id}/refresh", limit="outward", responses=answers(etag=True, errors=(404,)))
+async def refresh_mcp_server(server_id: str, caller: Writer) -> Answer[McpServerData]:
+    """Ask an MCP server for its tools now, and show it; one that could not be asked keeps its tools, `health` says why.
+
+    Runs that have begun keep the tools that they were offered.
+    """
+    return _server(mcp.service().refresh(caller.user_id, server_id))
+
+
 @router.patch("/mcp-servers/{server_id}", limit="outward", responses=answers(etag=True, errors=(404, 409)))
 async def change_mcp_server(
     server_id: str, body: ChangeMcpServerBody, caller: Writer, if_match: IfMatch = None

@@ -148,6 +148,20 @@ def test_what_is_missing_or_another_s_is_not_found(ada: Api, other: Api) -> None
     assert other.call("GET", f"{SERVERS}/{theirs['id']}").data["server"] == theirs
 
 
+def test_it_is_asked_for_its_tools_on_request(ada: Api, other: Api) -> None:
+    made = create(ada)
+    path = f"{SERVERS}/{made['id']}/refresh"
+    answer = ada.call("POST", path)
+    assert (answer.status, answer.headers["etag"]) == (200, '"1"')
+    server = answer.data["server"]
+    assert (server["tools"], server["health"]["status"]) == (made["tools"], "ok")
+    assert server["health"]["checked_at"] > made["health"]["checked_at"]
+    assert ada.call("GET", f"{SERVERS}/{made['id']}").data["server"] == server
+    assert (other.call("POST", path).status, ada.call("POST", f"{SERVERS}/x/refresh").status) == (404, 404)
+    statuses = [ada.call("POST", path).status for _ in range(20)]
+    assert statuses[-1] == 429, "with all else that goes outward"
+
+
 def test_it_is_changed_by_its_version_and_headers_are_tried_first(ada: Api, written: Callable[[], str]) -> None:
     path = f"{SERVERS}/{create(ada)['id']}"
     agents = [{"agent": "karma", "tools": ["weather"], "approvals": []}]

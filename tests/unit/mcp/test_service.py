@@ -143,11 +143,62 @@ def test_an_old_listing_is_renewed_and_a_server_that_is_away_keeps_it(world: Wor
     assert world.service.look(USER, made.id).listing.tools == ()
 
 
+class TestARefresh:
+    def test_asks_however_new_the_listing_is_and_within_the_same_bounds(self, world: World) -> None:
+        made = world.create(timeout_s=MAX_TIMEOUT_S)
+        asked, waited = len(world.told.asked), len(world.waiting)
+        world.told.found = Listing(version=MODERN, tools=())
+        refreshed = world.service.refresh(USER, made.id)
+        assert (len(world.told.asked), len(world.waiting)) == (asked + 1, waited + 1)
+        assert (world.told.asked[-1].timeout_s, world.told.asked[-1].headers) == (LIST_S, SECRET)
+        assert (refreshed.listing.tools, refreshed.version, refreshed.revision) == ((), 2, 1)
+        assert world.service.get(USER, made.id) == refreshed
+
+    def test_that_fails_keeps_the_tools_and_says_why(self, world: World) -> None:
+        made = world.create()
+        world.told.found = McpFailed(McpErrorCode.ADDRESS_REFUSED, "private")
+        for failures in (1, 2):
+            away = world.service.refresh(USER, made.id)
+            assert (away.listing, away.listed_at) == (LISTING, made.listed_at)
+            assert (away.health.error, away.health.failures) == (McpErrorCode.ADDRESS_REFUSED, failures)
+        world.told.found = LISTING
+        assert world.service.refresh(USER, made.id).health.error is None
+
+    @pytest.mark.parametrize("between", ["a name", "a listing", "other headers", "its end"])
+    def test_overwrites_nothing_that_came_while_it_asked(self, world: World, between: str) -> None:
+        made = world.create()
+        newer, older = Listing(version=MODERN, tools=()), LISTING
+
+        def meanwhile() -> None:
+            world.clock.pass_(seconds=1)
+            world.told.found = newer
+            if between == "a name":
+                world.service.change(USER, made.id, {"name": "sky"})
+            elif between == "a listing":
+                world.clock.at += DEFAULT_FRESH
+                world.service.look(USER, made.id)
+            elif between == "other headers":
+                world.service.change(USER, made.id, {"headers": {"Authorization": "Bearer other"}})
+            else:
+                world.service.delete(USER, made.id)
+
+        world.told.found, world.told.meanwhile = older, meanwhile
+        if between == "its end":
+            with pytest.raises(NotFound):
+                world.service.refresh(USER, made.id)
+            assert world.store.servers == {}
+            return
+        refreshed = world.service.refresh(USER, made.id)
+        assert world.service.get(USER, made.id) == refreshed
+        assert refreshed.listing == (older if between == "a name" else newer)
+        assert refreshed.name == ("sky" if between == "a name" else made.name)
+
+
 @pytest.mark.parametrize("server_id", ["", "x", "01994b94-9b20-7e83-b6c4-d2e1f0a98765"])
 def test_what_is_missing_is_not_found(world: World, server_id: str) -> None:
     other = world.create(user=UserId(new_id()))
     for missing in (server_id, other.id):
-        for act in (world.service.get, world.service.look, world.service.delete):
+        for act in (world.service.get, world.service.look, world.service.refresh, world.service.delete):
             with pytest.raises(NotFound):
                 act(USER, missing)
 

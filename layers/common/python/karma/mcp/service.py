@@ -137,18 +137,48 @@ class McpServerService:
         now = self._clock.now()
         if not server.is_stale(now, for_owner=True):
             return server
-        try:
-            endpoint = self._endpoints.of(server, timeout_s=LIST_S)
-            with self._held(user_id):
-                found: Listing | McpFailed = self._listers.list_tools(endpoint, server=server.name)
-        except McpFailed as exc:
-            found = exc
-        new = renewed(server, found, at=now)
+        new = renewed(server, self._ask(server), at=now)
         try:
             self._store.replace(server, new)
         except (McpServerChanged, Upstream):
             return new  # somebody else has just asked, or deleted it: what was found is no less true
         return new
+
+    def refresh(self, user_id: UserId, server_id: str) -> McpServer:
+        """Ask one server for its tools, however old its listing is, and return it. It may be away: `health` says so.
+
+        What is found is stored on condition that the server is as it was read. A listing that somebody else has stored
+        meanwhile stays, and so does the one with which its headers were changed.
+
+        Raises:
+            NotFound: absent, or deleted meanwhile.
+            SealUnavailable: its headers cannot be opened now.
+        """
+        asked = self.get(user_id, server_id)
+        now = self._clock.now()
+        found = self._ask(asked)
+
+        def once() -> McpServer:
+            server = self.get(user_id, server_id)
+            is_newer = server.listed_at > now or server.health.checked_at > now
+            if server.sealed != asked.sealed or is_newer:
+                return server
+            new = renewed(server, found, at=now)
+            self._store.replace(server, new)
+            return new
+
+        refreshed = repeat(once, on=_MET)
+        logger.info("mcp_server.refreshed", server_id=refreshed.id, code=refreshed.health.error or "")
+        return refreshed
+
+    def _ask(self, server: McpServer) -> Listing | McpFailed:
+        """Ask a server for its tools, within LIST_S, and with one of the account's places for requests that wait."""
+        try:
+            endpoint = self._endpoints.of(server, timeout_s=LIST_S)
+            with self._held(server.user_id):
+                return self._listers.list_tools(endpoint, server=server.name)
+        except McpFailed as exc:
+            return exc
 
     def all(self, user_id: UserId) -> list[McpServer]:
         """Return all servers of an account, the oldest first: there are at most MAX_SERVERS."""
