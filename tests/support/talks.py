@@ -116,10 +116,11 @@ class Talk(World):
         return self.request(user(text), strategy=strategy, agent=agent)
 
     def give(self, call_id: str, strategy: MultitaskStrategy | None = MultitaskStrategy.ENQUEUE) -> Run:
-        """Give the result of a call of the client's tool."""
+        """Give the result of a call of the client's tool; one that is refused was not given."""
         result = {"id": f"of-{call_id}", "role": "tool", "toolCallId": call_id, "content": f"picked {call_id}"}
+        begun = self.request(result, strategy=strategy)
         self.answered[call_id] = f"picked {call_id}"
-        return self.request(result, strategy=strategy)
+        return begun
 
     def execute(self, life: Callable[[], Life] = lambda: Life(None)) -> None:
         """Execute what is asked for until nothing is."""
@@ -149,8 +150,10 @@ class Talk(World):
                 if (questions := self.open()) and dice.random() < 0.5:
                     self.approve(questions)
                     continue
-            # As long as a question lives: who is looked at a day later than it could have begun is given up.
-            self.clock.pass_by(timedelta(days=7))
+            # Runs that wait behind a question are looked at when it expires, and given up an hour later (0049).
+            expiries = [each.expires_at - self.clock.now() for each in self.open()]
+            waits = max(expiries, default=timedelta(days=7))
+            self.clock.pass_by(max(waits, timedelta(0)) + timedelta(seconds=5))
 
     def look(self, run: Run) -> timedelta | None:
         return Inspector(self.store, self.executions, self.clock).look(run.key, chain=0)
