@@ -78,6 +78,18 @@ def told(streams: Streams, name: str) -> list[tuple[str, str, tuple[str, ...]]]:
     return [(each.role, str(each.content), tuple(call.name for call in each.tool_calls)) for each in found]
 
 
+def history_of(streams: Streams, name: str) -> str:
+    """Return who has written a run's log and what, and how it ended, for the message of a failure."""
+    run = run_of(streams, name)
+    log = services.run_store().segments(run.key, after=0, limit=1000)
+    rows = [
+        f"{each.n}: epoch {each.epoch} of {each.writer[-6:]}, {[json.loads(data)['type'] for data in each.events]}"
+        for each in log
+    ]
+    told = f"{name}: {run.status} {run.error_code or run.cancel_reason}, {run.turns} turns, {run.steps} steps"
+    return "\n".join([told, *rows])
+
+
 def body_of(name: str) -> dict[str, Any]:
     messages = [{"id": f"u-{name}", "role": "user", "content": "Go."}]
     return {"threadId": f"thread-{name}", "runId": f"run-{name}", "messages": messages}
@@ -222,7 +234,7 @@ class TestADeploymentAmidTenRuns:
         streams.run(streams.agent(body_of("alone")))
         for name in [*killed, *kept]:
             run = run_of(streams, name)
-            assert (run.status, run.turns) == (RunStatus.FINISHED, STEPS + 1), name
+            assert (run.status, run.turns) == (RunStatus.FINISHED, STEPS + 1), history_of(streams, name)
             assert told(streams, name) == told(streams, "alone")
             verify(log_of(streams, name))
         assert all(b"RUN_STARTED" in each and b"RUN_FINISHED" not in each for each in cut)
