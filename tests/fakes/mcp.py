@@ -101,7 +101,7 @@ class ToldTools:
     found: Listing | McpFailed
     asked: list[McpEndpoint] = field(default_factory=list)
     meanwhile: Callable[[], object] | None = None
-    """What happens while the next one answers."""
+    """Act of somebody else while the next one answers."""
 
     def list_tools(self, endpoint: McpEndpoint, *, server: str) -> Listing:
         self.asked.append(endpoint)

@@ -1,4 +1,4 @@
-"""Which of the two addresses serves a path, and the refusal by which the other says so."""
+"""The address that serves a path, and the refusal by which the other one names it."""
 
 from __future__ import annotations
 

@@ -298,7 +298,7 @@ def test_an_answer_that_was_lost_half_way_is_gone_on_with(how: str, nth: int, se
 
 
 class TestTheAgentsOfNow:
-    """What an admin edits holds for what was at work at the point, too."""
+    """Edits of an admin hold for those that were at work at the point, too."""
 
     def edit(self, world: Family, name: str, **changes: Any) -> None:
         agent = world.agents().find(name)

@@ -31,7 +31,7 @@ class BegunCall(NamedTuple):
     """A call that has begun."""
 
     again: CallDecision
-    """How it is gone on with."""
+    """Decision by which a run goes on with it."""
     is_approved: bool = False
     """Somebody was asked whether it may be made, or what became of it."""
 

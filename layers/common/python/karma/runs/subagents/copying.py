@@ -60,7 +60,7 @@ class CopiedWork(Record, kw_only=True):
 
     steps: tuple[StoredStep, ...] = ()
     decisions: Mapping[str, CallDecision] = field(default_factory=dict)
-    """How the run goes on with their calls that may have been made, by id."""
+    """Decisions by which the run goes on with calls of theirs that may have been made, by id."""
 
     @property
     def size(self) -> int:
@@ -69,7 +69,7 @@ class CopiedWork(Record, kw_only=True):
 
 
 class _View:
-    """What is stored of subagents, or a part of it."""
+    """Records of subagents, all or a part of them."""
 
     def __init__(self, steps: Sequence[StoredStep], beside: RunId) -> None:
         self._known = read_steps(steps, own=beside).transcripts
