@@ -23,7 +23,7 @@ MOST_UNITS = 25.0
 """Units of DynamoDB, read and written, that a route without a limit of its own may cost."""
 READING_MUCH = ("/telemetry/exports", "/telemetry/query", "/firmware/releases/{id}/publish")
 """Paths of POSTs that read megabytes, or have others of our functions do so."""
-ASKING = re.compile(r"\bself\._list\(|\.list_tools\(|\banew=True")
+ASKING = re.compile(r"\bself\._(?:list|ask)\(|\.list_tools\(|\banew=True")
 """Calls in services that ask somebody's host, at once or by the queue of deliveries that are asked for by hand."""
 BOUNDED_OTHERWISE = {"look"}
 """Methods that ask a host only when as much time has passed as `McpServer.is_stale` says: no repeat makes a call."""
@@ -62,7 +62,7 @@ def called_in(endpoint: Any) -> set[str]:
 @pytest.mark.parametrize(
     ("module", "service", "expected"),
     [
-        ("mcp", McpServerService, {"create", "change", "look"}),
+        ("mcp", McpServerService, {"create", "change", "look", "refresh"}),
         ("webhooks", OutgoingWebhooks, {"try_out", "redeliver"}),
     ],
 )
