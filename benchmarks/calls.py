@@ -320,8 +320,9 @@ A list of threads by words or by agent looks at up to 500 of them.
 Nor are the stream's own routes: who joins a run (`GET /runs/{{id}}/events?join=true`) reads it with its log in one
 Query a megabyte, and its thread in one Query a megabyte: 3 calls for a log of 1 MB. A follower makes a Query each
 .25 to 1 s. A stream of any route takes and returns its place by one update each; one of more than 75 s renews it by
-another each 37.5 s (docs/adr/0035-edge.md). Who has no WebSocket reads an inbox once a second (`GET /realtime/stream`), 3,600 RRU an
-hour, and each batch of messages writes it once (docs/adr/0067-streams-beside-the-websocket.md has the price).
+another each 37.5 s (docs/adr/0035-edge.md). Who has no WebSocket reads an inbox once a second (`GET /realtime/stream`),
+3,600 RRU an hour, and each batch of messages writes it once (docs/adr/0067-streams-beside-the-websocket.md has the
+price).
 
 Nor is what a change costs beside its route for who watches it (docs/adr/0059-push.md). The router reads a unit a
 channel while nobody does: of a task that is its own and its owner's list. For watchers of an object it reads who they

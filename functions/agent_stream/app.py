@@ -125,8 +125,8 @@ async def _run(request: Request, caller: Caller, _: PathValues, send: Send) -> i
     require_json(request.header(b"content-type"), request.header(b"content-encoding"))
     body, runs = await request.body(), services.run_service()
     read = partial(parse_run_input, taken=runs.own_tools)
-    async with counted_reading(caller, read, body, until=request.deadline) as asked:
-        started = await runs.start(caller, asked, deadline=request.deadline)
+    async with counted_reading(caller, read, body, until=request.deadline) as (asked, counted_in):
+        started = await runs.start(caller, asked, deadline=request.deadline, admission=counted_in)
         writer = SseWriter(send, done=wants_done(request.header(b"accept")))
         run = started.execute(writer)
         run.add_done_callback(lambda _: writer.end())

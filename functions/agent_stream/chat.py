@@ -58,10 +58,10 @@ async def chat(request: Request, caller: Caller, _: Mapping[str, str], send: Sen
     require_json(request.header(b"content-type"), request.header(b"content-encoding"))
     key = request.idempotency_key or ""
     read = partial(parse_chat, user_id=caller.user_id, key=key)
-    async with counted_reading(caller, read, await request.body(), until=request.deadline) as asked:
+    async with counted_reading(caller, read, await request.body(), until=request.deadline) as (asked, counted_in):
         try:
             runs = services.run_service()
-            started = await runs.start(caller, asked.run, deadline=request.deadline)
+            started = await runs.start(caller, asked.run, deadline=request.deadline, admission=counted_in)
         except NotFound as exc:
             if not asked.is_streamed:
                 raise

@@ -30,7 +30,8 @@ async def call_model(request: Request, caller: Caller, _: Mapping[str, str], sen
     """Serve one request."""
     require_json(request.header(b"content-type"), request.header(b"content-encoding"))
     body = await request.body()
-    async with counted_reading(caller, parse_direct_input, body, until=request.deadline) as asked:
+    async with counted_reading(caller, parse_direct_input, body, until=request.deadline) as (asked, counted_in):
+        await counted_in()
         call = await services.direct_calls().admit(caller, asked)
         work = _stream if asked.is_streamed else _whole
         try:

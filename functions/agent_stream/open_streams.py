@@ -6,11 +6,14 @@ import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from datetime import datetime
-from typing import Final, TypeVar
+from typing import TYPE_CHECKING, Final, TypeVar
 
 from agent_stream import services
 from karma.core.leases import Lease
 from karma.identity.domain import Caller
+
+if TYPE_CHECKING:
+    from karma.runs.recording import Admission
 
 T = TypeVar("T")
 
@@ -29,9 +32,46 @@ async def counted(caller: Caller, *, until: datetime | None) -> AsyncIterator[No
     Raises:
         RateLimited: the account has as many streams open as it may.
     """
-    streams, over = services.open_streams(), asyncio.Event()
+    async with _counting(caller, until=until) as counted_in:
+        await counted_in()
+        yield
 
-    async def renewed(lease: Lease) -> Lease:
+
+@asynccontextmanager
+async def counted_reading(
+    caller: Caller, read: Callable[[bytes], T], body: bytes, *, until: datetime | None
+) -> AsyncIterator[tuple[T, Admission]]:
+    """Read a body in a thread and count its stream; yields what was read, and its admission.
+
+    The block awaits that one before it stores or answers anything; meanwhile it may read. Whoever has too many
+    streams open is refused before a body is read that takes long. Any other is read first, so that its refusal takes
+    no place, and no call of the database. All files of a body have one allowance, from here to the end of its run.
+
+    Raises:
+        RateLimited: as `counted`; for a body that is read first, when the block awaits the admission.
+        AppError: as `read`.
+    """
+    if len(body) <= _CHEAP_BYTES and not any(mark in body for mark in _COSTLY):
+        asked = await asyncio.to_thread(read, body)
+        async with _counting(caller, until=until) as counted_in:
+            yield asked, counted_in
+        return
+    from karma.core.foreign import one_allowance  # of few requests
+
+    with one_allowance():
+        async with _counting(caller, until=until) as counted_in:
+            await counted_in()
+            yield await asyncio.to_thread(read, body), counted_in
+
+
+@asynccontextmanager
+async def _counting(caller: Caller, *, until: datetime | None) -> AsyncIterator[Admission]:
+    """Take a stream's place and renew it while the block runs, and give it back at its end, however it ends."""
+    streams, over = services.open_streams(), asyncio.Event()
+    taking = asyncio.create_task(asyncio.to_thread(streams.open, caller.user_id, until=until))
+
+    async def renewed() -> Lease:
+        lease = await taking
         while until is None or lease.until < until:
             with suppress(TimeoutError):
                 await asyncio.wait_for(over.wait(), streams.renew_in_s(lease))
@@ -40,36 +80,15 @@ async def counted(caller: Caller, *, until: datetime | None) -> AsyncIterator[No
             lease = await asyncio.to_thread(streams.renew, lease, until=until)
         return lease
 
-    lease = await asyncio.to_thread(streams.open, caller.user_id, until=until)
-    renewing = asyncio.create_task(renewed(lease))
+    async def counted_in() -> None:
+        # A block that is cancelled while it waits leaves a place that is being taken, which is given back below.
+        await asyncio.shield(taking)
+
+    renewing = asyncio.create_task(renewed())
     try:
-        yield
+        yield counted_in
     finally:
         over.set()
-        await asyncio.to_thread(streams.close, await renewing)
-
-
-@asynccontextmanager
-async def counted_reading(
-    caller: Caller, read: Callable[[bytes], T], body: bytes, *, until: datetime | None
-) -> AsyncIterator[T]:
-    """Read a body in a thread and count its stream, as `counted`; yields what was read.
-
-    Whoever has too many streams open is refused before a body is read that takes long. Any other is read first, so
-    that its refusal takes no place, and no call of the database. All files of a body have one allowance, from here to
-    the end of its run.
-
-    Raises:
-        RateLimited: as `counted`.
-        AppError: whatever `read` raises; the stream counts no more.
-    """
-    if len(body) <= _CHEAP_BYTES and not any(mark in body for mark in _COSTLY):
-        asked = await asyncio.to_thread(read, body)
-        async with counted(caller, until=until):
-            yield asked
-        return
-    from karma.core.foreign import one_allowance  # of few requests
-
-    with one_allowance():
-        async with counted(caller, until=until):
-            yield await asyncio.to_thread(read, body)
+        await asyncio.wait([renewing])
+        if renewing.exception() is None:
+            await asyncio.to_thread(streams.close, renewing.result())

@@ -32,6 +32,12 @@ def test_a_process_has_one_client_a_service_with_a_pool_and_limits() -> None:
     assert config.retries == {"total_max_attempts": 3, "mode": "standard"}
 
 
+@pytest.mark.parametrize("service", ["dynamodb", "sqs", "s3", "apigatewaymanagementapi"])
+def test_no_client_composes_its_name_for_each_request(service: Any) -> None:
+    """botocore composes one of twenty parts twice a request, unless it is given one: an eighth of a call's CPU."""
+    assert aws.client(service, endpoint_url="https://aws.invalid").meta.config.user_agent.startswith("karma ")
+
+
 def client_of_repositories() -> object:
     return connection_of(DevicesItem).connection.client
 

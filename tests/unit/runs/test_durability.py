@@ -10,7 +10,7 @@ import orjson
 import pytest
 
 from karma.core.clock import monotonic
-from karma.core.errors import StorageUnavailable
+from karma.core.errors import RateLimited, StorageUnavailable
 from karma.models.ports import StopReason, TextDelta
 from karma.runs.domain import OwnershipLost, RunStatus
 from tests.fakes.runs import (
@@ -44,6 +44,42 @@ class TestWhatIsDurableWhen:
 
         assert [key.run_id for key, _ in world.watchdog.armed] == [request.run_id]
         assert world.stored(request) is None
+
+    def test_a_run_is_stored_once_it_is_admitted_and_read_for_before(self) -> None:
+        reading = threading.Event()
+        world = World(
+            [*text("x"), *ended()], store=MemoryRuns(lambda name: reading.set() if name == "thread" else None)
+        )
+        request = asked(user("hi"))
+        stored: list[object] = []
+
+        async def admitted() -> None:
+            await asyncio.to_thread(reading.wait, 10)
+            stored.append(world.stored(request))
+
+        async def go() -> None:
+            started = await world.service.start(caller(), request, admission=admitted)
+            await started.execute(KeptFrames())
+            await world.model.close()
+
+        asyncio.run(go())
+        assert reading.is_set()
+        assert stored == [None]
+        assert world.stored(request) is not None
+
+    def test_a_run_that_is_not_admitted_stores_nothing_and_arms_nothing(self) -> None:
+        world = World()
+        request = asked(user("hi"))
+
+        async def refused() -> None:
+            raise RateLimited("Too many open streams", retry_after_s=1, limit="open_streams")
+
+        async def go() -> None:
+            await world.service.start(caller(), request, admission=refused)
+
+        with pytest.raises(RateLimited):
+            asyncio.run(go())
+        assert (world.stored(request), world.watchdog.armed) == (None, [])
 
     @pytest.mark.parametrize(("call_id", "first"), [("c1", ["TOOL_CALL_START"]), ("toolu_01A09q90qw90lq917835", [])])
     def test_structure_is_committed_before_it_is_sent(self, call_id: str, first: list[str]) -> None:

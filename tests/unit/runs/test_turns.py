@@ -16,8 +16,8 @@ import pytest
 from karma.agents.domain import MultitaskStrategy
 from karma.core.errors import ValidationFailed
 from karma.core.ids import RunId
+from karma.runs.asking import Beginning
 from karma.runs.domain import ACTIVE, LEASE, Run, RunKey, RunStatus, ThreadBusy, ThreadChanged
-from karma.runs.recording import Beginning
 from karma.runs.replay import read
 from karma.runs.turns import MAX_QUEUE, MAX_QUEUED, QUEUE_EXPIRED_REASON, QueueFull, RunIsQueued
 from karma.runs.watchdog import FIRST_LOOK, Inspector

@@ -18,19 +18,22 @@ from karma.conversations.stored import dump_messages
 from karma.core.errors import AppError, PayloadTooLarge, QuotaExceeded
 from karma.core.json_patch import is_same
 from karma.core.observability import logger
+from karma.core.records import Record
 from karma.identity.domain import Caller
 from karma.mcp.offering import McpTools, Offer
 from karma.models.budgets import BudgetExceeded
 from karma.models.ports import ModelRequest
 from karma.models.prices import input_tokens
-from karma.runs.askers import Askers
-from karma.runs.chains import NO_CHAIN, Chain
+from karma.runs.askers import Askers, require_asker
+from karma.runs.chains import NO_CHAIN, Chain, chain_of
 from karma.runs.domain import NOT_KNOWN, Run, RunKey, RunStatus
+from karma.runs.opening import Opening
 from karma.runs.plan import RunLimits, RunPlan, toolbox_of, tools_of_subagents
 from karma.runs.ports import Also, Runs
 from karma.runs.requests import RunInput
 from karma.runs.reservations import RefusedDays, agent_day, first_reservations
-from karma.runs.resuming import Resumption
+from karma.runs.resuming import Resolved, Resumption, questions_of
+from karma.runs.rollback import RolledBack
 from karma.runs.setup import RunSetup, placed, user_of
 from karma.runs.turns import MAX_QUEUE, QueuePlace, changes_beside, place_of
 from karma.runs.words import asked_in
@@ -170,6 +173,16 @@ class Asking:
         """
         by = self.questions.answered_by
         return _DECIDED if by is not None and by.key == key else _ANSWERED
+
+    def read_questions(self, store: Runs, *, now: datetime) -> None:
+        """Read the questions that the request answers or passes over, and what it goes on for. Blocks.
+
+        Raises as `questions_of` and `require_asker`.
+        """
+        entries = self.asked.resume
+        found = questions_of(store, self.thread, entries, user_id=self.caller.user_id, now=now)
+        require_asker(self.agent, self.askers, entries)
+        self.chain, self.questions = chain_of(store, self.thread, self.askers, found.lost), found
 
     def place(self, store: Runs, admitted: Admitted) -> QueuePlace:
         """Tell whether the run has to wait for its turn; raises as `place_of`. May block."""
@@ -323,3 +336,44 @@ class Asking:
             waiting=waiting,
             beside_tokens=input_tokens(replace(first, messages=())),
         )
+
+
+class Planned(Record, kw_only=True):
+    """A run that is decided on, and not stored yet."""
+
+    plan: RunPlan
+    toolbox: Toolbox
+    first: Opening
+    """Its first events."""
+    merged: Merged
+    admitted: Admitted
+    resolved: Resolved
+    thread: Thread
+    """The thread as it was read, whose queue has those that still wait."""
+    rolled_back: RolledBack | None
+    """The state of the thread before the runs whose place it takes; None: it takes none's."""
+    waits: bool
+    """It waits for its turn."""
+
+
+class Execution(Record):
+    """All that the process needs that executes a run which it has just recorded."""
+
+    plan: RunPlan
+    first: bytes
+    """Frames of its first events."""
+    toolbox: Toolbox
+    max_tokens: int
+    reserved: Reservation
+    """Reservation for the highest cost of the first call of the model."""
+    writer: str
+
+
+class Beginning(Record):
+    """A run that is recorded, newly or by an earlier equal request."""
+
+    asking: Asking
+    run: Run
+    execution: Execution | None
+    """None: an earlier request began the run, or it waits for its turn."""
+    rolled_back: RolledBack | None = None

@@ -20,9 +20,10 @@ import orjson
 from karma.core.errors import ValidationFailed
 from karma.core.requests import IdempotencyKey
 from karma.identity.domain import Caller
+from karma.runs.asking import Beginning
 from karma.runs.domain import NOBODYS
 from karma.runs.ports import Also, Executions
-from karma.runs.recording import Beginning, RunRecorder
+from karma.runs.recording import RunRecorder
 from karma.runs.requests import RunInput, parse_run_input
 
 if TYPE_CHECKING:

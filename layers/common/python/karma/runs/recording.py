@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
 from functools import partial
@@ -26,15 +26,14 @@ from karma.core.clock import Clock
 from karma.core.errors import AppError, QuotaExceeded, StorageThrottled, Upstream, ValidationFailed
 from karma.core.ids import UserId, new_id
 from karma.core.observability import logger
-from karma.core.records import Record
 from karma.identity.domain import Caller
 from karma.mcp.offering import McpTools
 from karma.models.budgets import Spent, afford
 from karma.models.domain import Target
-from karma.runs.askers import Askers, Prepared, askers_of, choice_of, going_on, going_on_with, require_asker
-from karma.runs.asking import Asking
+from karma.runs.askers import Askers, Prepared, askers_of, choice_of, going_on, going_on_with
+from karma.runs.asking import Asking, Beginning, Execution, Planned
 from karma.runs.budgets import budgets_of
-from karma.runs.chains import chain_of
+from karma.runs.chains import NO_CHAIN
 from karma.runs.domain import LEASE, NOBODYS, NOT_EXECUTED, Run, RunExists, RunKey, Segment, ThreadBusy, ThreadChanged
 from karma.runs.events import SUBAGENTS_SINCE
 from karma.runs.opening import Link, Tell, opening
@@ -42,41 +41,21 @@ from karma.runs.plan import RunLimits, RunPlan, model_request
 from karma.runs.ports import Also, Configured, Executions, Runs, Watchdog
 from karma.runs.repeats import has_left, is_repeat
 from karma.runs.requests import RunInput, application_text
-from karma.runs.resuming import Resolved, Resumption, questions_of, resolve
-from karma.runs.rollback import RolledBack, rolled_back_of
+from karma.runs.resuming import Resolved, Resumption, resolve
+from karma.runs.rollback import rolled_back_of
 from karma.runs.setup import dump_setup
 from karma.runs.watchdog import FIRST_LOOK, Inspector
 from karma.runs.wishes import Wish
 from karma.tools.toolbox import Tool, Toolbox
+
+Admission = Callable[[], Awaitable[object]]
+"""Ends when a run may begin, and raises the refusal otherwise: what else decides it beside the run's own reads."""
 
 _PAUSE_S = 0.05
 _MOST_PAUSES = 8
 _END_POLL_S = 0.25
 _END_POLLS = 16
 """Polls for the end of a run that was asked to end; it reads the wish twice a second."""
-
-
-class Execution(Record):
-    """All that the process needs that executes a run which it has just recorded."""
-
-    plan: RunPlan
-    first: bytes
-    """Frames of its first events."""
-    toolbox: Toolbox
-    max_tokens: int
-    reserved: Reservation
-    """Reservation for the highest cost of the first call of the model."""
-    writer: str
-
-
-class Beginning(Record):
-    """A run that is recorded, newly or by an earlier equal request."""
-
-    asking: Asking
-    run: Run
-    execution: Execution | None
-    """None: an earlier request began the run, or it waits for its turn."""
-    rolled_back: RolledBack | None = None
 
 
 class RunRecorder:
@@ -122,6 +101,7 @@ class RunRecorder:
         deadline: datetime | None = None,
         lease: timedelta = LEASE,
         also: Also | None = None,
+        admission: Admission | None = None,
     ) -> Beginning:
         """Store a run and make it its thread's active one; what is raised as below stored nothing.
 
@@ -131,6 +111,7 @@ class RunRecorder:
             deadline: moment at which the platform stops the process that executes the run; None: never.
             lease: time for which nobody else may execute the run.
             also: what is written with the run; not when an earlier request has begun it.
+            admission: decides beside the reads whether the run may begin; None: nothing else does.
 
         Raises:
             Forbidden: the caller's address is not verified.
@@ -148,12 +129,12 @@ class RunRecorder:
             QuotaExceeded: the caller's plan has no room for another run, its first model call, or its attachments.
         """
         caller.require_verified()
-        asking = await self._read(caller, asked, deadline)
+        asking = await self._read(caller, asked, deadline, admission)
         asking.also = also
         attempt = 0
         while True:
             try:
-                asking.questions = await self._questions(asking)
+                await self._questions(asking)
                 if (again := await self._again(asking)) is not None:
                     return Beginning(asking, again, None)
                 return await self._record(asking, lease)
@@ -168,18 +149,20 @@ class RunRecorder:
                 attempt += 1
                 if attempt == asking.attempts:
                     raise await self._told(exc, asking) from exc
-                pause_s = _PAUSE_S * min(2 ** (attempt - 1), _MOST_PAUSES)
-                await asyncio.sleep(pause_s * random.uniform(0.5, 1))  # noqa: S311  so that two do not meet again
+                await _pause(attempt)
                 asking.thread = await asyncio.to_thread(self._store.thread, asking.thread.key)
 
-    async def _read(self, caller: Caller, asked: RunInput, deadline: datetime | None) -> Asking:
+    async def _read(
+        self, caller: Caller, asked: RunInput, deadline: datetime | None, admission: Admission | None
+    ) -> Asking:
         thread_key = ThreadKey(caller.user_id, asked.thread_id)
         askers = await asyncio.to_thread(askers_of, self._store, caller.user_id, asked.resume) if asked.resume else {}
-        (agent, choice, thread, unavailable), allowance, before, servers = await asyncio.gather(
+        (agent, choice, thread, unavailable), allowance, before, servers, *_ = await asyncio.gather(
             asyncio.to_thread(self._prepare, asked, askers, thread_key),
             asyncio.to_thread(self._allowances.of, caller.user_id),
             asyncio.to_thread(self._store.run, RunKey(caller.user_id, asked.run_id)),
             asyncio.to_thread(self._mcp.servers, caller),
+            *([admission()] if admission is not None else ()),
         )
         return Asking(
             caller=caller,
@@ -195,42 +178,49 @@ class RunRecorder:
             unavailable=unavailable,
         )
 
-    async def _questions(self, asking: Asking) -> Resumption:
+    async def _questions(self, asking: Asking) -> None:
         """Read the questions that the request answers or passes over; raises as `questions_of` and `require_asker`."""
-        key, entries = asking.thread.key, asking.asked.resume
-        read = partial(questions_of, self._store, user_id=key.user_id, now=self._clock.now())
-        found = await asyncio.to_thread(read, asking.thread, entries)
-        require_asker(asking.agent, asking.askers, entries)
-        asking.chain = await asyncio.to_thread(chain_of, self._store, asking.thread, asking.askers, found.lost)
-        return found
+        if asking.asked.resume or asking.thread.interrupts:
+            await asyncio.to_thread(asking.read_questions, self._store, now=self._clock.now())
+        else:
+            asking.questions, asking.chain = Resumption(), NO_CHAIN
 
     async def _record(self, asking: Asking, lease: timedelta) -> Beginning:
-        """Plan a run and store it with its first events, all or nothing."""
+        """Plan a run and store it with its first events, all or nothing.
+
+        What blocks is done in two threads, and not each step in one of its own: the way there and back takes .1 ms,
+        longer than most steps.
+        """
+        planned = await asyncio.to_thread(self._planned, asking, lease)
+        if not planned.waits:
+            await self._free(planned.thread, Wish.MOVED_ON, asking)
+        return await asyncio.to_thread(self._stored, asking, planned, lease)
+
+    def _planned(self, asking: Asking, lease: timedelta) -> Planned:
+        """Plan a run, and make its first events. Blocks."""
         asked, thread = asking.asked, asking.thread
-        admitted = asking.admitted = asking.admitted or await self._admitted(thread, asked)
-        waits, thread = await asyncio.to_thread(asking.place, self._store, admitted)
+        admitted = asking.admitted = asking.admitted or self._admitted(thread, asked)
+        waits, thread = asking.place(self._store, admitted)
         before, rolled_back = thread, None
         if not waits and asking.strategy is MultitaskStrategy.ROLLBACK:
-            rolled_back = await asyncio.to_thread(rolled_back_of, self._store, asking.rolls_back, thread, self._tools)
+            rolled_back = rolled_back_of(self._store, asking.rolls_back, thread, self._tools)
             before = rolled_back.thread if rolled_back is not None else thread
         asking.give_back(None if rolled_back is None else rolled_back.state)
-        merged = await asyncio.to_thread(asking.merge, before, admitted, own=self.own_tools, waits=waits)
+        merged = asking.merge(before, admitted, own=self.own_tools, waits=waits)
         if waits and not merged.given:
             raise ValidationFailed.of("messages", "must hold something new, to wait for its turn")
         toolbox = asking.toolbox(self._tools, self._mcp, self._library)
-        now = self._clock.now()
         resolved = resolve(
             asking.questions,
             merged.conversation,
             by=asked.run_id,
-            now=now,
+            now=self._clock.now(),
             toolbox=toolbox,
             has_news=bool(merged.new),
         )
-        plan = asking.share(await asyncio.to_thread(self._plan, asking, merged, toolbox, resolved), merged, toolbox)
+        plan = asking.share(self._plan(asking, merged, toolbox, resolved), merged, toolbox)
         is_watched = not waits and lease > timedelta()
-        first = await asyncio.to_thread(
-            opening,
+        first = opening(
             asked,
             merged,
             asking.state,
@@ -239,26 +229,38 @@ class RunRecorder:
             before=() if rolled_back is None else (rolled_back.event,),
             tell=self._carried(plan, asking) if is_watched and plan.carried else None,
         )
-        if not waits:
-            await self._free(thread, Wish.MOVED_ON, asking)
+        return Planned(
+            plan=plan,
+            toolbox=toolbox,
+            first=first,
+            merged=merged,
+            admitted=admitted,
+            resolved=resolved,
+            thread=thread,
+            rolled_back=rolled_back,
+            waits=waits,
+        )
+
+    def _stored(self, asking: Asking, planned: Planned, lease: timedelta) -> Beginning:
+        """Reserve what a planned run takes of its owner's plan, and store it. Blocks."""
+        plan, toolbox, first, waits = planned.plan, planned.toolbox, planned.first, planned.waits
         limits = replace(self.limits, max_tokens=asking.choice.target.max_tokens or self.limits.max_tokens)
-        request = await asyncio.to_thread(model_request, plan, toolbox, limits)
+        request = model_request(plan, toolbox, limits)
         if not plan.asks_nothing:
             request, _ = afford(request, asking.days.of(plan.budgets), Spent(), asking.allowance.at)
         reservations = asking.reservations(plan, request, toolbox, waits=waits)
         now, writer = self._clock.now(), new_id()
         # The moment of its allowance, so that its reservations and their correction are of one month.
-        run = asking.run(plan, waits=waits, follows=merged.after, at=asking.allowance.at, reserved=reservations[-1])
+        at, follows = asking.allowance.at, planned.merged.after
+        run = asking.run(plan, waits=waits, follows=follows, at=at, reserved=reservations[-1])
         lease = NOBODYS if waits else lease
         epoch = 1 if lease > timedelta() else NOT_EXECUTED
         segment = Segment(key=run.key, n=1, writer=writer, epoch=epoch, lease_until=now + lease, events=first.log)
-        setup = await asyncio.to_thread(
-            dump_setup, asking.setup(plan, limits, merged.given if waits else (), first=request)
-        )
-        await self._store_run(run, segment, setup, thread, merged, admitted, asking, reservations, resolved)
-        plan.is_kept = await self._is_kept(run.key.user_id, admitted)
+        setup = dump_setup(asking.setup(plan, limits, planned.merged.given if waits else (), first=request))
+        self._store_run(run, segment, setup, asking, planned, reservations)
+        plan.is_kept = self._is_kept(run.key.user_id, planned.admitted)
         execution = Execution(plan, first.data, toolbox, limits.max_tokens, reservations[-1], writer)
-        return Beginning(asking, run, None if waits else execution, rolled_back)
+        return Beginning(asking, run, None if waits else execution, planned.rolled_back)
 
     def _carried(self, plan: RunPlan, asking: Asking) -> Tell | None:
         """Return what shows a client what subagents have said that go on with its answer; None: it is not shown it."""
@@ -316,38 +318,33 @@ class RunRecorder:
         choice, unavailable = choice_of(self._configuration, self._prepare_model, found, asked)
         return found, choice, Thread(key=thread) if asked.opens_thread else self._store.thread(thread), unavailable
 
-    async def _admitted(self, thread: Thread, asked: RunInput) -> Admitted:
+    def _admitted(self, thread: Thread, asked: RunInput) -> Admitted:
         if not asked.resume:  # what a run has asked can be answered, so that it ends
             thread.require_room()
-        admit = self._arrivals.admit
-        admitted = await asyncio.to_thread(admit, thread.key.user_id, thread.messages, asked.sent, asked.unread)
+        admitted = self._arrivals.admit(thread.key.user_id, thread.messages, asked.sent, asked.unread)
         if not said(asked.sent) and not thread.messages:
             raise ValidationFailed.of("messages", "must hold a message of the user: the thread has none to answer")
         return admitted
 
-    async def _store_run(
+    def _store_run(
         self,
         run: Run,
         segment: Segment,
         setup: bytes,
-        thread: Thread,
-        merged: Merged,
-        admitted: Admitted,
         asking: Asking,
+        planned: Planned,
         reservations: Sequence[Reservation],
-        resolved: Resolved,
     ) -> None:
         """Store a run, all or nothing; each of its attachments counts towards its owner's storage once."""
-        new = await asyncio.to_thread(self._store.unkept, run.key.user_id, list(admitted.kept))
-        sizes = {name: len(admitted.kept[name]) for name in new}
+        kept, merged, resolved = planned.admitted.kept, planned.merged, planned.resolved
+        sizes = {name: len(kept[name]) for name in self._store.unkept(run.key.user_id, list(kept))}
         room = [asking.allowance.reserve(Metric.STORAGE, sum(sizes.values()))] if sizes else []
         # Armed before the lease is taken: from then on the run cannot be forgotten. For a run that does not start
         # the message finds nothing.
-        await asyncio.to_thread(self._watchdog.arm, run.key, delay=FIRST_LOOK)
-        await asyncio.to_thread(
-            self._store.start,
+        self._watchdog.arm(run.key, delay=FIRST_LOOK)
+        self._store.start(
             run,
-            thread=thread,
+            thread=planned.thread,
             segment=segment,
             messages=merged.new,
             setup=setup,
@@ -360,10 +357,10 @@ class RunRecorder:
             also=asking.also,
         )
 
-    async def _is_kept(self, user_id: UserId, admitted: Admitted) -> bool:
+    def _is_kept(self, user_id: UserId, admitted: Admitted) -> bool:
         """Store the attachments of a run's messages, after the run: a refused run leaves none. False: it failed."""
         try:
-            await asyncio.to_thread(self._library.keep, user_id, admitted.kept)
+            self._library.keep(user_id, admitted.kept)
         except Upstream as exc:
             logger.error("run.attachments_not_kept", code=exc.code)
             return False
@@ -445,3 +442,8 @@ class RunRecorder:
             if tail is None or tail.terminal:
                 return True
         return False
+
+
+async def _pause(attempt: int) -> None:
+    pause_s = _PAUSE_S * min(2 ** (attempt - 1), _MOST_PAUSES)
+    await asyncio.sleep(pause_s * random.uniform(0.5, 1))  # noqa: S311  so that two do not meet again

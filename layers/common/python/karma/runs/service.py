@@ -11,11 +11,11 @@ from karma.conversations.domain import Message
 from karma.core.clock import Clock
 from karma.core.records import Record
 from karma.identity.domain import Caller
-from karma.runs.asking import Asking
+from karma.runs.asking import Asking, Execution
 from karma.runs.domain import Run, RunKey
 from karma.runs.execution import Executor
 from karma.runs.ports import Runs, Sink
-from karma.runs.recording import Execution, RunRecorder
+from karma.runs.recording import Admission, RunRecorder
 from karma.runs.repeats import redeliver
 from karma.runs.requests import RunInput
 
@@ -43,18 +43,26 @@ class RunService:
         self._store = store
         self._clock = clock
 
-    async def start(self, caller: Caller, asked: RunInput, *, deadline: datetime | None = None) -> StartedRun:
+    async def start(
+        self,
+        caller: Caller,
+        asked: RunInput,
+        *,
+        deadline: datetime | None = None,
+        admission: Admission | None = None,
+    ) -> StartedRun:
         """Store a run and make it its thread's active one, for this process to execute.
 
         Args:
             caller: owner of the run; its tools have the caller's permissions.
             asked: the request.
             deadline: moment at which the platform stops this process; None: never.
+            admission: as for `RunRecorder.record`.
 
         Raises:
             AppError: as `RunRecorder.record`.
         """
-        begun = await self._recorder.record(caller, asked, deadline=deadline)
+        begun = await self._recorder.record(caller, asked, deadline=deadline, admission=admission)
         if begun.execution is None:
             return self._repeat(begun.run, begun.asking)
         messages = begun.execution.plan.messages
