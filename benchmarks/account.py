@@ -7,7 +7,7 @@ import contextlib
 import io
 import itertools
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -77,6 +77,9 @@ class First:
     schedule_id: str = ""
     avatar_id: str = ""
     project_id: str = ""
+    rule_id: str = ""
+    alarm_id: str = ""
+    export_id: str = ""
     event_id: str = "evt_calls_000000000"
     items: dict[str, list[Attributes]] = field(default_factory=dict)
 
@@ -164,6 +167,9 @@ class Account:
         self._roll_up()
         self._run()
         self._subscribe()
+
+    def keep(self) -> None:
+        """Keep the rows as they are stored by now, to be copied."""
         for name, table in self.tables.items():
             self.first.items[name] = self._client.scan(TableName=table)["Items"]
 
@@ -245,22 +251,8 @@ class Account:
         ]
         received = epoch_ms(datetime.now(UTC))
         for some in _tens(bodies):
-            records = [
-                {
-                    "messageId": new_id(),
-                    "body": json.dumps(
-                        {
-                            "payload_b64": base64.b64encode(json.dumps(body).encode()).decode(),
-                            "topic": f"dt/karma/{self.first.serial}/{kind}",
-                            "principal": self.first.certificate_id,
-                            "received_ms": received,
-                        }
-                    ),
-                }
-                for kind, body in some
-            ]
             with contextlib.redirect_stdout(io.StringIO()):
-                answer = lambda_handler({"Records": records}, Context())  # type: ignore[arg-type]
+                answer = lambda_handler(told_by(self.first, some, received_ms=received), Context())  # type: ignore[arg-type]
             if answer["batchItemFailures"]:
                 raise RuntimeError("ingest refused messages")
 
@@ -368,6 +360,25 @@ class Account:
         SubscriptionRepository().save(
             subscription.user_id, subscription, seen=Seen(), event_id="evt_handled", at=now, note="calls"
         )
+
+
+def told_by(first: First, bodies: Sequence[tuple[str, object]], *, received_ms: int) -> Attributes:
+    """Return the event in which ingest gets messages of the device, each a kind and a body."""
+    records = [
+        {
+            "messageId": new_id(),
+            "body": json.dumps(
+                {
+                    "payload_b64": base64.b64encode(json.dumps(body).encode()).decode(),
+                    "topic": f"dt/karma/{first.serial}/{kind}",
+                    "principal": first.certificate_id,
+                    "received_ms": received_ms,
+                }
+            ),
+        }
+        for kind, body in bodies
+    ]
+    return {"Records": records}
 
 
 def _telemetry(start_ms: int, seq: int) -> dict[str, object]:

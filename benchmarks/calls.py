@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ from botocore.config import Config
 from benchmarks.account import AVATAR, COMMAND, CONFIGURED, LIMIT, PROJECT, SCHEDULE, TASK, Account, Attributes, Step
 from benchmarks.copies import Copies
 from benchmarks.dynamodb_local import dynamodb_local
+from benchmarks.fleet_calls import Fleet
 from benchmarks.meter import Meter
 from benchmarks.report import Row
 from benchmarks.world import World, quiet, seeded, table_shape
@@ -89,6 +91,9 @@ class Rows:
         """Make the first rows; `serve` is the API's handler."""
         self._client = client
         self._account = Account(client, tables, serve)
+        self._fleet = Fleet(self._account)
+        self._fleet.make()
+        self._account.keep()
         self._copies = Copies(self._account, client, tables)
         self.call = self._account.call
 
@@ -112,10 +117,13 @@ class Rows:
         return self._measure(Meter(aws.client("dynamodb"), lookup=self._client), step)[0]
 
     def _measure(self, meter: Meter, step: Step) -> tuple[Cost, Any]:
+        return self._count(meter, step.route, lambda: self.call(step))
+
+    def _count(self, meter: Meter, row: str, work: Callable[[], Any]) -> tuple[Cost, Any]:
         self._cache_caller()
         with meter.recording() as spent:
-            data = self.call(step)
-        return Cost(step.route, tuple(spent.calls), spent.read_units, spent.write_units), data
+            done = work()
+        return Cost(row, tuple(spent.calls), spent.read_units, spent.write_units), done
 
     def _cache_caller(self) -> None:
         """Cache the caller again: an older entry could expire during a measurement."""
@@ -174,6 +182,7 @@ class Rows:
         yield Step("GET /usage/today", "GET", f"{v1}/usage/today")
         yield Step("GET /usage/budget", "GET", f"{v1}/usage/budget")
         yield from self._list("GET /billing/inbox", f"{v1}/billing/inbox", {})
+        yield from self._fleet.reads(self._list)
 
     def _list(self, route: str, path: str, query: Mapping[str, object]) -> Iterator[Step]:
         page = Step(route, "GET", path, {**query, "limit": LIMIT})
@@ -220,6 +229,7 @@ class Rows:
         read = f"/api/v1/notices/{self._account.first.notice_id}/read"
         yield self._measure(meter, Step("POST /notices/{id}/read, again", "POST", read))[0]
         yield from self._changes_of_work(meter)
+        yield from self._fleet.changes(partial(self._count, meter))
 
     def _changes_of_work(self, meter: Meter) -> Iterator[Cost]:
         cost, made = self._measure(meter, Step("POST /tasks, with two parts", "POST", "/api/v1/tasks", body=TASK))
@@ -311,6 +321,9 @@ Left out are routes of the same kind as one that is there: those of `/api` that 
 does, members and invitations of projects, changes of accounts and keys, and what administrators do with single
 events and customers. What each function may call at all is in `tests/infra/golden/calls.json`.
 
+Rows of `ingest` are what one message of one device costs, alone in its batch; those of `telemetry` one message that
+names an export of one device, where a page of raw samples is a Query a megabyte, 128 RRU.
+
 Not in the table, because its cost does grow: a list of devices by filter, by offset, or in an order other than by age
 or name reads up to 1,000 devices of its owner, 110 KB a hundred (docs/adr/0005-device-data.md). Lists of agents by tag
 and of runs by agent count up to 1,000 rows for their `total` when it is more than a page, in one Query beside the
@@ -336,7 +349,6 @@ No route of these groups is measured:
 
 _LEFT_OUT = {
     "about": "it reads nothing",
-    "alarms": "docs/adr/0062-alarms.md has the calls of each",
     "audit": "a list as that of notices, which is read when something is looked into",
     "auth": "a login or a registration takes a password's hash or a mail, next to which its calls are little",
     "files": "docs/adr/0009-files.md and 0063-previews.md have the calls of each; their bytes in S3 cost more",

@@ -50,6 +50,10 @@ class Copies:
                 yield "devices", first.copy("devices", first.command_id, new_id(), sort="CMD#")
                 yield "devices", self._letter(moment - number)
             if number % 8 == 0:
+                yield from first.family(
+                    "devices", f"#{first.alarm_id}", {first.alarm_id: new_id(), first.rule_id: new_id()}
+                )
+                yield from first.family("telemetry", f"EXPORT#{first.export_id}", {first.export_id: new_id()})
                 changed = {first.device_id: new_id(), first.serial: f"EOS-CLONE-{number:06d}"}
                 yield from first.family("devices", f"DEVICE#{first.device_id}", changed)
                 yield from first.family("devices", f"THING#{first.serial}", changed)

@@ -21,7 +21,9 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from contextvars import Context
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 Item = Mapping[str, Any]
@@ -96,9 +98,9 @@ class Meter:
 
     def _image(self, change: Mapping[str, Any]) -> Item | None:
         key = change.get("Key") or {name: change["Item"][name] for name in ("pk", "sk")}
-        found: Item | None = self._lookup.get_item(TableName=change["TableName"], Key=key, ConsistentRead=True).get(
-            "Item"
-        )
+        # Outside of the context of the function at work, whose call it is not.
+        read = partial(self._lookup.get_item, TableName=change["TableName"], Key=key, ConsistentRead=True)
+        found: Item | None = Context().run(read).get("Item")
         return found
 
 
