@@ -10,6 +10,7 @@ import asyncio
 import gc
 from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
+from functools import cache
 from time import process_time
 
 import orjson
@@ -17,7 +18,11 @@ import pytest
 
 from karma.billing.arrival import read_arrival
 from karma.core import freeform
+from karma.core.conditions.language import MAX_CHARS, compile_condition
+from karma.core.conditions.nodes import ConditionUnanswered
+from karma.core.cursors import CursorSigner
 from karma.core.errors import AppError
+from karma.core.ids import UserId, new_id
 from karma.devices import payloads
 from karma.http.envelope import repeated_parameters, unknown_parameters
 from karma.integrations.anthropic_turn import Turn
@@ -25,8 +30,14 @@ from karma.integrations.mcp_messages import to_model
 from karma.integrations.mcp_streams import StreamPlace, read_events
 from karma.integrations.openai_thinking import LeadingThoughts
 from karma.mcp.domain import McpFailed
+from karma.runs.chat import parse_chat
 from karma.runs.direct_requests import parse_direct_input
 from karma.runs.requests import parse_run_input
+from karma.search.domain import MAX_QUERY_CHARS, Filters
+from karma.search.grammar import read_query
+from karma.tools.json_arguments import expansion_of
+from karma.tools.json_schema import problem_of_size, problems_of
+from tests.unit.search.judged import lexicon
 
 pytestmark = pytest.mark.fault("F-25j")
 
@@ -41,6 +52,14 @@ def members(names: list[str]) -> bytes:
     return b"{" + b",".join(b'"%s":0' % name.encode() for name in names) + b"}"
 
 
+def names(n: int) -> list[str]:
+    return [f"m{i}" for i in range(n)]
+
+
+def schema(more: dict[str, object]) -> bytes:
+    return orjson.dumps({"type": "object", **more})
+
+
 def listed(name: str, each: object, n: int) -> bytes:
     return orjson.dumps({name: [each] * n})
 
@@ -49,7 +68,7 @@ TEXTS: dict[str, Callable[[int], bytes]] = {
     "the last name twice": lambda n: members([*map(str, range(n)), str(n - 1)]),
     "every name twice": lambda n: members([*map(str, range(n // 2))] * 2),
     "objects with a name twice": lambda n: b"[" + b",".join([b'{"a":0,"a":1}'] * n) + b"]",
-    "unknown members": lambda n: members([f"m{i}" for i in range(n)]),
+    "unknown members": lambda n: members(names(n)),
     "members of `forwardedProps`": lambda n: b'{"forwardedProps":' + members([f"agentid{i}" for i in range(n)]) + b"}",
     "lists in lists": lambda n: b"[" * n + b"]" * n,
     "objects in objects": lambda n: b'{"a":' * n + b"0" + b"}" * n,
@@ -66,11 +85,68 @@ TEXTS: dict[str, Callable[[int], bytes]] = {
     "wrong context": lambda n: listed("context", {}, n),
     "required names": lambda n: listed("tools", {"name": "a", "parameters": {"required": ["a"] * n}}, 1),
     "metrics": lambda n: orjson.dumps({"metrics": {f"m{i}": i for i in range(n)}, "boot_id": "b", "seq": 1}),
+    "a chat's message": lambda n: orjson.dumps({"message": "\U0001f600 <think> " * n, "stream": True}),
+    "a chat's context": lambda n: orjson.dumps({"message": "Hello", "context": {f"c{i}": "x" for i in range(n)}}),
+    "a chat's unknown members": lambda n: orjson.dumps({"message": "Hello"})[:-1] + b"," + members(names(n))[1:],
+    "words": lambda n: b"pump-online " * n,
+    "quotes that do not end": lambda n: b'tag:" "' * n,
+    "fields of a query": lambda n: b"status:online created_after:2026-01-31 type:" * (n // 4),
+    "a word without spaces": lambda n: "设备".encode() * n,
+    "marks upon a letter": lambda n: "e\u0301\u0323".encode() * n,
+    "alternatives of a condition": lambda n: b"||".join([b"args.a==1"] * n),
+    "negations": lambda n: b"!" * n + b"args.a",
+    "brackets": lambda n: b"(" * n + b"args.a" + b")" * n,
+    "a list of a condition": lambda n: b"args.a in [" + b",".join([b"'x'"] * n) + b"]",
+    "spaces of a condition": lambda n: b"args.a" + b" " * n + b"?",
+    "a string that does not end": lambda n: b"args.a == '" + b"\\'" * n,
+    "properties": lambda n: schema({"properties": {f"p{i}": {"type": "string"} for i in range(n)}}),
+    "properties of no name": lambda n: schema({"properties": {" " * (i % 500): {} for i in range(n)}}),
+    "required properties": lambda n: schema({"required": [f"p{i}" for i in range(n)]}),
+    "types": lambda n: schema({"properties": {"a": {"type": ["string"] * n}}}),
+    "choices": lambda n: schema({"properties": {"a": {"anyOf": [{"type": "x"}] * n}}}),
+    "references": lambda n: schema({"$defs": {"a": {"$ref": "#/$defs/a"}}, "prefixItems": [{"$ref": "#/$defs/a"}] * n}),
+    "patterns": lambda n: schema({"patternProperties": {f"^a{{{i}}}$": {} for i in range(n)}}),
+    "schemas in schemas": lambda n: b'{"not":' * n + b"{}" + b"}" * n,
+    "a cursor": lambda n: b"YQ" * n + b".YQ",
+    "a cursor of dots": lambda n: b"." * n,
+    "a cursor's signature": lambda n: b"YQ." + b"YQ" * n,
 }
 
 
 def of_request(text: bytes) -> object:
     return freeform.loads(text, of_request=True)
+
+
+def of_chat(text: bytes) -> object:
+    return parse_chat(text, user_id=UserId(new_id()), key="")
+
+
+words = cache(lexicon)
+
+
+def of_query(text: bytes) -> object:
+    return read_query(text.decode(), words(), Filters())
+
+
+def of_condition(text: bytes) -> object:
+    """Compile a condition, and apply it to values that are as long as itself."""
+    condition = compile_condition(text.decode(), ("args",))
+    with suppress(ConditionUnanswered):
+        condition.holds({"args": {"a": ["x"] * len(text)}})
+    return condition
+
+
+def of_schema(text: bytes) -> object:
+    if problem_of_size(text):
+        return None
+    found = freeform.loads(text, of_request=True)
+    if not isinstance(found, dict):
+        return None
+    return problems_of(found), expansion_of(found)
+
+
+def of_cursor(text: bytes) -> object:
+    return CursorSigner(current="a", keys={"a": "k"}).decode(text.decode(), scope="s")
 
 
 def of_tool(text: bytes) -> object:
@@ -87,7 +163,25 @@ READERS: tuple[Callable[[bytes], object], ...] = (
     payloads.read_event,
     payloads.read_response,
     payloads.read_presence,
+    of_chat,
+    of_query,
+    of_condition,
+    of_schema,
+    of_cursor,
 )
+BOUNDS: dict[Callable[[bytes], object], int] = {
+    of_query: MAX_QUERY_CHARS,
+    of_condition: MAX_CHARS,
+    of_schema: 64 * 1024,
+    of_cursor: 2_048,
+}
+"""Bytes of the longest text that a reader takes, where that is less than the others are given."""
+
+
+def size_for(read: Callable[[bytes], object], shape: str) -> int:
+    """Return the size of a text that a reader takes also four times as long."""
+    most = BOUNDS.get(read)
+    return 3_000 if most is None else max(1, most * 1_000 // len(TEXTS[shape](1_000)) // 4)
 
 
 def took(read: Callable[[], object]) -> float:
@@ -116,7 +210,7 @@ def test_a_reader_takes_twice_as_long_for_twice_as_much(read: Callable[[bytes], 
         text = TEXTS[shape](n)
         return lambda: read(text)
 
-    require_linear(work, 3000)
+    require_linear(work, size_for(read, shape))
 
 
 def test_names_of_a_query_are_looked_up() -> None:
