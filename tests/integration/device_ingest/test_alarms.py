@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from karma.alarms.domain import AlarmRule, AlarmState
+from karma.alarms.domain import MAX_RULES, AlarmRule, AlarmState
 from karma.alarms.engine import WINDOW, would_raise
 from karma.alarms.repository.alarms import AlarmRepository
 from karma.alarms.repository.rules import AlarmRuleRepository
@@ -164,6 +164,19 @@ def test_a_crash_at_any_call_is_repaired_by_the_redelivery(
     assert "after dynamodb.TransactWriteItems" in " ".join(report.at)
     assert told() == ([(T0 - 2_000, T0)] if is_raised else [(T0, T0 + 1_000), (T0 + 2_000, 0)])
     assert marks(stack) == (0 if is_raised else 1)
+
+
+def test_alarms_of_many_rules_at_once_are_written_by_several_transactions(
+    stack: Stack, handle: Callable[..., list[str]]
+) -> None:
+    """An alarm that is open is two items, and a transaction has a hundred."""
+    seed_device(stack)
+    for number in range(MAX_RULES):
+        a_rule(id=f"01890000-0000-7000-8000-0000000000{number:02x}")
+    assert handle(message(1, [(T0, 42.0)])) == []
+    assert (told(), marks(stack)) == ([(T0, 0)] * MAX_RULES, MAX_RULES)
+    assert handle(message(2, [(T0 + 1_000, 38.0)])) == []
+    assert (told(), marks(stack)) == ([(T0, T0 + 1_000)] * MAX_RULES, 0)
 
 
 def test_two_processes_at_once_tell_it_once(stack: Stack) -> None:
