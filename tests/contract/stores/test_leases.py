@@ -93,22 +93,6 @@ class TestARenewal:
         leases.give_back(lease)  # by its token, also where the answer to the renewal was lost
         assert {leases.take(TWO, "ada", now=NOW, until=NOW + MINUTE).place for _ in range(2)} == {0, 1}
 
-    def test_that_is_late_has_its_place_still_where_nobody_wanted_it(self, leases: DynamoLeases) -> None:
-        lease = leases.take(TWO, "ada", now=NOW, until=NOW + MINUTE)
-        assert leases.renew(lease, now=NOW + 9 * MINUTE, until=NOW + 10 * MINUTE).token == lease.token
-
-    def test_whose_place_another_has_takes_a_free_one_and_leaves_the_other_alone(self, leases: DynamoLeases) -> None:
-        lease = leases.take(TWO, "ada", now=NOW, until=NOW + MINUTE)
-        later = NOW + 2 * MINUTE
-        others = [leases.take(TWO, "ada", now=later, until=later + MINUTE) for _ in range(2)]
-        with pytest.raises(PoolIsFull):
-            leases.renew(lease, now=later, until=later + MINUTE)
-        leases.give_back(lease)
-        with pytest.raises(PoolIsFull):
-            leases.take(TWO, "ada", now=later, until=later + MINUTE)
-        leases.give_back(others[0])
-        assert leases.renew(lease, now=later, until=later + MINUTE).place == others[0].place
-
     def test_that_is_sent_again_is_made_once(self, leases: DynamoLeases, monkeypatch: pytest.MonkeyPatch) -> None:
         client, lease = aws.client("dynamodb"), leases.take(TWO, "ada", now=NOW, until=NOW + MINUTE)
         real = client.update_item

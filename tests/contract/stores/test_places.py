@@ -25,6 +25,26 @@ def leases(store: Store) -> DynamoLeases | MemoryLeases:
     return MemoryLeases() if store.in_memory else DynamoLeases("agents")
 
 
+class TestARenewal:
+    def test_that_is_late_has_its_place_still_where_nobody_wanted_it(self, leases: DynamoLeases | MemoryLeases) -> None:
+        lease = leases.take(TWO, "ada", now=NOW, until=NOW + MINUTE)
+        assert leases.renew(lease, now=NOW + 9 * MINUTE, until=NOW + 10 * MINUTE).token == lease.token
+
+    def test_whose_place_another_has_takes_a_free_one_and_leaves_the_other_alone(
+        self, leases: DynamoLeases | MemoryLeases
+    ) -> None:
+        lease = leases.take(TWO, "ada", now=NOW, until=NOW + MINUTE)
+        later = NOW + 2 * MINUTE
+        others = [leases.take(TWO, "ada", now=later, until=later + MINUTE) for _ in range(2)]
+        with pytest.raises(PoolIsFull):
+            leases.renew(lease, now=later, until=later + MINUTE)
+        leases.give_back(lease)
+        with pytest.raises(PoolIsFull):
+            leases.take(TWO, "ada", now=later, until=later + MINUTE)
+        leases.give_back(others[0])
+        assert leases.renew(lease, now=later, until=later + MINUTE).place == others[0].place
+
+
 class TestPlaces:
     def test_claimants_wait_and_are_told_by_their_order(self, leases: DynamoLeases | MemoryLeases) -> None:
         first = take(leases, "1.a")

@@ -44,6 +44,7 @@ FIELDS: Mapping[str, Any] = {
     "effects": [{"tool_call_id": "toolu_01", "name": "controlDevice", "status": "succeeded", "message_id": "msg_01"}],
     "tool_call_id": "toolu_01",
     "EffectView.name": "controlDevice",
+    "EffectView.message_id": "msg_01",
     "EffectView.status": "succeeded",
     "CancelRunBody.reason": "No longer needed",
     "AgioRunControl.message": "Run cancelled successfully",
