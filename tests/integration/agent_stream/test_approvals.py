@@ -105,6 +105,8 @@ def test_what_nobody_approves_in_time_is_refused_once_or_rests(
     begun = {"user_id": streams.user_id, "run_id": found.answer.by}
     assert [each for each in sent if "run_id" in each] == [begun]
     handled(streams, lambda_context, sqs_event, [begun])
+    (sent_on,) = drain(streams.stack.queues["free_runs"], 1)  # the account's plan is the free one
+    handled(streams, lambda_context, sqs_event, [json.loads(sent_on["Body"])])
     run = store.run(RunKey(streams.user_id, found.answer.by))
     assert run is not None
     assert (run.status, run.parent_run_id) == (RunStatus.FINISHED, run_id)
