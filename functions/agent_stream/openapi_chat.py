@@ -8,18 +8,24 @@ from karma.conversations.fields import MAX_TEXT_CHARS
 from karma.http.envelope import style_of
 from karma.http.headers import MAX_KEY_CHARS
 
-_RUN = "01994b95-0a6e-7d19-a5b8-3c2d1e0f9a87"
+_RUN, _THREAD = "01994b95-0a6e-7d19-a5b8-3c2d1e0f9a87", "01994b94-9b20-7e83-b6c4-d2e1f0a98765"
 
 
 def chat(path: str) -> Schema:
     """Describe `POST /chat`."""
-    answer = {"run_id": _RUN, "response": "Hello!", "metrics": {"total_tokens": 12, "duration": 0.9}}
+    answer = {
+        "run_id": _RUN,
+        "session_id": _THREAD,
+        "response": "Hello!",
+        "metrics": {"total_tokens": 12, "duration": 0.9},
+    }
     bare = style_of(path) == "agio"
     whole = answer if bare else {"success": True, "data": answer, "timestamp": 1772352000000}
     frames = (
-        "Frames with `event:` and JSON `data:`: `run_started {run_id, timestamp}`, `step_started {step, type}`, "
-        "`content_delta {content}`, `tool_call_started {tool, args}`, `tool_call_completed {tool, result}`, and last "
-        "`run_completed` with the fields of the whole answer, or `error {error, code, run_id}`."
+        "Frames with `event:` and JSON `data:`: `run_started {run_id, session_id, timestamp}`, "
+        "`step_started {step, type}`, `content_delta {content}`, `tool_call_started {tool, args}`, "
+        "`tool_call_completed {tool, result}`, and last `run_completed` with the fields of the whole answer, or "
+        "`error {error, code, run_id}`."
     )
     return {
         "tags": ["runs"],
@@ -68,9 +74,13 @@ def chat(path: str) -> Schema:
 
 _TEXT: Schema = {"type": "string"}
 _ANSWER: Schema = object_of(
-    ["run_id", "response", "metrics"],
+    ["run_id", "session_id", "response", "metrics"],
     {
         "run_id": {"type": "string"},
+        "session_id": {
+            "type": "string",
+            "description": "Thread of the run, also of one that named none",
+        },
         "response": {"type": "string"},
         "stop_reason": {"const": "max_tokens", "description": "The response was cut off; absent: it is whole"},
         "metrics": object_of(
@@ -103,7 +113,10 @@ CHAT_SCHEMAS: Schema = {
     ),
     "ChatAnswer": _ANSWER,
     "ChatEvent": either(
-        object_of(["run_id", "timestamp"], {"run_id": _TEXT, "timestamp": {"type": "string", "format": "date-time"}}),
+        object_of(
+            ["run_id", "session_id", "timestamp"],
+            {"run_id": _TEXT, "session_id": _TEXT, "timestamp": {"type": "string", "format": "date-time"}},
+        ),
         object_of(["step", "type"], {"step": {"type": "integer", "minimum": 1}, "type": {"const": "llm_call"}}),
         object_of(["content"], {"content": _TEXT}),
         object_of(["tool", "args"], {"tool": _TEXT, "args": {"description": "Any JSON value"}}),

@@ -60,7 +60,7 @@ def begin(
         agent_version=3 if agent else None,
         **of,
     )
-    started = b'{"type":"RUN_STARTED","runId":"%b"}' % run_id.encode()
+    started = b'{"type":"RUN_STARTED","threadId":"%b","runId":"%b"}' % (run.thread_id.encode(), run_id.encode())
     first = Segment(key=key, n=1, writer="w", epoch=1, lease_until=at, events=(started, b'{"type":"CUSTOM"}'))
     RunRepository().start(run, thread=RunRepository().thread(thread), segment=first, messages=(), setup=setup)
     return run

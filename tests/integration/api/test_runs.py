@@ -251,7 +251,10 @@ def test_one_run_is_shown_with_its_log(owner: tuple[Api, UserId]) -> None:
     }
     assert api.call("GET", "/api/v1/runs/r1/events").data == {
         "segments": [
-            {"n": 1, "events": [{"type": "RUN_STARTED", "runId": "r1"}, {"type": "CUSTOM"}]},
+            {
+                "n": 1,
+                "events": [{"type": "RUN_STARTED", "threadId": "thread-of-r1", "runId": "r1"}, {"type": "CUSTOM"}],
+            },
             {"n": 2, "events": [{"type": "RUN_FINISHED"}]},
         ],
         "next_after": 2,
@@ -327,6 +330,7 @@ def test_events_of_a_run_are_shown_by_number_as_agio_does(api: Api) -> None:
     assert (found["run_id"], found["total"], found["total_capped"]) == ("r1", 2, False)
     begun, ended = found["events"]
     assert (begun["type"], begun["timestamp"], begun["data"]["run_id"]) == ("run_started", iso(NOW), "r1")
+    assert begun["data"]["session_id"] == "thread-of-r1"
     assert (ended["type"], ended["timestamp"]) == ("run_completed", iso(NOW + timedelta(seconds=2)))
     assert ended["data"]["metrics"]["duration"] == 2.0
     assert owner.call("GET", "/api/runs/r1/events", query="offset=1&limit=1").json["events"] == [ended]

@@ -129,6 +129,8 @@ class Chat:
         self._shown: dict[str, _Call] = {}
         """Calls of the conversation as it was shown."""
         self.run_id = ""
+        self.session_id = ""
+        """Id of its thread; "" as long as the beginning of the run is not read, as of `run_id`."""
         self._response = GrowingText()
         self.total_tokens: int | None = None
         """Tokens of the run; None: it has not ended, or they are not known."""
@@ -146,8 +148,9 @@ class Chat:
             return
         match event["type"]:
             case "RUN_STARTED":
-                self.run_id = event["runId"]
-                yield ChatEvent("run_started", {"run_id": self.run_id, "timestamp": iso(self._began)})
+                self.run_id, self.session_id = event["runId"], event["threadId"]
+                started = {"run_id": self.run_id, "session_id": self.session_id, "timestamp": iso(self._began)}
+                yield ChatEvent("run_started", started)
             case "MESSAGES_SNAPSHOT":
                 yield from self._catch_up(event["messages"])
             case "TEXT_MESSAGE_START":
@@ -234,6 +237,7 @@ class Chat:
         duration = (self._clock.now() - self._began).total_seconds()
         return {
             "run_id": self.run_id,
+            "session_id": self.session_id,
             "response": self.response,
             **({"stop_reason": self.stop_reason} if self.stop_reason else {}),
             "metrics": {"total_tokens": self.total_tokens, "duration": round(duration, 3)},

@@ -48,7 +48,8 @@ def _story(run: Run, log: list[Segment], clock: Clock) -> Iterator[str]:
     for segment in log:
         change = f"  {_writer(segment, writer)}" if segment.writer != writer else ""
         writer = segment.writer
-        yield f"segment {segment.n}, lease until {iso(segment.lease_until)}{change}"
+        held = "of no process yet" if segment.epoch == NOT_EXECUTED else f"lease until {iso(segment.lease_until)}"
+        yield f"segment {segment.n}, {held}{change}"
         yield from (f"    {_line(orjson.loads(data))}" for data in segment.events)
         if segment.shows is not None:
             yield f"    MESSAGES_SNAPSHOT of the conversation up to message {segment.shows}, without what broke off"

@@ -122,7 +122,7 @@ def hit_view(hit: Hit) -> SearchHitView:
         "text": text.text,
         "status": text.status or None,
         "created_at": _moment(key.created_ms),
-        "updated_at": _moment(text.updated_ms),
+        "updated_at": _moment(max(key.created_ms, text.updated_ms)),  # which may be the hour before the creation
         "highlights": _highlights(hit),
         "why": why_view(hit.why),
     }
