@@ -1,4 +1,8 @@
-"""Calls that were open at a point, and that a run behind it has begun without a result: nobody knows their outcome.
+"""Calls that were open at a point, and that a run behind it has begun: nobody knows their outcome.
+
+    no result in any branch        begun where a process was lost with it, or was asked about since
+    unknown, or not made           begun where a run has made it whose result is unknown, or that has given none
+    told or done, in any           not begun: who goes back is told what it did, and a new run makes it again
 
 A run that goes on from the point follows what their tools declare for a loss, for the run that began them: one that
 may take effect twice is asked about. A call that waits to be approved has not begun; one that was approved is not asked
@@ -13,16 +17,18 @@ from typing import NamedTuple
 
 import orjson
 
-from karma.conversations.domain import ToolCall
+from karma.conversations.domain import CallEffect, ToolCall
 from karma.conversations.history import awaited_calls
 from karma.core.ids import RunId
 from karma.runs.checkpoints import FoundPoint
 from karma.runs.decisions import CallDecision
+from karma.runs.domain import Run, RunKey
 from karma.runs.effects import MadeCall, ThreadCalls
 from karma.runs.ending import may_be_made
 from karma.runs.interrupts import AnswerStatus, Interrupt, Reason
-from karma.runs.left_calls import ENDED_BY_ITSELF, is_about
+from karma.runs.left_calls import ENDED_BY_ITSELF, is_about, runs_about, was_made
 from karma.runs.ports import Runs
+from karma.runs.setup import load_setup
 from karma.tools.domain import ApprovalRule
 from karma.tools.toolbox import Toolbox
 
@@ -48,14 +54,62 @@ def begun_calls(store: Runs, found: FoundPoint) -> dict[ToolCall, BegunCall]:
     at = calls.turn(found.point.position)
     begun: dict[ToolCall, BegunCall] = {}
     for call in awaited:
+        made = MadeCall(at, call)
         about = [each for each in asked if is_about(each, call)]
-        is_open = not calls.has_result(MadeCall(at, call)) or any(each.is_open for each in about)
         how = next((each for each in map(_begun, about) if each is not None), None)
         if not about and may_be_made(call, found.setup):
             how = begun_for(found, call, by=found.run.key.run_id)
-        if is_open and how is not None:
+        if calls.has_result(made) and not any(each.is_open for each in about):
+            how = None if calls.is_told(made) else _tried(store, found, calls, made, about=about, how=how)
+        if how is not None:
             begun[call] = how
     return begun
+
+
+def _tried(
+    store: Runs,
+    found: FoundPoint,
+    calls: ThreadCalls,
+    made: MadeCall,
+    *,
+    about: Sequence[Interrupt],
+    how: BegunCall | None,
+) -> BegunCall | None:
+    """Return how a call has begun none of whose results tells what became of it; None: it has not.
+
+    `how` is what the questions `about` it tell. Reads the thread's runs since the one that made it, one Get each.
+    """
+    if how is not None and any(map(was_made, about)):
+        return how
+    thread, results = found.thread, calls.results(made)
+    asked_at = {made.position, *(each.position for each in map(calls.answered_at, results) if each is not None)}
+    runs = runs_about(store, thread, calls, asked_at)
+    given: dict[RunKey, list[CallEffect]] = {run.key: [] for run in runs}
+    for at in results:
+        by = next((run.key for run in runs if run.begins_at <= at), None)
+        if by is not None:
+            given[by].append(thread.messages[at].effect)
+    for run in runs:
+        if (again := _tried_by(store, run, made.call, given[run.key])) is not None:
+            return how or again
+    if any(thread.messages[at].effect == "unknown" for at in results):  # the run that made it is not read any more
+        return how or BegunCall(CallDecision(made_by=found.run.key.run_id, is_repeated=True))
+    return None
+
+
+def _tried_by(store: Runs, run: Run, call: ToolCall, given: Sequence[CallEffect]) -> BegunCall | None:
+    """Return how a run has begun a call for which it has `given` such results; None: it has not made it."""
+    stored = store.setup(run.key)
+    setup = load_setup(stored) if stored else None
+    decision = setup.decisions.get(call.id) if setup is not None else None
+    is_lost = not given and run.status not in ENDED_BY_ITSELF and may_be_made(call, setup)
+    is_again = decision is not None and decision.outcome is None and decision.is_repeated
+    if not (is_lost or is_again or "unknown" in given):
+        return None
+    if decision is None:
+        return BegunCall(CallDecision(made_by=run.key.run_id, is_repeated=True))
+    again = replace(decision, content=None, failed=False, effect="told", is_repeated=True)
+    return BegunCall(again, is_approved=True)
 
 
 def begun_for(found: FoundPoint, call: ToolCall, *, by: RunId, is_settled: bool = True) -> BegunCall | None:

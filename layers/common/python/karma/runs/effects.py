@@ -95,15 +95,29 @@ class ThreadCalls:
         return None
 
     @cached_property
-    def with_results(self) -> frozenset[tuple[str, str]]:
-        """Return the calls that have a result in any branch, by the ids of their answers and their own."""
-        at = (each for each in range(self._thread.next_message) if self._thread.messages[each].role == "tool")
-        found = (made for made in map(self.answered_at, at) if made is not None)
-        return frozenset((self._thread.messages[made.position].id, made.call.id) for made in found)
+    def _results(self) -> Mapping[tuple[str, str], Sequence[int]]:
+        """Return the positions of the results in all branches, by the ids of their calls' answers and their own."""
+        found: dict[tuple[str, str], list[int]] = {}
+        for at in range(self._thread.next_message):
+            made = self.answered_at(at) if self._thread.messages[at].role == "tool" else None
+            if made is not None:
+                found.setdefault(self._key(made), []).append(at)
+        return found
+
+    def results(self, made: MadeCall) -> Sequence[int]:
+        """Return the positions of a call's results in all branches, also in copies of its answer."""
+        return self._results.get(self._key(made), ())
 
     def has_result(self, made: MadeCall) -> bool:
         """Tell whether a call has a result in any branch, also in a copy of its answer."""
-        return (self._thread.messages[made.position].id, made.call.id) in self.with_results
+        return bool(self.results(made))
+
+    def is_told(self, made: MadeCall) -> bool:
+        """Tell whether any result of a call says what became of it; that it was not made does not, of other tries."""
+        return any(self._thread.messages[at].effect not in {"none", "unknown"} for at in self.results(made))
+
+    def _key(self, made: MadeCall) -> tuple[str, str]:
+        return self._thread.messages[made.position].id, made.call.id
 
 
 def effects_of(

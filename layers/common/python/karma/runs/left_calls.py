@@ -53,6 +53,13 @@ def _runs(store: Runs, thread: Thread, *, since: int) -> Iterator[Run]:
         name = run.previous_run_id
 
 
+def runs_about(store: Runs, thread: Thread, calls: ThreadCalls, positions: Collection[int]) -> list[Run]:
+    """Return the runs that made the calls of answers, or went on with them, the newest first; one Get a run read."""
+    runs = list(_runs(store, thread, since=min(positions)))
+    concerned = {run.key: run for at in positions for run in _concerned(runs, calls, at)}
+    return sorted(concerned.values(), key=lambda run: run.begins_at, reverse=True)
+
+
 def _concerned(runs: list[Run], calls: ThreadCalls, position: int) -> list[Run]:
     """Return the run that made the calls of an answer, and those that went on with them."""
     begun = [run for run in runs if 0 <= run.begins_at <= position]
