@@ -1,6 +1,7 @@
 """Calls that were open at a point, and that a run behind it has begun: nobody knows their outcome.
 
     no result in any branch        begun where a process was lost with it, or was asked about since
+    its tool asks its user         asked anew, with what the tool wants back: it goes on with an answer, in each branch
     unknown, or not made           begun where a run has made it whose result is unknown, or that has given none
     told or done, in any           not begun: who goes back is told what it did, and a new run makes it again
 
@@ -21,7 +22,7 @@ from karma.conversations.domain import CallEffect, ToolCall
 from karma.conversations.history import awaited_calls
 from karma.core.ids import RunId
 from karma.runs.checkpoints import FoundPoint
-from karma.runs.decisions import CallDecision
+from karma.runs.decisions import AskedForm, CallDecision
 from karma.runs.domain import Run, RunKey
 from karma.runs.effects import MadeCall, ThreadCalls
 from karma.runs.ending import may_be_made
@@ -30,6 +31,7 @@ from karma.runs.left_calls import ENDED_BY_ITSELF, is_about, runs_about, was_mad
 from karma.runs.ports import Runs
 from karma.runs.setup import load_setup
 from karma.tools.domain import ApprovalRule
+from karma.tools.inputs import MAX_ROUNDS
 from karma.tools.toolbox import Toolbox
 
 
@@ -40,6 +42,11 @@ class BegunCall(NamedTuple):
     """Decision by which a run goes on with it."""
     is_approved: bool = False
     """Somebody was asked whether it may be made, or what became of it."""
+
+    @property
+    def is_unknown(self) -> bool:
+        """Tell whether nobody knows what became of it; one whose tool asks its user waits for that."""
+        return self.again.form is None
 
 
 def begun_calls(store: Runs, found: FoundPoint) -> dict[ToolCall, BegunCall]:
@@ -55,14 +62,16 @@ def begun_calls(store: Runs, found: FoundPoint) -> dict[ToolCall, BegunCall]:
     begun: dict[ToolCall, BegunCall] = {}
     for call in awaited:
         made = MadeCall(at, call)
-        about = [each for each in asked if is_about(each, call)]
-        how = next((each for each in map(_begun, about) if each is not None), None)
+        asked_since = [_asked_about(store, each) for each in asked if is_about(each, call)]
+        about = [each.last for each in asked_since]
+        how = _furthest([each for each in map(_begun, asked_since) if each is not None])
         if not about and may_be_made(call, found.setup):
             how = begun_for(found, call, by=found.run.key.run_id)
         if calls.has_result(made) and not any(each.is_open for each in about):
             how = None if calls.is_told(made) else _tried(store, found, calls, made, about=about, how=how)
         if how is not None:
-            begun[call] = how
+            was_decided = found.setup is not None and call.id in found.setup.decisions
+            begun[call] = how._replace(is_approved=how.is_approved or was_decided)
     return begun
 
 
@@ -125,16 +134,74 @@ def begun_for(found: FoundPoint, call: ToolCall, *, by: RunId, is_settled: bool 
     return BegunCall(replace(decision, is_repeated=True), is_approved=True) if decision.outcome is None else None
 
 
-def _begun(question: Interrupt) -> BegunCall | None:
+class AskedAbout(NamedTuple):
+    """Questions about one call, of which each answer has led to the next: its tool may ask, more than once."""
+
+    first: Interrupt
+    last: Interrupt
+
+    @property
+    def is_approved(self) -> bool:
+        """Tell whether somebody has approved the call, which has asked something since."""
+        return self.first is not self.last and self.first.reason is Reason.TOOL_CALL
+
+
+def asked_about(store: Runs, first: Interrupt) -> AskedAbout:
+    """Return what was asked about a call since a question; a Get and a BatchGet for each that somebody has resolved."""
+    last = first
+    for _ in range(MAX_ROUNDS + 1):
+        answer = last.answer
+        if answer is None or answer.status is not AnswerStatus.RESOLVED or last.call is None:
+            break
+        run = store.run(RunKey(last.key.user_id, answer.by))
+        names = [each for each in run.interrupt_ids if each != last.id] if run is not None else []
+        found = store.interrupts(last.key.user_id, names).values() if names else ()
+        later = next((each for each in found if _is_of_same(each, last)), None)
+        if later is None:
+            break
+        last = later
+    return AskedAbout(first, last)
+
+
+def _is_of_same(one: Interrupt, other: Interrupt) -> bool:
+    inside = [each.inside and each.inside.subagent for each in (one, other)]
+    return one.call is not None and other.call is not None and one.call.id == other.call.id and inside[0] == inside[1]
+
+
+def _furthest(found: Sequence[BegunCall]) -> BegunCall | None:
+    """Return how a call has begun that was asked about in several branches: what was asked last holds."""
+    if not found:
+        return None
+    last = max(found, key=lambda how: (how.again.given.rounds if how.again.given else 0, how.is_unknown))
+    return last._replace(is_approved=any(how.is_approved for how in found))
+
+
+def _asked_about(store: Runs, question: Interrupt) -> AskedAbout:
+    return asked_about(store, question) if question.inside is None else AskedAbout(question, question)
+
+
+def _begun(asked: AskedAbout) -> BegunCall | None:
     """Return how the call of the run's own model to which a question led has begun; None: it has not."""
-    if question.inside is not None:  # it is asked within that call
-        return BegunCall(CallDecision(made_by=question.made_by, is_repeated=True))
-    return begun_by_answer(question)
+    if asked.first.inside is not None:  # it is asked within that call
+        return BegunCall(CallDecision(made_by=asked.first.made_by, is_repeated=True))
+    return begun_by_answer(asked)
 
 
-def begun_by_answer(question: Interrupt) -> BegunCall | None:
+def begun_by_answer(asked: AskedAbout) -> BegunCall | None:
     """Return how a call has begun before it was asked about, or since that was answered; None: it has not."""
+    how = _begun_by_last(asked.last)
+    return None if how is None else how._replace(is_approved=how.is_approved or asked.is_approved)
+
+
+def _begun_by_last(question: Interrupt) -> BegunCall | None:
     again = CallDecision(made_by=question.made_by, is_repeated=True, reaches=question.reaches)
+    if question.reason is Reason.INPUT_REQUIRED:
+        again = replace(again, arguments=question.asked.arguments)
+        if question.answer is None or question.answer.status is not AnswerStatus.RESOLVED:
+            form = AskedForm(question.message, question.response_schema)
+            return BegunCall(replace(again, given=question.given, form=form))
+        answers = question.answer.payload if isinstance(question.answer.payload, dict) else None
+        return BegunCall(replace(again, given=question.given and replace(question.given, answers=answers)))
     if question.reason is not Reason.TOOL_CALL:
         has_to_be_told = question.reason is Reason.UNKNOWN_OUTCOME
         return BegunCall(replace(again, arguments=question.asked.arguments), is_approved=has_to_be_told)

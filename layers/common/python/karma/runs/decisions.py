@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import orjson
 
@@ -24,6 +24,9 @@ MAX_RESULT_CHARS: Final = 16_000
 """Characters of JSON of a result that somebody gives for a call, and of arguments that they edited."""
 MOVED_ON = "The user went on without answering: this call was not made."
 CANCELLED = "The user cancelled this call: it was not made."
+ASKED_IN_VAIN = (
+    "The agent was stopped, or the user went back, before this call had what it asked for: it did not go on."
+)
 WITHDRAWN = "The agent was stopped, or the user went back, before this call was approved: it was not made."
 NOT_GIVEN = "The user did not give what this call asked for: it did not go on."
 NOTHING_GIVEN = "The user went on without giving what this call asked for: it did not go on."
@@ -33,6 +36,14 @@ ANOTHER_ONE = (
 )
 TOO_MANY = "Too many calls of one turn wait to be approved: this one was not made. Make fewer at once."
 TOO_MANY_FORMS = "Too much is asked for by calls of one turn: this one did not go on. Make fewer at once."
+
+
+class AskedForm(NamedTuple):
+    """Forms that a call's tool has asked for, and that nobody has answered."""
+
+    message: str
+    schema: Json
+    """JSON Schema of an answer's payload, as `Interrupt.response_schema`."""
 
 
 class CallDecision(Record, kw_only=True):
@@ -52,6 +63,8 @@ class CallDecision(Record, kw_only=True):
     given: GivenInput | None = None
     """Input of the call beside its arguments, where its tool has asked for that; None: it has not."""
 
+    form: AskedForm | None = None
+    """The call is not made before its user has answered this, with `given`; None: it asks for nothing yet."""
     reaches: str = ""
     """As `Interrupt.reaches`: the call is made only where the tool of its name reaches the same."""
 
@@ -152,7 +165,7 @@ def expired(interrupt: Interrupt) -> str:
     if interrupt.reason is Reason.UNKNOWN_OUTCOME:
         return failure(UNKNOWN_OUTCOME)
     if interrupt.answer is not None and interrupt.answer.at < interrupt.expires_at:
-        return failure(WITHDRAWN)
+        return failure(ASKED_IN_VAIN if interrupt.reason is Reason.INPUT_REQUIRED else WITHDRAWN)
     if interrupt.reason is Reason.INPUT_REQUIRED:
         until = iso(interrupt.expires_at)
         return failure(f"Nobody gave what this call asked for until {until}: it did not go on.")
@@ -227,7 +240,8 @@ def with_edit(outcome: ToolOutcome, arguments: str | None) -> ToolOutcome:
 def dump_decision(decision: CallDecision) -> list[object]:
     """Return a decision as JSON."""
     given = None if decision.given is None else dump_given(decision.given)
-    more: list[object] = [given, decision.reaches, decision.effect]
+    form = None if decision.form is None else list(decision.form)
+    more: list[object] = [given, decision.reaches, decision.effect, form]
     while more and more[-1] in (None, "", "told"):
         more.pop()
     return [decision.made_by, decision.arguments, decision.content, decision.failed, decision.is_repeated, *more]
@@ -238,6 +252,7 @@ def load_decision(body: list[Any]) -> CallDecision:
     made_by, arguments, content, failed, is_repeated, *more = body
     given, reaches = (more[0] if more else None), (more[1] if len(more) > 1 else "")
     effect: CallEffect = more[2] if len(more) > 2 else "told"
+    form = more[3] if len(more) > 3 else None
     return CallDecision(
         made_by=RunId(made_by),
         arguments=arguments,
@@ -246,5 +261,6 @@ def load_decision(body: list[Any]) -> CallDecision:
         effect=effect,
         is_repeated=is_repeated,
         given=load_given(given) if given is not None else None,
+        form=AskedForm(*form) if form is not None else None,
         reaches=reaches,
     )

@@ -121,13 +121,15 @@ class ThreadCalls:
 
 
 def effects_of(
-    thread: Thread, positions: Collection[int], of: Acting, *, unknown: Iterable[MadeCall] = ()
+    thread: Thread, positions: Collection[int], of: Acting, *, left: Iterable[tuple[MadeCall, EffectStatus]] = ()
 ) -> tuple[Effect, ...]:
-    """Return the calls of acting tools whose results stand at these positions, and the `unknown` ones without any."""
+    """Return the calls of acting tools whose results stand at these positions, and those that were `left` without."""
     calls, found = ThreadCalls(thread), dict[tuple[str, str], Effect]()
     results = (at for at in sorted(positions) if thread.messages[at].role == "tool")
-    told = [(made, _status(thread.messages[at])) for at in results if (made := calls.answered_at(at)) is not None]
-    told += [(made, "unknown") for made in unknown]
+    told: list[tuple[MadeCall, EffectStatus | None]] = [
+        (made, _status(thread.messages[at])) for at in results if (made := calls.answered_at(at)) is not None
+    ]
+    told += left
     for made, status in sorted(told, key=lambda each: each[0].position):
         answer, call = thread.messages[made.position], made.call
         if status is None or not of.has(call.name):

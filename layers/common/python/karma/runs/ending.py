@@ -17,6 +17,7 @@ from karma.core.ids import new_id
 from karma.core.observability import count, logger
 from karma.runs import events
 from karma.runs.calls import NOT_BEGUN, not_made, result_message, told_of
+from karma.runs.decisions import NOTHING_GIVEN, failure
 from karma.runs.domain import (
     ERROR_MESSAGES,
     MAX_PAUSE,
@@ -37,6 +38,7 @@ from karma.runs.ports import Runs
 from karma.runs.setup import RunSetup, load_setup
 from karma.runs.words import answered_in
 from karma.tools.json_arguments import is_readable
+from karma.tools.toolbox import ToolOutcome
 
 
 def end_lost(
@@ -176,6 +178,8 @@ def _missing_results(setup: RunSetup | None, messages: Sequence[Message], *, has
         decision = setup.decisions.get(call.id) if setup else None
         if decision is not None and decision.outcome is not None:
             results.append(result_message(call, decision.outcome))
+        elif decision is not None and decision.form is not None:
+            results.append(result_message(call, ToolOutcome(failure(NOTHING_GIVEN), failed=True)))
         elif not may_be_made(call, setup):
             results.append(not_made(call))
         elif has_begun or not _would_begin(call, setup):

@@ -22,6 +22,7 @@ from karma.runs.decisions import (
     OUTCOME_SCHEMA,
     TOO_MANY,
     TOO_MANY_FORMS,
+    AskedForm,
     CallDecision,
     approval_schema,
     failure,
@@ -49,7 +50,11 @@ class Room:
 
     def take(self, question: Interrupt) -> bool:
         """Take what a question needs; False: there is not so much left."""
-        needed = 0 if question.given is None else len(orjson.dumps([question.response_schema, question.given.kept]))
+        return question.given is None or self.take_form(question.response_schema, question.given)
+
+    def take_form(self, schema: Json, given: GivenInput) -> bool:
+        """Take what a form needs, as `take`."""
+        needed = len(orjson.dumps([schema, given.kept]))
         if needed > self._bytes:
             return False
         self._bytes -= needed
@@ -79,6 +84,9 @@ class Gate:
         self.begun: Collection[str] = ()
         """Ids of calls of subagents that have begun: they go on, whatever they were asked about before."""
         self.room = Room(plan.left)
+        for decision in plan.decisions.values():
+            if decision.form is not None and decision.given is not None:
+                self.room.take_form(decision.form.schema, decision.given)
         """Room for forms of tools; a subagent's gate has its run's."""
         self._surplus: set[str] = set()
         """Ids of calls that are one too many of a turn to be asked about."""
@@ -160,18 +168,22 @@ class Gate:
         return results, questions
 
     def _input(self, call: ToolCall, asks: InputRequest, n: int) -> Interrupt:
-        decision, rule = self._plan.decisions.get(call.id), self._plan.approvals.get(call.name)
+        decision = self._plan.decisions.get(call.id)
         before = decision.given if decision is not None else None
+        given = GivenInput(rounds=(before.rounds if before else 0) + 1, kept=asks.kept)
+        return self._form(call, n, AskedForm(asks.message, answer_schema(asks.forms)), given)
+
+    def _form(self, call: ToolCall, n: int, form: AskedForm, given: GivenInput | None) -> Interrupt:
+        decision, rule = self._plan.decisions.get(call.id), self._plan.approvals.get(call.name)
         question = self._interrupt(
             _effective(call, decision),
             n,
             Reason.INPUT_REQUIRED,
-            asks.message,
-            answer_schema(asks.forms),
+            form.message,
+            form.schema,
             DEFAULT_WAIT_S if rule is None else rule.expires_in_s,
             made_by=decision.made_by if decision is not None else self._plan.run_id,
         )
-        given = GivenInput(rounds=(before.rounds if before else 0) + 1, kept=asks.kept)
         return replace(question, given=given, on_expiry=OnExpiry.CANCEL if rule is None else rule.on_expiry)
 
     def _question(self, call: ToolCall, n: int, *, is_lost: bool) -> Interrupt | None:
@@ -183,6 +195,8 @@ class Gate:
                 call, n, Reason.TOOL_CALL, message, schema, rule.expires_in_s, made_by=self._plan.run_id
             )
             return replace(question, on_expiry=rule.on_expiry)
+        if decision is not None and decision.form is not None:
+            return self._form(call, n, decision.form, decision.given)
         may_be_made = is_lost if decision is None else decision.outcome is None and (is_lost or decision.is_repeated)
         # Clients from before 1.0 cannot answer: the model is told instead, as the toolbox does.
         if may_be_made and self._plan.speaks >= (1, 0) and self._toolbox.asks_after_loss(call):

@@ -12,7 +12,7 @@ from typing import Final
 
 from karma.conversations.domain import Thread, ToolCall
 from karma.runs.domain import Run, RunKey, RunStatus
-from karma.runs.effects import Acting, MadeCall, ThreadCalls
+from karma.runs.effects import Acting, EffectStatus, MadeCall, ThreadCalls
 from karma.runs.ending import may_be_made
 from karma.runs.interrupts import Interrupt, Reason
 from karma.runs.ports import Runs
@@ -26,9 +26,12 @@ ENDED_BY_ITSELF: Final = frozenset({RunStatus.FINISHED, RunStatus.INTERRUPTED})
 """States of a run each of whose calls has a result, or is asked about."""
 
 
-def left_calls(store: Runs, thread: Thread, positions: Collection[int], of: Acting) -> list[MadeCall]:
+def left_calls(
+    store: Runs, thread: Thread, positions: Collection[int], of: Acting
+) -> list[tuple[MadeCall, EffectStatus]]:
     """Return the calls of acting tools in answers at these positions that have no result, and may have been made.
 
+    One whose tool waits for its user's answer did not go on: it has failed, as if that were cancelled.
     Without any such call nothing is read; else the thread's runs that began behind the first of them, one Get each.
     """
     calls = ThreadCalls(thread)
@@ -37,7 +40,8 @@ def left_calls(store: Runs, thread: Thread, positions: Collection[int], of: Acti
     if not found:
         return []
     runs = list(_runs(store, thread, since=found[0].position))
-    return [made for made in found if _may_be_made(store, made, _concerned(runs, calls, made.position))]
+    told = [(made, _left_as(store, made, _concerned(runs, calls, made.position))) for made in found]
+    return [(made, status) for made, status in told if status is not None]
 
 
 def _runs(store: Runs, thread: Thread, *, since: int) -> Iterator[Run]:
@@ -68,16 +72,20 @@ def _concerned(runs: list[Run], calls: ThreadCalls, position: int) -> list[Run]:
     return went_on if made_by is None else [made_by, *went_on]
 
 
-def _may_be_made(store: Runs, made: MadeCall, runs: list[Run]) -> bool:
-    return not runs or any(_has_begun(store, run, made.call) for run in runs)
+def _left_as(store: Runs, made: MadeCall, runs: list[Run]) -> EffectStatus | None:
+    """Return what is known of a call of which runs have left no result; None: it was not made."""
+    told: set[EffectStatus | None] = {_left_by(store, run, made.call) for run in runs} or {"unknown"}
+    return "unknown" if "unknown" in told else "failed" if "failed" in told else None
 
 
-def _has_begun(store: Runs, run: Run, call: ToolCall) -> bool:
+def _left_by(store: Runs, run: Run, call: ToolCall) -> EffectStatus | None:
     if run.status not in ENDED_BY_ITSELF:
         stored = store.setup(run.key)
-        return may_be_made(call, load_setup(stored) if stored else None)
+        return "unknown" if may_be_made(call, load_setup(stored) if stored else None) else None
     asked = store.interrupts(run.key.user_id, run.interrupt_ids).values() if run.interrupt_ids else ()
-    return any(is_about(each, call) and was_made(each) for each in asked)
+    about = [each for each in asked if is_about(each, call) and was_made(each)]
+    waits = all(each.reason is Reason.INPUT_REQUIRED and each.inside is None for each in about)
+    return None if not about else "failed" if waits else "unknown"
 
 
 def is_about(question: Interrupt, call: ToolCall) -> bool:

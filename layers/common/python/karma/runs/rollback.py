@@ -24,7 +24,7 @@ from karma.tools.toolbox import Tool
 
 if TYPE_CHECKING:
     from karma.runs.checkpoints import FoundPoint
-    from karma.runs.effects import Effect
+    from karma.runs.effects import Effect, EffectStatus
 
 _RESULT: Final = b'{"type":"TOOL_CALL_RESULT"'
 _FIRST = 20
@@ -76,7 +76,7 @@ def rolled_back_of(store: Runs, keys: Sequence[RunKey], thread: Thread, tools: S
     behind = range(run.begins_at, thread.next_message)
     was_open = ThreadCalls(thread).turn(_size_before(run) - 1)
     left = left_calls(store, thread, [*([was_open] if was_open >= 0 else ()), *behind], of)
-    effects = effects_of(thread, behind, of, unknown=left)
+    effects = effects_of(thread, behind, of, left=left)
     brought = {thread.messages[each].tool_call_id for each in kept if each >= run.begins_at}
     return RolledBack(run, before, effects, _state_before(store, run, thread, brought))
 
@@ -156,5 +156,8 @@ def effects_behind(
             behind.add(position)
     of = acting(tools, [found.setup] if found.setup is not None else [])
     open_at = ThreadCalls(thread).turn(found.point.position)
-    begun = [MadeCall(open_at, call) for call in begun_calls(store, found)]
-    return effects_of(thread, behind, of, unknown=[*begun, *left_calls(store, thread, behind, of)])
+    begun = begun_calls(store, found).items()
+    left: list[tuple[MadeCall, EffectStatus]] = [
+        (MadeCall(open_at, call), "unknown") for call, how in begun if how.is_unknown
+    ]
+    return effects_of(thread, behind, of, left=[*left, *left_calls(store, thread, behind, of)])

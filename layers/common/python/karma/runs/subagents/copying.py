@@ -32,11 +32,10 @@ from karma.core.ids import RunId
 from karma.core.records import Record
 from karma.identity.domain import Caller
 from karma.mcp.offering import McpTools
-from karma.runs.begun_calls import BegunCall, begun_by_answer, begun_for, made_up_for
+from karma.runs.begun_calls import AskedAbout, BegunCall, asked_about, begun_by_answer, begun_for, made_up_for
 from karma.runs.checkpoints import FoundPoint
 from karma.runs.decisions import CallDecision
 from karma.runs.domain import ACTIVE, NOT_EXECUTED, RunKey
-from karma.runs.interrupts import Interrupt
 from karma.runs.left_calls import ENDED_BY_ITSELF
 from karma.runs.plan import toolbox_of, tools_of_subagents
 from karma.runs.ports import Configured, Runs, StoredStep
@@ -208,21 +207,22 @@ class Copier:
             subagents=tuple(each for each in then.subagents if each in spec.subagents),
         )
 
-    def _questions(self, found: FoundPoint) -> list[Interrupt]:
+    def _questions(self, found: FoundPoint) -> list[AskedAbout]:
         """Read what may be asked about calls of theirs, behind their records: what is answered has begun."""
         left = [each.id for each in found.setup.left] if found.setup is not None else []
         names = sorted({*found.run.interrupt_ids, *found.thread.interrupts, *left})
-        return list(self._store.interrupts(found.run.key.user_id, names).values()) if names else []
+        asked = self._store.interrupts(found.run.key.user_id, names).values() if names else ()
+        return [asked_about(self._store, each) for each in asked]
 
-    def _decided(self, met: _Met, found: FoundPoint, questions: Sequence[Interrupt]) -> Mapping[str, CallDecision]:
+    def _decided(self, met: _Met, found: FoundPoint, questions: Sequence[AskedAbout]) -> Mapping[str, CallDecision]:
         transcript, own = met.transcript, met.definition
         if transcript.ended is not None:
             return {}
         messages = [message for _, message in transcript.messages]
         about = {
-            each.call.id: each
+            each.first.call.id: each
             for each in questions
-            if each.call is not None and each.inside is not None and each.inside.subagent == transcript.subagent
+            if each.first.call and each.first.inside and each.first.inside.subagent == transcript.subagent
         }
         others = [each.name for each in transcript.definition.subagents]
         calls = {call: _begun(transcript, call, found, about.get(call.id)) for call in awaited_calls(messages)}
@@ -236,7 +236,7 @@ class Copier:
         return made_up_for(begun, toolbox, toolbox.approvals(rules), others)
 
 
-def _begun(transcript: Transcript, call: ToolCall, found: FoundPoint, question: Interrupt | None) -> BegunCall | None:
+def _begun(transcript: Transcript, call: ToolCall, found: FoundPoint, question: AskedAbout | None) -> BegunCall | None:
     """Return how a call without a result has begun; None: it has not."""
     if question is not None:
         return begun_by_answer(question)
