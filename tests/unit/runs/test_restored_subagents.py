@@ -379,9 +379,11 @@ def test_a_copy_is_what_it_was_in_fewer_records() -> None:
     assert (after.begun_by, after.asked_by, after.turns, after.used) == (began, later, before.turns, before.used)
     assert (after.messages, after.compacted, after.definition) == (before.messages, before.compacted, definition)
     assert not read_steps(copies, own=beside).steps, "nothing of it was used by the new run"
-    ended = record(original, by=later, ended=Ended("done"))
-    told = read_steps(copied([*steps, ended], definition, beside=beside), own=beside).transcripts["sub_a"]
-    assert (told.ended, told.ended_by) == (Ended("done"), later)
+    ended = record(original, by=later, ended=Ended("done"))._replace(epoch=2)
+    own = read_steps([*steps, ended], own=began).transcripts["sub_a"]
+    copy = read_steps(copied([*steps, ended], definition, beside=beside), own=beside).transcripts["sub_a"]
+    assert (own.ended, own.told_by) == (Ended("done"), later)
+    assert (copy.ended, copy.told_by) == (Ended("done"), beside), "who goes on with it tells its own thread"
 
 
 def _definition() -> Definition:

@@ -11,31 +11,33 @@ its own, so two of them never write behind one another.
     has ended, and the run of the point has told   not at all: that call was over, and is made anew as any tool's
 
 A call within it that waits to be approved is asked about anew, by the new run. One that may have been made, and has no
-result, is made again, looked up or asked about, for the run that made it (begun_calls.py). The agents of now decide
-what may be called and has to be approved; who is gone, disabled or not called by its caller any more is not copied.
+result, is made again, looked up or asked about, for the run that made it (begun_calls.py): as the newest question about
+it says, which a later run than that of the point may have asked. The agents of now decide what may be called and has to
+be approved; who is gone, disabled or not called by its caller any more is not copied.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import field, replace
 from typing import Final, Protocol
 
 from karma.agents.domain import Agent, Subagent
 from karma.configuration.domain import ComponentUnavailable
 from karma.conversations.attachments import Library
-from karma.conversations.domain import Message, ToolCall
+from karma.conversations.domain import CallEffect, Message, ToolCall
 from karma.conversations.history import awaited_calls
 from karma.core.errors import NotFound, PayloadTooLarge
 from karma.core.ids import RunId
 from karma.core.records import Record
 from karma.identity.domain import Caller
 from karma.mcp.offering import McpTools
-from karma.runs.begun_calls import AskedAbout, BegunCall, asked_about, begun_by_answer, begun_for, made_up_for
+from karma.runs.begun_calls import AskedAbout, BegunCall, begun_by_answer, begun_for, made_up_for
 from karma.runs.checkpoints import FoundPoint
 from karma.runs.decisions import CallDecision
 from karma.runs.domain import ACTIVE, NOT_EXECUTED, RunKey
+from karma.runs.interrupts import Interrupt
 from karma.runs.left_calls import ENDED_BY_ITSELF
 from karma.runs.plan import toolbox_of, tools_of_subagents
 from karma.runs.ports import Configured, Runs, StoredStep
@@ -45,6 +47,12 @@ from karma.tools.toolbox import Tool
 
 MAX_COPIED_RECORDS: Final = 32
 """Records of subagents that a run begins with: each is an item of a transaction of 100."""
+
+_TOLD: Final = frozenset[CallEffect]({"told", "done"})
+"""Effects of results that tell what a subagent has answered: those that the end of a run makes up have others."""
+
+_MAX_ANSWERS: Final = 16
+"""Answers one behind the other that are followed: a call beyond that has begun, as the last of them says."""
 
 
 class Catalogue(Protocol):
@@ -147,7 +155,7 @@ class Copier:
         steps = [step for each in met.values() for step in copied(each.steps, each.definition, beside=beside)]
         if len(steps) > MAX_COPIED_RECORDS:
             raise PayloadTooLarge("The subagents at work have more records than a new run can take along")
-        questions = self._questions(found)
+        questions = self._questions(found, [each.transcript for each in met.values()])
         decisions = {
             call_id: decision
             for each in met.values()
@@ -175,17 +183,20 @@ class Copier:
     def _is_told(self, transcript: Transcript | None, found: FoundPoint) -> bool:
         """Tell whether the run in which a subagent of the run's own model ended has stored its answer as a result.
 
-        Where its process was lost between both, the answer is there, and is told by the new run.
+        Where its process was lost between both, or it was cancelled, the answer is there, and is told by the new run.
+        So it is where another thread's run has told it: the run that goes on with a copy has to tell its own thread.
         """
-        if transcript is None or transcript.ended_by is None:
+        if transcript is None or transcript.told_by is None:
             return False
-        run = self._store.run(RunKey(found.run.key.user_id, transcript.ended_by))
+        thread, run = found.thread, self._store.run(RunKey(found.run.key.user_id, transcript.told_by))
+        if run is not None and run.thread_id != thread.key.thread_id:
+            return False
         if run is None or run.status in ENDED_BY_ITSELF:
             return True
-        thread = found.thread
         last = thread.latest if run.status in ACTIVE else min(run.last_message, thread.next_message - 1)
         behind = (thread.messages[each] for each in thread.path_to(last) if each > found.point.position)
-        return any(each.role == "tool" and each.tool_call_id == transcript.definition.call_id for each in behind)
+        call_id = transcript.definition.call_id
+        return any(each.role == "tool" and each.tool_call_id == call_id and each.effect in _TOLD for each in behind)
 
     def _of_now(self, then: Definition) -> Definition | None:
         """Return a subagent with what its agent may still do, and has to ask about; None: it works no more."""
@@ -207,25 +218,45 @@ class Copier:
             subagents=tuple(each for each in then.subagents if each in spec.subagents),
         )
 
-    def _questions(self, found: FoundPoint) -> list[AskedAbout]:
-        """Read what may be asked about calls of theirs, behind their records: what is answered has begun."""
-        left = [each.id for each in found.setup.left] if found.setup is not None else []
-        names = sorted({*found.run.interrupt_ids, *found.thread.interrupts, *left})
-        asked = self._store.interrupts(found.run.key.user_id, names).values() if names else ()
-        return [asked_about(self._store, each) for each in asked]
+    def _questions(self, found: FoundPoint, transcripts: Sequence[Transcript]) -> list[Interrupt]:
+        """Read what was asked about calls of theirs: one BatchGet, and one Get a run, for each answer behind another.
 
-    def _decided(self, met: _Met, found: FoundPoint, questions: Sequence[AskedAbout]) -> Mapping[str, CallDecision]:
+        A later run than that of the point may have asked: the one whose model made the calls, and each that began
+        with an answer, since a tool asked for something, or its process was lost.
+        """
+        user_id = found.run.key.user_id
+        left = [each.id for each in found.setup.left] if found.setup is not None else []
+        names = {*found.run.interrupt_ids, *found.thread.interrupts, *left}
+        asked: dict[str, Interrupt] = {}
+        read: set[str] = set()
+        seen = {found.run.key.run_id}
+        runs = {*_line(found), *(each.asked_by for each in transcripts if each.ended is None)}
+        of = {(each.subagent, each.run_id) for each in transcripts}
+        for _ in range(_MAX_ANSWERS):
+            stored = [self._store.run(RunKey(user_id, each)) for each in sorted(runs - seen)]
+            seen |= runs
+            names |= {name for run in stored if run is not None for name in run.interrupt_ids}
+            new = sorted(names - read)
+            read |= names
+            more = self._store.interrupts(user_id, new) if new else {}
+            mine = {name: each for name, each in more.items() if _is_within(each, of)}
+            asked |= mine
+            runs = {each.answer.by for each in mine.values() if each.answer is not None and not each.has_lapsed}
+            if runs <= seen:
+                break
+        return list(asked.values())
+
+    def _decided(self, met: _Met, found: FoundPoint, questions: Sequence[Interrupt]) -> Mapping[str, CallDecision]:
         transcript, own = met.transcript, met.definition
         if transcript.ended is not None:
             return {}
         messages = [message for _, message in transcript.messages]
-        about = {
-            each.first.call.id: each
-            for each in questions
-            if each.first.call and each.first.inside and each.first.inside.subagent == transcript.subagent
-        }
+        about: dict[str, list[Interrupt]] = defaultdict(list)
+        for each in questions:
+            if each.call is not None and each.inside is not None and each.inside.subagent == transcript.subagent:
+                about[each.call.id].append(each)
         others = [each.name for each in transcript.definition.subagents]
-        calls = {call: _begun(transcript, call, found, about.get(call.id)) for call in awaited_calls(messages)}
+        calls = {call: _begun(transcript, call, found, _in_order(about[call.id])) for call in awaited_calls(messages)}
         begun = {call: how for call, how in calls.items() if how is not None}
         more = [
             *self._mcp.tools(own.mcp_tools, thread_id=found.thread.key.thread_id),
@@ -234,6 +265,23 @@ class Copier:
         toolbox = toolbox_of(self._tools, own.tools, self._caller, self._library, more=more)
         rules = [ToolApproval(tool=tool, rule=rule) for tool, rule in own.approvals.items()]
         return made_up_for(begun, toolbox, toolbox.approvals(rules), others)
+
+
+def _is_within(question: Interrupt, subagents: Collection[tuple[str, RunId]]) -> bool:
+    """Tell whether one of these subagents, each with the run beside which it is stored, waits for an answer."""
+    inside = question.inside
+    return inside is not None and any(
+        beside in inside.runs and inside.subagent in {subagent, ""} for subagent, beside in subagents
+    )
+
+
+def _in_order(questions: Sequence[Interrupt]) -> AskedAbout | None:
+    """Return what was asked about one call: each question but the last was answered by the run that asked the next."""
+    askers = {each.key.run_id for each in questions}
+    by_answers = {each.answer.by for each in questions if each.answer is not None}
+    first = next((each for each in questions if each.key.run_id not in by_answers), None)
+    last = next((each for each in questions if each.answer is None or each.answer.by not in askers), None)
+    return AskedAbout(first, last) if first is not None and last is not None else None
 
 
 def _begun(transcript: Transcript, call: ToolCall, found: FoundPoint, question: AskedAbout | None) -> BegunCall | None:

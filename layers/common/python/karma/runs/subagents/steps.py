@@ -41,7 +41,7 @@ from karma.models.domain import (
     load_target,
 )
 from karma.models.ports import StopReason
-from karma.runs.domain import Progress
+from karma.runs.domain import NOT_EXECUTED, Progress
 from karma.runs.ports import StoredStep
 from karma.runs.spending import tokens_of
 from karma.tools.domain import ApprovalRule, dump_rule, load_rule
@@ -135,8 +135,9 @@ class Transcript:
     used: Spent = field(default_factory=Spent)
     """Use in all runs."""
     ended: Ended | None = None
-    ended_by: RunId | None = None
-    """The run in which it ended; None: it has not."""
+    told_by: RunId | None = None
+    """The run that tells its end to its caller: the one in which it ended, or, of a copy that had ended before, the one
+    beside which that is stored; None: it has not ended."""
 
 
 class Delegations(Record, kw_only=True):
@@ -250,7 +251,8 @@ def read_steps(found: Iterable[StoredStep], *, own: RunId) -> Delegations:
                     if message.role == "assistant":
                         transcript.asked_by = step.by
             if "ended" in body:
-                transcript.ended, transcript.ended_by = Ended(*body["ended"]), step.by
+                transcript.ended = Ended(*body["ended"])
+                transcript.told_by = step.run_id if step.epoch == NOT_EXECUTED else step.by
             if "used" in body:
                 used = _load_used(body["used"])
                 transcript.turns += used.turns
