@@ -8,6 +8,7 @@ from karma.runs.checkpoints import CheckpointService
 from karma.runs.domain import LEASE, RunKey
 from karma.runs.forking import ForkService
 from karma.runs.plan import RunLimits
+from karma.runs.ports import Configured
 from tests.fakes.attachments import library
 from tests.fakes.checkpoints import MemoryCheckpoints
 from tests.fakes.configuration import as_built
@@ -17,8 +18,8 @@ from tests.support.plans import allowances
 from tests.support.run_services import no_mcp_tools
 
 
-def forks(world: World, life: Life | None = None) -> ForkService:
-    """Return the service of a process."""
+def forks(world: World, life: Life | None = None, *, configuration: Configured | None = None) -> ForkService:
+    """Return the service of a process, which may know another configuration than those that execute runs."""
     life = life or Life(None)
     store = Handle(world.store, life)
     points = CheckpointService(store, Handle(MemoryCheckpoints(world.store), life), world.clock)
@@ -31,7 +32,7 @@ def forks(world: World, life: Life | None = None) -> ForkService:
         limits=RunLimits(),
         mcp=no_mcp_tools(world.clock),
         agents=world.agents(),
-        configuration=as_built(),
+        configuration=configuration or as_built(),
         library=library(),
         allowances=allowances(clock=world.clock, a_day=world.day_cost_micros),
         drafts=Handle(MemoryDrafts(world.store), life),

@@ -10,11 +10,16 @@ from typing import Any
 
 import pytest
 
+from karma.configuration.current import CurrentConfiguration, RunChoice
+from karma.configuration.domain import ComponentType, ComponentUnavailable
 from karma.conversations.domain import ThreadKey
 from karma.runs.domain import ACTIVE, LEASE, Run, RunKey, RunStatus
 from karma.runs.interrupts import Interrupt, Reason
+from karma.runs.modifications import Modifications
 from karma.runs.subagents.steps import read_steps
-from tests.support.forks import execute
+from tests.fakes.configuration import MemoryComponents, built_in
+from tests.fakes.runs import caller
+from tests.support.forks import execute, forks
 from tests.support.lost_runs import KEY, THREAD, Life, Teller, begin, live
 from tests.unit.runs.test_restored_subagents import (
     HOW,
@@ -124,6 +129,10 @@ class Pair(Counted):
             ("digger", 0): (("again", {"word": "s"}), ("look", {"word": "s"})),
         }
 
+    def calls(self, agent: str, turn: int, *calls: tuple[str, dict[str, str]]) -> None:
+        """Let an agent make other calls in a turn."""
+        self._calls = {**self._calls, (agent, turn): calls}
+
 
 CALLS = 3
 """Calls of both together."""
@@ -136,11 +145,11 @@ class Paired(Family):
         return Pair(life, self)
 
 
-def lost_pairs() -> Iterator[tuple[int, Paired, list[str]]]:
+def lost_pairs(kind: type[Paired] = Paired) -> Iterator[tuple[int, Paired, list[str]]]:
     """Yield worlds whose first run was lost at one step after the other, before its thread had any result; with step
     and points."""
     for step in count(1):
-        world, life = Paired(), Life(step, after=step % 2 == 0)
+        world, life = kind(), Life(step, after=step % 2 == 0)
         begin(world, life)
         thread = world.store.threads.get(THREAD)
         if not life.is_dead or any(each.role == "tool" for each in (thread.messages if thread else ())):
@@ -189,3 +198,50 @@ def test_a_copy_that_has_ended_is_copied_on_until_its_own_thread_knows_its_answe
             assert finish(world, run).status is RunStatus.FINISHED
             assert of_subagents(world.made, world).total() - before <= left, step
     assert met.keys() >= {0, 1}
+
+
+class Disabled(CurrentConfiguration):
+    """A configuration in which an administrator has just disabled an agent."""
+
+    def __init__(self, agent: str) -> None:
+        super().__init__(MemoryComponents(), built_in=built_in())
+        self._agent = agent
+
+    def for_run(self, *, agent: str, model: str, summaries: str = "") -> RunChoice:
+        if agent == self._agent:
+            raise ComponentUnavailable(ComponentType.AGENT, agent, "is disabled")
+        return super().for_run(agent=agent, model=model, summaries=summaries)
+
+
+class Nested(Paired):
+    """A world in which one of the two calls the other."""
+
+    def teller(self, life: Life) -> Teller:
+        teller = Pair(life, self)
+        teller.calls("scout", 0, ("again", {"word": "s"}), ("digger", {"task": "dig"}))
+        return teller
+
+
+@pytest.mark.fault("F-29zg")
+@pytest.mark.parametrize("agent", ["scout", "digger"])
+@pytest.mark.parametrize("how", HOW)
+def test_what_had_begun_begins_nowhere_anew_where_its_agent_was_just_disabled(how: str, agent: str) -> None:
+    """The process that executes the new run does not know yet that the agent is disabled."""
+    met: Counter[str] = Counter()
+    for step, world, found in lost_pairs(Nested):
+        if how == "restore_as_run":
+            give_up(world, world.store.runs_by_key[KEY])
+        known = read_steps(world.store.delegated(KEY), own=KEY.run_id).transcripts.values()
+        begun = {(each.definition.parent, each.definition.name): each.ended for each in known}
+        asked = {each: times for each, times in world.turns.items() if each[0] == agent}
+        service = forks(world, configuration=Disabled(agent))
+        run: Run = getattr(service, how)(caller(), found[0], Modifications(), key=None).run
+        if step % 2:  # on from there, where the agent is enabled again
+            run = forks(world).fork(caller(), points(world, run.key)[0], Modifications(), key=None).run
+        assert finish(world, run).status is RunStatus.FINISHED
+        if len([name for _, name in begun if name == agent]) == (2 if agent == "digger" else 1):
+            assert asked == {each: times for each, times in world.turns.items() if each[0] == agent}, step
+            met["begun"] += 1
+        met["none"] += not begun
+    assert met["begun"] > 3
+    assert met["none"]

@@ -13,7 +13,8 @@ its own, so two of them never write behind one another.
 A call within it that waits to be approved is asked about anew, by the new run. One that may have been made, and has no
 result, is made again, looked up or asked about, for the run that made it (begun_calls.py): as the newest question about
 it says, which a later run than that of the point may have asked. The agents of now decide what may be called and has to
-be approved; who is gone, disabled or not called by its caller any more is not copied.
+be approved. Who is gone, disabled or not called by its caller any more is not copied, unless it has ended: its call
+gets a failed result by a decision, so that no process whose configuration is older begins it anew.
 """
 
 from __future__ import annotations
@@ -28,14 +29,14 @@ from karma.configuration.domain import ComponentUnavailable
 from karma.conversations.attachments import Library
 from karma.conversations.domain import CallEffect, Message, ToolCall
 from karma.conversations.history import awaited_calls
-from karma.core.errors import NotFound, PayloadTooLarge
+from karma.core.errors import AppError, NotFound, PayloadTooLarge
 from karma.core.ids import RunId
 from karma.core.records import Record
 from karma.identity.domain import Caller
 from karma.mcp.offering import McpTools
 from karma.runs.begun_calls import AskedAbout, BegunCall, begun_by_answer, begun_for, made_up_for
 from karma.runs.checkpoints import FoundPoint
-from karma.runs.decisions import CallDecision
+from karma.runs.decisions import CallDecision, failure
 from karma.runs.domain import ACTIVE, NOT_EXECUTED, RunKey
 from karma.runs.interrupts import Interrupt
 from karma.runs.left_calls import ENDED_BY_ITSELF
@@ -47,6 +48,8 @@ from karma.tools.toolbox import Tool
 
 MAX_COPIED_RECORDS: Final = 32
 """Records of subagents that a run begins with: each is an item of a transaction of 100."""
+
+_NOT_CALLED: Final = "This agent is not called by this name any more: what it had begun does not go on."
 
 _TOLD: Final = frozenset[CallEffect]({"told", "done"})
 """Effects of results that tell what a subagent has answered: those that the end of a run makes up have others."""
@@ -100,6 +103,13 @@ class _Met(Record):
     steps: Sequence[StoredStep]
 
 
+class _Refused(Record):
+    """A call of a subagent that has begun, and goes on no more."""
+
+    call: ToolCall
+    decision: CallDecision
+
+
 def _line(found: FoundPoint) -> tuple[RunId, ...]:
     """Return the run of a point, and those with whose subagents it went on, the earliest first."""
     carried = found.setup.carried if found.setup is not None else ()
@@ -146,12 +156,18 @@ class Copier:
         now = _View(stored, beside)
         then = _View([each for each in stored if each.by in runs or each.epoch == NOT_EXECUTED], beside)
         met: dict[str, _Met] = {}
+        refused: dict[str, CallDecision] = {}
+        decided = found.setup.decisions if found.setup is not None else {}
         for call in awaited_calls(messages):
             view = then if self._is_told(now.called_by(call, messages), found) else now
             if not self._is_told(view.called_by(call, messages), found):
-                met |= {each.transcript.subagent: each for each in self._unfinished(view, [call], messages, subagents)}
+                for each in self._unfinished(view, [call], messages, subagents, decided):
+                    if isinstance(each, _Met):
+                        met[each.transcript.subagent] = each
+                    else:
+                        refused[each.call.id] = each.decision
         if not met:
-            return CopiedWork()
+            return CopiedWork(decisions=refused)
         steps = [step for each in met.values() for step in copied(each.steps, each.definition, beside=beside)]
         if len(steps) > MAX_COPIED_RECORDS:
             raise PayloadTooLarge("The subagents at work have more records than a new run can take along")
@@ -161,24 +177,39 @@ class Copier:
             for each in met.values()
             for call_id, decision in self._decided(each, found, questions).items()
         }
-        return CopiedWork(steps=tuple(steps), decisions=decisions)
+        return CopiedWork(steps=tuple(steps), decisions={**decisions, **refused})
 
     def _unfinished(
-        self, view: _View, calls: Sequence[ToolCall], messages: Sequence[Message], subagents: Sequence[Subagent]
-    ) -> Iterator[_Met]:
-        """Yield the subagents of calls in a conversation that have no result, with those that they have called."""
+        self,
+        view: _View,
+        calls: Sequence[ToolCall],
+        messages: Sequence[Message],
+        subagents: Sequence[Subagent],
+        decided: Mapping[str, CallDecision],
+    ) -> Iterator[_Met | _Refused]:
+        """Yield the subagents of calls in a conversation that have no result, with those that they have called.
+
+        `decided` is what the run of the point was to do with calls: what it refused had begun before that.
+        """
         named = {each.name: each.agent_id for each in subagents}
         for call in calls:
             transcript = view.called_by(call, messages)
-            if transcript is None or named.get(call.name) != transcript.definition.agent_id:
+            if transcript is None:
+                if call.name in named and (before := decided.get(call.id)) is not None and _is_refusal(before):
+                    yield _Refused(call, before)
                 continue
-            definition = self._of_now(transcript.definition)
-            if definition is None:
+            if named.get(call.name) != transcript.definition.agent_id:
+                yield _Refused(call, _refusal(transcript, failure(_NOT_CALLED)))
+                continue
+            definition = transcript.definition if transcript.ended is not None else self._of_now(transcript.definition)
+            if isinstance(definition, AppError):
+                told = failure(definition.message, code=_code_of(definition))
+                yield _Refused(call, _refusal(transcript, told))
                 continue
             yield _Met(transcript, definition, view.steps[transcript.subagent])
             if transcript.ended is None:
                 own = [message for _, message in transcript.messages]
-                yield from self._unfinished(view, awaited_calls(own), own, definition.subagents)
+                yield from self._unfinished(view, awaited_calls(own), own, definition.subagents, decided)
 
     def _is_told(self, transcript: Transcript | None, found: FoundPoint) -> bool:
         """Tell whether the run in which a subagent of the run's own model ended has stored its answer as a result.
@@ -198,14 +229,16 @@ class Copier:
         call_id = transcript.definition.call_id
         return any(each.role == "tool" and each.tool_call_id == call_id and each.effect in _TOLD for each in behind)
 
-    def _of_now(self, then: Definition) -> Definition | None:
-        """Return a subagent with what its agent may still do, and has to ask about; None: it works no more."""
+    def _of_now(self, then: Definition) -> Definition | AppError:
+        """Return a subagent with what its agent may still do, and has to ask about; or why it works no more."""
         try:
             agent = self._agents.get(then.agent_id)
             spec = agent.spec
             choice = self._configuration.for_run(agent=spec.name, model=spec.model)
-        except (NotFound, ComponentUnavailable):
-            return None
+        except NotFound:
+            return NotFound(f"The agent of {then.name} was deleted")
+        except ComponentUnavailable as exc:
+            return exc
         offered = self._mcp.still_offered(then.mcp_tools, self._caller, agent.id)
         return replace(
             then,
@@ -265,6 +298,21 @@ class Copier:
         toolbox = toolbox_of(self._tools, own.tools, self._caller, self._library, more=more)
         rules = [ToolApproval(tool=tool, rule=rule) for tool, rule in own.approvals.items()]
         return made_up_for(begun, toolbox, toolbox.approvals(rules), others)
+
+
+def _refusal(transcript: Transcript, told: str) -> CallDecision:
+    """Return the decision about a call that goes on no more: what it has done so far may have changed something."""
+    return CallDecision(made_by=transcript.begun_by, content=told, failed=True)
+
+
+def _is_refusal(decision: CallDecision) -> bool:
+    """Tell whether a decision is such a one; calls that their user refused have not begun, and others are known of."""
+    return decision.outcome is not None and decision.failed and decision.effect == "told"
+
+
+def _code_of(why: AppError) -> str:
+    """Return the code that the call's result has where a process finds out as it calls the agent (staff.py)."""
+    return "AGENT_NOT_FOUND" if isinstance(why, NotFound) else why.code
 
 
 def _is_within(question: Interrupt, subagents: Collection[tuple[str, RunId]]) -> bool:
