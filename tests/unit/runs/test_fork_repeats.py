@@ -12,7 +12,7 @@ from karma.runs.modifications import Modifications
 from karma.runs.points import PointId, write_point_id
 from karma.runs.restoring import Restored
 from tests.fakes.runs import KeptFrames, caller
-from tests.support.forks import forks
+from tests.support.forks import execute, forks
 from tests.support.lost_runs import KEY, THREAD, Life, World, begin
 from tests.support.requests import key
 from tests.unit.runs.test_forking import name, points
@@ -122,3 +122,23 @@ def test_a_repeat_that_went_back_in_a_thread_is_gone_once_that_is_deleted(world:
     with pytest.raises(IdempotencyKeyReused):
         restore(write_point_id(PointId(KEY.run_id, 99)))
     assert not store.runs_by_key
+
+
+@pytest.mark.fault("F-29zh")
+@pytest.mark.parametrize("message", [None, "Stop"], ids=["as it was", "other words"])
+@pytest.mark.parametrize("nth", [0, 1])
+def test_a_repeat_names_the_effects_of_before_and_none_of_its_own_run(
+    world: World, nth: int, message: str | None
+) -> None:
+    """Until the new run has ended, and behind that."""
+    point, wanted = name(points(world)[nth]), Modifications(message=message)
+    first = forks(world).restore_as_run(caller(), point, wanted, key=key("k"))
+    assert first.run is not None
+    assert first.effects
+    for _ in range(2):
+        again = forks(world).restore_as_run(caller(), point, wanted, key=key("k"))
+        assert again.run is not None
+        assert (again.run.key, again.effects) == (first.run.key, first.effects)
+        execute(world, first.run.key)
+    later = forks(world).restore_as_run(caller(), point, wanted, key=key("another"))
+    assert len(later.effects) > len(first.effects), "the run did nothing"

@@ -77,7 +77,7 @@ from karma.runs.plan import RunLimits, RunPlan, model_request, toolbox_of, tools
 from karma.runs.points import Earlier, Noted, PointId
 from karma.runs.ports import Configured, Executions, Runs, Watchdog
 from karma.runs.reservations import RefusedDays, agent_day, first_reservations, within_days
-from karma.runs.restoring import Restored, Restorer, require_free, states_from
+from karma.runs.restoring import Restored, Restorer, as_it_was, require_free, states_from
 from karma.runs.rollback import effects_behind
 from karma.runs.setup import RunSetup, dump_setup
 from karma.runs.watchdog import FIRST_LOOK, Inspector
@@ -175,14 +175,15 @@ class ForkService:
         """
         caller.require_verified()
         for _ in range(_TRIES):
-            found, by, _done = self.in_place.find(caller.user_id, checkpoint_id, key=key, as_run=True)
+            found, by, done = self.in_place.find(caller.user_id, checkpoint_id, key=key, as_run=True)
             asked = self._asked(caller, found, wanted, "", key, found.thread.key, by=by)
             try:
                 run = self._again(asked) or within_days(self._begin, asked, require_free(found).thread)
             except (ThreadChanged, AlreadyExists):
                 continue
             kept = common(found.messages, changed(found.messages, wanted))
-            effects = effects_behind(self._store, found, found.thread, self._tools, kept=kept)
+            then = found if done is None else as_it_was(found, done.size)
+            effects = effects_behind(self._store, then, then.thread, self._tools, kept=kept)
             return Restored(found.thread.key, run, effects)
         raise ThreadChanged
 

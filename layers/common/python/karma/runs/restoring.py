@@ -120,10 +120,15 @@ class Restorer:
 
 def restored_in_place(store: Runs, found: FoundPoint, size: int, tools: Sequence[Tool]) -> Restored:
     """Return what restoring a thread of `size` messages to a point has done; it may have more of them by now."""
+    then = as_it_was(found, size)
+    return Restored(then.thread.key, None, effects_behind(store, then, then.thread, tools))
+
+
+def as_it_was(found: FoundPoint, size: int) -> FoundPoint:
+    """Return a point as it was when its thread had so many messages: a repeat names what its first request named."""
     thread = found.thread
     forks = {position: after for position, after in thread.forks.items() if position < size}
-    then = replace(thread, messages=thread.messages[:size], next_message=size, forks=forks)
-    return Restored(thread.key, None, effects_behind(store, found, then, tools))
+    return replace(found, thread=replace(thread, messages=thread.messages[:size], next_message=size, forks=forks))
 
 
 def require_free(found: FoundPoint) -> FoundPoint:
