@@ -24,7 +24,7 @@ from karma.tools.toolbox import Tool
 _READS: Final = ":read"
 
 EffectStatus = Literal["succeeded", "unknown", "failed"]
-_STRENGTH: Final[Mapping[EffectStatus, int]] = {"succeeded": 3, "unknown": 2, "failed": 1}
+STRENGTH: Final[Mapping[EffectStatus, int]] = {"succeeded": 3, "unknown": 2, "failed": 1}
 
 
 class Effect(NamedTuple):
@@ -34,7 +34,7 @@ class Effect(NamedTuple):
     name: str
     status: EffectStatus
     message_id: str
-    """Id of the answer that made it."""
+    """Id of the answer that made it; of a call within a subagent, that of the conversation's answer that led to it."""
 
 
 class MadeCall(NamedTuple):
@@ -55,6 +55,8 @@ class Acting(Record):
     """Names of the server's tools, and of other agents, that do."""
     frontend: frozenset[str]
     """Names of the client's tools."""
+    agents: frozenset[str] = frozenset()
+    """Names of other agents among them."""
 
     def has(self, name: str) -> bool:
         """Tell whether calls of a name may change something."""
@@ -64,8 +66,9 @@ class Acting(Record):
 def acting(tools: Iterable[Tool], setups: Sequence[RunSetup]) -> Acting:
     """Return which of the server's tools act, and of those that runs were begun with."""
     names = {tool.name for tool in tools if not tool.permission.endswith(_READS)}
-    names |= {each.name for setup in setups for each in setup.subagents}
-    return Acting(frozenset(names), frozenset(tool.name for setup in setups for tool in setup.frontend_tools))
+    agents = frozenset(each.name for setup in setups for each in setup.subagents)
+    frontend = frozenset(tool.name for setup in setups for tool in setup.frontend_tools)
+    return Acting(frozenset(names) | agents, frontend, agents)
 
 
 class ThreadCalls:
@@ -127,7 +130,7 @@ def effects_of(
     calls, found = ThreadCalls(thread), dict[tuple[str, str], Effect]()
     results = (at for at in sorted(positions) if thread.messages[at].role == "tool")
     told: list[tuple[MadeCall, EffectStatus | None]] = [
-        (made, _status(thread.messages[at])) for at in results if (made := calls.answered_at(at)) is not None
+        (made, status_of(thread.messages[at])) for at in results if (made := calls.answered_at(at)) is not None
     ]
     told += left
     for made, status in sorted(told, key=lambda each: each[0].position):
@@ -135,12 +138,12 @@ def effects_of(
         if status is None or not of.has(call.name):
             continue
         before = found.get((answer.id, call.id))
-        if before is None or _STRENGTH[status] > _STRENGTH[before.status]:
+        if before is None or STRENGTH[status] > STRENGTH[before.status]:
             found[answer.id, call.id] = Effect(call.id, call.name, status, answer.id)
     return tuple(found.values())
 
 
-def _status(result: Message) -> EffectStatus | None:
+def status_of(result: Message) -> EffectStatus | None:
     """Return what a result tells of its call; None: that was not made."""
     if result.effect == "none":
         return None

@@ -60,6 +60,7 @@ def rolled_back_of(store: Runs, keys: Sequence[RunKey], thread: Thread, tools: S
     # As in effects_behind: few runs are rolled back.
     from karma.runs.effects import ThreadCalls, acting, effects_of
     from karma.runs.left_calls import left_calls
+    from karma.runs.subagents.inside import with_inside
 
     ended = keys or left_behind(store, thread)
     found = [run for run in map(store.run, dict.fromkeys(ended)) if run is not None and _is_left(run)]
@@ -76,7 +77,7 @@ def rolled_back_of(store: Runs, keys: Sequence[RunKey], thread: Thread, tools: S
     behind = range(run.begins_at, thread.next_message)
     was_open = ThreadCalls(thread).turn(_size_before(run) - 1)
     left = left_calls(store, thread, [*([was_open] if was_open >= 0 else ()), *behind], of)
-    effects = effects_of(thread, behind, of, left=left)
+    effects = with_inside(store, thread, effects_of(thread, behind, of, left=left), of)
     brought = {thread.messages[each].tool_call_id for each in kept if each >= run.begins_at}
     return RolledBack(run, before, effects, _state_before(store, run, thread, brought))
 
@@ -147,6 +148,7 @@ def effects_behind(
     from karma.runs.begun_calls import begun_calls
     from karma.runs.effects import MadeCall, ThreadCalls, acting, effects_of
     from karma.runs.left_calls import left_calls
+    from karma.runs.subagents.inside import with_inside
 
     path = found.path(len(found.messages) if kept is None else kept)
     point = path[-1] if path else -1
@@ -160,4 +162,5 @@ def effects_behind(
     left: list[tuple[MadeCall, EffectStatus]] = [
         (MadeCall(open_at, call), "unknown") for call, how in begun if how.is_unknown
     ]
-    return effects_of(thread, behind, of, left=[*left, *left_calls(store, thread, behind, of)])
+    effects = effects_of(thread, behind, of, left=[*left, *left_calls(store, thread, behind, of)])
+    return with_inside(store, thread, effects, of)
