@@ -298,6 +298,9 @@ SCENARIOS = Scenarios[RunRows](
         ),
         "RunRepository.turns": made(lambda r: r.running, lambda r, _: r.runs.turns(r.thread_key)),
         "RunRepository.take_turn": _given_its_turn,
+        "RunRepository.make_way": made(
+            lambda r: r.running, lambda r, run: r.runs.make_way(r.thread_key, run.key.run_id, at=NOW)
+        ),
         "RunRepository.setup": made(lambda r: r.running, lambda r, run: r.runs.setup(run.key)),
         "RunRepository.whole": made(lambda r: r.running, lambda r, run: r.runs.whole(run.key)),
         "RunRepository.last_checkpoint": made(lambda r: r.running, lambda r, run: r.runs.last_checkpoint(run.key)),

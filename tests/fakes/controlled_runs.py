@@ -7,10 +7,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import datetime
 
-from karma.conversations.domain import History, Message, Thread, ThreadKey, Turns
+from karma.conversations.domain import History, MakingWay, Message, Thread, ThreadKey, Turns
 from karma.conversations.state import State
 from karma.core.clock import iso
-from karma.core.ids import AgentId, UserId
+from karma.core.ids import AgentId, RunId, UserId
 from karma.runs.domain import ACTIVE, MAX_PAUSE, OwnershipLost, Run, RunKey, RunPause, RunStatus, Segment, ThreadChanged
 from karma.runs.interrupts import NOBODY, Answered, AnswerStatus, Interrupt, InterruptAnswer
 from karma.runs.points import Earlier, Noted
@@ -108,6 +108,15 @@ class ControlledRuns:
             return Turns(None, ())
         return Turns(thread.active_run_id, thread.queue, thread.interrupts, self.changed_at.get(key))
 
+    def make_way(self, thread: ThreadKey, run_id: RunId, *, at: datetime) -> bool:
+        self._meet("make_way")
+        with self._lock:
+            stored = self.threads.get(thread)
+            if stored is None or stored.is_deleted or stored.active_run_id != run_id:
+                return False
+            self.threads[thread] = replace(stored, making_way=MakingWay(run_id, at), version=stored.version + 1)
+            return True
+
     def take_turn(
         self,
         run: Run,
@@ -135,6 +144,7 @@ class ControlledRuns:
                 stored,
                 active_run_id=run.key.run_id,
                 queue=queue,
+                making_way=None,
                 version=stored.version + 1,
                 interrupts=tuple(each.id for each in left),
             )

@@ -178,14 +178,14 @@ class MemoryRuns(ControlledRuns, MemoryHoldings):
         self.setups[run.key] = setup
         self.changed_at[thread.key] = run.created_at
         if is_queued:
-            queue = (*thread.queue, run.key.run_id)
-            last = run.key.run_id
-            self.threads[thread.key] = replace(stored, queue=queue, last_run_id=last, version=stored.version + 1)
+            version, queue = stored.version + 1, (*thread.queue, run.key.run_id)
+            self.threads[thread.key] = replace(stored, queue=queue, last_run_id=queue[-1], version=version)
             return
         self.threads[thread.key] = replace(
             stored,
             active_run_id=run.key.run_id,
             last_run_id=run.key.run_id,
+            making_way=None,
             version=stored.version + 1,
             interrupts=tuple(each.id for each in left),
         )

@@ -67,12 +67,12 @@ FIRST = {
 
 OWN: dict[str, tuple[int, str]] = {
     "agent_stream.app": (
-        197,
+        198,
         "agents audit billing configuration conversations core files http identity integrations mail mcp "
         "models notices runs tools",
     ),
     "agent_stream.execution": (
-        197,
+        198,
         "agents audit billing configuration conversations core files http identity integrations mail mcp "
         "models notices runs threads tools",
     ),
@@ -96,7 +96,7 @@ OWN: dict[str, tuple[int, str]] = {
     ),
     "background.samples": (45, "core devices telemetry"),
     "background.schedules": (
-        215,
+        216,
         "agents alarms audit billing configuration conversations core devices files identity integrations mail mcp "
         "models notices runs schedules tools",
     ),

@@ -6,6 +6,7 @@ from datetime import timedelta
 import pytest
 
 from karma.conversations.domain import Message, ThreadKey
+from karma.core.ids import ThreadId
 from karma.runs.domain import OwnershipLost, Run, RunStatus, Segment, ThreadChanged
 from karma.runs.interrupts import Answered, AnswerStatus, InterruptAnswer
 from karma.runs.ports import Runs
@@ -142,3 +143,33 @@ def test_one_whose_turn_has_come_is_not_cancelled_as_one_that_waits(runs: Runs) 
 
 def test_an_absent_thread_has_nobody_s_turn(runs: Runs) -> None:
     assert runs.turns(ThreadKey(THREAD.user_id, THREAD.thread_id))[:2] == (None, ())
+
+
+def test_a_run_makes_way_while_it_is_active_until_another_begins(runs: Runs) -> None:
+    begin(runs)
+    waits = queue(runs, "r2")
+    assert not runs.make_way(THREAD, waits.key.run_id, at=NOW)
+    assert not runs.make_way(ThreadKey(THREAD.user_id, ThreadId("none")), waits.key.run_id, at=NOW)
+    before = runs.thread(THREAD)
+    assert before.making_way is None
+    assert runs.make_way(THREAD, run().key.run_id, at=NOW)
+    assert runs.make_way(THREAD, run().key.run_id, at=LATER)
+    thread = runs.thread(THREAD)
+    assert thread.making_way == (run().key.run_id, LATER)
+    assert thread.version > before.version, "who has read it before is to read it again"
+    end(runs)
+    assert not runs.make_way(THREAD, run().key.run_id, at=LATER)
+    assert runs.thread(THREAD).making_way == (run().key.run_id, LATER)
+    queue(runs, "r3")
+    assert runs.thread(THREAD).making_way is not None, "to wait is not to begin"
+    runs.take_turn(begun(runs, waits), runs.thread(THREAD), SAID, at=LATER)
+    assert runs.thread(THREAD).making_way is None
+
+
+def test_a_run_that_begins_in_the_place_of_another_has_nothing_make_way(runs: Runs) -> None:
+    begin(runs)
+    runs.make_way(THREAD, run().key.run_id, at=NOW)
+    end(runs)
+    new = run("r2")
+    runs.start(new, thread=runs.thread(THREAD), segment=replace(segment(1), key=new.key), messages=SAID, setup=b"s")
+    assert runs.thread(THREAD).making_way is None

@@ -99,7 +99,7 @@ def test_an_answer_that_is_withdrawn_stops_the_run_that_has_it(
     change: str, *, is_alone: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("karma.runs.log._LISTEN_EVERY_S", 0.01)
-    monkeypatch.setattr("karma.runs.recording._END_POLL_S", 0.01)
+    monkeypatch.setattr("karma.runs.replacing._END_POLL_S", 0.01)
     world = World(ASKS, [*text("I mo"), lambda: asyncio.Event().wait()], [*text("I stay."), *ended()])
     q, turn, yes = question(world)
     other = CHANGES[change](yes)

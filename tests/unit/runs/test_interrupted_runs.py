@@ -175,7 +175,7 @@ def _in_any_order(monkeypatch: pytest.MonkeyPatch, dice: random.Random) -> None:
 
     monkeypatch.setattr(asyncio, "to_thread", later)
     monkeypatch.setattr("karma.runs.recording._PAUSE_S", 0)
-    monkeypatch.setattr("karma.runs.recording._END_POLL_S", 0.001)
+    monkeypatch.setattr("karma.runs.replacing._END_POLL_S", 0.001)
     monkeypatch.setattr("karma.runs.repeats._POLL_S", 0.001)
     monkeypatch.setattr("karma.runs.repeats._MAX_POLL_S", 0.001)
     monkeypatch.setattr("karma.runs.log._LISTEN_EVERY_S", 0.001)

@@ -257,7 +257,7 @@ def test_a_client_that_goes_on_does_not_wait_for_the_run_that_it_left(
 ) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("karma.runs.log._LISTEN_EVERY_S", 0.001)
-        patch.setattr("karma.runs.recording._END_POLL_S", 0.001)
+        patch.setattr("karma.runs.replacing._END_POLL_S", 0.001)
         asyncio.run(leave(Client(kind, waits=waits), held_at, share, greeting=greeting))
 
 
@@ -287,7 +287,7 @@ def test_an_earlier_answer_does_not_stand_in_the_place_of_one_that_is_made_anew(
         patch.setattr("karma.runs.repeats._POLL_S", 0.001)
         patch.setattr("karma.runs.repeats._MAX_POLL_S", 0.001)
         patch.setattr("karma.runs.log._LISTEN_EVERY_S", 0.001)
-        patch.setattr("karma.runs.recording._END_POLL_S", 0.001)
+        patch.setattr("karma.runs.replacing._END_POLL_S", 0.001)
         if leaves:
             asyncio.run(leave(Client("whole"), held_at, share, greeting=ANEW))
         else:

@@ -76,7 +76,7 @@ class TestOneRunAThread:
         self, then: list[dict[str, Any]], version: str | None, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr("karma.runs.log._LISTEN_EVERY_S", 0.01)
-        monkeypatch.setattr("karma.runs.recording._END_POLL_S", 0.01)
+        monkeypatch.setattr("karma.runs.replacing._END_POLL_S", 0.01)
         world = World([*text("Hel"), lambda: asyncio.Event().wait()], [*text("ok"), *ended()])
         first = asked(user("a", "u1"), run="r1", protocolVersion=version)
 
@@ -316,7 +316,7 @@ class TestOneRunAThread:
 class TestARequestThatInterrupts:
     def test_cancels_the_active_run_keeps_its_whole_turns_and_starts(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr("karma.runs.log._LISTEN_EVERY_S", 0.001)
-        monkeypatch.setattr("karma.runs.recording._END_POLL_S", 0.001)
+        monkeypatch.setattr("karma.runs.replacing._END_POLL_S", 0.001)
         calls = [*text("I look."), *tool("c1", "echo", '{"word":"yes"}'), *ended(StopReason.TOOL_USE)]
         world = World(calls, [*text("Hel"), lambda: asyncio.Event().wait()], [*text("ok"), *ended()])
         first = asked(user("a", "u1"), run="r1")
@@ -350,7 +350,7 @@ class TestARequestThatInterrupts:
     ) -> None:
         dice = random.Random(seed)
         monkeypatch.setattr("karma.runs.log._LISTEN_EVERY_S", 0.001)
-        monkeypatch.setattr("karma.runs.recording._END_POLL_S", 0.001)
+        monkeypatch.setattr("karma.runs.replacing._END_POLL_S", 0.001)
         monkeypatch.setattr("karma.runs.recording._PAUSE_S", 0.001)
         silent = [*text("Hel"), lambda: asyncio.Event().wait()]
         world = World(silent, silent, silent, silent)

@@ -6,7 +6,7 @@ import re
 import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import field
-from datetime import datetime
+from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Literal, NamedTuple
 
@@ -23,6 +23,8 @@ MAX_CONVERSATION_BYTES = 12_000_000
 """Bytes of the JSON of all messages of a thread, its other branches included, with which a run may begin in it."""
 
 
+KEPT_FOR = timedelta(seconds=8)
+"""Time for which a thread is left to a request that had its active run make way; it waits 4 s for that run's end."""
 MAX_TITLE_CHARS = 200
 """Characters of a title at the most."""
 _FIRST_WORDS_CHARS = 60
@@ -171,6 +173,18 @@ class ThreadChange(Record, kw_only=True):
     """The new `max_tokens` and `max_cost_micros` of its spending."""
 
 
+class MakingWay(NamedTuple):
+    """A run of a thread that makes way for a request, which begins before those that wait for their turn."""
+
+    run_id: RunId
+    at: datetime
+    """Moment at which the request said so last."""
+
+    def is_awaited(self, now: datetime) -> bool:
+        """Tell whether that request may still be about to begin, so that those that wait leave the thread to it."""
+        return now < self.at + KEPT_FOR
+
+
 class Thread(Record, kw_only=True):
     """A conversation as stored, with all its branches; `version` 0: not stored yet.
 
@@ -192,6 +206,8 @@ class Thread(Record, kw_only=True):
     """Ids of the questions of its runs that are open (karma.runs.interrupts)."""
     queue: tuple[RunId, ...] = ()
     """Runs that wait for their turn, the first in front; some may have ended before it came."""
+    making_way: MakingWay | None = None
+    """The run whose place a request wants; None: none wants one, or another run has begun since."""
     state: State | None = None
     """The state that its runs left to its application; None: none did."""
     stored_bytes: int = 0

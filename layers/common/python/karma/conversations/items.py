@@ -111,6 +111,10 @@ class ThreadItem(ConversationsItem, discriminator="thread"):
 
     title_asked_at = UnicodeAttribute(null=True)
     """Moment at which a model was asked for a title, which it is once."""
+    making_way_run_id = UnicodeAttribute(null=True)
+    """Its run that a request wants to begin in the place of; absent: none, or another run has begun since."""
+    making_way_at = UnicodeAttribute(null=True)
+    """Moment at which that request said so last."""
     queue: ListAttribute[str] = ListAttribute(null=True)
     """Ids of runs that wait for their turn, texts; absent: none has."""
     last_run_id = UnicodeAttribute(null=True)

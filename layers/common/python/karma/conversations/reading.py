@@ -9,6 +9,7 @@ import orjson
 
 from karma.conversations.domain import (
     NOTHING_SPENT,
+    MakingWay,
     Message,
     Thread,
     ThreadHead,
@@ -77,6 +78,7 @@ def read_whole(key: ThreadKey) -> tuple[ThreadHead | None, Thread] | None:
                 last_run_id=run_named(head.last_run_id) if head else None,
                 interrupts=tuple(orjson.loads(head.interrupts)) if head and head.interrupts else (),
                 queue=tuple(map(RunId, (head.queue or []) if head else [])),
+                making_way=_making_way(head),
                 state=state,
                 asks_title=head is None or may_ask_title(head),
                 is_deleted=head is not None and bool(head.deleted_at),
@@ -186,6 +188,12 @@ def _spending(item: ThreadItem) -> ThreadSpending:
         max_tokens=_whole(item.max_tokens),
         max_cost_micros=_whole(item.max_micros),
     )
+
+
+def _making_way(head: ThreadItem | None) -> MakingWay | None:
+    if head is None or not head.making_way_run_id or not head.making_way_at:
+        return None
+    return MakingWay(RunId(head.making_way_run_id), parse_iso(head.making_way_at))
 
 
 def _restored_to(head: ThreadItem | None, size: int) -> int | None:

@@ -28,12 +28,15 @@ from karma.conversations.items import (
 )
 from karma.conversations.state import State, dump_state
 from karma.conversations.stored import dump_messages
+from karma.core.dynamo.access import update
 from karma.core.dynamo.transaction import Transaction
 from karma.core.errors import AppError
 from karma.core.ids import AgentId, RunId
 
 _NOT_BEGUN = ThreadDeletionItem.attempts == 0
 """Condition on a deletion: nobody has begun with it."""
+_WAY_MADE = (ThreadItem.making_way_run_id.remove(), ThreadItem.making_way_at.remove())
+"""Another run has begun since one made way."""
 
 
 def occupy_thread(
@@ -78,6 +81,7 @@ def occupy_thread(
         ThreadItem.messages_begun.set(item.messages_begun),
         ThreadItem.last_run_id.set(run_id),
         ThreadItem.expires_at.remove(),
+        *_WAY_MADE,
     ]
     if restores and not history.messages and history.after is not None:
         actions += _goes_on(thread, history.after)
@@ -134,6 +138,17 @@ def queue_run(tx: Transaction, thread: Thread, *, run_id: RunId, at: str, on_fai
     tx.update(item, actions, ThreadItem.deleted_at.does_not_exist(), locked=True, on_fail=on_fail)
 
 
+def make_way(key: ThreadKey, run_id: RunId, *, at: str) -> None:
+    """Note that a request wants to begin in the place of a thread's active run; one item, one Update.
+
+    Raises:
+        ConditionFailed: that run is not the thread's active one, or the thread is gone.
+    """
+    actions = [ThreadItem.making_way_run_id.set(run_id), ThreadItem.making_way_at.set(at)]
+    is_active = (ThreadItem.active_run_id == run_id) & ThreadItem.deleted_at.does_not_exist()
+    update(ThreadItem(*head_key(key)), actions, is_active)
+
+
 def take_turn(
     tx: Transaction,
     thread: Thread,
@@ -158,6 +173,7 @@ def take_turn(
         ThreadItem.updated_at.set(at),
         ThreadItem.gsi1sk.set(listed_sk(thread.key, at)),
         ThreadItem.messages_begun.set(history.n + len(history.messages)),
+        *_WAY_MADE,
     ]
     actions += _left_open(thread, interrupts)
     is_free = ThreadItem.active_run_id.does_not_exist() & ThreadItem.deleted_at.does_not_exist()

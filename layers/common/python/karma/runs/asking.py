@@ -16,6 +16,7 @@ from karma.conversations.domain import MAX_ADDED_BYTES, Json, Message, Thread
 from karma.conversations.state import EMPTY, State, changes_of, with_changes, with_user, without_user
 from karma.conversations.stored import dump_messages
 from karma.core.errors import AppError, PayloadTooLarge, QuotaExceeded
+from karma.core.ids import RunId
 from karma.core.json_patch import is_same
 from karma.core.observability import logger
 from karma.core.records import Record
@@ -34,7 +35,7 @@ from karma.runs.requests import RunInput
 from karma.runs.reservations import RefusedDays, agent_day, first_reservations
 from karma.runs.resuming import Resolved, Resumption, questions_of
 from karma.runs.rollback import RolledBack
-from karma.runs.setup import RunSetup, placed, user_of
+from karma.runs.setup import RunSetup, load_setup, placed, user_of
 from karma.runs.turns import MAX_QUEUE, QueuePlace, changes_beside, place_of
 from karma.runs.words import asked_in
 from karma.tools.toolbox import Tool, Toolbox
@@ -93,6 +94,12 @@ class Asking:
     """The changes that its client has made to the state of its thread, once it waits for its turn."""
     days: RefusedDays = field(default_factory=RefusedDays)
     """Days that have refused it."""
+    met: RunId | None = field(init=False)
+    """The run of its thread that was active when it came."""
+
+    def __post_init__(self) -> None:
+        """Note whom the request means: what becomes active later may be another's turn."""
+        self.met = self.thread.active_run_id
 
     @property
     def key(self) -> RunKey:
@@ -127,6 +134,19 @@ class Asking:
     def ends_active(self) -> bool:
         """Tell whether an active run is cancelled for this one, whatever it answers."""
         return self.strategy in {MultitaskStrategy.INTERRUPT, MultitaskStrategy.ROLLBACK}
+
+    def may_end(self, store: Runs, key: RunKey) -> bool:
+        """Tell whether the request means its thread's active run. Blocks: two reads, for one that has begun since.
+
+        It means the one that it met, and one that was asked for before it, which has only begun first; not one whose
+        turn has come meanwhile, which it was to go before, nor one that was asked for after it.
+        """
+        if key.run_id == self.met:
+            return True
+        run, stored = store.run(key), store.setup(key)
+        if run is None:
+            return True
+        return run.created_at <= self.allowance.at and not (stored and load_setup(stored).waiting)
 
     def give_back(self, before: State | None) -> None:
         """Begin with the state `before` a run that is rolled back, and what its client changed itself; None: none is.
@@ -184,13 +204,14 @@ class Asking:
         require_asker(self.agent, self.askers, entries)
         self.chain, self.questions = chain_of(store, self.thread, self.askers, found.lost), found
 
-    def place(self, store: Runs, admitted: Admitted) -> QueuePlace:
+    def place(self, store: Runs, admitted: Admitted, *, now: datetime) -> QueuePlace:
         """Tell whether the run has to wait for its turn; raises as `place_of`. May block."""
         may_be_answered = self.questions.may_be_answered
         # What is asked beside calls of the client is shown when these have their results.
         goes_on = may_be_answered and any(each.message.role == "tool" for each in admitted.sent[-1:])
         answers = bool(self.asked.resume) or goes_on
-        held = may_be_answered and not answers
+        is_kept = self.thread.making_way is not None and self.thread.making_way.is_awaited(now)
+        held = is_kept or (may_be_answered and not answers)
         place = place_of(store, self.thread, self.strategy, answers=answers, is_held=held)
         if place.waits and self.asked.state != {}:
             self.changes = changes_beside(store, place.thread, self.asked.state, self.caller)

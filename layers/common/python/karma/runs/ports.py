@@ -224,6 +224,9 @@ class Runs(Holdings, Protocol):
             AccountGone: the user is deleted.
         """
 
+    def make_way(self, thread: ThreadKey, run_id: RunId, *, at: datetime) -> bool:
+        """Note that a request begins in the place of a thread's active run; False: another one is active, or none."""
+
     def take_turn(
         self,
         run: Run,

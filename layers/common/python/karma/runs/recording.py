@@ -40,12 +40,12 @@ from karma.runs.opening import Link, Tell, opening
 from karma.runs.plan import RunLimits, RunPlan, model_request
 from karma.runs.ports import Also, Configured, Executions, Runs, Watchdog
 from karma.runs.repeats import has_left, is_repeat
+from karma.runs.replacing import Replacement
 from karma.runs.requests import RunInput, application_text
 from karma.runs.resuming import Resolved, Resumption, resolve
 from karma.runs.rollback import rolled_back_of
 from karma.runs.setup import dump_setup
 from karma.runs.watchdog import FIRST_LOOK, Inspector
-from karma.runs.wishes import Wish
 from karma.tools.toolbox import Tool, Toolbox
 
 Admission = Callable[[], Awaitable[object]]
@@ -53,9 +53,6 @@ Admission = Callable[[], Awaitable[object]]
 
 _PAUSE_S = 0.05
 _MOST_PAUSES = 8
-_END_POLL_S = 0.25
-_END_POLLS = 16
-"""Polls for the end of a run that was asked to end; it reads the wish twice a second."""
 
 
 class RunRecorder:
@@ -83,6 +80,7 @@ class RunRecorder:
         self._configuration = configuration
         self._watchdog = watchdog
         self.inspector = Inspector(store, executions, clock)
+        self._replacement = Replacement(store, self.inspector, clock)
         self._prepare_model = prepare
         self._tools, self._mcp = tools, mcp
         self.own_tools = frozenset(tool.name for tool in tools)
@@ -193,14 +191,14 @@ class RunRecorder:
         """
         planned = await asyncio.to_thread(self._planned, asking, lease)
         if not planned.waits:
-            await self._free(planned.thread, Wish.MOVED_ON, asking)
+            await self._replacement.make_way(planned.thread, asking)
         return await asyncio.to_thread(self._stored, asking, planned, lease)
 
     def _planned(self, asking: Asking, lease: timedelta) -> Planned:
         """Plan a run, and make its first events. Blocks."""
         asked, thread = asking.asked, asking.thread
         admitted = asking.admitted = asking.admitted or self._admitted(thread, asked)
-        waits, thread = asking.place(self._store, admitted)
+        waits, thread = asking.place(self._store, admitted, now=self._clock.now())
         before, rolled_back = thread, None
         if not waits and asking.strategy is MultitaskStrategy.ROLLBACK:
             rolled_back = rolled_back_of(self._store, asking.rolls_back, thread, self._tools)
@@ -395,33 +393,12 @@ class RunRecorder:
             if asking.ends_active or asking.strategy is MultitaskStrategy.ENQUEUE:
                 return None
             if not await asyncio.to_thread(has_left, run, thread, asked, sent, own=self.own_tools):
-                await self._free(thread, Wish.NEXT)
+                await self._replacement.ask_for_turn(thread)
             return None
         if before is not None or not await asyncio.to_thread(self.inspector.has_ended, run.key):
             return run
         ended = await asyncio.to_thread(self._store.run, run.key)
         return ended if ended is not None and ended.status in asking.final_states(run.key) else None
-
-    async def _free(self, thread: Thread, wish: Wish, asking: Asking | None = None) -> None:
-        """End the thread's active run if its process is lost, else ask its writer to end it.
-
-        Raises:
-            ThreadBusy: the run goes on.
-            ThreadChanged: the run has ended; read the thread again.
-        """
-        run_id = thread.active_run_id
-        if run_id is None:
-            return
-        key = RunKey(thread.key.user_id, run_id)
-        if asking is not None and asking.strategy is MultitaskStrategy.ROLLBACK:
-            asking.rolls_back.append(key)
-        ends = partial(self.inspector.is_over, is_cancelled=asking is not None and asking.ends_active)
-        is_over = ends if wish is Wish.MOVED_ON else self.inspector.has_ended
-        if not await asyncio.to_thread(is_over, key):
-            await asyncio.to_thread(self._store.wish, key, wish, at=self._clock.now())
-            if wish is Wish.NEXT or not await self._ends(key):
-                raise ThreadBusy(run_id)
-        raise ThreadChanged
 
     async def _told(self, met: AppError, asking: Asking) -> AppError:
         """Return ThreadBusy with the thread's active run when others changed the thread first each time.
@@ -433,15 +410,6 @@ class RunRecorder:
             if active is not None:
                 return ThreadBusy(active)
         return met
-
-    async def _ends(self, key: RunKey) -> bool:
-        """Wait for a run that was asked to end; False: it goes on."""
-        for _ in range(_END_POLLS):
-            await asyncio.sleep(_END_POLL_S)
-            tail = await asyncio.to_thread(self._store.tail, key)
-            if tail is None or tail.terminal:
-                return True
-        return False
 
 
 async def _pause(attempt: int) -> None:

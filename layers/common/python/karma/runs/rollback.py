@@ -54,15 +54,17 @@ class RolledBack(Record):
 def rolled_back_of(store: Runs, keys: Sequence[RunKey], thread: Thread, tools: Sequence[Tool]) -> RolledBack | None:
     """Return how a thread goes on without runs that were ended for another; None: all had finished by themselves.
 
-    Without any it is the one whose place nobody has taken (`left_behind`). Several are those that began one after the
-    other while the request was about to end the one before: the thread goes on where the first of them had begun.
+    Without any it is the one whose place nobody has taken (`left_behind`), and so where another run has gone on behind
+    those since, whose turn it was. Several are those that began one after the other while the request was about to end
+    the one before: the thread goes on where the first of them had begun.
     """
     # As in effects_behind: few runs are rolled back.
     from karma.runs.effects import ThreadCalls, acting, effects_of
     from karma.runs.left_calls import left_calls
     from karma.runs.subagents.inside import with_inside
 
-    ended = keys or left_behind(store, thread)
+    way = thread.making_way.run_id if thread.making_way else None  # None: a run has begun since
+    ended = keys if way in {each.run_id for each in keys} else left_behind(store, thread)
     found = [run for run in map(store.run, dict.fromkeys(ended)) if run is not None and _is_left(run)]
     if not found:
         return None
@@ -104,9 +106,11 @@ def left_behind(store: Runs, thread: Thread) -> list[RunKey]:
 
     The request that ended it died before it stored its own run, or another request came in between.
     """
-    if thread.active_run_id is not None or not thread.last_run_id:
+    # The newest run may be one that waits for its turn behind it.
+    run_id = thread.making_way.run_id if thread.making_way else thread.last_run_id
+    if thread.active_run_id is not None or not run_id:
         return []
-    run = store.run(RunKey(thread.key.user_id, thread.last_run_id))
+    run = store.run(RunKey(thread.key.user_id, run_id))
     if run is None or run.status is not RunStatus.CANCELLED or run.cancel_reason != MOVED_ON_REASON:
         return []
     return [run.key] if run.last_message == thread.latest else []

@@ -10,10 +10,11 @@ from pynamodb.expressions.update import Action
 from karma.conversations.domain import History, Message, Thread, ThreadKey, Turns
 from karma.conversations.reading import read_turns
 from karma.conversations.state import State
-from karma.conversations.transactional import add_messages, run_before, take_turn
+from karma.conversations.transactional import add_messages, make_way, run_before, take_turn
 from karma.core.clock import iso
 from karma.core.dynamo.failures import ConditionFailed
 from karma.core.dynamo.transaction import Transaction
+from karma.core.ids import RunId
 from karma.models.budgets import dump_budgets
 from karma.runs.domain import OwnershipLost, Run, RunExists, RunStatus, ThreadChanged
 from karma.runs.interrupt_repository import note_answers
@@ -40,6 +41,14 @@ class RunTurnRepository:
     def turns(self, key: ThreadKey) -> Turns:
         """See Runs; one Get."""
         return read_turns(key)
+
+    def make_way(self, thread: ThreadKey, run_id: RunId, *, at: datetime) -> bool:
+        """See Runs; one Update."""
+        try:
+            make_way(thread, run_id, at=iso(at))
+        except ConditionFailed:
+            return False
+        return True
 
     def take_turn(
         self,

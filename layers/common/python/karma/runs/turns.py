@@ -111,8 +111,8 @@ def place_of(
     if not thread.queue or goes_first:
         return QueuePlace(waits and (is_held or thread.active_run_id is not None), thread)
     queue = tuple(waiting(store, thread.key.user_id, thread.queue))
-    if queue and not waits and thread.active_run_id is None:
-        raise ThreadBusy(queue[0], waits=True)
+    if queue and not waits:  # also before it ends an active run whose client has left: it would be refused then
+        raise ThreadBusy(thread.active_run_id or queue[0], waits=thread.active_run_id is None)
     if waits and len(queue) >= MAX_QUEUE:
         raise QueueFull
     must = is_held or bool(queue) or thread.active_run_id is not None
@@ -207,7 +207,8 @@ def _at_its_turn(store: Runs, run: Run, setup: RunSetup, thread: Thread) -> Stat
 def give_turn(store: Runs, run: Run, *, own: Collection[str], at: datetime) -> Run | None:
     """Let a queued run run, behind all that its thread has by now; None: its turn has not come, or it has ended.
 
-    Its turn has not come either while it would pass over a question that may still be answered.
+    Its turn has not come either while it would pass over a question that may still be answered, nor while a request may
+    be about to begin in the place of the run before it, which makes way.
 
     `own` are the names of the server's tools; those of MCP servers and subagents are in the run's setup.
     """
@@ -215,6 +216,8 @@ def give_turn(store: Runs, run: Run, *, own: Collection[str], at: datetime) -> R
         thread = store.thread(ThreadKey(run.key.user_id, run.thread_id))
         first = next(waiting(store, run.key.user_id, thread.queue), None)
         if thread.is_deleted or thread.active_run_id is not None or first != run.key.run_id:
+            return None
+        if thread.making_way is not None and thread.making_way.is_awaited(at):
             return None
         stored = store.setup(run.key)
         setup = load_setup(stored) if stored else None
