@@ -79,6 +79,7 @@ CALLS: dict[str, Callable[[], object]] = {
     "access.query_up_to": lambda: access.query_up_to(
         10, FaultItem, "P", FaultItem.sk.startswith("S"), wanted=FaultItem, read=str, forward=True, start=None
     ),
+    "access.query_by_id": lambda: access.query_by_id(FaultItem, Key("P", "S#"), "", str, limit=10),
     "Transaction.commit": committed,
     "DynamoBuckets.take": lambda: DynamoBuckets().take(LIMIT, "k", now=NOW),
     "DynamoBuckets.give_back": lambda: DynamoBuckets().give_back(LIMIT, "k", now=NOW),

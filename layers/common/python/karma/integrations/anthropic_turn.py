@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any, TypeGuard
 
 from karma.conversations.repair import arguments_of
@@ -10,13 +9,13 @@ from karma.core import freeform, surrogates
 from karma.core.texts import GrowingText
 from karma.integrations.anthropic_errors import code_of
 from karma.integrations.event_stream import QUIET_S, EventStream, StreamQuiet, StreamTooLarge
+from karma.integrations.stop_reasons import Ending
 from karma.models.domain import ModelErrorCode, Usage
 from karma.models.ports import (
     ModelEvent,
     ModelFailed,
     ReasoningDelta,
     ReasoningEnded,
-    StopReason,
     TextDelta,
     ToolArguments,
     ToolBegun,
@@ -24,16 +23,6 @@ from karma.models.ports import (
     TurnEnded,
 )
 from karma.models.prices import utf8_size
-
-_STOPS: Mapping[str, StopReason] = {
-    "end_turn": StopReason.END,
-    "stop_sequence": StopReason.END,
-    "tool_use": StopReason.TOOL_USE,
-    "max_tokens": StopReason.MAX_TOKENS,
-    "pause_turn": StopReason.PAUSED,
-    "refusal": StopReason.REFUSED,
-    "model_context_window_exceeded": StopReason.CONTEXT_FULL,
-}
 
 _MAX_COUNTED = 10_000_000
 """Tokens that may be reported of one call, more than any takes; a larger number is no count."""
@@ -75,7 +64,7 @@ class Turn:
         self._blocks: dict[int, dict[str, Any]] = {}
         """Content blocks that have ended, by index."""
         self._open: dict[int, _Open] = {}
-        self._stop = ""
+        self._ending = Ending()
         self._usage: dict[str, int] = {}
         self._output_known = False
         self.hidden = 0
@@ -125,16 +114,18 @@ class Turn:
         elif kind == "message_start":
             self._count(event["message"].get("usage"))
         elif kind == "message_delta":
-            self._stop = event["delta"].get("stop_reason") or self._stop
+            if reason := event["delta"].get("stop_reason"):
+                self._ending.add(reason)
             self._count(event.get("usage"))
             self._output_known = "output_tokens" in self._usage
         elif kind == "message_stop":
+            stop = self._ending.stop(usage=self.usage)
             if self._open:
                 # A call cut short is not a call, and a text cut short is not what the model said.
                 raise ModelFailed(ModelErrorCode.MODEL_STREAM_CUT, usage=self.usage)
             self.is_complete = True
             blocks = [self._blocks[index] for index in sorted(self._blocks)]
-            out.append(TurnEnded(_STOPS.get(self._stop, StopReason.END), self.usage, blocks))
+            out.append(TurnEnded(stop, self.usage, blocks))
         elif kind == "error":
             code = code_of(200, event["error"].get("type"), event)
             raise ModelFailed(code, usage=self.usage, is_transient=code.may_pass)

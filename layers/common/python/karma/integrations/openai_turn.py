@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Final
+from typing import Any, Final, NoReturn
 
 import orjson
 
@@ -16,6 +16,7 @@ from karma.integrations.event_stream import QUIET_S, EventStream, StreamQuiet, S
 from karma.integrations.openai_errors import code_in_stream
 from karma.integrations.openai_signed import Signed
 from karma.integrations.openai_thinking import LeadingThoughts
+from karma.integrations.stop_reasons import Ending
 from karma.models.domain import ModelErrorCode, Target, Usage
 from karma.models.ports import (
     ModelEvent,
@@ -32,13 +33,6 @@ from karma.models.ports import (
 )
 from karma.models.prices import MAX_INPUT_TOKENS, estimated_usage, input_tokens, utf8_size
 
-_STOPS: Final[Mapping[str, StopReason]] = {
-    "stop": StopReason.END,
-    "tool_calls": StopReason.TOOL_USE,
-    "function_call": StopReason.TOOL_USE,
-    "length": StopReason.MAX_TOKENS,
-    "content_filter": StopReason.REFUSED,
-}
 _DONE: Final = b"[DONE]"
 _MAX_CALLS: Final = 1000
 """Calls of tools in one answer; a stream with more is no answer."""
@@ -67,6 +61,8 @@ class _Call:
     """The parts that its server wants back with it (openai_signed.py)."""
     looks: int = 0
     """Number of times that its arguments were looked at."""
+    ahead: str = ""
+    """An empty object with which they began: all of them, or what some gateways put before them."""
 
     def is_another(self, name: str, arguments: object) -> bool:
         """Tell whether a piece without an id, at this call's place, begins another call.
@@ -77,7 +73,11 @@ class _Call:
         if not name or not self.name or name != self.name:
             return bool(name and self.name)
         begins = isinstance(arguments, dict) or (isinstance(arguments, str) and arguments.lstrip().startswith("{"))
-        if not begins or not 0 < self.text.size <= _MAX_LOOKED_AT or self.looks == _MAX_CALLS:
+        if not begins:
+            return False
+        if self.ahead:
+            return True
+        if not 0 < self.text.size <= _MAX_LOOKED_AT or self.looks == _MAX_CALLS:
             return False
         self.looks += 1
         try:
@@ -112,7 +112,8 @@ class ChatTurn:
         """
         self._made: list[_Call] = []
         self._signed = Signed()
-        self._finish = ""
+        self._ending = Ending()
+        self._stop = StopReason.END
         self._thought = 0
         """Characters of its thinking."""
         self._has_refused = False
@@ -173,20 +174,28 @@ class ChatTurn:
             # None at all, of an answer that says something, were not counted.
             output_tokens=estimate.output_tokens if said is None else said or estimate.output_tokens,
         )
-        stop = StopReason.REFUSED if self._has_refused else _STOPS.get(self._finish, StopReason.END)
+        stop = StopReason.REFUSED if self._has_refused else self._stop
         return TurnEnded(stop, usage, self._blocks(request.target))
 
     @property
     def _chars(self) -> int:
-        return self._thought + self._text.size + sum(call.text.size for call in self._made) + len(self._made)
+        return (
+            self._thought
+            + self._text.size
+            + sum(call.text.size + len(call.ahead) for call in self._made)
+            + len(self._made)
+        )
 
     def end_of_body(self) -> list[ModelEvent]:
         """Return the events with which a stream ends that said why it ends, and nothing more.
 
         Some servers leave out `[DONE]`, or do where a filter stopped the answer. Without a reason the stream was cut.
+
+        Raises:
+            ModelFailed: the reason is none of a whole answer.
         """
         out: list[ModelEvent] = []
-        if self._finish and not self.is_complete:
+        if self._ending.is_told and not self.is_complete:
             self._end(out)
         return out
 
@@ -194,12 +203,13 @@ class ChatTurn:
         if chunk is None:
             return  # sent by some gateways to keep the connection alive
         if chunk.get("error") is not None or chunk.get("object") == "error":
-            code = code_in_stream(chunk)
-            raise ModelFailed(code, usage=self.usage, is_transient=code.may_pass)
+            self._fail(chunk)
         if chunk.get("usage"):
             self._count(chunk["usage"])
         # One answer is asked for; the chunk with the usage has none, and no list of them at some servers.
         for choice in (chunk.get("choices") or [])[:1]:
+            if choice.get("error"):  # as OpenRouter tells what failed behind it
+                self._fail(choice)
             delta = choice.get("delta") or {}
             inline, said = self._leading.feed(_texts(delta.get("content"), "text"))
             # Why it declines is what it says, as of models that say it in their text.
@@ -223,7 +233,14 @@ class ChatTurn:
             finish = choice.get("finish_reason")
             if not isinstance(finish, str | None):
                 raise TypeError("a reason that is no text")
-            self._finish = finish or self._finish
+            if finish:
+                self._ending.add(finish)
+            if native := choice.get("native_finish_reason"):
+                self._ending.add_native(native)
+
+    def _fail(self, told: Mapping[str, Any]) -> NoReturn:
+        code = code_in_stream(told)
+        raise ModelFailed(code, usage=self.usage, is_transient=code.may_pass)
 
     def _called_once(self, function: dict[str, Any] | None) -> Sequence[dict[str, Any]]:
         """Return the piece of a call in the form before `tool_calls`, without index and id: one a turn.
@@ -272,7 +289,7 @@ class ChatTurn:
             out.append(ToolBegun(call.id, call.name))
         call.extra = call.extra or self._signed.of_call(piece.get("extra_content"))
         arguments = function.get("arguments")
-        if not arguments or (arguments == "null" and not call.text.size):
+        if not arguments or (arguments == "null" and not call.text.size and not call.ahead):
             return  # a tool that takes none
         if not call.id:
             raise ValueError("arguments of a call without a name")
@@ -299,21 +316,31 @@ class ChatTurn:
         return call
 
     @staticmethod
-    def _argue(call: _Call, text: str, out: list[ModelEvent]) -> None:
+    def _argue(call: _Call, text: str, out: list[ModelEvent], *, is_end: bool = False) -> None:
+        """Add to the arguments of a call; of an empty object with another one directly behind it, only the other.
+
+        Gateways that begin with the empty object of Anthropic's block of a call send such (litellm#4537).
+        """
+        if not call.text.size:
+            text, call.ahead = call.ahead + text, ""
+            if text.startswith("{}"):
+                if text == "{}" and not is_end:
+                    call.ahead = text
+                    return
+                text = text[2:] if text.startswith("{", 2) else text
         call.text.add(text)
         if text:
             out.append(ToolArguments(call.id, text))
 
     def _end(self, out: list[ModelEvent]) -> None:
-        if not self._finish:
-            raise ValueError("the stream ends before the answer")
+        self._stop = self._ending.stop(usage=self.usage)
         self.is_complete = True
         inline, said = self._leading.end()
         self._thought += len(inline)
         self._think(inline, True, out)
         self._say(self._joiner.add(said) + self._joiner.end(), out)
         for call in self._made:
-            self._argue(call, call.joiner.end(), out)
+            self._argue(call, call.joiner.end(), out, is_end=True)
             out.append(ToolEnded(call.id, str(call.text)))
 
     def _blocks(self, target: Target) -> list[dict[str, object]]:

@@ -225,7 +225,7 @@ class Compactor:
             if ended.stop is StopReason.MAX_TOKENS:
                 self._spending.require_whole(wanted)
                 continue
-            if ended.stop is StopReason.REFUSED or not text or len(text) > MAX_RECORD_CHARS:
+            if ended.stop in {StopReason.REFUSED, StopReason.PAUSED} or not text or len(text) > MAX_RECORD_CHARS:
                 break
             return text, ended.by or request.target
         raise RunFailed(RunErrorCode.COMPACTION_FAILED)
