@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.client
 import socket
 from collections.abc import Iterator
+from contextlib import suppress
 from urllib.parse import urlsplit
 
 import psutil
@@ -57,15 +58,17 @@ FOREIGN = {
 }
 
 
+_LISTENS = psutil.CONN_LISTEN
+
+
 def listening(deployment: Deployment) -> set[int]:
     """Return every port on which a process of the environment listens."""
-    processes = [psutil.Process(pid) for pid in deployment.processes.running().values()]
-    return {
-        connection.laddr.port
-        for process in (each for top in processes for each in (top, *top.children(recursive=True)))
-        for connection in process.net_connections("inet")
-        if connection.status == psutil.CONN_LISTEN
-    }
+    found: set[int] = set()
+    for top in [psutil.Process(pid) for pid in deployment.processes.running().values()]:
+        for process in (top, *top.children(recursive=True)):
+            with suppress(psutil.NoSuchProcess, FileNotFoundError):  # a child of a moment, as those of a sweep
+                found |= {each.laddr.port for each in process.net_connections("inet") if each.status == _LISTENS}
+    return found
 
 
 def answer(port: int, method: str, path: str, headers: dict[str, str]) -> tuple[int, str]:

@@ -9,6 +9,7 @@ import re
 from collections.abc import Callable, Iterator
 from functools import cache
 from importlib import resources
+from pathlib import Path
 from typing import Any
 
 import boto3
@@ -21,6 +22,8 @@ from tests.infra.roles import Judge, Role, roles
 from tests.infra.synthesized import Json, Stages, Synthesized
 from tests.support.recorded_calls.needs import ANY, Need
 from tests.support.recorded_calls.plugin import read_golden
+
+SUPPORT = Path(__file__).parents[1] / "support/recorded_calls"
 
 CALLS = read_golden()
 functions = pytest.mark.parametrize("name", list(FunctionName))
@@ -158,3 +161,14 @@ def test_no_key_asks_who_uses_it(prod: Synthesized) -> None:
         assert found
         named = [path for path, each in found.items() if re.search("kms(master)?keyid", str(each), re.IGNORECASE)]
         assert named == [], "whoever uses it needs kms:Decrypt: grant it, and list it with what services call"
+
+
+def test_what_decides_about_a_call_leaves_a_deployed_process_too() -> None:
+    """A name that its recorder forgot would be missed by the dice alone that make that call there."""
+    asked = (SUPPORT / "needs.py").read_text()
+    parameters = set(re.findall(r'params(?:\[|\.get\()"(\w+)"', asked))
+    variables = set(re.findall(r'told\.of\("(\w+)"', asked))
+    told = (SUPPORT / "deployed/sitecustomize.py").read_text()
+    endings = re.findall(r'"(\w+)"', told[told.index("\nVARIABLES = ") : told.index("\n_written")])
+    assert {name for name in parameters if f'"{name}"' not in told} == set()
+    assert {name for name in variables if not name.endswith(tuple(endings))} == set()

@@ -19,10 +19,13 @@ from typing import Any
 
 NAMED = (
     *("TableName", "IndexName", "QueueUrl", "SecretId", "Bucket", "Key", "VersionId"),
-    *("FromEmailAddress", "ConfigurationSetName", "topic", "target"),
+    *("FromEmailAddress", "ConfigurationSetName", "KeyId", "topic", "target"),
 )
 """Parameters that name resources; no other leaves the process."""
-VARIABLES = ("_TABLE", "_QUEUE_URL", "_SECRET_ARN", "_BUCKET", "MAIL_SENDER", "MAIL_CONFIGURATION_SET")
+VARIABLES = (
+    *("_TABLE", "_QUEUE_URL", "_SECRET_ARN", "_KEY_ARN", "_ROLE_ARN", "_BUCKET"),
+    *("MAIL_SENDER", "MAIL_CONFIGURATION_SET"),
+)
 _written: set[str] = set()
 
 
@@ -35,6 +38,10 @@ def named(params: Mapping[str, Any]) -> dict[str, Any]:
         kept["TransactItems"] = [
             {kind: {"TableName": part["TableName"]} for kind, part in item.items()} for item in params["TransactItems"]
         ]
+    if "targets" in params:
+        kept["targets"] = list(params["targets"])
+    if "presignedUrlConfig" in params:
+        kept["presignedUrlConfig"] = {"roleArn": params["presignedUrlConfig"]["roleArn"]}
     if "Delete" in params:
         objects = params["Delete"]["Objects"]
         kept["Delete"] = {"Objects": [{k: each[k] for k in ("Key", "VersionId") if each.get(k)} for each in objects]}
