@@ -109,16 +109,28 @@ def test_a_slow_tool_ends_in_time_and_a_large_result_is_refused(served: Served) 
         assert failed.value.code is code
 
 
-def test_a_cancelled_call_closes_its_connection() -> None:
-    async def cancelled(url: str) -> None:
-        asking = asyncio.create_task(call(url, "wait", {"seconds": 30}))
-        await asyncio.sleep(0.5)
-        asking.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await asking
+@pytest.mark.fault("F-29ae")
+@pytest.mark.parametrize("how", ["cancelled", "timed out"])
+@pytest.mark.parametrize("kind", ["modern", "before", "before-json", "before-resumable"])
+def test_a_server_is_told_of_a_call_that_is_given_up(kind: str, how: str) -> None:
+    async def given_up(url: str) -> None:
+        patience_s = 0.5 if how == "timed out" else 10
+        async with client() as asking:
+            listing = await asking.list_tools(endpoint(url), server="w")
+            wait = next(each for each in listing.tools if each.name == "wait")
+            at = endpoint(url, timeout_s=patience_s)
+            waiting = asyncio.create_task(asking.call(at, wait, {"seconds": 30}, version=listing.version))
+            if how == "cancelled":
+                await asyncio.sleep(0.5)
+                waiting.cancel()
+            with pytest.raises(asyncio.CancelledError if how == "cancelled" else McpFailed):
+                await waiting
 
-    with serving() as (url, seen):
-        asyncio.run(cancelled(url))
+    with serving(is_modern=kind == "modern", json_response="json" in kind, is_resumable="resumable" in kind) as (
+        url,
+        seen,
+    ):
+        asyncio.run(given_up(url))
         assert seen.cancelled.wait(5)
 
 

@@ -179,7 +179,7 @@ PLACE = b"id: 7\nretry: 100\ndata: \n\n"
 ANSWER = stream(b'id: 8\ndata: {"result":{"content":[{"type":"text","text":"done"}]}}\n\n', headers=CLOSE)
 
 
-def called_in_session(server: FaultyServer, *answers: Behaviour) -> Any:
+def called_in_session(server: FaultyServer, *answers: Behaviour, timeout_s: float = TIMEOUT_S) -> Any:
     """Call a tool of a server from before that keeps sessions; `answers` are those to the call and what follows."""
     hello = json.dumps({"id": 1, "result": {"protocolVersion": HANDSHAKE[0]}}).encode()
     server.next(answer(hello, mcp_session_id="s"), answer(b"", 202), *answers)
@@ -187,7 +187,7 @@ def called_in_session(server: FaultyServer, *answers: Behaviour) -> Any:
     def call_before(client: McpClient, endpoint: McpEndpoint) -> Any:
         return client.call(endpoint, TOOL, {}, version=HANDSHAKE[0])
 
-    return ask(server.url, call_before)
+    return ask(server.url, call_before, timeout_s=timeout_s)
 
 
 @pytest.mark.fault("F-29i")
@@ -208,6 +208,33 @@ def test_a_stream_that_cannot_be_taken_up_makes_no_second_call(server: FaultySer
         called_in_session(server, stream(PLACE, headers=CLOSE), answer(b"", code))
     assert failed.value.code is McpErrorCode.UNREACHABLE
     assert len(server.requests) == 4
+
+
+@pytest.mark.fault("F-29i")
+def test_a_stream_is_taken_up_once_its_server_is_back(server: FaultyServer) -> None:
+    away = [answer(b"", code) for code in (503, 429, 502)]
+    assert called_in_session(server, stream(PLACE, headers=CLOSE), *away, ANSWER).value == "done"
+    with pytest.raises(McpFailed) as failed:
+        called_in_session(server, stream(PLACE, headers=CLOSE), *[answer(b"", 503)] * 9)
+    assert failed.value.code is McpErrorCode.UNREACHABLE
+    assert len(server.requests) == 7 + 7, "it is asked four times"
+    assert [each["method"] for each in server.requests if each].count("tools/call") == 2
+
+
+@pytest.mark.fault("F-29ae")
+@pytest.mark.parametrize("reaction", [silent, hang_up, RESET, answer(b"", 500), answer(b"", 401)])
+def test_a_server_that_does_not_hear_of_the_end_of_a_call_delays_nobody_for_long(
+    server: FaultyServer, reaction: Behaviour
+) -> None:
+    began = monotonic()
+    with pytest.raises(McpFailed) as failed:
+        called_in_session(server, silent, reaction, timeout_s=IMPATIENT_S)
+    assert failed.value.code is McpErrorCode.TIMED_OUT
+    assert monotonic() - began < IMPATIENT_S + 2
+    *_, call_, told = server.requests
+    assert (told["method"], told["params"]["requestId"]) == ("notifications/cancelled", call_["id"])
+    assert "id" not in told
+    assert server.headers[-1]["mcp-session-id"] == "s"
 
 
 @pytest.mark.parametrize("place", [b"id: \xc3\xa4", b"id: a\tb", b"id: " + b"x" * 600, b"retry: 100"])

@@ -92,6 +92,7 @@ def test_it_reads_back_whole(mcp_store: McpServers) -> None:
         health=McpCheck(checked_at=NOW, error=McpErrorCode.TIMED_OUT, message="The server did not answer"),
         listing=Listing(version=MODERN, tools=(), left_out=(LeftOut(name="x", reason="y"),), fresh_ms=5),
         listed_at=NOW - timedelta(hours=1),
+        is_outdated=True,
     )
     for each in (server(1), full):
         mcp_store.create(each, seen=mcp_store.directory(USER), request=None)

@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from hashlib import sha256
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from weakref import WeakValueDictionary
@@ -26,16 +26,21 @@ from karma.core.records import Record
 from karma.integrations.guard import is_public
 from karma.integrations.guarded_http import AddressRefused, Resolve, make_pool, resolved
 from karma.integrations.mcp_messages import (
+    AWAY,
     HEADER_MISMATCH,
+    INVALID_PARAMS,
     UNSUPPORTED_VERSION,
+    McpSessionOver,
+    NotSpoken,
     RpcError,
     handshake,
     quoted,
     request_body,
     request_headers,
+    require_answer,
     result_of,
     resuming_headers,
-    to_model,
+    shown_result,
 )
 from karma.integrations.mcp_progress import ProgressReader
 from karma.integrations.mcp_streams import StreamPlace, read, read_events
@@ -52,13 +57,10 @@ MAX_TOLD_TOOLS: Final = 1_000
 _MAX_SESSIONS: Final = 200
 _SESSION_S: Final = 300.0
 _MAX_SESSION_CHARS: Final = 512
-_SMALL_BYTES: Final = 16 * 1024
-"""Bytes of a result that is turned into what a model is shown in less than ten milliseconds."""
-
-_UNAUTHORIZED = frozenset({401, 403})
-_REDIRECTS = frozenset({300, 301, 302, 303, 305, 307, 308})
-_AWAY = frozenset({429, 502, 503, 504})
-"""Statuses that say nothing about which revisions a server knows."""
+_TELL_S: Final = 1.0
+"""Seconds for which a call that is given up waits at the most, to tell its server so."""
+_MAX_REFUSALS: Final = 4
+"""Attempts in a row to take up a stream that the server may refuse, or not be there for."""
 
 
 class _Answer(NamedTuple):
@@ -79,6 +81,10 @@ class _Dialect(Record):
 
 
 _NOTHING_GIVEN = CallInput()
+
+
+def _nobody() -> None:
+    """Heed nothing."""
 
 
 class McpClient:
@@ -119,13 +125,13 @@ class McpClient:
                 if exc.code == UNSUPPORTED_VERSION and exc.supported and not set(exc.supported) & set(HANDSHAKE):
                     known = ", ".join(exc.supported)[:200]
                     raise McpFailed(McpErrorCode.VERSION_UNKNOWN, f"The server speaks only {known}") from None
-            except _NotSpoken:
+            except NotSpoken:
                 pass
             try:
                 return await self._list_as(endpoint, await self._shake_hands(endpoint), server)
             except RpcError as exc:
                 raise _failed(exc) from None
-            except _NotSpoken as exc:
+            except NotSpoken as exc:
                 raise McpFailed(McpErrorCode.BAD_ANSWER, exc.args[0]) from None
 
     async def call(
@@ -137,10 +143,9 @@ class McpClient:
         version: str,
         given: CallInput = _NOTHING_GIVEN,
         tell: Callable[[CallProgress], None] | None = None,
+        outdated: Callable[[], None] = _nobody,
     ) -> CallOutcome:
-        """Call a tool; `version` is the revision of the listing that has it, `given` matters to the newest alone.
-
-        `tell` is given how far the call is, as often as the server says it.
+        """See karma.mcp.ports.McpClients.
 
         Raises:
             McpInputNeeded: the server asks for something that can be given.
@@ -150,15 +155,17 @@ class McpClient:
         progress = None
         if tell is not None:
             self._ids += 1
-            progress = ProgressReader(self._ids, tell)
+            progress = ProgressReader(self._ids, tell, outdated)
         async with _within(endpoint.timeout_s):
             try:
                 result = await self._call(endpoint, tool, arguments, version, given, progress)
             except RpcError as exc:
+                if exc.code == INVALID_PARAMS:  # of a tool that it does not know, or of arguments
+                    outdated()
                 raise _failed(exc) from None
-            except _NotSpoken as exc:
+            except NotSpoken as exc:
                 raise McpFailed(McpErrorCode.BAD_ANSWER, exc.args[0]) from None
-            value = await _told(result, endpoint.max_result_bytes)
+            value = await shown_result(result, endpoint.max_result_bytes)
         return CallOutcome(value, is_error=result.get("isError") is True)
 
     async def _call(
@@ -199,7 +206,7 @@ class McpClient:
             answer = await self._send(endpoint, session, "tools/call", params, progress=progress)
             if not (session.session and _refuses_session(answer)):
                 return result_of(_message(answer))
-        except _SessionOver:
+        except McpSessionOver:
             pass
         # Nothing was carried out: by the protocol, or since no request was read.
         anew = await self._session(endpoint, over=session)
@@ -228,7 +235,7 @@ class McpClient:
         for _ in range(MAX_PAGES):
             result = await self._ask(endpoint, dialect, "tools/list", params)
             if dialect.version == MODERN and result.get("resultType") != "complete":
-                raise _NotSpoken("The server answers without knowing the revision")
+                raise NotSpoken("The server answers without knowing the revision")
             page, cursor, ttl = result.get("tools"), result.get("nextCursor"), result.get("ttlMs")
             if not isinstance(page, list):
                 raise McpFailed(McpErrorCode.BAD_ANSWER, "The server's list of tools is no list")
@@ -252,7 +259,7 @@ class McpClient:
         try:
             answer = await self._send(endpoint, _Dialect(HANDSHAKE[0]), "initialize", handshake())
             version = result_of(_message(answer)).get("protocolVersion")
-        except _NotSpoken as exc:
+        except NotSpoken as exc:
             raise McpFailed(McpErrorCode.BAD_ANSWER, exc.args[0]) from None
         if version not in HANDSHAKE:
             raise McpFailed(
@@ -309,7 +316,7 @@ class McpClient:
                 "POST", endpoint.url, headers=list(headers.items()), content=content, extensions=_timeouts(endpoint)
             ) as response:
                 answered = {k.decode("latin-1").lower(): v.decode("latin-1") for k, v in response.headers}
-                _require_answer(response.status, answered, dialect)
+                require_answer(response.status, answered, in_session=bool(dialect.session))
                 if is_told:
                     return _Answer(response.status, answered, None)
                 heed = None if progress is None else progress.heed
@@ -320,12 +327,28 @@ class McpClient:
             return _Answer(response.status, answered, message)
         except AddressRefused:
             raise McpFailed(McpErrorCode.ADDRESS_REFUSED, "The address is not on the public internet") from None
+        except asyncio.CancelledError:
+            await self._give_up(endpoint, dialect, method, request_id)
+            raise
         except (httpcore2.TimeoutException, httpcore2.PoolTimeout):
+            await self._give_up(endpoint, dialect, method, request_id)
             raise TimeoutError from None
         except (httpcore2.RemoteProtocolError, httpcore2.LocalProtocolError):
             raise McpFailed(McpErrorCode.BAD_ANSWER, "The server's answer is not HTTP") from None
         except (httpcore2.NetworkError, httpcore2.UnsupportedProtocol, OSError):
             raise McpFailed(McpErrorCode.UNREACHABLE, "The server cannot be reached, or broke the connection") from None
+
+    async def _give_up(self, endpoint: McpEndpoint, dialect: _Dialect, method: str, request_id: int | None) -> None:
+        """Tell a server from before 2026-07-28, to which a cut connection says nothing, that a call is given up.
+
+        Whether that reaches it is not waited for any longer than _TELL_S, and changes nothing here.
+        """
+        if method != "tools/call" or dialect.version == MODERN:
+            return
+        params = {"requestId": request_id, "reason": "The call was given up"}
+        with suppress(McpFailed, NotSpoken, TimeoutError):
+            async with asyncio.timeout(_TELL_S):
+                await self._send(endpoint, dialect, "notifications/cancelled", params, is_told=True)
 
     async def _resume(
         self,
@@ -335,18 +358,29 @@ class McpClient:
         request_id: int | None,
         place: StreamPlace,
     ) -> dict[str, Any] | None:
-        """Take up a stream that the server has left before its answer; None: it has left that one, too."""
-        await asyncio.sleep(place.pause_s)
-        headers = {
-            **resuming_headers(version=dialect.version, session=dialect.session, last_event_id=place.event_id),
-            **endpoint.headers,
-        }
-        async with pool.stream(
-            "GET", endpoint.url, headers=list(headers.items()), extensions=_timeouts(endpoint)
-        ) as response:
-            if response.status != 200:
-                raise McpFailed(McpErrorCode.UNREACHABLE, "The server's stream ended before its answer")
-            return await read_events(response.aiter_stream(), request_id, place)
+        """Take up a stream that the server has left before its answer; None: it has left that one, too.
+
+        A server that cannot answer now is asked again a few times, each time later, within the time of the call.
+        """
+        import httpcore2
+
+        pause_s = place.pause_s
+        for _ in range(_MAX_REFUSALS):
+            await asyncio.sleep(pause_s)
+            pause_s *= 2
+            headers = {
+                **resuming_headers(version=dialect.version, session=dialect.session, last_event_id=place.event_id),
+                **endpoint.headers,
+            }
+            with suppress(httpcore2.ConnectError):
+                async with pool.stream(
+                    "GET", endpoint.url, headers=list(headers.items()), extensions=_timeouts(endpoint)
+                ) as response:
+                    if response.status == 200:
+                        return await read_events(response.aiter_stream(), request_id, place)
+                    if response.status not in AWAY:
+                        break
+        raise McpFailed(McpErrorCode.UNREACHABLE, "The server's stream ended before its answer")
 
     async def _open(self) -> httpcore2.AsyncConnectionPool:
         made = await asyncio.to_thread(make_pool, is_allowed=self._is_allowed, resolve=self._resolve)
@@ -360,14 +394,6 @@ class McpClient:
         self._sessions.clear()
 
 
-class _NotSpoken(Exception):
-    """The server does not know what it was asked, as one of another era would not; the message says how it showed."""
-
-
-class _SessionOver(_NotSpoken):
-    """The server has ended the session; nothing was carried out."""
-
-
 @asynccontextmanager
 async def _within(timeout_s: float) -> AsyncIterator[None]:
     """Bound all requests of one list or call together; closes their connections when the time is up."""
@@ -376,26 +402,6 @@ async def _within(timeout_s: float) -> AsyncIterator[None]:
             yield
     except TimeoutError:
         raise McpFailed(McpErrorCode.TIMED_OUT, f"The server did not answer within {timeout_s:g} s") from None
-
-
-async def _told(result: Mapping[str, Any], max_bytes: int) -> object:
-    """Return what a model is shown of a call's result; a large one takes a thread, since others use the loop.
-
-    Raises:
-        McpFailed: it is too large, or its structured content alone, of which nothing is left out.
-    """
-    size = len(orjson.dumps(result))
-    _require_size(0 if size <= max_bytes else len(orjson.dumps(result.get("structuredContent"))), max_bytes)
-    value = to_model(result) if size <= _SMALL_BYTES else await asyncio.to_thread(to_model, result)
-    _require_size(len(orjson.dumps(value)), max_bytes)
-    return value
-
-
-def _require_size(size: int, max_bytes: int) -> None:
-    if size > max_bytes:
-        raise McpFailed(
-            McpErrorCode.TOO_LARGE, f"The call was carried out; its result is larger than {max_bytes} bytes"
-        )
 
 
 def _key(endpoint: McpEndpoint) -> bytes:
@@ -411,24 +417,6 @@ def _failed(error: RpcError) -> McpFailed:
     return McpFailed(McpErrorCode.FAILED, f"The server answered with error {error.code}: {error}")
 
 
-def _require_answer(status: int, headers: Mapping[str, str], dialect: _Dialect) -> None:
-    """Refuse answers whose body says nothing that matters."""
-    if status in _UNAUTHORIZED:
-        is_oauth = "resource_metadata" in headers.get("www-authenticate", "")
-        wants = (
-            "wants a login by OAuth, which cannot be given here" if is_oauth else "refuses the headers that it was sent"
-        )
-        raise McpFailed(McpErrorCode.UNAUTHORIZED, f"The server {wants} (status {status})")
-    if status in _REDIRECTS:
-        raise McpFailed(McpErrorCode.REDIRECTED, f"The server redirects (status {status}); name its own address")
-    if status in _AWAY:
-        raise McpFailed(McpErrorCode.UNREACHABLE, f"The server cannot answer now (status {status})")
-    if status == 404 and dialect.session:
-        raise _SessionOver("The server ends the session that it has just begun")
-    if headers.get("content-encoding", "identity") != "identity":
-        raise McpFailed(McpErrorCode.BAD_ANSWER, "The server compresses what it was asked to send plainly")
-
-
 def _refuses_session(answer: _Answer) -> bool:
     """Tell whether an answer means that its session is over, as many servers say it instead of by 404.
 
@@ -440,5 +428,5 @@ def _refuses_session(answer: _Answer) -> bool:
 
 def _message(answer: _Answer) -> dict[str, Any]:
     if answer.message is None:
-        raise _NotSpoken(f"The server answers with status {answer.status} and no message of the protocol")
+        raise NotSpoken(f"The server answers with status {answer.status} and no message of the protocol")
     return answer.message

@@ -6,6 +6,7 @@ session might follow from it.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from typing import Any, Final
@@ -20,15 +21,31 @@ from karma.mcp.domain import HANDSHAKE, MODERN, McpErrorCode, McpFailed
 from karma.mcp.headers import encoded
 
 CLIENT_INFO: Final = {"name": "karma-cloud", "version": "1.0.0"}
+INVALID_PARAMS: Final = -32602
+"""Also: the server does not know the tool."""
 UNSUPPORTED_VERSION: Final = -32022
 HEADER_MISMATCH: Final = -32020
 CAPABILITY_MISSING: Final = -32021
 """The tool asks its user something, and the client did not say that it can."""
 MAX_MESSAGE_CHARS: Final = 500
 
+_SMALL_BYTES: Final = 16 * 1024
+"""Bytes of a result that is turned into what a model is shown in less than ten milliseconds."""
 _REPEATED_LEVELS: Final = freeform.MAX_LEVELS + 4
 """Levels of structured content (mcp_streams), thus of a text that repeats it; orjson reads 1,024 and writes 254."""
+_UNAUTHORIZED = frozenset({401, 403})
+_REDIRECTS = frozenset({300, 301, 302, 303, 305, 307, 308})
+AWAY = frozenset({429, 502, 503, 504})
+"""Statuses that say nothing about which revisions a server knows."""
 _META: Final = "io.modelcontextprotocol"
+
+
+class NotSpoken(Exception):
+    """The server does not know what it was asked, as one of another era would not; the message says how it showed."""
+
+
+class McpSessionOver(NotSpoken):
+    """The server has ended the session; nothing was carried out."""
 
 
 class RpcError(Exception):
@@ -93,6 +110,29 @@ def handshake() -> Json:
     return {"protocolVersion": HANDSHAKE[0], "capabilities": {}, "clientInfo": CLIENT_INFO}
 
 
+def require_answer(status: int, headers: Mapping[str, str], *, in_session: bool) -> None:
+    """Refuse answers whose body says nothing that matters.
+
+    Raises:
+        McpFailed: the server cannot be asked.
+        McpSessionOver: the request was one of a session.
+    """
+    if status in _UNAUTHORIZED:
+        is_oauth = "resource_metadata" in headers.get("www-authenticate", "")
+        wants = (
+            "wants a login by OAuth, which cannot be given here" if is_oauth else "refuses the headers that it was sent"
+        )
+        raise McpFailed(McpErrorCode.UNAUTHORIZED, f"The server {wants} (status {status})")
+    if status in _REDIRECTS:
+        raise McpFailed(McpErrorCode.REDIRECTED, f"The server redirects (status {status}); name its own address")
+    if status in AWAY:
+        raise McpFailed(McpErrorCode.UNREACHABLE, f"The server cannot answer now (status {status})")
+    if status == 404 and in_session:
+        raise McpSessionOver("The server ends the session that it has just begun")
+    if headers.get("content-encoding", "identity") != "identity":
+        raise McpFailed(McpErrorCode.BAD_ANSWER, "The server compresses what it was asked to send plainly")
+
+
 def result_of(message: Mapping[str, Any]) -> dict[str, Any]:
     """Return the result of an answer.
 
@@ -128,6 +168,26 @@ def asked_in_stream(request: Json) -> McpFailed:
 def quoted(text: object) -> str:
     """Return a text of the server's, short enough to be shown."""
     return surrogates.whole(text)[:MAX_MESSAGE_CHARS] if isinstance(text, str) else ""
+
+
+async def shown_result(result: Mapping[str, Any], max_bytes: int) -> object:
+    """Return what a model is shown of a call's result; a large one takes a thread, since others use the loop.
+
+    Raises:
+        McpFailed: it is too large, or its structured content alone, of which nothing is left out.
+    """
+    size = len(orjson.dumps(result))
+    _require_size(0 if size <= max_bytes else len(orjson.dumps(result.get("structuredContent"))), max_bytes)
+    value = to_model(result) if size <= _SMALL_BYTES else await asyncio.to_thread(to_model, result)
+    _require_size(len(orjson.dumps(value)), max_bytes)
+    return value
+
+
+def _require_size(size: int, max_bytes: int) -> None:
+    if size > max_bytes:
+        raise McpFailed(
+            McpErrorCode.TOO_LARGE, f"The call was carried out; its result is larger than {max_bytes} bytes"
+        )
 
 
 def to_model(result: Mapping[str, Any]) -> object:

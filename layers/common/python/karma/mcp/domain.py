@@ -196,6 +196,8 @@ class McpServer(Record, kw_only=True):
     listing: Listing
     """The latest that could be read; kept when the server cannot be asked."""
     listed_at: datetime
+    is_outdated: bool = False
+    """The server has said since, in the middle of a call, that its tools are not those of the listing any more."""
     revision: int = 1
     """Version that its owner sees: `version` also counts listings and failures."""
 
@@ -221,7 +223,7 @@ class McpServer(Record, kw_only=True):
         """
         if self.health.error is not None:
             return now >= (self.health.checked_at + RETRY_AFTER if for_owner else self.health.retry_at)
-        return now >= self.listed_at + self.listing.fresh_for
+        return self.is_outdated or now >= self.listed_at + self.listing.fresh_for
 
 
 def may_be_call_name(name: str) -> bool:

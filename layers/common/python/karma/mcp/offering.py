@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import field, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
@@ -17,7 +17,7 @@ import orjson
 
 from karma.conversations.branches import Note
 from karma.core.clock import Clock
-from karma.core.errors import Upstream
+from karma.core.errors import Conflict, Upstream
 from karma.core.observability import count, logger
 from karma.core.records import Record
 from karma.identity.domain import Caller
@@ -59,6 +59,36 @@ _MAY_BE_CARRIED_OUT: Final = frozenset(
 """Failures of a call that its server may have carried out: it was sent, or may have been, and no answer was read."""
 
 
+_AWAY: Final = frozenset(
+    {
+        McpErrorCode.ADDRESS_REFUSED,
+        McpErrorCode.UNREACHABLE,
+        McpErrorCode.TIMED_OUT,
+        McpErrorCode.UNAUTHORIZED,
+        McpErrorCode.REDIRECTED,
+    }
+)
+"""Failures of a listing that a call would meet, too. A server whose list alone is broken may carry out calls."""
+_AWAY_RETRY_S: Final = 10
+
+
+class McpServerAway(Conflict):
+    """The request answers a question about a call of a server that cannot be asked now; nothing of it is spent.
+
+    `details` has the server's id and the reason, `Retry-After` when to try again. No 5xx: an account's server is not
+    part of the deployment (docs/adr/0052).
+    """
+
+    code = "MCP_SERVER_AWAY"
+    retryable = True
+
+    def __init__(self, server: McpServer) -> None:
+        error, name = server.health.error, server.name
+        told = f"resume: the MCP server '{name}' cannot be asked now: {server.health.message}; the question stays open"
+        super().__init__(told, details={"server_id": server.id, "reason": error.value if error else ""})
+        self.headers["Retry-After"] = str(_AWAY_RETRY_S)
+
+
 class OfferedTool(Record, kw_only=True):
     """A tool of a server, as one run has it."""
 
@@ -82,6 +112,10 @@ class Offer(Record, kw_only=True):
 
     tools: tuple[OfferedTool, ...] = ()
     missing: tuple[Note, ...] = ()
+    servers: Mapping[McpServerId, McpServer] = field(default_factory=dict)
+    """All of the account's servers, as they are by now."""
+    asked: frozenset[McpServerId] = frozenset()
+    """Those that were asked for their tools just now, whether they answered or not."""
 
     @property
     def names(self) -> frozenset[str]:
@@ -116,8 +150,35 @@ class McpTools:
 
     async def offer(self, servers: Sequence[McpServer], agent_id: str) -> Offer:
         """Return what an agent may use of servers; those whose listing is old are asked, side by side."""
-        of_agent = [each for each in servers if each.is_for(agent_id)]
-        return _bounded(await asyncio.gather(*map(self._fresh, of_agent)), agent_id) if of_agent else Offer()
+        now = self._clock.now()
+        due = [each for each in servers if each.is_for(agent_id) and each.is_stale(now)]
+        return await self._asked(Offer(servers={each.id: each for each in servers}), due, agent_id)
+
+    async def reach(self, offer: Offer, wanted: Collection[str], agent_id: str) -> Offer:
+        """Return an offer for which those of the wanted servers were asked anew that could not be asked the last time.
+
+        The pause after a failure does not hold for them: somebody has decided that a tool of theirs is to be called.
+        What is wanted may be no server, or one that is deleted.
+
+        Raises:
+            McpServerAway: one of them cannot be asked now either.
+        """
+        now = self._clock.now()
+        found = [server for name, server in offer.servers.items() if name in wanted]
+        due = [each for each in found if each.id not in offer.asked and (each.health.error or each.is_stale(now))]
+        offer = await self._asked(offer, due, agent_id) if due else offer
+        for each in found:
+            if offer.servers[each.id].health.error in _AWAY:
+                raise McpServerAway(offer.servers[each.id])
+        return offer
+
+    async def _asked(self, offer: Offer, due: Sequence[McpServer], agent_id: str) -> Offer:
+        """Return the offer that results once servers were asked for their tools, side by side."""
+        new = await asyncio.gather(*map(self._ask, due)) if due else ()
+        servers = {**offer.servers, **{each.id: each for each in new}}
+        tools, missing = _bounded([each for each in servers.values() if each.is_for(agent_id)], agent_id)
+        asked = offer.asked | {each.id for each in new}
+        return Offer(tools=tools, missing=missing, servers=servers, asked=asked)
 
     def still_offered(self, offered: Sequence[OfferedTool], caller: Caller, agent_id: str) -> tuple[OfferedTool, ...]:
         """Return those of an earlier run's tools that an agent may use still, by what is stored; no read for none.
@@ -139,11 +200,14 @@ class McpTools:
 
     def tools(self, offered: Sequence[OfferedTool], *, thread_id: str) -> list[Tool]:
         """Return offered tools as a toolbox takes them, for runs of a thread."""
-        return [self._tool(each, thread_id) for each in offered]
+        outdated: set[McpServerId] = set()
+        return [self._tool(each, thread_id, outdated) for each in offered]
 
-    def _tool(self, offered: OfferedTool, thread_id: str) -> Tool:
+    def _tool(self, offered: OfferedTool, thread_id: str, outdated: set[McpServerId]) -> Tool:
+        """Return a tool; `outdated` are the servers whose listing its run has marked already."""
+
         async def run(arguments: Mapping[str, object], context: ToolContext) -> object:
-            return await self._call(offered, arguments, context, thread_id)
+            return await self._call(offered, arguments, context, thread_id, outdated)
 
         return Tool(
             name=offered.name,
@@ -158,25 +222,52 @@ class McpTools:
         )
 
     async def _call(
-        self, offered: OfferedTool, arguments: Mapping[str, object], context: ToolContext, thread_id: str
+        self,
+        offered: OfferedTool,
+        arguments: Mapping[str, object],
+        context: ToolContext,
+        thread_id: str,
+        outdated: set[McpServerId],
     ) -> object:
         server = await asyncio.to_thread(self._store.get, context.caller.user_id, offered.server_id)
         if server is None:
             raise NotMade(f"The MCP server {offered.server_name} was deleted")
         endpoint = await asyncio.to_thread(self._endpoints().of, server, thread_id=thread_id)
+        changed: list[bool] = []
         try:
-            value, is_error = await self._answered(endpoint, offered, arguments, context)
+            value, is_error = await self._answered(endpoint, offered, arguments, context, lambda: changed.append(True))
         except McpFailed as exc:
             count("McpCallFailed", code=exc.code.value)
             logger.warning("mcp.call_failed", run_id=context.run_id, server_id=offered.server_id, code=exc.code.value)
             failed = OutcomeUnknown if exc.code in _MAY_BE_CARRIED_OUT else ToolFailed
             raise failed(f"{exc.message} ({exc.code.value})") from None
+        finally:
+            if changed and server.id not in outdated:
+                outdated.add(server.id)
+                await asyncio.to_thread(self._outdate, server)
         if is_error:
             raise ToolFailed(value if isinstance(value, str) else orjson.dumps(value).decode())
         return value
 
+    def _outdate(self, seen: McpServer) -> None:
+        """Have the next start of a run ask a server for its tools, unless it was asked meanwhile. Blocks."""
+        from karma.core.repeat import repeat  # local: few servers say so
+
+        def once() -> None:
+            server = self._store.get(seen.user_id, seen.id)
+            if server is not None and server.listed_at == seen.listed_at and not server.is_outdated:
+                self._store.replace(server, replace(server, is_outdated=True, version=server.version + 1))
+
+        with suppress(McpServerChanged, Upstream):  # the listing is not used for long anyhow
+            repeat(once, on=(McpServerChanged,))
+
     async def _answered(
-        self, endpoint: McpEndpoint, offered: OfferedTool, arguments: Mapping[str, object], context: ToolContext
+        self,
+        endpoint: McpEndpoint,
+        offered: OfferedTool,
+        arguments: Mapping[str, object],
+        context: ToolContext,
+        outdated: Callable[[], None],
     ) -> CallOutcome:
         """Call a tool, and show how far it is.
 
@@ -203,6 +294,7 @@ class McpTools:
                         version=offered.version,
                         given=told,
                         tell=lambda progress: show(_shown(offered, progress)),
+                        outdated=outdated,
                     )
             except McpInputNeeded as exc:
                 if exc.forms:
@@ -212,13 +304,11 @@ class McpTools:
                 told = replace(told, answers=None, state=exc.state)  # it asks for nothing but to be called again
         raise McpFailed(McpErrorCode.INPUT_REQUIRED, f"The server has asked {MAX_ROUNDS} times to be called again")
 
-    async def _fresh(self, server: McpServer) -> McpServer:
-        """Return a server whose listing may be used; one that cannot be asked says so by its health."""
+    async def _ask(self, server: McpServer) -> McpServer:
+        """Return a server that was asked for its tools; one that cannot be asked says so by its health."""
         from karma.mcp.service import renewed  # local: only runs whose agent has such servers ask them
 
         now = self._clock.now()
-        if not server.is_stale(now):
-            return server
         try:
             endpoint = await asyncio.to_thread(self._endpoints().of, server, timeout_s=_START_S)
             found: Listing | McpFailed = await self._client().list_tools(endpoint, server=server.name)
@@ -257,8 +347,35 @@ def is_remote(name: str, frontend: Collection[str]) -> bool:
     return may_be_call_name(name) and name not in frontend
 
 
-def _bounded(servers: Sequence[McpServer], agent_id: str) -> Offer:
-    """Return as many tools as a run may have, and name what is missing."""
+def with_tools_of_then(offer: Offer, then: Sequence[OfferedTool], agent_id: str) -> Offer:
+    """Return an offer with tools by the names that they had in an earlier run, as their servers describe them now.
+
+    Left out is what its server does not have any more, or not for the agent, and what a tool of this offer has the
+    name of. The listing of a server that could not be read is the one that is stored.
+    """
+    more: dict[str, OfferedTool] = {}
+    for each in then:
+        server = offer.servers.get(each.server_id)
+        tools = () if server is None else server.tools_for(agent_id)
+        tool = next((tool for tool in tools if tool.name == each.tool.name), None)
+        if server is not None and tool is not None and each.name not in offer.names:
+            more[each.name] = replace(_offered(server, tool, agent_id), server_name=each.server_name)
+    return replace(offer, tools=(*offer.tools, *more.values()))
+
+
+def _offered(server: McpServer, tool: RemoteTool, agent_id: str) -> OfferedTool:
+    return OfferedTool(
+        server_id=server.id,
+        server_name=server.name,
+        version=server.listing.version,
+        timeout_s=server.timeout_s,
+        tool=tool,
+        approval=server.rule_of(agent_id, tool.name),
+    )
+
+
+def _bounded(servers: Sequence[McpServer], agent_id: str) -> tuple[tuple[OfferedTool, ...], tuple[Note, ...]]:
+    """Return as many tools as a run may have, and what is missing."""
     kept: dict[str, OfferedTool] = {}
     missing: list[Note] = []
     size = 0
@@ -270,21 +387,14 @@ def _bounded(servers: Sequence[McpServer], agent_id: str) -> Offer:
             count("McpToolsMissing", code=server.health.error.value)
             continue
         for tool in server.tools_for(agent_id):
-            offered = OfferedTool(
-                server_id=server.id,
-                server_name=server.name,
-                version=server.listing.version,
-                timeout_s=server.timeout_s,
-                tool=tool,
-                approval=server.rule_of(agent_id, tool.name),
-            )
+            offered = _offered(server, tool, agent_id)
             own = len(orjson.dumps([tool.name, tool.description, tool.schema]))
             if len(kept) == MAX_OFFERED or size + own > MAX_OFFERED_BYTES:
                 missing.append(Note(field, f"a run has at most {MAX_OFFERED} such tools, of {MAX_OFFERED_BYTES} bytes"))
                 break
             size += own
             kept.setdefault(offered.name, offered)
-    return Offer(tools=tuple(kept.values()), missing=tuple(missing))
+    return tuple(kept.values()), tuple(missing)
 
 
 def dump_offered(offered: OfferedTool) -> list[Any]:

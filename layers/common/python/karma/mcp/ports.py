@@ -154,10 +154,12 @@ class McpClients(Protocol):
         version: str,
         given: CallInput = ...,
         tell: Callable[[CallProgress], None] | None = None,
+        outdated: Callable[[], None] = ...,
     ) -> CallOutcome:
         """Call a tool; `version` is the revision of the listing that has it, `given` matters to the newest alone.
 
-        `tell` is given how far the call is, as often as the server says it.
+        `tell` is given how far the call is, as often as the server says it. `outdated` is called when the server says
+        that its tools have changed, or that it does not know this one or its arguments; perhaps more than once.
 
         Raises:
             McpInputNeeded: the server asks for something that can be given.

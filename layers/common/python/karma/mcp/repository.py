@@ -16,7 +16,7 @@ import zlib
 from typing import TYPE_CHECKING, Any, Final
 
 import orjson
-from pynamodb.attributes import BinaryAttribute, JSONAttribute, NumberAttribute, UnicodeAttribute
+from pynamodb.attributes import BinaryAttribute, BooleanAttribute, JSONAttribute, NumberAttribute, UnicodeAttribute
 
 from karma.core.clock import iso, parse_iso
 from karma.core.dynamo.access import get, query_by_id
@@ -90,6 +90,7 @@ class McpServerItem(McpItem, discriminator="mcp_server"):
     failures = NumberAttribute(null=True)
     listing = BinaryAttribute(legacy_encoding=False)
     listed_at = UnicodeAttribute()
+    outdated = BooleanAttribute(null=True)
     revision = NumberAttribute(null=True)
 
 
@@ -225,6 +226,7 @@ def _item(server: McpServer) -> McpServerItem:
         failures=health.failures or None,
         listing=_dump(server.listing),
         listed_at=iso(server.listed_at),
+        outdated=server.is_outdated or None,
         revision=server.revision,
         created_at=iso(server.created_at),
         updated_at=iso(server.updated_at),
@@ -256,6 +258,7 @@ def _server(item: McpServerItem) -> McpServer:
         ),
         listing=_load(item.listing),
         listed_at=parse_iso(item.listed_at),
+        is_outdated=bool(item.outdated),
         revision=int(item.revision or 1),
     )
 

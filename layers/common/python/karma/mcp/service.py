@@ -77,9 +77,9 @@ def renewed(server: McpServer, found: Listing | McpFailed, *, at: datetime) -> M
         failures = server.health.failures + 1
         health = McpCheck(checked_at=at, error=found.code, message=found.message, failures=failures)
         return replace(server, health=health, updated_at=at, version=server.version + 1)
-    return replace(
-        server, health=McpCheck(checked_at=at), listing=found, listed_at=at, updated_at=at, version=server.version + 1
-    )
+    health = McpCheck(checked_at=at)
+    told = replace(server, health=health, listing=found, listed_at=at, is_outdated=False)
+    return replace(told, updated_at=at, version=server.version + 1)
 
 
 class McpServerService:
@@ -272,6 +272,7 @@ class McpServerService:
             plain |= {
                 "listing": listing,
                 "listed_at": self._clock.now(),
+                "is_outdated": False,
                 "health": McpCheck(checked_at=self._clock.now()),
                 "sealed": self._endpoints.sealed(user_id, seen.id, headers),
                 "header_names": tuple(sorted(headers)),

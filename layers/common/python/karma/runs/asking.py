@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
@@ -194,11 +195,21 @@ class Asking:
         by = self.questions.answered_by
         return _DECIDED if by is not None and by.key == key else _ANSWERED
 
-    def read_questions(self, store: Runs, *, now: datetime) -> None:
-        """Read the questions that the request answers or passes over, and what it goes on for. Blocks.
+    async def read_questions(self, store: Runs, mcp: McpTools, *, now: datetime) -> None:
+        """Read the questions that the request answers or passes over, what it goes on for, and what they are about.
 
-        Raises as `questions_of` and `require_asker`.
+        Raises as `questions_of`, `require_asker` and `offer_for`.
         """
+        if not self.asked.resume and not self.thread.interrupts:
+            self.questions, self.chain = Resumption(), NO_CHAIN
+            return
+        await asyncio.to_thread(self._read_questions, store, now=now)
+        if self.questions.answers and self.before is None:
+            from karma.runs.reached_servers import offer_for  # local: most requests answer nothing
+
+            self.offer = await offer_for(self.questions, store, mcp, self.offer, self.agent.id)
+
+    def _read_questions(self, store: Runs, *, now: datetime) -> None:
         entries = self.asked.resume
         found = questions_of(store, self.thread, entries, user_id=self.caller.user_id, now=now)
         require_asker(self.agent, self.askers, entries)

@@ -33,7 +33,6 @@ from karma.models.domain import Target
 from karma.runs.askers import Askers, Prepared, askers_of, choice_of, going_on, going_on_with
 from karma.runs.asking import Asking, Beginning, Execution, Planned
 from karma.runs.budgets import budgets_of
-from karma.runs.chains import NO_CHAIN
 from karma.runs.domain import LEASE, NOBODYS, NOT_EXECUTED, Run, RunExists, RunKey, Segment, ThreadBusy, ThreadChanged
 from karma.runs.events import SUBAGENTS_SINCE
 from karma.runs.opening import Link, Tell, opening
@@ -42,7 +41,7 @@ from karma.runs.ports import Also, Configured, Executions, Runs, Watchdog
 from karma.runs.repeats import has_left, is_repeat
 from karma.runs.replacing import Replacement
 from karma.runs.requests import RunInput, application_text
-from karma.runs.resuming import Resolved, Resumption, resolve
+from karma.runs.resuming import Resolved, resolve
 from karma.runs.rollback import rolled_back_of
 from karma.runs.setup import dump_setup
 from karma.runs.watchdog import FIRST_LOOK, Inspector
@@ -123,6 +122,7 @@ class RunRecorder:
             InterruptNotFound, InterruptAnswered, InterruptExpired: the request answers a question that its thread does
                 not have, that was answered otherwise, or that nobody answered in time.
             InterruptOfAnotherAgent: it names another agent than the one that asked.
+            McpServerAway: it answers a question about a call of an MCP server that cannot be asked now.
             BudgetExceeded: a budget of the run does not cover its first model call.
             QuotaExceeded: the caller's plan has no room for another run, its first model call, or its attachments.
         """
@@ -132,7 +132,7 @@ class RunRecorder:
         attempt = 0
         while True:
             try:
-                await self._questions(asking)
+                await asking.read_questions(self._store, self._mcp, now=self._clock.now())
                 if (again := await self._again(asking)) is not None:
                     return Beginning(asking, again, None)
                 return await self._record(asking, lease)
@@ -175,13 +175,6 @@ class RunRecorder:
             askers=askers,
             unavailable=unavailable,
         )
-
-    async def _questions(self, asking: Asking) -> None:
-        """Read the questions that the request answers or passes over; raises as `questions_of` and `require_asker`."""
-        if asking.asked.resume or asking.thread.interrupts:
-            await asyncio.to_thread(asking.read_questions, self._store, now=self._clock.now())
-        else:
-            asking.questions, asking.chain = Resumption(), NO_CHAIN
 
     async def _record(self, asking: Asking, lease: timedelta) -> Beginning:
         """Plan a run and store it with its first events, all or nothing.
