@@ -18,6 +18,8 @@ from karma.conversations.domain import History, Message, Thread, ThreadChange, T
 from karma.conversations.items import thread_pk
 from karma.conversations.purge import empty_messages
 from karma.conversations.repository import ThreadRepository
+from karma.core.dynamo.access import get
+from karma.core.dynamo.items import Key
 from karma.core.dynamo.leases import DynamoLeases
 from karma.core.errors import AppError
 from karma.core.ids import AgentId, RunId, ThreadId, UserId, new_id
@@ -37,8 +39,9 @@ from karma.runs.domain import (
     Segment,
 )
 from karma.runs.events import run_started
-from karma.runs.items import run_pk
+from karma.runs.items import ATTACHMENT, AttachmentItem, run_pk, user_pk
 from karma.runs.places import NoPlace, Places
+from karma.runs.ports import DelegatedWork, StoredStep
 from karma.runs.removal import GRACE, RunsRemoval
 from karma.runs.removal_repository import RunRemovalRepository
 from karma.runs.repository import RunRepository
@@ -409,3 +412,38 @@ def test_a_crash_of_the_consumer_leaves_what_a_whole_go_leaves(
     kinds = sorted(item["type"]["S"] for item in Scene(user_id=user_id).items(stack))
     fence = ["run", "run", "run_counter", "segment", "segment", "thread", "thread_deletion"]
     assert kinds == (["run_counter", "thread"] if is_settled else fence)
+
+
+@pytest.mark.fault("F-29zi")
+def test_a_long_result_within_a_subagent_goes_with_the_last_thread_that_has_its_work(stack: Stack) -> None:
+    """Of the run in which it began, and of a fork with a copy of that."""
+    scene = Scene()
+    run = scene.start("r1")
+    name = new_id()
+    key = Key(user_pk(scene.user_id), f"{ATTACHMENT}{name}")
+    step = StoredStep(run.key.run_id, "sub_1", 0, b"", run.key.run_id, attachments=(name,))
+    scene.runs.append(scene.segment(run, 2), delegated=DelegatedWork([step], thread=scene.key))
+    fork = scene.run("other", "other")
+    thread = scene.runs.thread(ThreadKey(scene.user_id, fork.thread_id))
+    copy = step._replace(run_id=fork.key.run_id)
+    first = scene.segment(fork, 1)
+    scene.runs.start(
+        fork, thread=thread, segment=first, messages=(), setup=plain_setup(scene.user_id), delegated=[copy]
+    )
+    held = get(AttachmentItem, key, consistent=True)
+    assert held is not None
+    assert (held.threads, held.is_tracked) == ({"t1", "other"}, True)
+    scene.delete()
+    scene.clock.pass_by(GRACE + timedelta(seconds=1))
+    scene.advance()
+    scene.settle()
+    assert list(AttachmentRepository().released(scene.key)) == []
+    held = get(AttachmentItem, key, consistent=True)
+    assert held is not None
+    assert held.threads == {"other"}
+    scene.key = thread.key
+    scene.delete()
+    scene.clock.pass_by(GRACE + timedelta(seconds=1))
+    scene.advance()
+    scene.settle()
+    assert get(AttachmentItem, key, consistent=True) is None

@@ -12,11 +12,16 @@ import pytest
 
 from karma.configuration.current import CurrentConfiguration, RunChoice
 from karma.configuration.domain import ComponentType, ComponentUnavailable
-from karma.conversations.domain import ThreadKey
+from karma.conversations.attachments import cut
+from karma.conversations.domain import Message, ThreadKey, ToolCall
+from karma.core.errors import PayloadTooLarge
+from karma.core.ids import RunId
 from karma.runs.domain import ACTIVE, LEASE, Run, RunKey, RunStatus
+from karma.runs.drafts import require_room
 from karma.runs.interrupts import Interrupt, Reason
 from karma.runs.modifications import Modifications
-from karma.runs.subagents.steps import read_steps
+from karma.runs.subagents.copying import CopiedWork
+from karma.runs.subagents.steps import Transcript, copied, read_steps, record
 from tests.fakes.configuration import MemoryComponents, built_in
 from tests.fakes.runs import caller
 from tests.support.forks import execute, forks
@@ -27,6 +32,7 @@ from tests.unit.runs.test_restored_subagents import (
     Counted,
     Family,
     answer,
+    definition_of_scout,
     finish,
     go_back,
     of_subagents,
@@ -245,3 +251,25 @@ def test_what_had_begun_begins_nowhere_anew_where_its_agent_was_just_disabled(ho
         met["none"] += not begun
     assert met["begun"] > 3
     assert met["none"]
+
+
+@pytest.mark.fault("F-29zi")
+def test_records_and_their_copies_name_the_long_results_that_they_have() -> None:
+    words, stored = cut("x" * 100_000, whole_to_bytes=1_000)
+    (name,) = stored
+    run, other = RunId("r1"), RunId("r2")
+    definition = definition_of_scout()
+    transcript = Transcript(run_id=run, begun_by=run, asked_by=run, subagent="sub_a", definition=definition)
+    said = [
+        Message(id="m0", role="user", content="task"),
+        Message(id="m1", role="assistant", content="", tool_calls=(ToolCall("c1", "look", "{}"),)),
+        Message(id="m2", role="tool", content=words, tool_call_id="c1"),
+    ]
+    steps = [
+        record(transcript, by=run, message=each, definition=None if transcript.size else definition) for each in said
+    ]
+    assert [each.attachments for each in steps] == [(), (), (name,)]
+    work = CopiedWork(steps=tuple(copied(steps, definition, beside=other)))
+    assert work.attachments == (name,)
+    with pytest.raises(PayloadTooLarge):
+        require_room((), most=10, named=[str(each) for each in range(41)])

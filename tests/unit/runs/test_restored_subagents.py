@@ -349,7 +349,7 @@ class TestTheAgentsOfNow:
 
 def test_a_copy_is_what_it_was_in_fewer_records() -> None:
     """With a summary, numbers that only their text has, and what each step has used."""
-    definition = _definition()
+    definition = definition_of_scout()
     began, later, beside = RunId("r1"), RunId("r2"), RunId("r3")
     original = Transcript(run_id=began, begun_by=began, asked_by=began, subagent="sub_a", definition=definition)
     said = [
@@ -386,7 +386,7 @@ def test_a_copy_is_what_it_was_in_fewer_records() -> None:
     assert (copy.ended, copy.told_by) == (Ended("done"), beside), "who goes on with it tells its own thread"
 
 
-def _definition() -> Definition:
+def definition_of_scout() -> Definition:
     return Definition(
         agent_id=AgentId("a1"),
         version=1,

@@ -25,6 +25,7 @@ from karma.core.dynamo.transaction import Transaction
 from karma.core.errors import AppError
 from karma.core.ids import UserId
 from karma.runs.items import ATTACHMENT, AttachmentItem, RunsItem, released_pk, user_pk
+from karma.runs.ports import DelegatedWork, StoredStep
 
 _MOST: Final = 40
 """Attachments that one write notes; what its messages name beyond that is kept with the account."""
@@ -48,10 +49,11 @@ def note_attachments(
     messages: Sequence[Message],
     *,
     new: Mapping[str, int],
+    steps: Sequence[StoredStep] = (),
     at: str,
     on_fail: AppError,
 ) -> None:
-    """Note the attachments of a run's first messages; one item each.
+    """Note the attachments of a run's first messages, and of the steps of subagents that it begins with; one item each.
 
     The transaction fails with `on_fail` if one of those that are new in the account, sizes by id, is there, or one of
     the others is being removed.
@@ -61,21 +63,29 @@ def note_attachments(
             *_key(thread.user_id, name), size=size, threads={thread.thread_id}, is_tracked=True, created_at=at
         )
         tx.put(item, on_fail=on_fail)
-    for name in attachments_in(messages)[:_MOST]:
+    for name in _named(messages, steps):
         if name not in new:
             free = AttachmentItem.is_removed.does_not_exist()
             tx.upsert(AttachmentItem(*_key(thread.user_id, name)), _named_by(thread), free, on_fail=on_fail)
 
 
-def name_results(tx: Transaction, history: History, *, at: str) -> None:
-    """Note the long results of tools among the messages that a run adds; one Get and one item each."""
-    thread = history.thread
-    for name in attachments_in(history.messages)[:_MOST]:
+def name_results(tx: Transaction, history: History | None, delegated: DelegatedWork | None = None, *, at: str) -> None:
+    """Note the long results of tools that a run or its subagents add, at its thread; one Get and one item each."""
+    messages, steps = (history.messages if history else ()), (delegated.steps if delegated else ())
+    thread = history.thread if history else delegated.thread if delegated else None
+    if thread is None:
+        return
+    for name in _named(messages, steps):
         key = _key(thread.user_id, name)
         if get(AttachmentItem, key, consistent=True) is None:
             tx.put(AttachmentItem(*key, threads={thread.thread_id}, is_tracked=True, created_at=at))
         else:
             tx.upsert(AttachmentItem(*key), _named_by(thread))
+
+
+def _named(messages: Sequence[Message], steps: Sequence[StoredStep]) -> list[str]:
+    names = [*attachments_in(messages), *(name for step in steps for name in step.attachments)]
+    return list(dict.fromkeys(names))[:_MOST]
 
 
 def _named_by(thread: ThreadKey) -> list[Action]:

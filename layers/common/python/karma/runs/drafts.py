@@ -7,7 +7,7 @@ makes the draft a thread and calls the deletion off. docs/adr/0047-checkpoints.m
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from datetime import datetime, timedelta
 from typing import Final, Protocol
 
@@ -95,8 +95,10 @@ def is_large(messages: Sequence[Message], *, beside: int = 0) -> bool:
     return bool(messages) and len(dump_messages(messages)) + beside > MAX_ADDED_BYTES
 
 
-def require_room(copied: Sequence[Message], *, most: int, beside: int = 0) -> None:
+def require_room(copied: Sequence[Message], *, most: int, beside: int = 0, named: Collection[str] = ()) -> None:
     """Check that messages can be copied for a new run, `beside` so many bytes of its subagents' work.
+
+    `named` are the attachments which that names.
 
     Raises:
         PayloadTooLarge: all have more than `most` bytes as they are stored, or name too many attachments; or that work
@@ -106,5 +108,5 @@ def require_room(copied: Sequence[Message], *, most: int, beside: int = 0) -> No
         raise PayloadTooLarge(f"The copied messages exceed {most} bytes")
     if beside > MAX_ADDED_BYTES:
         raise PayloadTooLarge(f"The copied work of subagents exceeds {MAX_ADDED_BYTES} bytes")
-    if len(attachments_in(copied)) > MAX_COPIED_ATTACHMENTS:
+    if len({*attachments_in(copied), *named}) > MAX_COPIED_ATTACHMENTS:
         raise PayloadTooLarge(f"The copied messages name more than {MAX_COPIED_ATTACHMENTS} attachments")

@@ -256,7 +256,7 @@ class ForkService:
         setup = changed_setup(found.setup, asked.wanted, own=sorted(self._own(agent)))
         setup = self._of_now(setup, agent, choice, asked)
         work = self._work(asked, setup, messages)
-        added = _added(found, messages, thread, beside=work.size if work else 0)
+        added = _added(found, messages, thread, work)
         thread, last = added.thread, added.last
         more = [*self._mcp.tools(setup.mcp_tools, thread_id=thread.key.thread_id), *tools_of_subagents(setup.subagents)]
         toolbox = toolbox_of(self._tools, setup.tools, caller, self._library, more=more)
@@ -412,10 +412,10 @@ def _run(asked: _Asked, agent: Agent, plan: RunPlan, added: _Added, *, at: datet
     )
 
 
-def _added(found: FoundPoint, messages: Sequence[Message], thread: Thread, *, beside: int) -> _Added:
+def _added(found: FoundPoint, messages: Sequence[Message], thread: Thread, work: CopiedWork | None) -> _Added:
     """Return what of a changed conversation is to be added to the point's thread, or to a new one.
 
-    The run begins with `beside` so many bytes of its subagents' work.
+    The run begins with this work of its subagents.
 
     Summaries of what was changed are left out: they would tell a model of what was there before.
 
@@ -423,13 +423,14 @@ def _added(found: FoundPoint, messages: Sequence[Message], thread: Thread, *, be
         PayloadTooLarge: it is too large.
         ConversationTooLong: the thread is.
     """
+    beside, named = (work.size, work.attachments) if work is not None else (0, ())
     shared = common(found.messages, messages)
     path = found.path(shared)
     branch = [*(found.thread.messages[each] for each in path), *messages[shared:]]
     new = tuple(branch[len(path) :] if thread.version else branch)
     if thread.version and new:
         thread.require_room()
-    require_room(new, most=MAX_ADDED_BYTES if thread.version else MAX_COPIED_BYTES, beside=beside)
+    require_room(new, most=MAX_ADDED_BYTES if thread.version else MAX_COPIED_BYTES, beside=beside, named=named)
     after = path[-1] if thread.version and path else -1
     is_draft = not thread.version and is_large(new, beside=beside)
     if is_draft:

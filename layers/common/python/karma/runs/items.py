@@ -304,6 +304,8 @@ class DelegatedItem(RunsItem, discriminator="run_delegated"):
     """The run that did it."""
     n = NumberAttribute()
     epoch = NumberAttribute()
+    attachments = UnicodeSetAttribute(null=True)
+    """Ids of attachments that its thread holds for it; absent: none, or a release that held none for steps."""
 
 
 class CheckpointItem(RunsItem, discriminator="run_checkpoint"):

@@ -77,7 +77,16 @@ def _read_delegated(key: RunKey) -> list[StoredStep]:
             if isinstance(item, DelegatedItem):
                 subagent, at = parse_delegated_sk(item.sk)
                 found.append(
-                    StoredStep(key.run_id, subagent, at, item.data, RunId(item.by), int(item.n), int(item.epoch))
+                    StoredStep(
+                        key.run_id,
+                        subagent,
+                        at,
+                        item.data,
+                        RunId(item.by),
+                        int(item.n),
+                        int(item.epoch),
+                        tuple(sorted(item.attachments or ())),
+                    )
                 )
         start = page.last
         if start is None:
@@ -88,7 +97,8 @@ def put_steps(tx: Transaction, segment: Segment, steps: Iterable[StoredStep]) ->
     """Add to a segment's transaction records of subagents, each once."""
     for step in steps:
         pk, sk = run_pk(RunKey(segment.key.user_id, step.run_id)), delegated_sk(step.subagent, step.at)
-        tx.put(DelegatedItem(pk, sk, data=step.data, by=step.by, n=segment.n, epoch=segment.epoch))
+        names = set(step.attachments) or None
+        tx.put(DelegatedItem(pk, sk, data=step.data, by=step.by, n=segment.n, epoch=segment.epoch, attachments=names))
 
 
 def put_delegated(tx: Transaction, segment: Segment, delegated: DelegatedWork) -> None:

@@ -155,6 +155,8 @@ class StoredStep(NamedTuple):
     """Number of the segment of that run's log in whose transaction it was written; 0: it is not written yet."""
     epoch: int = 0
     """Epoch of that segment."""
+    attachments: tuple[str, ...] = ()
+    """Ids of those that its messages name, as it is written: the thread of the run that writes it holds them."""
 
 
 class AtWork(NamedTuple):
@@ -174,6 +176,8 @@ class DelegatedWork(NamedTuple):
     """It begins to work in the segment's run; None: it is at work already."""
     ended: str = ""
     """Its id, where it has ended."""
+    thread: ThreadKey | None = None
+    """The thread that holds the attachments of the steps; None: these name none."""
 
 
 class Runs(Holdings, Protocol):

@@ -19,6 +19,7 @@ from karma.conversations.domain import ThreadKey
 from karma.core.clock import Clock
 from karma.core.ids import RunId
 from karma.core.purge import PurgeAttempt
+from karma.runs.attachment_repository import AttachmentRepository
 from karma.runs.domain import TRANSITIONS, OwnershipLost, Run, ThreadChanged
 from karma.runs.ending import cancel_lost
 from karma.runs.holdings import free_place
@@ -41,6 +42,7 @@ class RunsRemoval:
         self._store = store
         self._executions = executions
         self._removals = removals
+        self._attachments = AttachmentRepository()
         self._clock = clock
 
     def remove(self, thread: ThreadKey, *, newest: RunId | None, purge: PurgeAttempt) -> bool:
@@ -55,6 +57,11 @@ class RunsRemoval:
                 return False
             if not found.is_unlisted:
                 self._removals.unlist(found.run, at=self._clock.now())
+            # No writer of it is left, and its steps tell which attachments its subagents name.
+            for attachment_id in self._removals.attachments(found.run.key):
+                if purge.over():
+                    return False
+                self._attachments.release(thread, attachment_id)
             if not self._removals.empty(found.run.key, purge, keep_last=True):
                 return False
         return not purge.settled or forget(self._removals, thread, purge)

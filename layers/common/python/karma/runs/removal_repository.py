@@ -17,9 +17,11 @@ from karma.core.ids import RunId
 from karma.core.purge import PurgeAttempt
 from karma.runs.domain import Run, RunKey
 from karma.runs.items import (
+    DELEGATED,
     HEAD,
     LISTED,
     SEGMENT,
+    DelegatedItem,
     RunCounterItem,
     RunItem,
     RunOwnerItem,
@@ -95,6 +97,19 @@ class RunRemovalRepository:
             tx.commit()
         except ConditionFailed:
             return  # it is unlisted, or removed
+
+    def attachments(self, key: RunKey) -> Iterator[str]:
+        """Yield the ids of attachments that a run's subagents name; one Query a megabyte of their steps."""
+        start = None
+        while True:
+            steps = RunsItem.sk.startswith(DELEGATED)
+            page = query(RunsItem, run_pk(key), steps, limit=1000, start=start, consistent=True)
+            for item in page.items:
+                if isinstance(item, DelegatedItem):
+                    yield from sorted(item.attachments or ())
+            start = page.last
+            if start is None:
+                return
 
     def empty(self, key: RunKey, purge: PurgeAttempt, *, keep_last: bool) -> bool:
         """Delete a run's log and all else of it except its item; False when the time of `purge` ended before.

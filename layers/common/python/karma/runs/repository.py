@@ -167,7 +167,7 @@ class RunRepository(
             )
             note_answers(tx, answers, on_fail=changed)
             add_messages(tx, history, at=now, on_fail=changed)
-        note_attachments(tx, thread.key, messages, new=attachments, at=now, on_fail=changed)
+        note_attachments(tx, thread.key, messages, new=attachments, steps=delegated, at=now, on_fail=changed)
         tx.upsert(RunCounterItem(user_pk(run.key.user_id), "COUNTER#runs"), [RunCounterItem.value.add(1)])
         # After the rest, so that a repeat fails with RunExists, not because this run has used up the plan.
         reserve_usage(tx, reservations)
@@ -197,11 +197,11 @@ class RunRepository(
             tx.put(segment_item(segment))
             if history is not None:
                 add_messages(tx, history, at=iso(segment.lease_until))
-                name_results(tx, history, at=iso(segment.lease_until))
             if checkpoint is not None:
                 tx.put(checkpoint_item(segment.key, checkpoint))
             if delegated is not None:
                 put_delegated(tx, segment, delegated)
+            name_results(tx, history, delegated, at=iso(segment.lease_until))
             tx.commit()
         except ConditionFailed:
             self._require_mine(segment)

@@ -77,6 +77,11 @@ class CopiedWork(Record, kw_only=True):
         """Return the bytes of all records."""
         return sum(len(step.data) for step in self.steps)
 
+    @property
+    def attachments(self) -> tuple[str, ...]:
+        """Return the ids of the attachments that all records name."""
+        return tuple(dict.fromkeys(name for step in self.steps for name in step.attachments))
+
 
 class _View:
     """Records of subagents, all or a part of them."""

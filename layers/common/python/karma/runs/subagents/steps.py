@@ -22,6 +22,7 @@ from typing import Any, Final, NamedTuple
 import orjson
 
 from karma.agents.domain import Subagent
+from karma.conversations.attachments import attachments_in
 from karma.conversations.domain import Compacted, Message, ToolCall
 from karma.conversations.stored import dump_messages, load_messages
 from karma.core.ids import AgentId, RunId
@@ -182,7 +183,8 @@ def record(
     if ended is not None:
         body["ended"] = [ended.text, ended.code]
     data = zlib.compress(orjson.dumps(body))
-    step = StoredStep(transcript.run_id, transcript.subagent, transcript.size, data, by)
+    names = tuple(attachments_in([message])) if message is not None else ()
+    step = StoredStep(transcript.run_id, transcript.subagent, transcript.size, data, by, attachments=names)
     transcript.size += 1
     return step
 
@@ -214,7 +216,14 @@ def copied(steps: Iterable[StoredStep], definition: Definition, *, beside: RunId
         if "ended" in body:
             made[-1]["ended"] = body["ended"]
     return [
-        StoredStep(beside, first.subagent, at, zlib.compress(orjson.dumps(body)), asked_by if at else first.by)
+        StoredStep(
+            beside,
+            first.subagent,
+            at,
+            zlib.compress(orjson.dumps(body)),
+            asked_by if at else first.by,
+            attachments=tuple(attachments_in(load_messages(body["message"].encode()))),
+        )
         for at, body in enumerate(made)
     ]
 

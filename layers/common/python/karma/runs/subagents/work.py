@@ -424,9 +424,8 @@ class SubagentWork:
         spent, self._used = self.day.counted(used.spent), Used()
         self._crew.note_used(self.definition.agent_id, used)  # also if the run is cancelled while it is stored
         self.transcript.ended = ended
-        await self._voice.commit(
-            closing, delegated=DelegatedWork(steps, spent, ended=self.subagent if ended is not None else "")
-        )
+        over = self.subagent if ended is not None else ""
+        await self._voice.commit(closing, delegated=DelegatedWork(steps, spent, ended=over, thread=self._plan.thread))
         self._voice.stored()
         self.messages.extend(each for each in messages if each.role != "summary")
 
