@@ -246,6 +246,15 @@ class Rows:
         schedule = f"/api/v1/schedules/{made['schedule']['id']}"
         yield self._measure(meter, Step("PATCH /schedules/{id}", "PATCH", schedule, body={"enabled": False}))[0]
         yield self._measure(meter, Step("DELETE /schedules/{id}", "DELETE", schedule))[0]
+        timed = {
+            "name": "Lamps",
+            "cron": "0 18 * * *",
+            "command": {"device_id": self._account.first.device_id, **COMMAND},
+        }
+        step = Step("POST /schedules, of a command", "POST", "/api/v1/schedules", body=timed)
+        cost, made = self._measure(meter, step)
+        yield cost
+        self._measure(meter, Step("", "DELETE", f"/api/v1/schedules/{made['schedule']['id']}"))
         cost, made = self._measure(meter, Step("POST /avatars", "POST", "/api/v1/avatars", body=AVATAR))
         yield cost
         avatar = f"/api/v1/avatars/{made['avatar']['id']}"

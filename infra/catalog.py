@@ -399,6 +399,7 @@ FUNCTIONS: dict[FunctionName, FunctionSpec] = {
                 "RUNS_QUEUE_URL",
                 "EXECUTIONS_QUEUE_URL",
                 "FIRES_QUEUE_URL",
+                "INGEST_QUEUE_URL",
                 "MODEL_ID",
                 "VAULT_KEY_ARN",
                 "MCP_LOOPBACK",

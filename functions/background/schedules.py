@@ -1,4 +1,7 @@
-"""Consumer of the queue of fires: begins the runs of schedules (karma/schedules/firing.py) and of alarms."""
+"""Consumer of the queue of fires: begins the runs of schedules (karma/schedules/firing.py) and of alarms.
+
+Commands of schedules are made here, and sent by ingest.
+"""
 
 from __future__ import annotations
 
@@ -57,6 +60,7 @@ if TYPE_CHECKING:
     from aws_lambda_powertools.utilities.typing import LambdaContext
 
     from karma.mcp.ports import McpClients
+    from karma.schedules.commanding import ScheduledCommands
 
 
 class Settings(FunctionSettings, kw_only=True):
@@ -70,6 +74,8 @@ class Settings(FunctionSettings, kw_only=True):
     runs_queue_url: str
     executions_queue_url: str
     fires_queue_url: str
+    ingest_queue_url: str
+    """Queue of parts of bulk commands."""
     model_id: str
     """Model of the built-in agent."""
     vault_key_arn: str
@@ -96,6 +102,7 @@ def services() -> Services:
         queue=SqsQueue(settings.fires_queue_url),
         runs=runs,
         started=RunRepository(),
+        commands=cache(lambda: _commands(settings, clock)),
         caller_by_now=rights.caller_by_now,
         plan_of=SubscriptionService(subscriptions=SubscriptionRepository(), clock=clock).plan,
         clock=clock,
@@ -138,6 +145,20 @@ def _runs(settings: Settings, clock: Clock) -> BackgroundRuns:
         clock=clock,
     )
     return BackgroundRuns(recorder, executions)
+
+
+def _commands(settings: Settings, clock: Clock) -> ScheduledCommands:
+    """Build what makes the commands of schedules; imported here because most fires begin runs."""
+    from karma.devices.bulk_commands import BulkCommandService
+    from karma.devices.bulk_parts import QueuedBulkParts
+    from karma.devices.repository.bulk_commands import BulkCommandRepository
+    from karma.devices.repository.commands import CommandRepository
+    from karma.schedules.commanding import ScheduledCommands
+
+    queue = QueuedBulkParts(SqsQueue(settings.ingest_queue_url))
+    devices = DeviceRepository()
+    bulks = BulkCommandService(BulkCommandRepository(), devices, CommandRepository(), queue, clock)
+    return ScheduledCommands(bulks, DeviceLookup(devices))
 
 
 def _mcp_lists(settings: Settings) -> McpClients:

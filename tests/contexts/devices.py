@@ -16,9 +16,9 @@ import pytest
 from karma.core.clock import epoch_ms, from_epoch_ms, iso
 from karma.core.dynamo.transaction import Transaction
 from karma.core.errors import NotFound
-from karma.core.ids import CommandId, DeviceId, new_id
+from karma.core.ids import BulkId, CommandId, DeviceId, new_id
 from karma.core.requests import RETENTION, RepeatableRequest
-from karma.devices.bulk import BulkCommand, BulkId, BulkKey, BulkPart, parts_of
+from karma.devices.bulk import BulkCommand, BulkKey, BulkPart, parts_of
 from karma.devices.bulk_commands import BulkCommandService
 from karma.devices.bulk_parts import QueuedBulkParts
 from karma.devices.commands import CommandService

@@ -83,7 +83,7 @@ class MemorySchedules:
 
     def page(self, user_id: UserId, *, below: str, limit: int) -> list[Schedule]:
         mine = [
-            replace(schedule, run=None)
+            replace(schedule, run=None, command=None)
             for schedule in self.schedules.values()
             if schedule.user_id == user_id and (not below or schedule.id < below)
         ]

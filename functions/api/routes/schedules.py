@@ -26,7 +26,7 @@ Writer = Annotated[Caller, permit("schedule:write")]
 
 @router.post("/schedules", idempotent=True, status_code=201, responses=answers(status=201, errors=(409,)))
 async def create_schedule(request: Request, body: CreateScheduleBody, caller: Writer) -> Answer[ScheduleData]:
-    """Create a schedule of runs: by a cron expression in a time zone, or at one moment."""
+    """Create a schedule of runs or of commands: by a cron expression in a time zone, or at one moment."""
 
     def create() -> Outcome[ScheduleData]:
         key = idempotency_key(request, caller)
@@ -40,7 +40,7 @@ async def create_schedule(request: Request, body: CreateScheduleBody, caller: Wr
 async def list_schedules(
     caller: Reader, limit: Limit = DEFAULT_SIZE, cursor: Cursor | None = None
 ) -> Answer[ScheduleListData]:
-    """List the caller's schedules, newest first, without what they run."""
+    """List the caller's schedules, newest first, without what they do."""
     scope = scope_of("schedules", caller.user_id)
     below = position(cursor, scope, of=str).get("below", "")
     page = schedules.service().page(caller.user_id, below=below, limit=limit)
@@ -64,7 +64,7 @@ async def change_schedule(
 ) -> Answer[ScheduleData]:
     """Change, pause or resume a schedule; with `version` or If-Match only if nobody else has changed it since.
 
-    Its fires do not change its version. What it runs has the caller's rights from then on.
+    Its fires do not change its version. What it does has the caller's rights from then on.
     """
     version = expected_version(if_match, body.version)
     return _schedule(schedules.service().change(caller, schedule_id, body.changes(), version=version))

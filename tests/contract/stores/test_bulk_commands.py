@@ -8,13 +8,12 @@ import pytest
 
 from karma.core.dynamo.transaction import Transaction
 from karma.core.errors import AlreadyExists
-from karma.core.ids import CommandId, DeviceId, UserId, new_id
+from karma.core.ids import BulkId, CommandId, DeviceId, UserId, new_id
 from karma.core.requests import RETENTION, IdempotencyKeyReused
 from karma.devices.bulk import (
     PART_DEVICES,
     BulkCancelled,
     BulkCommand,
-    BulkId,
     BulkKey,
     BulkRefusal,
     BulkStatus,

@@ -12,7 +12,7 @@ import pytest
 from karma.core.clock import monotonic
 from karma.core.dynamo.transaction import Transaction
 from karma.core.errors import AlreadyExists
-from karma.core.ids import ApiKeyId, RunId, UserId, new_id
+from karma.core.ids import ApiKeyId, BulkId, RunId, UserId, new_id
 from karma.core.purge import PurgeAttempt
 from karma.core.requests import RETENTION, IdempotencyKeyReused
 from karma.identity.transactional import AccountGone
@@ -21,6 +21,7 @@ from karma.schedules.domain import (
     MAX_SCHEDULES,
     Author,
     CatchUp,
+    FireAction,
     Fired,
     FireError,
     FireKey,
@@ -153,6 +154,25 @@ def test_it_reads_back_whole(schedule_store: Schedules) -> None:
     for each in (bare, once, paused):
         schedule_store.create(each, request=None)
     assert [schedule_store.get(USER, each.id) for each in (bare, once, paused)] == [bare, once, paused]
+
+
+def test_one_of_commands_reads_back_whole(schedule_store: Schedules) -> None:
+    made = replace(
+        schedule(),
+        action=FireAction.COMMAND,
+        run=None,
+        command={"tag": "north", "command": "blink", "ttl_s": 600, "params": {"x": 1}},
+    )
+    schedule_store.create(made, request=None)
+    assert schedule_store.get(USER, made.id) == made
+    changed = replace(made, command={"device_id": "d", "command": "stop", "ttl_s": 60}, version=2, run_version=2)
+    schedule_store.replace(made, changed)
+    over = replace(fired(changed), run_id=None, open_run_ids=(), bulk_id=BulkId("b"))
+    committed(schedule_store, over)
+    after = schedule_store.get(USER, made.id)
+    assert after == over.applied()
+    assert (after.last_bulk_id, after.last_run_id, after.command) == ("b", None, changed.command)
+    assert schedule_store.page(USER, below="", limit=5) == [replace(after, command=None)]
 
 
 def test_what_does_not_exist_or_is_another_s_is_nothing(schedule_store: Schedules) -> None:

@@ -26,7 +26,7 @@ from karma.core.clock import SystemClock, iso
 from karma.core.dynamo.access import delete, update
 from karma.core.dynamo.transaction import Transaction
 from karma.core.errors import NotFound, StaleVersion
-from karma.core.ids import ApiKeyId, RunId, UserId, new_id
+from karma.core.ids import ApiKeyId, DeviceId, RunId, UserId, new_id
 from karma.identity.accounts.repository.users import UserRepository
 from karma.identity.api_keys.repository import ApiKeyRepository
 from karma.identity.domain import Caller, Role
@@ -544,6 +544,7 @@ def test_whatever_comes_between_a_fire_begins_one_run_or_none(committed: list[st
         ScheduleRepository(),
         SystemClock(),
         agent_id_of=str,
+        device_id_of=lambda _, ref: DeviceId(ref),
         require_receiver=lambda _, __: None,
         plan_of=lambda _: plan_at(PlanName.ENTERPRISE, just_now()),
     )

@@ -16,14 +16,13 @@ from karma.core.errors import (
     QuotaExceeded,
     ValidationFailed,
 )
-from karma.core.ids import DeviceId, UserId, new_id
+from karma.core.ids import BulkId, DeviceId, UserId, new_id
 from karma.core.purge import PurgeAttempt
 from karma.core.requests import IdempotencyKeyReused
 from karma.devices.bulk import (
     LANES,
     PART_DEVICES,
     BulkCommand,
-    BulkId,
     BulkKey,
     BulkLimit,
     BulkStatus,

@@ -47,6 +47,7 @@ class Scheduled:
         self.refused: Exception | None = None
         self.plan = PlanName.ENTERPRISE
         self.sent: list[tuple[str, int]] = []
+        self.commands: object = None
 
     @property
     def now(self) -> datetime:
@@ -65,6 +66,7 @@ class Scheduled:
             queue=Handle(self, life),
             runs=self.world.background(life),
             started=Handle(self.world.store, life),
+            commands=lambda: Handle(self.commands, life),
             caller_by_now=self._caller,
             plan_of=lambda _: plan_at(self.plan, self.now),
             clock=self.world.clock,

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from karma.billing.plans import PlanName, plan_at
+from karma.core.ids import DeviceId
 from karma.runs.domain import RunStatus
 from karma.schedules.domain import MAX_FAILURES, Overlap, ScheduleStatus
 from karma.schedules.service import ScheduleService
@@ -26,6 +27,7 @@ def change(scheduled: Scheduled, *changes: Mapping[str, Any]) -> None:
         scheduled.store,
         scheduled.world.clock,
         agent_id_of=str,
+        device_id_of=lambda _, ref: DeviceId(ref),
         require_receiver=lambda *_: None,
         plan_of=lambda _: plan_at(PlanName.ENTERPRISE, scheduled.now),
     )

@@ -10,7 +10,7 @@ from pydantic import ValidationError
 
 from karma.billing.plans import Plan, PlanName, plan_at
 from karma.core.errors import Forbidden, Gone, NotFound, QuotaExceeded, StaleVersion, ValidationFailed
-from karma.core.ids import ApiKeyId, UserId, new_id
+from karma.core.ids import ApiKeyId, DeviceId, UserId, new_id
 from karma.identity.domain import Caller, Credential, Role
 from karma.identity.transactional import AccountGone
 from karma.schedules.answers import schedule_details
@@ -67,6 +67,12 @@ def agent_id(ref: str) -> str:
     return f"id of {ref}"
 
 
+def device_id(user_id: UserId, ref: str) -> DeviceId:
+    if ref == "nobody's":
+        raise NotFound(f"Device {ref} not found")
+    return DeviceId(f"{ref} of {user_id}")
+
+
 def plan_of(user_id: UserId) -> Plan:
     return plan_at(PLANS.get(user_id, PlanName.ENTERPRISE), MovableClock().now())
 
@@ -78,7 +84,14 @@ def require_receiver(user_id: UserId, url: str) -> None:
 
 @pytest.fixture
 def schedules(store: Interrupted, clock: MovableClock) -> ScheduleService:
-    return ScheduleService(store, clock, agent_id_of=agent_id, require_receiver=require_receiver, plan_of=plan_of)
+    return ScheduleService(
+        store,
+        clock,
+        agent_id_of=agent_id,
+        device_id_of=device_id,
+        require_receiver=require_receiver,
+        plan_of=plan_of,
+    )
 
 
 def new(name: str = "first", **more: Any) -> NewSchedule:

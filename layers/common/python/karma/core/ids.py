@@ -15,6 +15,7 @@ from karma.core.clock import epoch_ms
 UserId = NewType("UserId", str)
 DeviceId = NewType("DeviceId", str)
 CommandId = NewType("CommandId", str)
+BulkId = NewType("BulkId", str)
 FileId = NewType("FileId", str)
 ProjectId = NewType("ProjectId", str)
 AgentId = NewType("AgentId", str)

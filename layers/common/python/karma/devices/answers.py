@@ -253,6 +253,8 @@ class BulkCommandView(TypedDict):
     params: dict[str, Any]
     serial: bool
     tag: str | None
+    schedule_id: str | None
+    """Schedule whose fire made it."""
     status: BulkStatus
     total: int
     """Devices that it is for."""
@@ -271,6 +273,7 @@ def bulk_view(bulk: BulkCommand) -> BulkCommandView:
         "params": dict(bulk.params),
         "serial": bulk.serial,
         "tag": bulk.tag,
+        "schedule_id": bulk.schedule_id,
         "status": bulk.status,
         "total": bulk.total,
         "sent": bulk.sent,

@@ -18,16 +18,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 from enum import StrEnum
-from typing import Any, Final, NamedTuple, NewType
+from typing import Any, Final, NamedTuple
 
 from karma.core.clock import from_epoch_ms
 from karma.core.errors import Conflict, QuotaExceeded
-from karma.core.ids import CommandId, DeviceId, UserId
+from karma.core.ids import BulkId, CommandId, DeviceId, UserId
 from karma.core.records import Record
 from karma.core.requests import IdempotencyKey, RepeatableRequest, repeatable
 from karma.devices.domain import COMMAND_RETENTION_S, Command
-
-BulkId = NewType("BulkId", str)
 
 PART_DEVICES: Final = 20
 LANES: Final = 4
@@ -105,6 +103,8 @@ class BulkCommand(Record, kw_only=True):
     command: str
     params: Mapping[str, Any]
     serial: bool
+    schedule_id: str | None = None
+    """Schedule whose fire made it; None: a request did."""
     tag: str | None
     """Tag that its devices had when it was made; None: they were named."""
     created_ms: int

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from datetime import timedelta
+from dataclasses import replace
+from datetime import datetime, timedelta
 from typing import Any, Final
 
 from karma.core.clock import Clock, epoch_ms
 from karma.core.errors import AlreadyExists, InvalidRequest, InvalidTransition, NotFound, ValidationFailed
-from karma.core.ids import DeviceId, UserId, is_id, new_id
+from karma.core.ids import BulkId, DeviceId, UserId, is_id, new_id
 from karma.core.observability import count, logger
 from karma.core.records import Record
 from karma.core.requests import IdempotencyKey, RepeatableRequest, no_longer, repeatable
@@ -17,7 +18,6 @@ from karma.devices.bulk import (
     MAX_LOOKED_AT,
     PART_DEVICES,
     BulkCommand,
-    BulkId,
     BulkKey,
     BulkLimit,
     BulkPart,
@@ -29,6 +29,7 @@ from karma.devices.bulk import (
     too_many,
 )
 from karma.devices.bulk_parts import QueuedBulkParts
+from karma.devices.ports import Join
 from karma.devices.reading import MAX_OFFSET_ROWS
 from karma.devices.repository.bulk_commands import BulkCommandRepository
 from karma.devices.repository.commands import CommandRepository
@@ -85,17 +86,7 @@ class BulkCommandService:
         if request is not None and (earlier := self._made_before(user_id, request)) is not None:
             return earlier
         device_ids = self._targets(user_id, order, limit)
-        bulk = BulkCommand(
-            key=BulkKey(user_id, BulkId(new_id())),
-            command=order.command,
-            params=order.params,
-            serial=order.serial,
-            tag=order.tag,
-            created_ms=epoch_ms(now),
-            expires_ms=epoch_ms(now) + order.ttl_s * 1000,
-            total=len(device_ids),
-            open_parts=-(-len(device_ids) // PART_DEVICES),
-        )
+        bulk = _new(BulkKey(user_id, BulkId(new_id())), order, len(device_ids), at=now)
         try:
             self._bulks.add(bulk, parts_of(device_ids), due=now + LOOKED_AFTER, request=request)
         except AlreadyExists:
@@ -103,10 +94,40 @@ class BulkCommandService:
             if earlier is None:
                 raise
             return earlier
+        self._created(bulk)
+        return bulk
+
+    def create_with(self, key: BulkKey, order: BulkOrder, *, limit: BulkLimit, also: Join, schedule_id: str) -> bool:
+        """Store a bulk command of an id that its maker derives, with what `also` writes; False: there is one.
+
+        It is done or not as a whole, by one transaction. Its parts are sent behind that; where the process dies before,
+        the sweep sends them.
+
+        Raises:
+            ValidationFailed, QuotaExceeded, InvalidRequest: as of `create`; nothing is written.
+            AppError: what `also` refuses.
+        """
+        now = self._clock.now()
+        device_ids = self._targets(key.user_id, order, limit)
+        bulk = replace(_new(key, order, len(device_ids), at=now), schedule_id=schedule_id)
+        try:
+            self._bulks.add(bulk, parts_of(device_ids), due=now + LOOKED_AFTER, also=also)
+        except AlreadyExists:
+            return False
+        self._created(bulk)
+        return True
+
+    def is_at_work(self, key: BulkKey) -> bool:
+        """Tell whether a device of a bulk command has not ended it, and may still carry it out: as of `counts`."""
+        bulk = self._bulks.get(key)
+        if bulk is None or bulk.is_ended(self._clock.now()):
+            return False
+        return any(_may_follow(each) for each in self._results(self._bulks.parts(bulk.key, limit=bulk.parts)))
+
+    def _created(self, bulk: BulkCommand) -> None:
         count("BulkCommandCreated")
         logger.info("bulk.created", bulk_id=bulk.key.bulk_id, devices=bulk.total)
         send_lanes(self._queue, bulk.key, range(bulk.parts))
-        return bulk
 
     def _made_before(self, user_id: UserId, request: RepeatableRequest) -> BulkCommand | None:
         made = self._bulks.made_by(user_id, request)
@@ -208,6 +229,24 @@ class BulkCommandService:
             count("BulkCommandCancelled")
             send_lanes(self._queue, bulk.key, range(bulk.parts))
         return self.get(user_id, bulk_id)
+
+
+def _new(key: BulkKey, order: BulkOrder, total: int, *, at: datetime) -> BulkCommand:
+    return BulkCommand(
+        key=key,
+        command=order.command,
+        params=order.params,
+        serial=order.serial,
+        tag=order.tag,
+        created_ms=epoch_ms(at),
+        expires_ms=epoch_ms(at) + order.ttl_s * 1000,
+        total=total,
+        open_parts=-(-total // PART_DEVICES),
+    )
+
+
+def _may_follow(result: BulkResult) -> bool:
+    return result.is_open if result.command is None else not result.command.finished
 
 
 def send_lanes(queue: QueuedBulkParts, key: BulkKey, open_parts: Sequence[int]) -> None:

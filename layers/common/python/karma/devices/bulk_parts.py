@@ -7,9 +7,9 @@ from typing import Any
 import orjson
 
 from karma.core.errors import Upstream
-from karma.core.ids import UserId, is_id
+from karma.core.ids import BulkId, UserId, is_id
 from karma.core.observability import count, logger
-from karma.devices.bulk import BulkId, BulkKey, PartKey
+from karma.devices.bulk import BulkKey, PartKey
 from karma.devices.ports import DelayedQueue
 
 

@@ -56,6 +56,7 @@ FIELDS: Mapping[str, Any] = {
     "bulk_id": "01994b91-9f14-7a20-8c3d-41b6e0f7a215",
     "BulkCommandView.id": "01994b91-9f14-7a20-8c3d-41b6e0f7a215",
     "BulkCommandView.tag": "greenhouse",
+    "BulkCommandView.schedule_id": None,
     "BulkCommandView.status": "sent",
     "BulkCommandView.total": 2,
     "BulkCommandView.sent": 1,

@@ -10,12 +10,11 @@ from pydantic import AfterValidator, Field, StrictBool, StringConstraints
 
 from karma.core.errors import ValidationFailed
 from karma.core.ids import is_id
-from karma.core.schemas import Body, FreeForm, Number, Version, Whole, json_of_at_most, judged, left_out, line
+from karma.core.schemas import Body, FreeForm, Number, Version, json_of_at_most, judged, left_out, line
 from karma.core.wording import form
-from karma.devices.bulk import DEFAULT_BULK_TTL_S, MAX_BULK_PARAMS_BYTES, MAX_DEVICES
+from karma.devices.bulk import DEFAULT_BULK_TTL_S, MAX_DEVICES
+from karma.devices.command_fields import BulkParams, CommandName, Tag, Ttl
 from karma.devices.domain import (
-    COMMAND_FORM,
-    COMMAND_NAME,
     DEFAULT_TTL_S,
     MAC,
     MAX_NAME_CHARS,
@@ -23,16 +22,13 @@ from karma.devices.domain import (
     MAX_PARAMS_BYTES,
     MAX_TAG_CHARS,
     MAX_TAGS,
-    MAX_TTL_S,
     MAX_WAIT_S,
-    MIN_TTL_S,
     SERIAL,
     SERIAL_FORM,
     DeviceModel,
 )
 
 _SERIAL = form(f"^{SERIAL.pattern}$", f"must be {SERIAL_FORM}")
-_COMMAND = form(f"^{COMMAND_NAME.pattern}$", f"must be {COMMAND_FORM}")
 _CSR = form(
     r"^\s*-----BEGIN (NEW )?CERTIFICATE REQUEST-----[A-Za-z0-9+/=\s]+-----END (NEW )?CERTIFICATE REQUEST-----\s*$",
     "must be a certificate signing request in PEM",
@@ -95,9 +91,9 @@ class ChangeDeviceRequest(Body):
 class SendCommandRequest(Body):
     """A command to a device."""
 
-    command: Annotated[str, StringConstraints(pattern=_COMMAND)]
+    command: CommandName
     params: Annotated[FreeForm, json_of_at_most(MAX_PARAMS_BYTES)] | None = None
-    ttl_s: Annotated[Whole, Field(ge=MIN_TTL_S, le=MAX_TTL_S)] = DEFAULT_TTL_S
+    ttl_s: Ttl = DEFAULT_TTL_S
     wait_s: Annotated[Number, Field(ge=0, le=MAX_WAIT_S)] = 0
     """Seconds for which the response may wait for the device's answer."""
     serial: StrictBool = False
@@ -113,16 +109,16 @@ def _device_id(value: str) -> str:
 class SendBulkCommandBody(Body):
     """A command to many devices: those with `tag` at this moment, or those of `device_ids`."""
 
-    tag: Annotated[str, Field(min_length=1, max_length=MAX_TAG_CHARS)] | None = None
+    tag: Tag | None = None
     device_ids: (
         Annotated[
             list[Annotated[str, Field(max_length=36), judged(_device_id)]], Field(min_length=1, max_length=MAX_DEVICES)
         ]
         | None
     ) = None
-    command: Annotated[str, StringConstraints(pattern=_COMMAND)]
-    params: Annotated[FreeForm, json_of_at_most(MAX_BULK_PARAMS_BYTES)] | None = None
-    ttl_s: Annotated[Whole, Field(ge=MIN_TTL_S, le=MAX_TTL_S)] = DEFAULT_BULK_TTL_S
+    command: CommandName
+    params: BulkParams | None = None
+    ttl_s: Ttl = DEFAULT_BULK_TTL_S
     """Seconds from now until all of its commands end; those that are sent later have less."""
     serial: StrictBool = False
     """True: to each device it is sent alone, after all before it have ended; later ones wait for its end."""

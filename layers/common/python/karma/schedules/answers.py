@@ -7,11 +7,11 @@ from typing import Any, TypedDict
 from karma.core.addresses import shown_address
 from karma.core.clock import iso
 from karma.core.schemas import ShownMoment
-from karma.schedules.domain import Schedule
+from karma.schedules.domain import FireAction, Schedule
 
 
 class FireErrorView(TypedDict):
-    """Reason that no run began."""
+    """Reason that no run began, or no command was sent."""
 
     code: str
     message: str
@@ -38,7 +38,7 @@ class FireCounts(TypedDict):
 
 
 class ScheduleView(TypedDict):
-    """A schedule, without what it runs."""
+    """A schedule, without what it does."""
 
     id: str
     name: str
@@ -54,7 +54,11 @@ class ScheduleView(TypedDict):
     """`active`, `paused` by its owner, `stopped` after ten failures in a row, or `ended`: no fire comes any more."""
     next_fire_at: ShownMoment | None
     last_fire: LastFireView | None
+    action: str
+    """`run` or `command`: what each fire does."""
     last_run_id: str | None
+    last_bulk_id: str | None
+    """The latest bulk command that it made; `GET /commands/bulk/{id}` shows what became of it."""
     fires: FireCounts
     failures_in_a_row: int
     skips_in_a_row: int
@@ -68,10 +72,12 @@ class ScheduleView(TypedDict):
 class ScheduleDetails(ScheduleView):
     """A schedule."""
 
-    run: dict[str, Any]
+    run: dict[str, Any] | None
     """The run that begins at each fire, as `POST /runs` takes it; `agent_id` is the agent's id, and `webhook` is shown
-    without its query, where a token may be.
+    without its query, where a token may be. Null: it sends commands.
     """
+    command: dict[str, Any] | None
+    """The command that each fire sends, to the device `device_id` or to those with `tag`. Null: it begins runs."""
 
 
 def schedule_view(schedule: Schedule) -> ScheduleView:
@@ -98,7 +104,9 @@ def schedule_view(schedule: Schedule) -> ScheduleView:
             "outcome": last.outcome.value,
             "error": {"code": last.error.code, "message": last.error.message} if last.error else None,
         },
+        "action": schedule.action.value,
         "last_run_id": schedule.last_run_id,
+        "last_bulk_id": schedule.last_bulk_id,
         "fires": {
             "started": schedule.counts.started,
             "skipped": schedule.counts.skipped,
@@ -115,11 +123,13 @@ def schedule_view(schedule: Schedule) -> ScheduleView:
 
 
 def schedule_details(schedule: Schedule) -> ScheduleDetails:
-    """Shape a schedule with what it runs."""
+    """Shape a schedule with what it does."""
+    if schedule.action is FireAction.COMMAND:
+        return {**schedule_view(schedule), "run": None, "command": dict(schedule.command or {})}
     run = dict(schedule.run or {})
     if run.get("webhook"):
         run["webhook"] = shown_address(run["webhook"])
-    return {**schedule_view(schedule), "run": run}
+    return {**schedule_view(schedule), "run": run, "command": None}
 
 
 class ScheduleData(TypedDict):

@@ -11,7 +11,7 @@ from typing import Any, Final, NamedTuple, NewType
 
 from karma.core.clock import iso
 from karma.core.errors import AlreadyExists, StaleVersion, ValidationFailed
-from karma.core.ids import ApiKeyId, RunId, UserId
+from karma.core.ids import ApiKeyId, BulkId, RunId, UserId, derived_id
 from karma.core.records import Record
 from karma.schedules.timing import Timing
 
@@ -44,8 +44,17 @@ MAX_MESSAGE_CHARS: Final = 500
 """Characters of an error's message that are kept."""
 
 
+class FireAction(StrEnum):
+    """Work of a fire; the value names the member that says it."""
+
+    RUN = "run"
+    """It begins a run of an agent."""
+    COMMAND = "command"
+    """It sends a command to one device, or to those with a tag."""
+
+
 class Overlap(StrEnum):
-    """Rule for a fire while the schedule's run before it is still active."""
+    """Rule for a fire while the schedule's run, or command, before it is still active."""
 
     SKIP = "skip"
     """No run begins; the fire is counted as skipped."""
@@ -73,7 +82,7 @@ class FireOutcome(StrEnum):
     SKIPPED = "skipped"
     """The run before was still active."""
     FAILED = "failed"
-    """No run could begin."""
+    """No run could begin, or no command be sent."""
     MISSED = "missed"
     """It came too late."""
 
@@ -115,7 +124,7 @@ class Author(Record, kw_only=True):
 
 
 class FireError(Record, kw_only=True):
-    """Reason that no run began."""
+    """Reason that no run began, or no command was sent."""
 
     code: str
     message: str
@@ -146,8 +155,11 @@ class Schedule(Record, kw_only=True):
     user_id: UserId
     name: str
     timing: Timing
+    action: FireAction = FireAction.RUN
     run: Mapping[str, Any] | None
-    """The body of the run, by the names of `POST /runs`; None: it was not read, as in lists."""
+    """The body of the run, by the names of `POST /runs`; None: it sends commands, or it was not read, as in lists."""
+    command: Mapping[str, Any] | None = None
+    """The command and its devices, by the names of `POST /commands/bulk`, and `device_id`; None: likewise."""
     overlap: Overlap
     catch_up: CatchUp
     catch_up_window_s: int
@@ -159,6 +171,8 @@ class Schedule(Record, kw_only=True):
     last_fire: LastFire | None = None
     last_run_id: RunId | None = None
     """The latest run that it began."""
+    last_bulk_id: BulkId | None = None
+    """The latest bulk command that it made."""
     open_run_ids: tuple[RunId, ...] = ()
     """Runs that it began whose ends were not looked at yet, in the order of their fires."""
     counts: Counts = Counts()
@@ -175,7 +189,12 @@ class Schedule(Record, kw_only=True):
     version: int
     """Counts what its owner changes, not its fires."""
     run_version: int = 1
-    """The version with which `run` came."""
+    """The version with which `run`, or `command`, came."""
+
+    @property
+    def body(self) -> Mapping[str, Any] | None:
+        """Return what it does: its run or its command."""
+        return self.run if self.action is FireAction.RUN else self.command
 
     @property
     def status(self) -> ScheduleStatus:
@@ -230,6 +249,11 @@ class FireKey(NamedTuple):
         text = f"{self.user_id}\n{self.schedule_id}\n{iso(self.due_at)}"
         return RunId(hashlib.sha256(text.encode()).hexdigest()[:32])
 
+    @property
+    def bulk_id(self) -> BulkId:
+        """Return the id of the fire's bulk command, which sorts by the moment for which the fire was due."""
+        return BulkId(derived_id(self.due_at, "schedule", self.user_id, self.schedule_id))
+
 
 class FireDecision(Record, kw_only=True):
     """Choice of the fire, among those that are due, that is to fire now."""
@@ -282,6 +306,7 @@ class Fired(Record, kw_only=True):
     missed: int
     next_fire_at: datetime | None
     run_id: RunId | None = None
+    bulk_id: BulkId | None = None
     error: FireError | None = None
     open_run_ids: tuple[RunId, ...] = ()
     failures: int = 0
@@ -309,6 +334,7 @@ class Fired(Record, kw_only=True):
             stopped=self.stops,
             last_fire=LastFire(due_at=self.due_at, fired_at=self.at, outcome=self.outcome, error=self.error),
             last_run_id=self.run_id or seen.last_run_id,
+            last_bulk_id=self.bulk_id or seen.last_bulk_id,
             open_run_ids=self.open_run_ids,
             counts=counts,
             failures=self.failures,

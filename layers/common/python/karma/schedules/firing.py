@@ -3,7 +3,8 @@
     1. read           the schedule waits for another fire, or for none: nothing happens
     2. decide         which of the fires that are due goes first; those that are too late are missed
     3. judge          how the run before ended; whether it is still active; what rights the author has today
-    4. begin          the run, in one transaction with the schedule's next fire; or note why none began
+    4. begin          the run, or make the bulk command (commanding.py), in one transaction with the schedule's next
+                      fire; or note why none began
     5. send           the next fire, where it comes before a sweep is sure to have found it (sweeps.py)
 
 A process that dies in between leaves the schedule as it was, or as it is to be. Whatever may succeed later is raised,
@@ -15,6 +16,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Final, NamedTuple
 
@@ -32,6 +34,7 @@ from karma.schedules.domain import (
     MAX_FAILURES,
     MAX_MESSAGE_CHARS,
     MAX_OPEN_RUNS,
+    FireAction,
     Fired,
     FireDecision,
     FireError,
@@ -43,14 +46,14 @@ from karma.schedules.domain import (
     decide,
 )
 from karma.schedules.limits import require_frequency
-from karma.schedules.ports import Schedules
+from karma.schedules.ports import FireCommands, Schedules
 from karma.schedules.starting import request_of
 from karma.schedules.sweeps import FireQueue, send_next
 
 if TYPE_CHECKING:
     from karma.billing.plans import Plan
     from karma.runs.background import BackgroundRuns
-    from karma.runs.ports import Runs
+    from karma.runs.ports import Also, Runs
 
 EARLY: Final = timedelta(seconds=5)
 """Time by which the clock of the process that sent a fire may be ahead of ours."""
@@ -74,7 +77,7 @@ class Before(NamedTuple):
 
 
 class Fires:
-    """Begins the runs of schedules."""
+    """Begins the runs of schedules, and sends their commands."""
 
     def __init__(
         self,
@@ -83,6 +86,7 @@ class Fires:
         queue: FireQueue,
         runs: BackgroundRuns,
         started: Runs,
+        commands: Callable[[], FireCommands],
         caller_by_now: Callable[[Schedule], Caller],
         plan_of: Callable[[UserId], Plan],
         clock: Clock,
@@ -94,6 +98,7 @@ class Fires:
             queue: the queue of fires.
             runs: begins runs.
             started: the store of runs.
+            commands: returns what sends the commands of schedules; it is asked for by fires of such alone.
             caller_by_now: returns the caller for whom a schedule acts, with the rights of today; raises Forbidden when
                 none are left, and AccountGone.
             plan_of: reads the plan whose limits hold for an account now.
@@ -103,12 +108,13 @@ class Fires:
         self._queue = queue
         self._runs = runs
         self._started = started
+        self._commands = commands
         self._caller_by_now = caller_by_now
         self._plan_of = plan_of
         self._clock = clock
 
     async def fire(self, key: FireKey) -> str:
-        """Begin the run of a fire, or note why there is none; return what became of it in a word.
+        """Begin the run, or send the command, of a fire, or note why there is none; return what became of it in a word.
 
         Raises:
             Upstream, ThreadChanged, ScheduleChanged: nothing was done; it may be tried again.
@@ -186,11 +192,15 @@ class Fires:
         self, schedule: Schedule, decision: FireDecision, due_at: datetime, before: Before, now: datetime
     ) -> Fired:
         key = FireKey(schedule.user_id, schedule.id, due_at)
-        fired = _over(schedule, decision, before, now, FireOutcome.STARTED, run_id=key.run_id)
+        fired = _started(schedule, key, decision, before, now)
         try:
             caller = await asyncio.to_thread(self._caller_by_now, schedule)
             await asyncio.to_thread(self._require_plan, schedule, decision)
-            begun = await self._runs.begin(caller, request_of(schedule, key), also=self._store.fired(fired))
+            if schedule.action is FireAction.COMMAND:
+                is_new = await asyncio.to_thread(self._send, schedule, key, also=self._store.fired(fired))
+            else:
+                begun = await self._runs.begin(caller, request_of(schedule, key), also=self._store.fired(fired))
+                is_new = begun.execution is not None
         except ThreadBusy:
             return await self._settle(_over(schedule, decision, before, now, FireOutcome.SKIPPED))
         except (ScheduleChanged, AccountGone, ThreadChanged, Upstream):
@@ -200,7 +210,7 @@ class Fires:
                 raise
             error = FireError(code=exc.code, message=_told(exc))
             return await self._settle(_over(schedule, decision, before, now, FireOutcome.FAILED, error))
-        if begun.execution is None:
+        if not is_new:
             # It waits for its turn, and its fire is over; or an earlier delivery began it, before its owner named the
             # same time again.
             try:
@@ -208,6 +218,9 @@ class Fires:
             except ScheduleChanged:
                 logger.debug("schedule.fire_noted", schedule_id=schedule.id)
         return fired
+
+    def _send(self, schedule: Schedule, key: FireKey, *, also: Also) -> bool:
+        return self._commands().begin(schedule, key, self._plan_of(schedule.user_id), also=also)
 
     async def _settle(self, fired: Fired) -> Fired:
         await asyncio.to_thread(self._store.settle, fired, notice=_notice(fired))
@@ -247,6 +260,8 @@ class Fires:
         return goes_on
 
     def _is_busy(self, schedule: Schedule, before: Before) -> bool:
+        if schedule.action is FireAction.COMMAND:
+            return self._commands().is_at_work(schedule.user_id, schedule.last_bulk_id)
         if before.open_run_ids:
             return True
         thread_id = (schedule.run or {}).get("thread_id")
@@ -256,6 +271,14 @@ class Fires:
         if turns.active is not None or turns.queue:
             return True
         return has_waiting(self._started, schedule.user_id, turns.interrupts, now=self._clock.now())
+
+
+def _started(schedule: Schedule, key: FireKey, decision: FireDecision, before: Before, now: datetime) -> Fired:
+    if schedule.action is FireAction.COMMAND:
+        # What its devices do is told by their commands: the fire itself has succeeded.
+        fired = _over(schedule, decision, Before((), 0), now, FireOutcome.STARTED)
+        return replace(fired, bulk_id=key.bulk_id)
+    return _over(schedule, decision, before, now, FireOutcome.STARTED, run_id=key.run_id)
 
 
 def _over(

@@ -13,11 +13,12 @@ from karma.core.clock import iso, parse_iso
 from karma.core.dynamo.items import Item, Key, TableMeta
 from karma.core.dynamo.requests import RequestAttributes
 from karma.core.dynamo.work import due_pk, due_sk
-from karma.core.ids import ApiKeyId, RunId, UserId
+from karma.core.ids import ApiKeyId, BulkId, RunId, UserId
 from karma.schedules.domain import (
     Author,
     CatchUp,
     Counts,
+    FireAction,
     FireError,
     FireKey,
     FireOutcome,
@@ -82,7 +83,10 @@ class ScheduleItem(SchedulesItem, discriminator="schedule"):
     last_outcome = UnicodeAttribute(null=True)
     last_error_code = UnicodeAttribute(null=True)
     last_error_message = UnicodeAttribute(null=True)
+    action = UnicodeAttribute(null=True)
+    """None: it begins runs."""
     last_run_id = UnicodeAttribute(null=True)
+    last_bulk_id = UnicodeAttribute(null=True)
     open_run_id = UnicodeAttribute(null=True)
     """The last of `open_run_ids`: the one that releases before those watch."""
     open_run_ids = UnicodeAttribute(null=True)
@@ -101,7 +105,7 @@ class ScheduleItem(SchedulesItem, discriminator="schedule"):
 
 
 class ScheduleRunItem(SchedulesItem, discriminator="schedule_run"):
-    """The request for the runs of a schedule, as JSON."""
+    """The request for the runs of a schedule, or its command, as JSON."""
 
     body = UnicodeAttribute()
     revision = NumberAttribute()
@@ -126,8 +130,8 @@ def due_of(item: ScheduleItem) -> DueFire | None:
 
 
 def run_json(schedule: Schedule) -> str:
-    """Write what a schedule runs."""
-    return orjson.dumps(schedule.run).decode()
+    """Write what a schedule does."""
+    return orjson.dumps(schedule.body).decode()
 
 
 def schedule_run_item(schedule: Schedule) -> ScheduleRunItem:
@@ -165,6 +169,7 @@ def fire_actions(new: Schedule) -> list[Action]:
         _set(ScheduleItem.gsi1pk, None if waits is None else due_pk(DUE, new.id)),
         _set(ScheduleItem.gsi1sk, None if waits is None else due_sk(waits, new.id)),
         _set(ScheduleItem.last_run_id, new.last_run_id),
+        _set(ScheduleItem.last_bulk_id, new.last_bulk_id),
         _set(ScheduleItem.open_run_id, new.open_run_ids[-1] if new.open_run_ids else None),
         _set(ScheduleItem.open_run_ids, orjson.dumps(new.open_run_ids).decode() if new.open_run_ids else None),
         ScheduleItem.failures.set(new.failures),
@@ -224,6 +229,7 @@ def schedule_item(new: Schedule) -> ScheduleItem:
         enabled=new.enabled,
         stopped=new.stopped,
         api_key_id=new.author.api_key_id,
+        action=None if new.action is FireAction.RUN else new.action.value,
         next_fire_at=_moment(waits),
         gsi1pk=None if waits is None else due_pk(DUE, new.id),
         gsi1sk=None if waits is None else due_sk(waits, new.id),
@@ -246,6 +252,7 @@ def schedule_of(item: ScheduleItem) -> Schedule:
             at=_read(item.at),
             end_at=_read(item.end_at),
         ),
+        action=FireAction(item.action) if item.action else FireAction.RUN,
         run=None,
         overlap=Overlap(item.overlap),
         catch_up=CatchUp(item.catch_up),
@@ -256,6 +263,7 @@ def schedule_of(item: ScheduleItem) -> Schedule:
         stopped=bool(item.stopped),
         last_fire=_last_fire(item),
         last_run_id=RunId(item.last_run_id) if item.last_run_id else None,
+        last_bulk_id=BulkId(item.last_bulk_id) if item.last_bulk_id else None,
         open_run_ids=_open_run_ids(item),
         counts=Counts(
             started=int(item.started), skipped=int(item.skipped), failed=int(item.failed), missed=int(item.missed)

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import datetime
-from typing import NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
-from karma.core.ids import UserId
+from karma.core.ids import BulkId, UserId
 from karma.core.requests import RepeatableRequest
 from karma.notices.domain import Notice
 from karma.runs.ports import Also
 from karma.schedules.domain import Census, Fired, FireKey, Schedule, ScheduleId
+
+if TYPE_CHECKING:
+    from karma.billing.plans import Plan
 
 
 class DueFire(NamedTuple):
@@ -88,3 +91,21 @@ class Schedules(Protocol):
         Raises:
             ScheduleChanged: as `fired`.
         """
+
+
+class FireCommands(Protocol):
+    """Commands of schedules; the second implementation is in tests/unit/schedules/test_commands.py. All calls block."""
+
+    def begin(self, schedule: Schedule, key: FireKey, plan: Plan, *, also: Also) -> bool:
+        """Make the bulk command of a fire with what `also` writes; False: an earlier delivery made it.
+
+        Raises:
+            NotFound: its device was deleted, or is another account's by now.
+            ValidationFailed: no device has its tag.
+            QuotaExceeded: more devices have it than the plan allows; none is sent a command.
+            InvalidRequest: TOO_MANY_DEVICES, as of a bulk command.
+            AppError: what `also` refuses.
+        """
+
+    def is_at_work(self, user_id: UserId, bulk_id: BulkId | None) -> bool:
+        """Tell whether a device may still carry out what the fire before has sent it; None: there was none."""

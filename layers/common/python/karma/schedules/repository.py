@@ -3,7 +3,7 @@
 | item | pk | sk | gsi1pk | gsi1sk |
 |---|---|---|---|---|
 | schedule | SCHEDULES#<user> | SCHEDULE#<schedule> | SCHEDULES#DUE#<part> | <when to look>#<schedule> |
-| its run | SCHEDULES#<user> | RUN#<schedule> | - | - |
+| its run, or its command | SCHEDULES#<user> | RUN#<schedule> | - | - |
 | number of an account's schedules | SCHEDULES#<user> | COUNT | - | - |
 | schedule made for an Idempotency-Key | SCHEDULES#<user> | REQUEST#<token> | - | - |
 
@@ -82,7 +82,8 @@ class ScheduleRepository:
                 and isinstance(body, ScheduleRunItem)
                 and item.run_revision == body.revision
             ):
-                return replace(schedule_of(item), run=orjson.loads(body.body))
+                schedule = schedule_of(item)
+                return replace(schedule, **{schedule.action.value: orjson.loads(body.body)})
         raise ScheduleChanged(f"Schedule {schedule_id} is being changed by another request; read it again")
 
     def made_by(self, user_id: UserId, request: RepeatableRequest) -> ScheduleId | None:

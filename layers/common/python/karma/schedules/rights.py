@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import datetime
-from typing import Protocol
+from typing import Final, Protocol
 
 from karma.core.clock import Clock
 from karma.core.errors import Forbidden
 from karma.core.ids import ApiKeyId, UserId
 from karma.identity.domain import ApiKey, Caller, User
 from karma.identity.transactional import AccountGone
-from karma.schedules.domain import Schedule
+from karma.schedules.domain import FireAction, Schedule
+
+PERMISSION: Final[Mapping[FireAction, str]] = {FireAction.RUN: "agent:run", FireAction.COMMAND: "device:control"}
+"""Permission for what a fire does, beside `schedule:write` for the schedule."""
 
 
 class ScheduleOwners(Protocol):
@@ -37,15 +41,15 @@ class ScheduleRights:
 
     def caller_by_now(self, schedule: Schedule) -> Caller:
         """Return the caller for whom a schedule acts, with the rights of now; raises as `of`."""
-        return self.of(schedule.user_id, schedule.author.api_key_id)
+        return self.of(schedule.user_id, schedule.author.api_key_id, PERMISSION[schedule.action])
 
-    def of(self, user_id: UserId, key_id: ApiKeyId | None) -> Caller:
+    def of(self, user_id: UserId, key_id: ApiKeyId | None, permission: str = PERMISSION[FireAction.RUN]) -> Caller:
         """Return the caller for whom something acts that an account's person, or API key, has written.
 
         Raises:
             AccountGone: the account is deleted.
             Forbidden: ACCOUNT_DISABLED; API_KEY_ENDED: the API key that wrote it was revoked, or has expired;
-                FORBIDDEN: the role, or the key, may not run agents.
+                FORBIDDEN: the role, or the key, lacks the permission.
         """
         user = self._owners.read_user(user_id)
         if user is None:
@@ -63,8 +67,8 @@ class ScheduleRights:
             avatar=user.avatar,
             locale=user.locale,
         )
-        if not caller.may("agent:run"):
-            raise Forbidden.lacking("agent:run")
+        if not caller.may(permission):
+            raise Forbidden.lacking(permission)
         return caller
 
     def _key(self, user: User, key_id: ApiKeyId, now: datetime) -> ApiKey:

@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any
 
-from pydantic import Field
+from pydantic import Field, StrictBool
 
 from karma.core.schemas import Body, Moment, Version, Whole, left_out, line
+from karma.devices.bulk import DEFAULT_BULK_TTL_S
+from karma.devices.command_fields import BulkParams, CommandName, Tag, Ttl
 from karma.runs.run_body import RunBody
 from karma.schedules.domain import (
     DEFAULT_WINDOW_S,
@@ -25,6 +27,29 @@ Zone = Annotated[str, Field(min_length=1, max_length=MAX_ZONE_CHARS)]
 Window = Annotated[Whole, Field(ge=MIN_WINDOW_S, le=MAX_WINDOW_S)]
 
 
+class ScheduledCommandBody(Body):
+    """A command that each fire sends: to one device, or to those that have `tag` at that moment."""
+
+    device_id: Annotated[str, Field(min_length=1, max_length=64)] | None = None
+    """Id or serial number of the device; instead of `tag`."""
+    tag: Tag | None = None
+    command: CommandName
+    params: BulkParams | None = None
+    ttl_s: Ttl = DEFAULT_BULK_TTL_S
+    """Seconds from the fire until its commands end."""
+    serial: StrictBool = False
+    """True: to each device it is sent alone, after all before it have ended; later ones wait for its end."""
+
+    @classmethod
+    def across(cls, given: Mapping[str, Any]) -> Sequence[tuple[str, str]]:
+        """Return the rule on the devices, where it is broken."""
+        if given.get("tag") is not None and given.get("device_id") is not None:
+            return [("device_id", "must not be given beside tag")]
+        if given.get("tag") is None and given.get("device_id") is None:
+            return [("tag", "must be given, or device_id")]
+        return []
+
+
 def _across(given: Mapping[str, Any]) -> list[tuple[str, str]]:
     broken = []
     if given.get("cron") is not None and given.get("at") is not None:
@@ -32,11 +57,16 @@ def _across(given: Mapping[str, Any]) -> list[tuple[str, str]]:
     run = given.get("run")
     if isinstance(run, dict):
         broken += [(f"run.{field}", message) for field, message in RunBody.across(run)]
+    command = given.get("command")
+    if isinstance(command, dict):
+        broken += [(f"command.{field}", message) for field, message in ScheduledCommandBody.across(command)]
+    if run is not None and command is not None:
+        broken.append(("command", "must not be given beside run"))
     return broken
 
 
 class CreateScheduleBody(Body):
-    """A new schedule of the caller's: it needs a name, a run, and either `cron` or `at`."""
+    """A new schedule of the caller's: it needs a name, a run or a command, and either `cron` or `at`."""
 
     name: ScheduleName
     cron: Cron | None = None
@@ -47,23 +77,29 @@ class CreateScheduleBody(Body):
     """The only moment at which it fires; instead of `cron`."""
     end_at: Moment | None = None
     """Moment after which it does not fire; null: it goes on."""
-    run: RunBody
+    run: RunBody | None = None
     """Run that begins at each fire, as `POST /runs` takes it; without `thread_id` each has a thread of its own."""
+    command: ScheduledCommandBody | None = None
+    """Command that each fire sends; instead of `run`."""
     overlap: Overlap = Overlap.SKIP
-    """Rule for a fire while the run before is active: no run begins, it waits in the thread, or it begins."""
+    """Rule for a fire while the run, or command, before is active: nothing begins, it waits in the thread, or it
+    begins.
+    """
     catch_up: CatchUp = CatchUp.LATEST
-    """Fires that begin a run although they are more than five minutes late: none, the latest, or all (ten)."""
+    """Fires that are made up for although they are more than five minutes late: none, the latest, or all (ten)."""
     catch_up_window_s: Window = DEFAULT_WINDOW_S
-    """Seconds after which a late fire begins no run any more."""
+    """Seconds after which a late fire does nothing any more."""
     enabled: bool = Field(default=True, strict=True)
     """False: it is paused."""
 
     @classmethod
     def across(cls, given: Mapping[str, Any]) -> Sequence[tuple[str, str]]:
-        """Return the rules on `cron` and `at`, and on the run, where they are broken."""
+        """Return the rules on `cron` and `at`, and on the run or command, where they are broken."""
         broken = _across(given)
         if given.get("cron") is None and given.get("at") is None:
             broken.append(("cron", "must be given, or at"))
+        if given.get("run") is None and given.get("command") is None:
+            broken.append(("run", "must be given, or command"))
         return broken
 
 
@@ -78,6 +114,8 @@ class ChangeScheduleBody(Body):
     """Null takes it away."""
     run: RunBody = left_out()
     """The whole of it."""
+    command: ScheduledCommandBody = left_out()
+    """The whole of it, of a schedule that sends commands."""
     overlap: Overlap = left_out()
     catch_up: CatchUp = left_out()
     catch_up_window_s: Window = left_out()
@@ -87,7 +125,7 @@ class ChangeScheduleBody(Body):
 
     @classmethod
     def across(cls, given: Mapping[str, Any]) -> Sequence[tuple[str, str]]:
-        """Return the rules on `cron` and `at`, and on the run, where they are broken."""
+        """Return the rules on `cron` and `at`, and on the run or command, where they are broken."""
         return _across(given)
 
     def changes(self) -> Mapping[str, Any]:
@@ -95,9 +133,16 @@ class ChangeScheduleBody(Body):
         given = {name: getattr(self, name) for name in self.model_fields_set - {"version"}}
         if "run" in given:
             given["run"] = asked_run(given["run"])
+        if "command" in given:
+            given["command"] = asked_command(given["command"])
         return given
 
 
 def asked_run(body: RunBody) -> Mapping[str, Any]:
     """Return what a run is asked, as a schedule keeps it: by the names that `POST /runs` has."""
     return body.model_dump(mode="json", exclude_none=True, exclude_defaults=True)
+
+
+def asked_command(body: ScheduledCommandBody) -> Mapping[str, Any]:
+    """Return the command of a schedule as it is kept: by the names of the body, with what is left out filled in."""
+    return body.model_dump(mode="json", exclude_none=True)

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from karma.core.addresses import shown_address
 from karma.core.clock import Clock
-from karma.core.errors import AlreadyExists, Forbidden, NotFound, StaleVersion, StorageThrottled
-from karma.core.ids import UserId, is_id, new_id
+from karma.core.errors import AlreadyExists, Forbidden, NotFound, StaleVersion, StorageThrottled, ValidationFailed
+from karma.core.ids import DeviceId, UserId, is_id, new_id
 from karma.core.observability import count, logger
 from karma.core.records import Record
 from karma.core.repeat import repeat
@@ -19,6 +19,7 @@ from karma.schedules.domain import (
     Author,
     CatchUp,
     Census,
+    FireAction,
     Overlap,
     Schedule,
     ScheduleChanged,
@@ -27,6 +28,7 @@ from karma.schedules.domain import (
 )
 from karma.schedules.limits import require_frequency, require_place, require_room
 from karma.schedules.ports import Schedules
+from karma.schedules.rights import PERMISSION
 from karma.schedules.starting import require_run
 from karma.schedules.timing import Timing
 
@@ -60,6 +62,12 @@ class NewSchedule(Record, kw_only=True):
     enabled: bool
 
 
+class NewCommandSchedule(NewSchedule, kw_only=True):
+    """A schedule of commands as somebody describes it; its `run` is empty."""
+
+    command: Mapping[str, Any]
+
+
 class ScheduleService:
     """Use cases of schedules. Each raises NotFound for a schedule of another account."""
 
@@ -69,6 +77,7 @@ class ScheduleService:
         clock: Clock,
         *,
         agent_id_of: Callable[[str], str],
+        device_id_of: Callable[[UserId, str], DeviceId],
         require_receiver: Callable[[UserId, str], None],
         plan_of: Callable[[UserId], Plan],
     ) -> None:
@@ -78,12 +87,14 @@ class ScheduleService:
             store: the schedules.
             clock: tells the time.
             agent_id_of: returns an agent's id by its id or name, and raises NotFound for none.
+            device_id_of: returns the id of an account's device by its id or serial, and raises NotFound for none.
             require_receiver: refuses an address that cannot be told of the ends of an account's runs.
             plan_of: reads the plan whose limits hold for an account now.
         """
         self._store = store
         self._clock = clock
         self._agent_id_of = agent_id_of
+        self._device_id_of = device_id_of
         self._require_receiver = require_receiver
         self._plan_of = plan_of
 
@@ -113,8 +124,9 @@ class ScheduleService:
         """Store a new schedule; a repeat with the same `idempotency_key` returns the one that the first made.
 
         Raises:
-            Forbidden: the caller may not run agents, or its address is not verified.
-            ValidationFailed: the times or the run are wrong, or the agent is none; the code says which.
+            Forbidden: the caller may not run agents, or its address is not verified; of a command, it may send none.
+            NotFound: the agent, or the device, is none.
+            ValidationFailed: the times, the run or the command are wrong; the code says which.
             Conflict: SIGNING_SECRET_MISSING: nothing can sign what goes to the run's `webhook`.
             TooManySchedules: the account has as many as one may have.
             QuotaExceeded: the plan has fewer active ones, or they fire less often.
@@ -122,7 +134,10 @@ class ScheduleService:
             IdempotencyKeyReused: the first asked for another schedule.
             AccountGone: the account is deleted.
         """
-        _require_runner(caller)
+        action, body = FireAction.RUN, wanted.run
+        if isinstance(wanted, NewCommandSchedule):
+            action, body = FireAction.COMMAND, wanted.command
+        _require_right(caller, action)
         now, user_id = self._clock.now(), caller.user_id
         request = repeatable(idempotency_key, wanted, at=now)
         if request is not None and (made := self._store.made_by(user_id, request)) is not None:
@@ -133,7 +148,8 @@ class ScheduleService:
             user_id=user_id,
             name=wanted.name,
             timing=wanted.timing,
-            run=self._judged(user_id, wanted.run, wanted.overlap),
+            action=action,
+            run=None,
             overlap=wanted.overlap,
             catch_up=wanted.catch_up,
             catch_up_window_s=wanted.catch_up_window_s,
@@ -144,6 +160,7 @@ class ScheduleService:
             updated_at=now,
             version=1,
         )
+        schedule = _doing(schedule, self._judged(user_id, action, body, wanted.overlap))
 
         def once() -> None:
             seen = self._store.census(user_id)
@@ -182,7 +199,7 @@ class ScheduleService:
                 return old
             at_version = old.version + 1
             new = replace(new, updated_at=self._clock.now(), version=at_version)
-            if new.run != old.run:
+            if new.body != old.body:
                 new = replace(new, run_version=at_version)
             seen = None
             if new.next_fire_at is not None and (old.next_fire_at is None or new.timing != old.timing):
@@ -210,12 +227,13 @@ class ScheduleService:
 
     def _changed(self, caller: Caller, old: Schedule, changes: Mapping[str, Any]) -> Schedule:
         now = self._clock.now()
-        plain = {name: value for name, value in changes.items() if name not in {*_TIMES, "run"}}
+        plain = {name: value for name, value in changes.items() if name not in {*_TIMES, *FireAction}}
         timing = _timing(old.timing, changes)
         new = replace(old, **plain, timing=timing)
-        if "run" in changes or "overlap" in changes:
-            run = self._judged(old.user_id, _with_whole_address(old, changes.get("run", old.run)), new.overlap)
-            new = replace(new, run=run)
+        _require_action(old.action, changes)
+        if old.action in changes or "overlap" in changes:
+            body = _with_whole_address(old, changes.get(old.action, old.body))
+            new = _doing(new, self._judged(old.user_id, old.action, body, new.overlap))
         wakes = new.enabled and (not old.enabled or timing != old.timing)
         if wakes or timing != old.timing:
             timing.require(now=now)
@@ -229,7 +247,7 @@ class ScheduleService:
         elif not new.enabled:
             new = replace(new, next_fire_at=None, stopped=old.stopped and "enabled" not in changes)
         if new != old and (wakes or changes.keys() - _HARMLESS):
-            _require_runner(caller)
+            _require_right(caller, new.action)
             new = replace(new, author=_author(caller))
         return new
 
@@ -240,8 +258,24 @@ class ScheduleService:
         if not is_active:
             require_room(plan, seen)
 
-    def _judged(self, user_id: UserId, run: Mapping[str, Any] | None, overlap: Overlap) -> Mapping[str, Any]:
-        run = dict(run or {})
+    def _judged(
+        self, user_id: UserId, action: FireAction, body: Mapping[str, Any] | None, overlap: Overlap
+    ) -> Mapping[str, Any]:
+        if action is FireAction.COMMAND:
+            return self._judged_command(user_id, dict(body or {}), overlap)
+        return self._judged_run(user_id, dict(body or {}), overlap)
+
+    def _judged_command(self, user_id: UserId, command: dict[str, Any], overlap: Overlap) -> Mapping[str, Any]:
+        if overlap is Overlap.QUEUE:
+            raise ValidationFailed.of("overlap", "must be skip or allow: commands wait at their device anyway")
+        if (device := command.get("device_id")) is not None:
+            try:
+                command["device_id"] = self._device_id_of(user_id, device)
+            except NotFound as exc:
+                raise NotFound(f"command.device_id: {exc.message}") from None
+        return command
+
+    def _judged_run(self, user_id: UserId, run: dict[str, Any], overlap: Overlap) -> Mapping[str, Any]:
         if (agent := run.get("agent_id")) is not None:
             try:
                 run["agent_id"] = self._agent_id_of(agent)
@@ -265,6 +299,10 @@ class ScheduleService:
         return schedule
 
 
+def _doing(schedule: Schedule, body: Mapping[str, Any]) -> Schedule:
+    return replace(schedule, run=body) if schedule.action is FireAction.RUN else replace(schedule, command=body)
+
+
 def _with_whole_address(old: Schedule, run: Mapping[str, Any] | None) -> Mapping[str, Any] | None:
     """Return a new run of a schedule; the address that was shown of the old one, without its query, means all of it."""
     stored = (old.run or {}).get("webhook")
@@ -282,15 +320,23 @@ def _timing(old: Timing, changes: Mapping[str, Any]) -> Timing:
     return replace(old, **given)
 
 
-def _require_runner(caller: Caller) -> None:
-    """Check that a caller may run agents, as what it schedules does for it.
+def _require_right(caller: Caller, action: FireAction) -> None:
+    """Check that a caller may do itself what it schedules.
 
     Raises:
-        Forbidden: it lacks the permission, or its address is not verified.
+        Forbidden: it lacks the permission, or, for runs, its address is not verified.
     """
-    if not caller.may("agent:run"):
-        raise Forbidden.lacking("agent:run")
-    caller.require_verified()
+    if not caller.may(PERMISSION[action]):
+        raise Forbidden.lacking(PERMISSION[action])
+    if action is FireAction.RUN:
+        caller.require_verified()
+
+
+def _require_action(action: FireAction, changes: Mapping[str, Any]) -> None:
+    """Check that a change leaves a schedule of runs one of runs, and one of commands one of commands."""
+    for other in FireAction:
+        if other is not action and other in changes:
+            raise ValidationFailed.of(other.value, f"must not be given: each fire has a {action.value}")
 
 
 def _author(caller: Caller) -> Author:

@@ -22,12 +22,12 @@ from karma.core.dynamo.newest import newest_kept
 from karma.core.dynamo.requests import RequestAttributes, note_request, noted, request_key
 from karma.core.dynamo.transaction import Transaction
 from karma.core.dynamo.work import due_sk, query_work
-from karma.core.ids import CommandId, DeviceId, UserId
+from karma.core.errors import AlreadyExists
+from karma.core.ids import BulkId, CommandId, DeviceId, UserId
 from karma.core.requests import RepeatableRequest
 from karma.devices.bulk import (
     BulkCancelled,
     BulkCommand,
-    BulkId,
     BulkKey,
     BulkPart,
     BulkRefusal,
@@ -35,6 +35,7 @@ from karma.devices.bulk import (
     PartStage,
 )
 from karma.devices.domain import COMMAND_RETENTION_S
+from karma.devices.ports import Join
 from karma.devices.repository.items import DevicesItem, owner_pk
 from karma.identity.transactional import require_account
 
@@ -51,6 +52,7 @@ class BulkCommandItem(DevicesItem, discriminator="bulk_command"):
     params = JSONAttribute(default=dict)
     serial = BooleanAttribute(default=False)
     tag = UnicodeAttribute(null=True)
+    schedule_id = UnicodeAttribute(null=True)
     created_ms = NumberAttribute()
     expires_ms = NumberAttribute()
     total = NumberAttribute()
@@ -89,45 +91,32 @@ class BulkCommandRepository:
     """Reads and conditional writes of bulk commands in one `devices` table."""
 
     def add(
-        self, bulk: BulkCommand, parts: Sequence[BulkPart], *, due: datetime, request: RepeatableRequest | None = None
+        self,
+        bulk: BulkCommand,
+        parts: Sequence[BulkPart],
+        *,
+        due: datetime,
+        request: RepeatableRequest | None = None,
+        also: Join | None = None,
     ) -> None:
         """Write a bulk command, its parts and the record of `request`; `due` is when the sweep looks after it.
 
+        What `also` writes is written with it, and a condition of it that does not hold refuses both.
+
         Raises:
-            AlreadyExists: a request with this key made one within the last 25 hours; `made_by` names it.
+            AlreadyExists: a request with this key made one within the last 25 hours; `made_by` names it. Or there is
+                one with this id.
             AccountGone: the owner's account is deleted.
+            AppError: what `also` refuses.
         """
         stamp, expires_at = iso(from_epoch_ms(bulk.created_ms)), bulk.expires_ms // 1000 + COMMAND_RETENTION_S
         tx = Transaction()
         require_account(tx, bulk.key.user_id)
-        pk, sk = bulk_key(bulk.key)
-        tx.put(
-            BulkCommandItem(
-                pk,
-                sk,
-                user_id=bulk.key.user_id,
-                bulk_id=bulk.key.bulk_id,
-                command=bulk.command,
-                params=dict(bulk.params),
-                serial=bulk.serial,
-                tag=bulk.tag,
-                created_ms=bulk.created_ms,
-                expires_ms=bulk.expires_ms,
-                total=bulk.total,
-                open_parts=bulk.open_parts,
-                created_at=stamp,
-                updated_at=stamp,
-                expires_at=expires_at,
-                gsi1pk=DUE_PARTITION,
-                gsi1sk=due_sk(due, bulk.key.bulk_id),
-            )
-        )
+        tx.put(_new_item(bulk, due), on_fail=AlreadyExists(f"Bulk command {bulk.key.bulk_id} exists"))
         for part in parts:
-            pk, sk = part_key(PartKey(bulk.key, part.number))
             tx.put(
                 BulkPartItem(
-                    pk,
-                    sk,
+                    *part_key(PartKey(bulk.key, part.number)),
                     number=part.number,
                     device_ids=list(part.device_ids),
                     stage=part.stage,
@@ -139,6 +128,8 @@ class BulkCommandRepository:
         if request is not None:
             record = BulkRequestItem(*request_key(owner_pk(bulk.key.user_id), request))
             note_request(tx, record, request, bulk.key.bulk_id)
+        if also is not None:
+            also(tx)
         tx.commit()
 
     def made_by(self, user_id: UserId, request: RepeatableRequest) -> BulkId | None:
@@ -267,6 +258,29 @@ def require_sending(tx: Transaction, key: BulkKey) -> None:
     )
 
 
+def _new_item(bulk: BulkCommand, due: datetime) -> BulkCommandItem:
+    stamp = iso(from_epoch_ms(bulk.created_ms))
+    return BulkCommandItem(
+        *bulk_key(bulk.key),
+        user_id=bulk.key.user_id,
+        bulk_id=bulk.key.bulk_id,
+        command=bulk.command,
+        params=dict(bulk.params),
+        serial=bulk.serial,
+        tag=bulk.tag,
+        schedule_id=bulk.schedule_id,
+        created_ms=bulk.created_ms,
+        expires_ms=bulk.expires_ms,
+        total=bulk.total,
+        open_parts=bulk.open_parts,
+        created_at=stamp,
+        updated_at=stamp,
+        expires_at=bulk.expires_ms // 1000 + COMMAND_RETENTION_S,
+        gsi1pk=DUE_PARTITION,
+        gsi1sk=due_sk(due, bulk.key.bulk_id),
+    )
+
+
 def _bulk(item: BulkCommandItem) -> BulkCommand:
     return BulkCommand(
         key=BulkKey(UserId(item.user_id), BulkId(item.bulk_id)),
@@ -274,6 +288,7 @@ def _bulk(item: BulkCommandItem) -> BulkCommand:
         params=cast("dict[str, Any]", item.params or {}),
         serial=item.serial,
         tag=item.tag,
+        schedule_id=item.schedule_id,
         created_ms=int(item.created_ms),
         expires_ms=int(item.expires_ms),
         total=int(item.total),

@@ -1,0 +1,55 @@
+"""Commands of schedules: a fire makes a bulk command, to one device or to those that have a tag then.
+
+The bulk command is stored in the transaction that moves the schedule on to its next fire, with an id that derives from
+both, and from there on it is sent as any other (karma/devices/bulk.py): each device is sent its command once, and what
+became of it is read there. So a fire has its bulk command, whole, or it has none and its schedule says why.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from karma.core.ids import BulkId, UserId
+from karma.devices.bulk import BulkKey, BulkLimit
+from karma.devices.bulk_commands import BulkCommandService, BulkOrder
+from karma.devices.lookup import DeviceLookup
+from karma.runs.ports import Also
+from karma.schedules.domain import FireKey, Schedule
+
+if TYPE_CHECKING:
+    from karma.billing.plans import Plan
+
+
+class ScheduledCommands:
+    """Makes the bulk commands of schedules' fires."""
+
+    def __init__(self, bulks: BulkCommandService, devices: DeviceLookup) -> None:
+        self._bulks = bulks
+        self._devices = devices
+
+    def begin(self, schedule: Schedule, key: FireKey, plan: Plan, *, also: Also) -> bool:
+        """See FireCommands; one read of a device, or its list by age, and one transaction."""
+        order = order_of(schedule.command or {})
+        for device_id in order.device_ids:
+            self._devices.require(schedule.user_id, device_id)
+        limit = BulkLimit(plan.name.value, plan.limits.bulk_devices)
+        bulk = BulkKey(key.user_id, key.bulk_id)
+        return self._bulks.create_with(bulk, order, limit=limit, also=also, schedule_id=schedule.id)
+
+    def is_at_work(self, user_id: UserId, bulk_id: BulkId | None) -> bool:
+        """See FireCommands; one Get, and while it is not over one Query and a BatchGet a hundred devices."""
+        return bulk_id is not None and self._bulks.is_at_work(BulkKey(user_id, bulk_id))
+
+
+def order_of(command: Mapping[str, Any]) -> BulkOrder:
+    """Read what a schedule keeps of its command."""
+    device_id = command.get("device_id")
+    return BulkOrder(
+        command=command["command"],
+        params=command.get("params") or {},
+        ttl_s=command["ttl_s"],
+        serial=command.get("serial", False),
+        tag=command.get("tag"),
+        device_ids=(device_id,) if device_id else (),
+    )
