@@ -189,7 +189,7 @@ def test_rights_are_those_of_the_moment(functions: Functions) -> None:
     assert stored(gone) == gone
 
 
-@pytest.mark.fault("F-29zf")
+@pytest.mark.fault("F-29zs")
 def test_a_process_that_dies_at_any_call_sends_each_device_one_command(functions: Functions, stack: Stack) -> None:
     """The bulk command is there if and only if the fire is over; what was not sent then the sweep sends."""
     user = an_account()
