@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from karma.alarms.domain import MAX_RULES, AlarmRule, AlarmState
-from karma.alarms.engine import WINDOW, would_raise
+from karma.alarms.engine import WINDOW, Episode, would_raise
 from karma.alarms.repository.alarms import AlarmRepository
 from karma.alarms.repository.rules import AlarmRuleRepository
 from karma.alarms.watching import AlarmWatcher
@@ -129,10 +129,10 @@ def test_doubled_and_shuffled_messages_raise_what_the_whole_history_does(
     truth = would_raise(rule.condition, dict(samples))
     assert len(truth) > 5
     assert WINDOW >= 7 * 4
-    found = told()
-    assert len(found) == len(truth), seed
-    for episode in truth:
-        assert sum(raised < episode.cleared and (cleared or NOW) > episode.raised for raised, cleared in found) == 1
+    found = [Episode(raised, raised, cleared or NOW) for raised, cleared in told()]
+    # Two may be one, where the good sample between them came once the end of the second had been told.
+    assert all(sum(episode.meets(each) for each in found) == 1 for episode in truth), seed
+    assert all(any(episode.meets(each) for episode in truth) for each in found), seed
 
 
 def marks(stack: Stack) -> int:
