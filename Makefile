@@ -26,7 +26,7 @@ dev-down: install
 test: install
 	.venv/bin/pytest --numprocesses $(PROCESSES) --dist loadfile --no-loadscope-reorder $(ARGS)
 
-# The tests, which lines of the product they ran, and whether these are as many as they must be: a fifth more of time.
+# The tests, which lines of the product they ran, and whether these are as many as they must be.
 coverage: install
 	.venv/bin/coverage erase
 	@$(MAKE) --no-print-directory test ARGS="--cov --cov-report= $(ARGS)"
