@@ -210,7 +210,10 @@ class Party:
         for call_id, status in statuses.items():
             assert call_id in asked or self._answer(call_id) is thread.messages[said] or call_id in self._results(told)
             is_asked = '"ask"' in next(c for m in thread.messages for c in m.tool_calls if c.id == call_id).arguments
-            assert not is_asked or call_id in talk.approved | self.gone_back_to, "it was not made"
+            # A message behind a run that nobody could go on with does not read how far that came (ADR 0047).
+            is_told = any(each.tool_call_id == call_id and each.effect == "unknown" for each in told)
+            is_made = call_id in talk.approved | self.gone_back_to
+            assert not is_asked or is_made or (self.dies and status == "unknown" and is_told), "it was not made"
             assert (status != "succeeded") or call_id in talk.made
             assert self.dies or call_id in talk.made
         # What was open at the point may have been made in another branch alone, and refused in this one.
