@@ -483,6 +483,7 @@ SWEEPS: dict[str, FunctionName] = {
     "runs": FunctionName.TABLE_SWEEPS,
     "files": FunctionName.FILE_SWEEP,
     "orphans": FunctionName.DEVICE_SWEEP,
+    "rotations": FunctionName.DEVICE_SWEEP,
     "rollouts": FunctionName.FIRMWARE_SWEEP,
 }
 """Scheduled sweeps, each with the function that is called every minute with `{"sweep": <name>}`.

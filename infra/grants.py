@@ -353,7 +353,7 @@ GRANTS: dict[FunctionName, tuple[Grant, ...]] = {
         Grant("objects/files", REMOVE),
     ),
     FunctionName.DEVICE_SWEEP: (
-        Grant("table/devices", (GET, QUERY, PUT, DELETE)),
+        Grant("table/devices", (GET, QUERY, PUT, UPDATE, DELETE)),
         Grant("index/devices", (QUERY,)),
         Grant("table/telemetry", (QUERY, UPDATE, DELETE)),
         Grant("table/billing", (UPDATE,)),

@@ -19,6 +19,7 @@ from karma.core.clock import Clock, SystemClock
 from karma.core.dynamo.tables import bind_tables
 from karma.core.settings import FunctionSettings, load
 from karma.devices.counting import DeviceCounting
+from karma.devices.happenings import DeviceHappenings
 from karma.files.preview_requests import PreviewRequests
 from karma.integrations.sqs import SqsQueue
 from karma.realtime.channel_repository import ChannelRepository
@@ -61,7 +62,7 @@ def services() -> tuple[StreamConsumer, ...]:
     alarms = (
         AlarmTelling(AlarmRuleRepository(), partial(_send, settings, clock)),
         AlarmRunRequests(AlarmRuleRepository(), SqsQueue(settings.fires_queue_url)),
-        HappeningConsumer((AlarmHappenings(),), fanout),
+        HappeningConsumer((AlarmHappenings(), DeviceHappenings()), fanout),
     )
     previews = PreviewRequests(SqsQueue(settings.previews_queue_url))
     return DeviceCounting(), previews, Feed(SearchRepository(), searchables.declared(), clock), pushes, *alarms

@@ -22,6 +22,7 @@ from karma.devices.bulk import BulkCommand, BulkKey, BulkPart, parts_of
 from karma.devices.bulk_commands import BulkCommandService
 from karma.devices.bulk_parts import QueuedBulkParts
 from karma.devices.commands import CommandService
+from karma.devices.credentials import Certificate
 from karma.devices.domain import (
     COMMAND_RETENTION_S,
     DEAD_LETTER_RETENTION_S,
@@ -40,7 +41,9 @@ from karma.devices.repository.deleted_devices import DeletedDeviceRepository
 from karma.devices.repository.device_mapping import GoneDevice, SerialClaim
 from karma.devices.repository.devices import DeviceRepository
 from karma.devices.repository.hours import Cost, HourRepository
+from karma.devices.repository.rotations import RotationRepository
 from karma.devices.repository.telemetry import TelemetryRepository
+from karma.devices.rotation import CertificateRotation, RotationOutcome, RotationStage
 from karma.devices.samples import Batch
 from karma.devices.transactional import require_device
 from tests.fakes.commands import MemoryCommands
@@ -52,6 +55,9 @@ from tests.support.plans import reserved
 from tests.support.requests import asked
 from tests.support.rows import DAY, LATER, NOW, AccountRows
 
+NEXT = Certificate("c2", "arn:aws:iot:us-east-1:000000000000:cert/c2", "pem", None)
+THIRD = Certificate("c3", "arn:aws:iot:us-east-1:000000000000:cert/c3", "pem", None)
+
 
 class DeviceRows(AccountRows):
     def __init__(self) -> None:
@@ -59,6 +65,7 @@ class DeviceRows(AccountRows):
         self.devices = DeviceRepository()
         self.commands = CommandRepository()
         self.bulks = BulkCommandRepository()
+        self.rotations = RotationRepository()
         self.letters = DeadLetterRepository()
         self.hours = HourRepository()
         self.telemetry = TelemetryRepository()
@@ -110,6 +117,43 @@ class DeviceRows(AccountRows):
         found = self.devices.claim_of(self.device.serial_number, consistent=True)
         assert found is not None
         return found
+
+    def new_rotation(self, **changes: Any) -> CertificateRotation:
+        made = CertificateRotation(
+            device_id=self.device.id,
+            user_id=self.ada.id,
+            serial_number=self.device.serial_number,
+            attempt="r1",
+            stage=RotationStage.ISSUING,
+            began_ms=epoch_ms(NOW),
+            ends_ms=epoch_ms(LATER),
+            old_certificate_id="c1",
+        )
+        return replace(made, **changes)
+
+    @cached_property
+    def rotation(self) -> CertificateRotation:
+        """A rotation whose certificate is made, and tied to nothing yet."""
+        rotation = self.new_rotation()
+        self.rotations.begin(rotation, due=NOW)
+        self.rotations.note_certificate(rotation, NEXT)
+        return rotation
+
+    @cached_property
+    def overlap(self) -> CertificateRotation:
+        self.rotations.open(self.rotation, NEXT, now=NOW)
+        return self.rotation
+
+    @cached_property
+    def ending(self) -> CertificateRotation:
+        self.overlap  # noqa: B018  its certificate has connected
+        assert self.settle()
+        return self.rotation
+
+    def settle(self) -> bool:
+        return self.rotations.end(
+            self.serial_claim, removed="c1", outcome=RotationOutcome.CONNECTED, removed_ms=epoch_ms(NOW), now=NOW
+        )
 
     def command(self, **changes: Any) -> Command:
         made = Command(
@@ -314,6 +358,19 @@ SCENARIOS = Scenarios[DeviceRows](
                 at=NOW,
             ),
         ),
+        "RotationRepository.get": made(lambda r: r.rotation, lambda r, o: r.rotations.get(o.device_id)),
+        "RotationRepository.made_by": made(lambda r: r.device, lambda r, _: r.rotations.made_by(r.ada.id, asked())),
+        "RotationRepository.begin": made(lambda r: r.new_rotation(), lambda r, o: r.rotations.begin(o, due=NOW)),
+        "RotationRepository.note_certificate": made(
+            lambda r: r.rotation, lambda r, o: r.rotations.note_certificate(o, NEXT)
+        ),
+        "RotationRepository.open": made(
+            lambda r: r.rotation, lambda r, o: r.rotations.open(o, NEXT, now=NOW, request=asked())
+        ),
+        "RotationRepository.end": made(lambda r: r.overlap, lambda r, _: r.settle()),
+        "RotationRepository.finish": made(lambda r: r.ending, lambda r, o: r.rotations.finish(o, now=NOW)),
+        "RotationRepository.discard": made(lambda r: r.rotation, lambda r, o: r.rotations.discard(o)),
+        "RotationRepository.due": made(lambda r: r.rotation, lambda r, _: r.rotations.due(before=LATER, limit=5)),
         "DeadLetterRepository.store": made(
             lambda r: r.device,
             lambda r, d: r.letters.store(
@@ -374,12 +431,24 @@ def _bulk(world: World, owner: str, ids: Mapping[str, str]) -> str:
     return str(world.create(owner, "/api/v1/commands/bulk", body)["bulk"]["id"])
 
 
-OBJECTS: Objects = {"device_id": _device, "command_id": _command, "letter_id": _letter, "bulk_id": _bulk}
+def _certificate(world: World, owner: str, ids: Mapping[str, str]) -> str:
+    made = world.create(owner, f"/api/v1/devices/{ids['device_id']}/certificates", {})
+    return str(made["credentials"]["certificate_id"])
+
+
+OBJECTS: Objects = {
+    "device_id": _device,
+    "certificate_id": _certificate,
+    "command_id": _command,
+    "letter_id": _letter,
+    "bulk_id": _bulk,
+}
 
 BODIES: Bodies = {
     "POST /api/v1/devices": _new_device,
     "PATCH /api/v1/devices/{device_id}": lambda *_: {"name": "Kitchen"},
     "POST /api/v1/devices/{device_id}/commands": lambda *_: {"command": "blink"},
+    "POST /api/v1/devices/{device_id}/certificates": lambda *_: {"overlap_s": 3_600},
     "POST /api/v1/commands/bulk": lambda *_: {"device_ids": [new_id()], "command": "blink"},
 }
 
@@ -434,6 +503,17 @@ def _made_bulk_over(rows: DeviceRows) -> None:
     rows.added(rows.new_bulk(), request=asked(at=NOW + RETENTION))
 
 
+def _made_certificate_over(rows: DeviceRows) -> None:
+    rows.rotations.open(rows.rotation, NEXT, now=NOW, request=asked())
+    assert rows.rotations.made_by(rows.ada.id, asked(at=NOW + RETENTION - timedelta(seconds=1)))
+    assert not rows.rotations.made_by(rows.ada.id, asked(at=NOW + RETENTION))
+    assert rows.settle()
+    assert rows.rotations.finish(rows.rotation, now=NOW)
+    again = rows.new_rotation(attempt="r2", old_certificate_id="c2")
+    rows.rotations.begin(again, due=NOW)
+    rows.rotations.open(again, THIRD, now=NOW, request=asked(at=NOW + RETENTION))
+
+
 def _letter_over(rows: DeviceRows) -> None:
     rows.letters.store(rows.device.id, refused=[Refused("", "R")], topic="t", payload=b"", received_ms=epoch_ms(NOW))
     end_s = epoch_ms(NOW) // 1000 + DEAD_LETTER_RETENTION_S
@@ -450,6 +530,7 @@ EXPIRES = Checks[DeviceRows](
         "bulk_command": _bulk_over,
         "bulk_part": _bulk_over,
         "bulk_request": _made_bulk_over,
+        "rotation_request": _made_certificate_over,
         "dead_letter": _letter_over,
     },
 )

@@ -2,10 +2,13 @@
 
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from karma_device.config import DeviceConfig
+from karma_device.device import Device
 from local.api_client import ApiRefused
 
 from .conftest import Robot, User
@@ -84,3 +87,43 @@ class TestCommands:
 
         eventually(lambda: status() == "succeeded", "the command succeeded after the device came back")
         assert [each.id for each in robot.commands] == [sent["id"]]
+
+
+class TestCertificates:
+    @pytest.mark.req("R-K-11")
+    @pytest.mark.fault("F-31aa")
+    def test_a_device_goes_over_to_a_new_certificate_and_loses_nothing(
+        self, user: User, robot: Robot, tmp_path: Path, eventually: Eventually
+    ) -> None:
+        made = user.api.call("POST", f"/devices/{robot.id}/certificates", {})
+        assert made["device"]["certificates"] == 2
+        now = time.time_ns() // 1_000_000
+        robot.client.record({"temp_c": 1.0}, ts=now - 2_000)
+        assert not robot.client.stop(), "the old certificate still connects"
+        config = DeviceConfig.from_credentials(made["credentials"], state_dir=tmp_path / "new", batch_max_age_s=0.2)
+        with Device(config) as renewed:
+            renewed.record({"temp_c": 2.0}, ts=now - 1_000)
+
+            def values() -> list[float]:
+                path = f"/devices/{robot.id}/telemetry"
+                points = user.api.call("GET", path, metric="temp_c", resolution="raw")["points"]
+                return sorted(point["value"] for point in points)
+
+            eventually(lambda: values() == [1.0, 2.0], "a reading by each certificate")
+
+            def device() -> dict[str, Any]:
+                found: dict[str, Any] = user.api.call("GET", f"/devices/{robot.id}")["device"]
+                return found
+
+            eventually(lambda: device()["certificates"] == 1, "the old certificate gone")
+            assert device()["rotation"] is None
+            eventually(lambda: device()["status"] == "online", "the device online")
+
+    def test_a_certificate_that_its_owner_removes_connects_no_more(
+        self, user: User, robot: Robot, eventually: Eventually
+    ) -> None:
+        user.api.call("POST", f"/devices/{robot.id}/certificates", {})
+        user.api.call("DELETE", f"/devices/{robot.id}/certificates/{robot.credentials['certificate_id']}")
+        robot.client.reconnect()
+        eventually(lambda: robot.client.stats.last_failure is not None, "the broker refuses the old certificate")
+        assert robot.client.stats.connections == 1

@@ -6,7 +6,8 @@ from fastapi import Request
 
 from api.services import billing, devices
 from karma.core.paging import shown
-from karma.devices.answers import (
+from karma.devices.bulk import BulkLimit
+from karma.devices.bulk_answers import (
     BulkCommandData,
     BulkCommandListData,
     BulkProgressData,
@@ -14,7 +15,6 @@ from karma.devices.answers import (
     bulk_result_view,
     bulk_view,
 )
-from karma.devices.bulk import BulkLimit
 from karma.devices.bulk_commands import BulkOrder
 from karma.devices.schemas import SendBulkCommandBody
 from karma.http.access import permit

@@ -10,6 +10,7 @@ from api.services import billing, devices, process, waiting
 from karma.core.errors import NotFound
 from karma.core.paging import shown
 from karma.devices.answers import (
+    CertificateListData,
     CommandData,
     CommandListData,
     CreatedDeviceData,
@@ -18,6 +19,7 @@ from karma.devices.answers import (
     DeviceData,
     DeviceListData,
     LatestData,
+    certificate_view,
     command_view,
     credentials_view,
     dead_letter_view,
@@ -26,7 +28,7 @@ from karma.devices.answers import (
 )
 from karma.devices.domain import MAX_TAG_CHARS, CurrentDevice, DeviceModel, DeviceStatus
 from karma.devices.reading import MAX_TEXT_CHARS, DeviceQuery
-from karma.devices.schemas import ChangeDeviceRequest, CreateDeviceRequest, SendCommandRequest
+from karma.devices.schemas import ChangeDeviceRequest, CreateDeviceRequest, RotateCertificateBody, SendCommandRequest
 from karma.devices.service import NewDevice
 from karma.http.access import permit
 from karma.http.idempotency import Outcome, idempotency_key, once
@@ -142,6 +144,60 @@ async def change_device(
 async def delete_device(device_id: str, caller: Writer, if_match: IfMatch = None) -> Response:
     """Delete a device, its certificates and its data; its serial number is free again."""
     devices.service().delete(caller.user_id, device_id, version=expected_version(if_match))
+    return no_content()
+
+
+@router.get("/devices/{device_id}/certificates", responses=answers(errors=(404,)))
+async def list_certificates(device_id: str, caller: Reader) -> Answer[CertificateListData]:
+    """List the certificates by which a device may connect: one, or two while it changes to a new one."""
+    found = devices.certificates().list(caller.user_id, device_id)
+    return ok({"certificates": [certificate_view(each) for each in found]})
+
+
+@router.post(
+    "/devices/{device_id}/certificates",
+    idempotent=True,
+    limit="device",
+    status_code=201,
+    responses=answers(status=201, errors=(404, 409, 503)),
+)
+async def rotate_certificate(
+    request: Request, device_id: str, body: RotateCertificateBody, caller: Writer
+) -> Answer[CreatedDeviceData]:
+    """Make a new certificate while the old one still connects; it is removed once the new one has connected.
+
+    The private key is shown this once, and not at all when the body has a `csr`.
+    """
+
+    def create() -> Outcome[CreatedDeviceData]:
+        made = devices.certificates().rotate(
+            caller.user_id,
+            device_id,
+            csr=body.csr or "",
+            overlap_s=int(body.overlap_s),
+            idempotency_key=idempotency_key(request, caller),
+        )
+        data: CreatedDeviceData = {
+            "device": device_view(made.current),
+            "credentials": credentials_view(made.current.device, made.certificate, made.endpoint),
+        }
+        return Outcome(status=201, data=data, made_id=made.certificate.id, is_secret=True)
+
+    def find(made: str) -> object:
+        return devices.certificates().require(caller.user_id, device_id, made)
+
+    return await once(request, caller, create, find=find)
+
+
+@router.delete(
+    "/devices/{device_id}/certificates/{certificate_id}",
+    limit="device",
+    status_code=204,
+    responses=answers(status=204, errors=(404, 409, 503)),
+)
+async def remove_certificate(device_id: str, certificate_id: str, caller: Writer) -> Response:
+    """Remove one of a device's two certificates: the old one before its time, or the new one."""
+    devices.certificates().remove(caller.user_id, device_id, certificate_id)
     return no_content()
 
 

@@ -9,10 +9,12 @@ from api.services.process import clock, settings
 
 if TYPE_CHECKING:
     from karma.devices.bulk_commands import BulkCommandService
+    from karma.devices.certificates import CertificateService
     from karma.devices.commands import CommandService
     from karma.devices.repository.dead_letters import DeadLetterRepository
     from karma.devices.repository.devices import DeviceRepository
     from karma.devices.service import DeviceService
+    from karma.integrations.iot import IotRegistry
 
 
 @cache
@@ -24,20 +26,35 @@ def repository() -> DeviceRepository:
 
 
 @cache
-def service() -> DeviceService:
-    """Return the service of devices."""
-    from karma.devices.service import DeviceService
+def registry() -> IotRegistry:
+    """Return the registry of AWS IoT."""
     from karma.integrations.iot import IotRegistry
 
     given = settings()
-    registry = IotRegistry(
+    return IotRegistry(
         policy_name=given.device_policy_name,
         mqtt_host=given.mqtt_host,
         mqtt_port=given.mqtt_port,
         ca_pem=given.mqtt_ca_pem,
         basic_ingest_rule=given.basic_ingest_rule,
     )
-    return DeviceService(repository(), registry, clock())
+
+
+@cache
+def service() -> DeviceService:
+    """Return the service of devices."""
+    from karma.devices.service import DeviceService
+
+    return DeviceService(repository(), registry(), clock())
+
+
+@cache
+def certificates() -> CertificateService:
+    """Return the service of devices' certificates."""
+    from karma.devices.certificates import CertificateService
+    from karma.devices.repository.rotations import RotationRepository
+
+    return CertificateService(repository(), RotationRepository(), registry(), clock())
 
 
 @cache

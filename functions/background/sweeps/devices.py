@@ -1,4 +1,4 @@
-"""The sweep of devices that are half made or deleted: the only one that changes the registry of AWS IoT.
+"""The sweeps of devices that are half made or deleted, and of certificates: they change the registry of AWS IoT.
 
 It removes objects, too: the files of a deleted device go before the row by which the device is found.
 """
@@ -14,6 +14,9 @@ from karma.billing.plans import all_archived_days
 from karma.core.clock import SystemClock
 from karma.core.dynamo.tables import bind_tables
 from karma.core.settings import FunctionSettings, load
+from karma.devices.certificates import CertificateService, sweep_rotations
+from karma.devices.repository.devices import DeviceRepository
+from karma.devices.repository.rotations import RotationRepository
 from karma.devices.sweeps import sweep_orphans
 from karma.files.removal import FilesOfDevices
 from karma.files.repository.files import FileRepository
@@ -38,7 +41,7 @@ class Settings(FunctionSettings, kw_only=True):
 
 @cache
 def services() -> Sweeps:
-    """Build the sweep of this function, once a process."""
+    """Build the sweeps of this function, once a process."""
     settings = load(Settings)
     bind_tables(settings)
     registry = IotRegistry(policy_name=settings.device_policy_name)
@@ -48,9 +51,14 @@ def services() -> Sweeps:
         TelemetryOfDevices(RollupRepository(), S3Archives(settings.files_bucket, kept_days=all_archived_days()), clock),
         AlarmRepository(),
     )
-    return {"orphans": lambda: sweep_orphans(registry=registry, clock=clock, others=others)}
+    rotations = RotationRepository()
+    certificates = CertificateService(DeviceRepository(), rotations, registry, clock)
+    return {
+        "orphans": lambda: sweep_orphans(registry=registry, clock=clock, others=others),
+        "rotations": lambda: sweep_rotations(certificates, rotations, clock),
+    }
 
 
 def lambda_handler(event: Any, context: LambdaContext) -> dict[str, int]:
-    """Run the sweep."""
+    """Run a sweep."""
     return run(services(), event, context)

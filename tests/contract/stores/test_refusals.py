@@ -32,7 +32,18 @@ TOLD_OTHERWISE = {
 FOREIGN: dict[str, Any] = (
     {
         name: {"S": "somebody else's"}
-        for name in ("user_id", "device_id", "file_id", "agent_id", "state", "status", "attempt", "email", "writer")
+        for name in (
+            "user_id",
+            "device_id",
+            "file_id",
+            "agent_id",
+            "state",
+            "status",
+            "attempt",
+            "email",
+            "writer",
+            "certificate_id",
+        )
     }
     | {
         name: {"N": "9999999999999"}

@@ -67,6 +67,11 @@ def _bulk(_: Stack) -> None:
     rows.added(rows.new_bulk(expires_ms=epoch_ms(datetime.now(UTC)) + 60_000))
 
 
+def _rotation(_: Stack) -> None:
+    rows = DeviceRows()
+    rows.rotations.begin(rows.new_rotation(), due=AGO)
+
+
 def _orphan(stack: Stack) -> None:
     stack.aws("iot").create_policy(policyName=POLICY, policyDocument='{"Version": "2012-10-17", "Statement": []}')
     open_account(USER)
@@ -91,6 +96,7 @@ WORK: dict[str, Callable[[Stack], object]] = {
     "runs": lambda _: paused(RunRepository(), open_account(), at=AGO - MAX_PAUSE),
     "files": _file,
     "orphans": _orphan,
+    "rotations": _rotation,
     "rollouts": lambda _: FirmwareRows().first,
 }
 """Functions that give each sweep work, by the sweep's name."""

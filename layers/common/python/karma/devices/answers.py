@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any, NotRequired, TypedDict
 from pydantic import Field
 
 from karma.core.clock import from_epoch_ms, iso
-from karma.devices.bulk import BulkCommand, BulkResult, BulkStatus, state_of
 from karma.devices.domain import (
+    CertificateOverlap,
     Command,
     CommandStatus,
     CurrentDevice,
@@ -24,6 +24,7 @@ from karma.devices.domain import (
 if TYPE_CHECKING:
     from karma.devices.credentials import Certificate, Endpoint
     from karma.devices.repository.dead_letters import DeadLetter
+    from karma.devices.rotation import DeviceCertificate
 
 
 class ReadingView(TypedDict):
@@ -39,6 +40,21 @@ def readings_view(latest: Latest) -> dict[str, ReadingView]:
         name: {"value": reading.value, "ts": iso(from_epoch_ms(reading.ts))}
         for name, reading in sorted(latest.readings.items())
     }
+
+
+class OverlapView(TypedDict):
+    """The time in which a device has two certificates."""
+
+    certificate_id: Annotated[str, Field(description="The new one")]
+    began_at: str
+    ends_at: Annotated[str, Field(description="The old one is removed then, or once the new one has connected")]
+
+
+def _overlap_view(overlap: CertificateOverlap | None) -> OverlapView | None:
+    if overlap is None:
+        return None
+    began, ends = from_epoch_ms(overlap.began_ms), from_epoch_ms(overlap.ends_ms)
+    return {"certificate_id": overlap.certificate_id, "began_at": iso(began), "ends_at": iso(ends)}
 
 
 class DeviceView(TypedDict):
@@ -60,6 +76,8 @@ class DeviceView(TypedDict):
     location: Mapping[str, Any] | None
     tags: list[str]
     latest: dict[str, ReadingView]
+    certificates: Annotated[int, Field(description="Number of certificates by which it may connect: two in a rotation")]
+    rotation: Annotated[OverlapView | None, Field(description="While it has two certificates")]
     created_at: str
     updated_at: str
     version: int
@@ -85,6 +103,8 @@ def device_view(current: CurrentDevice) -> DeviceView:
         "location": device.location,
         "tags": list(device.tags),
         "latest": readings_view(latest),
+        "certificates": 1 if device.overlap is None else 2,
+        "rotation": _overlap_view(device.overlap),
         "created_at": device.created_at,
         "updated_at": device.updated_at,
         "version": device.version,
@@ -125,6 +145,25 @@ def credentials_view(device: Device, certificate: Certificate, endpoint: Endpoin
     if certificate.private_key is None:
         del shown["private_key"]
     return shown
+
+
+class CertificateView(TypedDict):
+    """A certificate by which a device may connect."""
+
+    id: str
+    is_new: Annotated[bool, Field(description="It was made to replace the other one, and has not connected yet")]
+    ends_at: Annotated[str | None, Field(description="It is removed then at the latest; null: no end is set")]
+
+
+class CertificateListData(TypedDict):
+    """Certificates of a device."""
+
+    certificates: list[CertificateView]
+
+
+def certificate_view(certificate: DeviceCertificate) -> CertificateView:
+    """Render a certificate."""
+    return {"id": certificate.id, "is_new": certificate.is_new, "ends_at": _time(certificate.ends_ms)}
 
 
 class CreatedDeviceData(TypedDict):
@@ -241,106 +280,6 @@ class CommandListData(TypedDict):
     """A page of commands, newest first."""
 
     commands: list[CommandView]
-    limit: int
-    next_cursor: str | None
-
-
-class BulkCommandView(TypedDict):
-    """A command to many devices."""
-
-    id: str
-    command: str
-    params: dict[str, Any]
-    serial: bool
-    tag: str | None
-    schedule_id: str | None
-    """Schedule whose fire made it."""
-    status: BulkStatus
-    total: int
-    """Devices that it is for."""
-    sent: int
-    """Devices that were sent their command."""
-    refused: int
-    created_at: str
-    expires_at: str
-
-
-def bulk_view(bulk: BulkCommand) -> BulkCommandView:
-    """Render a bulk command."""
-    return {
-        "id": bulk.key.bulk_id,
-        "command": bulk.command,
-        "params": dict(bulk.params),
-        "serial": bulk.serial,
-        "tag": bulk.tag,
-        "schedule_id": bulk.schedule_id,
-        "status": bulk.status,
-        "total": bulk.total,
-        "sent": bulk.sent,
-        "refused": bulk.refused,
-        "created_at": iso(from_epoch_ms(bulk.created_ms)),
-        "expires_at": iso(from_epoch_ms(bulk.expires_ms)),
-    }
-
-
-class BulkCommandData(TypedDict):
-    """One bulk command."""
-
-    bulk: BulkCommandView
-
-
-class BulkProgressData(TypedDict):
-    """One bulk command, and what its devices have done."""
-
-    bulk: BulkCommandView
-    counts: Annotated[
-        dict[str, int],
-        Field(description="Devices by the status of their commands, or `waiting`, `refused`, `deleted`"),
-    ]
-
-
-class BulkCommandListData(TypedDict):
-    """A page of bulk commands, newest first."""
-
-    bulks: list[BulkCommandView]
-    limit: int
-    next_cursor: str | None
-
-
-class BulkErrorView(TypedDict):
-    """Reason for which a device was sent no command."""
-
-    code: str
-    message: str
-
-
-class BulkResultView(TypedDict):
-    """One device of a bulk command."""
-
-    device_id: str
-    status: Annotated[
-        str, Field(description="Of its command; or `waiting`, `refused`, or `deleted`: with its device, since then")
-    ]
-    refusal: BulkErrorView | None
-    command: CommandView | None
-
-
-def bulk_result_view(result: BulkResult) -> BulkResultView:
-    """Render what became of a device."""
-    refusal, command = result.refusal, result.command
-    return {
-        "device_id": result.device_id,
-        "status": state_of(result),
-        "refusal": {"code": refusal.code, "message": refusal.message} if refusal is not None else None,
-        "command": command_view(command) if command is not None else None,
-    }
-
-
-class BulkResultListData(TypedDict):
-    """A page of a bulk command's devices, in their order."""
-
-    results: list[BulkResultView]
-    total: int
     limit: int
     next_cursor: str | None
 

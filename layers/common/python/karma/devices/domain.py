@@ -125,6 +125,15 @@ def is_final(status: CommandStatus) -> bool:
     return not TRANSITIONS[status]
 
 
+class CertificateOverlap(Record, kw_only=True):
+    """Time in which a device has two certificates, as its row shows it."""
+
+    certificate_id: str
+    """The new certificate."""
+    began_ms: int
+    ends_ms: int
+
+
 class Device(Record, kw_only=True):
     """A device as its owner described it."""
 
@@ -145,6 +154,8 @@ class Device(Record, kw_only=True):
     version: int
     created_at: str
     updated_at: str
+    overlap: CertificateOverlap | None = None
+    """Time in which it has two certificates; None: it has one."""
 
 
 class Reading(Record):

@@ -59,7 +59,7 @@ from karma.devices.wake_ups import WakeUp
 CLAIM_MAX_AGE_S: Final = 30.0
 """Seconds for which a process caches a device's row; a deleted device's data is swept only after that."""
 _SUSPECT_MAX_AGE_S: Final = 5.0
-"""Seconds of the same cache for a device that seems unknown or to have another certificate."""
+"""Seconds for which it is not read again for a certificate that seemed not to be its own."""
 _MAX_CLAIMS: Final = 10_000
 
 
@@ -131,6 +131,8 @@ class IngestService:
         self._clock = clock
         self._watcher = watcher
         self._claims: dict[str, tuple[float, SerialClaim | None]] = {}
+        self._suspects: dict[tuple[str, str], float] = {}
+        """Times at which a thing was read anew for a certificate that seemed not to be its own."""
 
     def take(self, messages: Sequence[DeviceMessage], wake_ups: Sequence[WakeUp] = ()) -> list[str]:
         """Handle messages and wake-ups, each by itself; return the ids of those that must be delivered again."""
@@ -176,7 +178,7 @@ class IngestService:
         if source.kind == "presence":
             self._take_presence(message, source.thing, heard)
             return
-        claim = self._speaker(source.thing, message.certificate_id)
+        claim = self._speaker(source.thing, message.certificate_id, received_ms=message.received_ms)
         device = heard.setdefault(claim.device_id, _Heard(claim))
         device.repeated |= message.repeated
         try:
@@ -277,7 +279,9 @@ class IngestService:
             raise _Rejected(f"PRESENCE_{exc.reason}") from exc
         if lifecycle is None:
             return
-        claim = self._speaker(thing, lifecycle.certificate_id)
+        # The end of a connection is the certificate's last word, and comes after it was removed.
+        received_ms = message.received_ms if lifecycle.event.connected else 0
+        claim = self._speaker(thing, lifecycle.certificate_id, received_ms=received_ms)
         device = heard.setdefault(claim.device_id, _Heard(claim))
         # Counted, and taken all the same: the broker bounds connections, and the owner sees whether there is one.
         device.too_fast |= not self._allowance.take_word(claim.device_id, received_ms=message.received_ms)
@@ -323,27 +327,52 @@ class IngestService:
         else:
             self._dispatcher.unfinished(call.device_id)
 
-    def _speaker(self, thing: str, certificate_id: str) -> SerialClaim:
+    def _speaker(self, thing: str, certificate_id: str, *, received_ms: int) -> SerialClaim:
         """Return the device with this name whose certificate sent the message.
 
         Raises:
-            _Rejected: there is no such device, or it has another certificate.
+            _Rejected: there is no such device, or it had another certificate then.
         """
-        claim = self._known(thing, max_age_s=CLAIM_MAX_AGE_S)
-        if claim is None or claim.state is not DeviceState.ACTIVE or certificate_id not in claim.certificate_ids:
-            # The device may be seconds old, or have a new certificate.
-            claim = self._known(thing, max_age_s=_SUSPECT_MAX_AGE_S)
+        began, who = monotonic(), (thing, certificate_id)
+        claim = self._known(thing, since=began - CLAIM_MAX_AGE_S)
+        if (
+            claim is None
+            or claim.state is not DeviceState.ACTIVE
+            or not claim.takes(certificate_id, received_ms=received_ms)
+        ):
+            # The device may be seconds old, or have a new certificate: it is read anew, but not for each message.
+            asked = self._suspects.get(who, began - _SUSPECT_MAX_AGE_S) > began - _SUSPECT_MAX_AGE_S
+            claim = self._known(thing, since=began - _SUSPECT_MAX_AGE_S if asked else began)
+            if not asked:
+                if len(self._suspects) >= _MAX_CLAIMS:
+                    self._suspects.clear()
+                self._suspects[who] = began
         if claim is None or claim.state is not DeviceState.ACTIVE:
             raise _Rejected("UNKNOWN_DEVICE")
-        if certificate_id not in claim.certificate_ids:
+        if not claim.takes(certificate_id, received_ms=received_ms):
             raise _Rejected("CERTIFICATE")
+        if certificate_id == claim.next_certificate_id:
+            self._settle_certificate(claim, received_ms=received_ms)
         return claim
 
-    def _known(self, thing: str, *, max_age_s: float) -> SerialClaim | None:
-        now = monotonic()
+    def _settle_certificate(self, claim: SerialClaim, *, received_ms: int) -> None:
+        """End a rotation, since its new certificate has connected."""
+        from karma.devices.repository.rotations import RotationRepository  # local: it is seldom that there is one
+        from karma.devices.rotation import RotationOutcome
+
+        [old] = claim.certificate_ids - {claim.next_certificate_id}
+        if RotationRepository().end(
+            claim, removed=old, outcome=RotationOutcome.CONNECTED, removed_ms=received_ms, now=self._clock.now()
+        ):
+            count("CertificateRotated")
+            logger.info("device.certificate_rotated", device_id=claim.device_id)
+        self._claims.pop(claim.serial_number, None)
+
+    def _known(self, thing: str, *, since: float) -> SerialClaim | None:
         cached = self._claims.get(thing)
-        if cached is not None and now - cached[0] < max_age_s:
+        if cached is not None and cached[0] >= since:
             return cached[1]
+        now = monotonic()
         claim = self._devices.claim_of(thing)
         if len(self._claims) >= _MAX_CLAIMS:
             self._claims.clear()

@@ -27,6 +27,7 @@ from karma.devices.domain import (
     SERIAL_FORM,
     DeviceModel,
 )
+from karma.devices.rotation import DEFAULT_OVERLAP_S, MAX_OVERLAP_S, MIN_OVERLAP_S
 
 _SERIAL = form(f"^{SERIAL.pattern}$", f"must be {SERIAL_FORM}")
 _CSR = form(
@@ -77,6 +78,15 @@ class CreateDeviceRequest(Body):
     tags: Tags = Field(default_factory=list)
     csr: Annotated[str, StringConstraints(min_length=1, max_length=8192, pattern=_CSR)] | None = None
     """Signing request in PEM; the private key stays on the device, and the answer holds none."""
+
+
+class RotateCertificateBody(Body):
+    """A second certificate for a device."""
+
+    csr: Annotated[str, StringConstraints(min_length=1, max_length=8192, pattern=_CSR)] | None = None
+    """Signing request in PEM; the private key stays on the device, and the answer holds none."""
+    overlap_s: Annotated[Number, Field(ge=MIN_OVERLAP_S, le=MAX_OVERLAP_S)] = DEFAULT_OVERLAP_S
+    """Seconds for which both connect; the old one is removed when the new one connects, or when they are over."""
 
 
 class ChangeDeviceRequest(Body):

@@ -10,6 +10,7 @@ import orjson
 from karma.core.ids import DeviceId, UserId
 from karma.core.records import Record
 from karma.devices.domain import (
+    CertificateOverlap,
     CurrentDevice,
     Device,
     DeviceModel,
@@ -41,6 +42,19 @@ class SerialClaim(Record, kw_only=True):
     device_id: DeviceId
     state: DeviceState
     certificate_ids: frozenset[str]
+    next_certificate_id: str = ""
+    """The one of them that has not connected yet; "": there is one certificate."""
+    removed_certificate_id: str = ""
+    removed_ms: int = 0
+
+    def takes(self, certificate_id: str, *, received_ms: int) -> bool:
+        """Tell whether a certificate spoke for the device when the broker got a message.
+
+        One that was removed counts for what the broker had before, which a queue may bring much later.
+        """
+        if certificate_id in self.certificate_ids:
+            return True
+        return certificate_id == self.removed_certificate_id and received_ms <= self.removed_ms
 
 
 class GoneDevice(NamedTuple):
@@ -130,6 +144,9 @@ def claim_of(item: UniqueSerial) -> SerialClaim:
         device_id=DeviceId(item.device_id),
         state=DeviceState(item.state),
         certificate_ids=frozenset(item.certificate_ids or ()),
+        next_certificate_id=item.next_certificate_id or "",
+        removed_certificate_id=item.removed_certificate_id or "",
+        removed_ms=int(item.removed_ms or 0),
     )
 
 
@@ -194,7 +211,13 @@ def device_of(item: DeviceItem) -> Device:
         network=cast("dict[str, Any]", item.network or {}),
         location=cast("dict[str, Any] | None", item.location),
         tags=tuple(cast("list[str]", item.tags or [])),
+        overlap=_overlap(item),
         version=int(item.version or 0),
         created_at=item.created_at or "",
         updated_at=item.updated_at or "",
     )
+
+
+def _overlap(item: DeviceItem) -> CertificateOverlap | None:
+    said = cast("list[Any] | None", item.rotation)
+    return CertificateOverlap(certificate_id=said[0], began_ms=said[1], ends_ms=said[2]) if said else None

@@ -9,6 +9,7 @@ devices    USER#<user>   DEVICE#<device>              the owner's description   
            THING#<serial> META                        unique serial number, for ingest   gsi1 while unfinished: sweep
            DEV#<device>  CMD#<command>                a command
            DEV#<device>  PENDING#<command>            the same while unfinished      gsi1: by expiry
+           DEV#<device>  ROTATION                     its last change of certificates (rotations.py)   gsi1: sweep
            DEV#<device>  DEAD#<ms>#<hash>             a message with refused parts
            DEV#<device>  DEADPAYLOAD#<ms>#<hash>      its whole payload, when that is long
            USER#<user>   GONE#<device>                a deleted device, until its data is gone  gsi1: sweep
@@ -184,6 +185,8 @@ class DeviceItem(DevicesItem, discriminator="device"):
     network = JSONAttribute(default=dict)
     location = JSONAttribute(null=True)
     tags = JSONAttribute(default=list)
+    rotation = JSONAttribute(null=True)
+    """While it has two certificates: id of the new one, and begin and end of that time in milliseconds."""
 
 
 class _FreshAttribute(Attribute[dict[str, tuple[str, int]]]):
@@ -232,6 +235,11 @@ class UniqueSerial(DevicesItem, discriminator="thing"):
     state = UnicodeAttribute()
     attempt = UnicodeAttribute(null=True)
     certificate_ids = UnicodeSetAttribute(null=True)
+    next_certificate_id = UnicodeAttribute(null=True)
+    """The one of them that has not connected yet."""
+    removed_certificate_id = UnicodeAttribute(null=True)
+    """The one that counted last before; it still counts for what the broker had until `removed_ms`."""
+    removed_ms = NumberAttribute(null=True)
 
 
 class DeviceRequestItem(RequestAttributes, DevicesItem, discriminator="device_request"):
