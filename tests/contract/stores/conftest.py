@@ -19,6 +19,7 @@ from local.processes import no_proxy
 from tests.contract.stores.rows import Rows
 from tests.integration.conftest import kept_clients, storage
 from tests.support import clients, contexts, on_demand
+from tests.support.sampled_stores import left_out
 from tests.support.stack import forget_process_state
 from tests.support.storage_stacks import Storage
 from tests.support.stores import Calls, Database, Engine, Store, methods, repositories
@@ -31,9 +32,12 @@ _CONFIG = Config(connect_timeout=2, read_timeout=20, retries={"total_max_attempt
 
 
 @pytest.hookimpl(trylast=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Ask last what was asked."""
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Ask last what was asked, and leave out what the run's dice did not choose for DynamoDB Local."""
     items.sort(key=lambda item: item.path.name == "test_completeness.py")
+    if gone := set(left_out(config, items)):
+        config.hook.pytest_deselected(items=list(gone))
+        items[:] = [item for item in items if item not in gone]
 
 
 @pytest.fixture(scope="session")

@@ -5,16 +5,13 @@ It runs behind all other tests of this folder, in the process of its engine, and
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 
 from karma.core.dynamo.buckets import DynamoBuckets
 from karma.core.dynamo.leases import DynamoLeases
 from tests.support import contexts
+from tests.support.sampled_stores import IS_WHOLE, is_folder_run
 from tests.support.stores import Calls, Engine, functions, methods, repositories
-
-HERE = Path(__file__).parent
 
 
 def everything() -> set[str]:
@@ -37,15 +34,12 @@ def kept_by_fakes() -> set[str]:
 @pytest.fixture
 def whole_suite(request: pytest.FixtureRequest) -> None:
     """Skip when only a part of the folder is run."""
-    chosen = {item.path for item in request.session.items}
-    option = request.config.option
-    narrowed = option.keyword or option.markexpr or any("::" in each for each in request.config.args)
-    if narrowed or not set(HERE.glob("test_*.py")) <= chosen:
+    if not is_folder_run(request.config, request.session.items):
         pytest.skip("only a part of the contract suite was run")
 
 
 @pytest.mark.usefixtures("whole_suite")
-@pytest.mark.parametrize("engine", Engine)
+@pytest.mark.parametrize("engine", Engine if IS_WHOLE else [Engine.MEMORY, Engine.MINISTACK])
 def test_every_method_was_called(calls: Calls, engine: Engine) -> None:
     if engine is Engine.DYNAMODB_LOCAL and engine not in calls.met:
         pytest.skip("DynamoDB Local did not run: Java 17 is missing")

@@ -238,7 +238,12 @@ class TestAnAnswer:
         props = {"agent_id": agent.id}
         world.run(budgeted(user("go"), run="r1", props=props))
         with pytest.raises(BudgetExceeded):
-            world.run(budgeted(run="r2", resume=resume({"max_tokens": 10**6}), props=props))
+            world.run(budgeted(run="r2", resume=resume(), props=props))
+        for payload in ({"max_tokens": 10**6}, {"max_cost_micros": 10**6}, {"else": 1}):
+            with pytest.raises(ValidationFailed) as refused:
+                world.run(budgeted(run="r2", resume=resume(payload), props=props))
+            assert f"resume.0.payload.{next(iter(payload))}" in str(refused.value.details)
+            assert "config.budget" in str(refused.value.details)
         world.agents.replace(agent.id, spec(tools=("echo",), budget=Budget(max_tokens=9_000)), version=None)
         world.model.turns = [DONE]
         assert world.run(budgeted(run="r2", resume=resume(), props=props))[-1]["outcome"] == {"type": "success"}

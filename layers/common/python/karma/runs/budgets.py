@@ -168,7 +168,8 @@ def continue_run(interrupt: Interrupt, stopped: Run | None, lost: Run | None, pa
     spent = interrupt.used or _used_before(interrupt, stopped)
     if lost is not None:
         spent += lost.spent
-    return Continued(asked=_raised(asked, payload, at), spent=spent, is_raised=bool(payload), counts_anyway=True)
+    raised = _raised(asked, interrupt, payload, at)
+    return Continued(asked=raised, spent=spent, is_raised=bool(payload), counts_anyway=True)
 
 
 def _used_before(interrupt: Interrupt, stopped: Run | None) -> Spent:
@@ -180,9 +181,14 @@ def _used_before(interrupt: Interrupt, stopped: Run | None) -> Spent:
     return spent
 
 
-def _raised(asked: Budget, payload: object, at: str) -> Budget:
+def _raised(asked: Budget, interrupt: Interrupt, payload: object, at: str) -> Budget:
     if payload is None:
         return asked
+    about = interrupt.stopped_by
+    if about is not None and about.name is not BudgetName.RUN and isinstance(payload, dict):
+        for name in payload:
+            told = f"is no answer to this question: the budget is raised by {_RAISED_BY[about.name]}"
+            raise ValidationFailed.of(f"{at}.payload.{str(name)[:64]}", told)
     for name, message in problems_of_budget(payload):
         raise ValidationFailed.of(f"{at}.payload.{name}" if name else f"{at}.payload", message)
     return replace(asked, **payload) if isinstance(payload, dict) else asked
