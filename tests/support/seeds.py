@@ -80,7 +80,7 @@ def seed(request: pytest.FixtureRequest) -> int:
 
 @pytest.hookimpl(tryfirst=True)  # pytest-randomly reads its option in the same hook
 def pytest_configure(config: pytest.Config) -> None:
-    providers._get_local_constants = constants
+    providers._get_local_constants = Constants  # none yet: the collection asks for them, and reading them takes seconds
     if hasattr(config, "workerinput"):
         return
     try:
@@ -108,7 +108,10 @@ def constants() -> Constants:
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
     test: Any = getattr(item, "obj", None)
-    if hypothesis.is_hypothesis_test(test) and item.config.getoption("--hypothesis-seed", None) is None:
+    if not hypothesis.is_hypothesis_test(test):
+        return
+    providers._get_local_constants = constants
+    if item.config.getoption("--hypothesis-seed", None) is None:
         hypothesis.seed(dice(item.nodeid).getrandbits(64))(getattr(test, "__func__", test))
 
 
