@@ -109,11 +109,14 @@ class Asking:
 
     @property
     def strategy(self) -> MultitaskStrategy:
-        """Return what becomes of an active run of the thread."""
-        strategy = self.asked.strategy or self.agent.spec.multitask_strategy
-        # An answer to a question is of a run that has ended; behind others it would answer nothing.
-        answers = strategy is MultitaskStrategy.ENQUEUE and self.asked.resume
-        return MultitaskStrategy.REJECT if answers else strategy
+        """Return what becomes of an active run of the thread.
+
+        Whoever answers questions waits for it, whatever the strategy: it makes a call that was approved beside them,
+        and would end with those that it has left open. Behind others an answer would be to nothing.
+        """
+        if self.asked.resume:
+            return MultitaskStrategy.REJECT
+        return self.asked.strategy or self.agent.spec.multitask_strategy
 
     @property
     def tools(self) -> tuple[str, ...]:

@@ -380,13 +380,15 @@ class RunRecorder:
             return None
         sent = await asyncio.to_thread(recognise, user_id, thread.messages, asked.sent, asked.unread)
         is_same = before is not None or run.agent_id == asking.agent.id
-        if not is_same or not await asyncio.to_thread(is_repeat, run, thread, asked, sent, own=self.own_tools):
+        repeats = partial(is_repeat, own=self.own_tools, said_to=asking.questions.said_to)
+        if not is_same or not await asyncio.to_thread(repeats, run, thread, asked, sent):
             if before is not None:
                 raise RunExists(asked.run_id)
             if asking.ends_active or asking.strategy is MultitaskStrategy.ENQUEUE:
                 return None
-            if not await asyncio.to_thread(has_left, run, thread, asked, sent, own=self.own_tools):
-                await self._replacement.ask_for_turn(thread)
+            answers = bool(asked.resume)
+            if answers or not await asyncio.to_thread(has_left, run, thread, asked, sent, own=self.own_tools):
+                await self._replacement.ask_for_turn(thread, answers=answers)
             return None
         if before is not None or not await asyncio.to_thread(self.inspector.has_ended, run.key):
             return run

@@ -10,8 +10,9 @@ What is not used of the messages is named here, too (CUSTOM karma.input_ignored)
 
 Another request with a run id that was used is refused (RunExists). The same messages, by their ids, under another run
 id are the same request while their run goes on: a second click, or a retry. When it has ended, they ask for another
-answer. Equal words alone are the same request only where its client has no ids for them, no Idempotency-Key, and no
-`multitask_strategy`: whoever has one of these says the words once more.
+answer. With answers to questions they are it only if these are the run's own, whatever the messages say. Equal words
+alone are the same request only where its client has no ids for them, no Idempotency-Key, and no `multitask_strategy`:
+whoever has one of these says the words once more.
 
 Clients keep the part of an answer that they got before their connection broke, and send it after the message that
 it answers. Such a request is still the same one; MESSAGES_SNAPSHOT removes the part before the log sends the whole.
@@ -35,6 +36,7 @@ from karma.conversations.history import awaited_calls
 from karma.conversations.messages import Sent, said
 from karma.core.clock import Clock
 from karma.core.errors import AppError, ValidationFailed
+from karma.core.ids import RunId
 from karma.core.observability import count, logger
 from karma.runs.domain import ACTIVE, Run, Segment
 from karma.runs.events import SUBAGENTS_SINCE, frame, frames, parse
@@ -50,7 +52,15 @@ _MAX_POLL_S = 1.0
 _PAGE = 50
 
 
-def is_repeat(run: Run, thread: Thread, asked: RunInput, sent: Sequence[Sent], *, own: Collection[str]) -> bool:
+def is_repeat(
+    run: Run,
+    thread: Thread,
+    asked: RunInput,
+    sent: Sequence[Sent],
+    *,
+    own: Collection[str],
+    said_to: Collection[RunId] = (),
+) -> bool:
     """Tell whether a request is a repeat of the one that began this run.
 
     Args:
@@ -59,13 +69,17 @@ def is_repeat(run: Run, thread: Thread, asked: RunInput, sent: Sequence[Sent], *
         asked: the request.
         sent: its messages, those that the thread holds with the thread's content.
         own: names of the tools that run on the server.
+        said_to: the runs to which its answers were said, none where one of them is new.
     """
     if run.thread_id != asked.thread_id:
         return False
     word = None if run.key.run_id == asked.run_id else _new_word(thread, asked)
     if word is not None and (word.id or asked.stands_alone):
         return False
-    return (bool(run.asked_hash) and run.asked_hash == asked.digest) or _adds_nothing(run, thread, sent, own)
+    if run.asked_hash and run.asked_hash == asked.digest:
+        return True
+    brings_answers = bool(asked.resume) and run.key.run_id not in said_to
+    return not brings_answers and _adds_nothing(run, thread, sent, own)
 
 
 def has_left(run: Run, thread: Thread, asked: RunInput, sent: Sequence[Sent], *, own: Collection[str]) -> bool:

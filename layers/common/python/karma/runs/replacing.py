@@ -58,8 +58,10 @@ class Replacement:
                 raise ThreadBusy(run_id)
         raise ThreadChanged
 
-    async def ask_for_turn(self, thread: Thread) -> None:
+    async def ask_for_turn(self, thread: Thread, *, answers: bool = False) -> None:
         """End the thread's active run if its process is lost, else ask its writer to end it if its client has left.
+
+        One that `answers` questions waits for that run also where nobody listens to it.
 
         Raises:
             ThreadBusy: the run goes on.
@@ -70,7 +72,8 @@ class Replacement:
             return
         key = RunKey(thread.key.user_id, run_id)
         if not await asyncio.to_thread(self._inspector.has_ended, key):
-            await asyncio.to_thread(self._store.wish, key, Wish.NEXT, at=self._clock.now())
+            if not answers:
+                await asyncio.to_thread(self._store.wish, key, Wish.NEXT, at=self._clock.now())
             raise ThreadBusy(run_id)
         raise ThreadChanged
 

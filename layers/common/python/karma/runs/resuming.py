@@ -65,6 +65,8 @@ class Resumption(Record, kw_only=True):
     budget: StoppedByBudget | None = None
     answered_by: Run | None = None
     """The run that began with all the request's answers before; None: they are new, or there are none."""
+    said_to: frozenset[RunId] = frozenset()
+    """The runs that began with the request's answers, or go on with the same ones; none where one of them is new."""
     now: datetime | None = None
     lost: tuple[RunId, ...] = ()
     """Runs that went on with the same answers, and failed."""
@@ -191,8 +193,22 @@ def questions_of(
             budget = StoppedByBudget(interrupt=interrupt, entry=entry, stopped=stopped, lost=lost)
     answered_by = None if is_new else by
     return Resumption(
-        open=waiting, answers=answers, budget=budget, answered_by=answered_by, now=now, lost=tuple(all_lost)
+        open=waiting,
+        answers=answers,
+        budget=budget,
+        answered_by=answered_by,
+        said_to=_said_to(entries, found),
+        now=now,
+        lost=tuple(all_lost),
     )
+
+
+def _said_to(entries: Sequence[ResumeEntry], found: Mapping[str, Interrupt]) -> frozenset[RunId]:
+    """Return the runs to which all of a request's answers were said before; none where one of them is new."""
+    known = [found[entry.interrupt_id] for entry in entries]
+    if any(each.is_open for each in known):
+        return frozenset()
+    return frozenset(each.answer.by for each in known if each.answer is not None)
 
 
 def resolve(
