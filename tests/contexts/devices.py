@@ -444,7 +444,13 @@ OBJECTS: Objects = {
     "bulk_id": _bulk,
 }
 
+
+def _list(_: World, __: str) -> dict[str, Any]:
+    return {"csv": f"name,model,mac,serial_number\nGreenhouse,EOS-3A,AA:BB:CC:00:11:22,{_serial()}\n"}
+
+
 BODIES: Bodies = {
+    "POST /api/v1/devices/import": _list,
     "POST /api/v1/devices": _new_device,
     "PATCH /api/v1/devices/{device_id}": lambda *_: {"name": "Kitchen"},
     "POST /api/v1/devices/{device_id}/commands": lambda *_: {"command": "blink"},

@@ -26,9 +26,17 @@ from karma.devices.answers import (
     device_view,
     latest_data,
 )
+from karma.devices.device_csv import read_table
 from karma.devices.domain import MAX_TAG_CHARS, CurrentDevice, DeviceModel, DeviceStatus
+from karma.devices.import_answers import ImportData, import_data
 from karma.devices.reading import MAX_TEXT_CHARS, DeviceQuery
-from karma.devices.schemas import ChangeDeviceRequest, CreateDeviceRequest, RotateCertificateBody, SendCommandRequest
+from karma.devices.schemas import (
+    ChangeDeviceRequest,
+    CreateDeviceRequest,
+    ImportDevicesBody,
+    RotateCertificateBody,
+    SendCommandRequest,
+)
 from karma.devices.service import NewDevice
 from karma.http.access import permit
 from karma.http.idempotency import Outcome, idempotency_key, once
@@ -68,6 +76,32 @@ async def create_device(request: Request, body: CreateDeviceRequest, caller: Wri
             "credentials": credentials_view(device, made.certificate, made.endpoint),
         }
         return Outcome(status=201, data=data, made_id=device.id, is_secret=True)
+
+    return await once(request, caller, create, find=lambda made: devices.service().get(caller.user_id, made))
+
+
+@router.post(
+    "/devices/import",
+    idempotent=True,
+    limit="device",
+    status_code=201,
+    responses=answers(status=201, errors=(402, 409)),
+)
+async def import_devices(request: Request, body: ImportDevicesBody, caller: Writer) -> Answer[ImportData]:
+    """Make devices of a list in CSV, all or none, or those that can; they get certificates one by one later."""
+    table = read_table(body.csv)
+
+    def create() -> Outcome[ImportData]:
+        service = devices.imports()
+        run = service.import_all if body.all_or_nothing else service.import_each
+        report = run(
+            caller.user_id,
+            table,
+            allowance=billing.allowances().of(caller.user_id),
+            idempotency_key=idempotency_key(request, caller),
+        )
+        first = report.created[0].id if report.created else ""
+        return Outcome(status=201, data=import_data(report), made_id=first)
 
     return await once(request, caller, create, find=lambda made: devices.service().get(caller.user_id, made))
 

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from karma.devices.bulk_commands import BulkCommandService
     from karma.devices.certificates import CertificateService
     from karma.devices.commands import CommandService
+    from karma.devices.importing import ImportService
     from karma.devices.repository.dead_letters import DeadLetterRepository
     from karma.devices.repository.devices import DeviceRepository
     from karma.devices.service import DeviceService
@@ -55,6 +56,14 @@ def certificates() -> CertificateService:
     from karma.devices.repository.rotations import RotationRepository
 
     return CertificateService(repository(), RotationRepository(), registry(), clock())
+
+
+@cache
+def imports() -> ImportService:
+    """Return the service that makes devices of lists."""
+    from karma.devices.importing import ImportService
+
+    return ImportService(repository(), clock())
 
 
 @cache

@@ -21,6 +21,7 @@ CHANGED: Mapping[str, Any] = {
     "command": "reboot",
     "path": "/other",
     "max_downloads": 4,
+    "overlap_s": 7_200,
     "modifications": {"message": "Stop"},
 }
 """Other values of fields, by one of which a body that is not made anew each time becomes another one."""

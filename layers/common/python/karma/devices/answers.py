@@ -76,7 +76,10 @@ class DeviceView(TypedDict):
     location: Mapping[str, Any] | None
     tags: list[str]
     latest: dict[str, ReadingView]
-    certificates: Annotated[int, Field(description="Number of certificates by which it may connect: two in a rotation")]
+    certificates: Annotated[
+        int,
+        Field(description="By which it may connect: 2 in a rotation, 0 since an import until the first is made"),
+    ]
     rotation: Annotated[OverlapView | None, Field(description="While it has two certificates")]
     created_at: str
     updated_at: str
@@ -103,7 +106,7 @@ def device_view(current: CurrentDevice) -> DeviceView:
         "location": device.location,
         "tags": list(device.tags),
         "latest": readings_view(latest),
-        "certificates": 1 if device.overlap is None else 2,
+        "certificates": device.certificates,
         "rotation": _overlap_view(device.overlap),
         "created_at": device.created_at,
         "updated_at": device.updated_at,

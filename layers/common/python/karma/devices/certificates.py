@@ -81,7 +81,9 @@ class CertificateService:
         overlap_s: int = DEFAULT_OVERLAP_S,
         idempotency_key: IdempotencyKey | None = None,
     ) -> Rotated:
-        """Make a second certificate for a device; the old one is removed once the new one connects, or at the end.
+        """Make another certificate for a device; the old one is removed once the new one connects, or at the end.
+
+        A device that was imported has none: it is given its first one, and a thing.
 
         May be repeated after a crash at any point: what a request left half-made is taken over by the next, and the
         request that began it can no longer finish it. A failure removes what was made; what cannot be removed now is
@@ -108,11 +110,11 @@ class CertificateService:
         device, claim = self._claim(user_id, device_id)
         if request is not None:
             self._refuse_repeat(user_id, request, claim)
-        if claim.next_certificate_id or len(claim.certificate_ids) != 1:
+        if len(claim.certificate_ids) > 1:
             raise Conflict(
                 "This device has two certificates already", code="ROTATION_UNDER_WAY", details={"id": device_id}
             )
-        [old] = claim.certificate_ids
+        [old] = claim.certificate_ids or [""]
         rotation = CertificateRotation(
             device_id=device.id,
             user_id=user_id,
@@ -148,6 +150,8 @@ class CertificateService:
             if left is not None and left.certificate_arn:
                 self._registry.remove_certificate(left.certificate_arn, thing=left.serial_number)
             endpoint = self._registry.endpoint()
+            if not rotation.old_certificate_id:
+                self._registry.create_thing(rotation.serial_number, device_id=rotation.device_id)
             certificate = self._registry.create_certificate(csr=csr)
             self._rotations.note_certificate(rotation, certificate)
             self._registry.attach_certificate(rotation.serial_number, certificate)

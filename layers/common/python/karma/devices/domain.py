@@ -156,6 +156,13 @@ class Device(Record, kw_only=True):
     updated_at: str
     overlap: CertificateOverlap | None = None
     """Time in which it has two certificates; None: it has one."""
+    is_bare: bool = False
+    """True: it has had no certificate yet."""
+
+    @property
+    def certificates(self) -> int:
+        """Return the number of certificates by which it may connect."""
+        return 0 if self.is_bare else 1 if self.overlap is None else 2
 
 
 class Reading(Record):

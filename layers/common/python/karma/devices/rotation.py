@@ -57,6 +57,7 @@ class CertificateRotation(Record, kw_only=True):
     began_ms: int
     ends_ms: int
     old_certificate_id: str
+    """The one that it replaces; "": it is the device's first."""
     certificate_id: str = ""
     certificate_arn: str = ""
     """ARN of the new certificate; "": none was made yet."""

@@ -89,6 +89,15 @@ class RotateCertificateBody(Body):
     """Seconds for which both connect; the old one is removed when the new one connects, or when they are over."""
 
 
+class ImportDevicesBody(Body):
+    """A list of devices as CSV."""
+
+    csv: Annotated[str, StringConstraints(min_length=1, max_length=256 * 1024)]
+    """A header with the names of fields of `POST /devices`, then a row a device, 200 at the most."""
+    all_or_nothing: StrictBool = True
+    """False: a device is made of each row that can become one, and the answer tells of the others."""
+
+
 class ChangeDeviceRequest(Body):
     """Changes of a device by its owner; absent fields stay as they are, `location` null removes it."""
 

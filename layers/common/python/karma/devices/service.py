@@ -90,7 +90,7 @@ class DeviceService(DeviceReader):
             # Before IoT is asked for a thing and a certificate, while the record is written only when both are there.
             self._refuse_repeat(user_id, request)
         attempt = new_id()
-        device = _provisioning(user_id, new, now=iso(now))
+        device = provisioning(user_id, new, now=iso(now))
         try:
             self._devices.claim(device, reservation=allowance.reserve(Metric.DEVICES), attempt=attempt, now=now)
             resumed = False
@@ -213,7 +213,8 @@ class DeviceService(DeviceReader):
         self._devices.finish_delete(row, now=self._clock.now())
 
 
-def _provisioning(user_id: UserId, new: NewDevice, *, now: str) -> Device:
+def provisioning(user_id: UserId, new: NewDevice, *, now: str) -> Device:
+    """Return a new device as it is stored first, seen by nobody."""
     return Device(
         id=DeviceId(new_id()),
         user_id=user_id,

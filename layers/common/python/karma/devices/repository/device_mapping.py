@@ -212,6 +212,7 @@ def device_of(item: DeviceItem) -> Device:
         location=cast("dict[str, Any] | None", item.location),
         tags=tuple(cast("list[str]", item.tags or [])),
         overlap=_overlap(item),
+        is_bare=bool(item.bare),
         version=int(item.version or 0),
         created_at=item.created_at or "",
         updated_at=item.updated_at or "",

@@ -269,6 +269,7 @@ class DeviceRepository:
             [
                 DeviceItem.state.set(DeviceState.ACTIVE),
                 DeviceItem.attempt.remove(),
+                *([] if certificate_id else [DeviceItem.bare.set(True)]),
                 DeviceItem.updated_at.set(stamp),
                 DeviceItem.gsi1pk.set(_names_partition(device.user_id)),
                 DeviceItem.gsi1sk.set(_name_key(device.name, device.id)),
@@ -280,7 +281,7 @@ class DeviceRepository:
             [
                 UniqueSerial.state.set(DeviceState.ACTIVE),
                 UniqueSerial.attempt.remove(),
-                UniqueSerial.certificate_ids.set({certificate_id}),
+                *([UniqueSerial.certificate_ids.set({certificate_id})] if certificate_id else []),
                 UniqueSerial.updated_at.set(stamp),
                 UniqueSerial.gsi1pk.remove(),
                 UniqueSerial.gsi1sk.remove(),

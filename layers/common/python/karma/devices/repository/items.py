@@ -185,6 +185,8 @@ class DeviceItem(DevicesItem, discriminator="device"):
     network = JSONAttribute(default=dict)
     location = JSONAttribute(null=True)
     tags = JSONAttribute(default=list)
+    bare = BooleanAttribute(null=True)
+    """True: it was imported, and has had no certificate yet."""
     rotation = JSONAttribute(null=True)
     """While it has two certificates: id of the new one, and begin and end of that time in milliseconds."""
 

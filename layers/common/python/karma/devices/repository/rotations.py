@@ -14,6 +14,7 @@ from typing import Final
 
 from pynamodb.attributes import NumberAttribute, UnicodeAttribute
 from pynamodb.expressions.condition import Condition
+from pynamodb.expressions.update import Action
 
 from karma.core.clock import from_epoch_ms, iso
 from karma.core.dynamo.access import delete, get, update
@@ -130,40 +131,36 @@ class RotationRepository:
     ) -> None:
         """Begin the overlap: both certificates may speak for the device, its row says so, and `request` has its record.
 
+        The first certificate of an imported device has no other one beside it: with it the rotation is over.
+
         Raises:
             NotFound: the device is deleted.
             ConditionFailed: another request has taken the rotation over.
             AlreadyCreated: a request with this key made a certificate before.
         """
-        stamp, ends = iso(now), from_epoch_ms(rotation.ends_ms)
+        stamp, old = iso(now), rotation.old_certificate_id
         tx = Transaction()
         tx.update(
             RotationItem(*rotation_key(rotation.device_id)),
-            [
-                RotationItem.stage.set(RotationStage.OVERLAP),
-                RotationItem.updated_at.set(stamp),
-                RotationItem.gsi1sk.set(due_sk(ends, rotation.device_id)),
-            ],
+            [RotationItem.updated_at.set(stamp), *_opened(rotation)],
             _mine(rotation, RotationStage.ISSUING),
         )
+        overlap = [certificate.id, rotation.began_ms, rotation.ends_ms]
         tx.update(
             DeviceItem(*device_key(rotation.user_id, rotation.device_id)),
-            [
-                DeviceItem.rotation.set([certificate.id, rotation.began_ms, rotation.ends_ms]),
-                DeviceItem.updated_at.set(stamp),
-            ],
+            [DeviceItem.rotation.set(overlap) if old else DeviceItem.bare.remove(), DeviceItem.updated_at.set(stamp)],
             DeviceItem.state == DeviceState.ACTIVE,
             on_fail=NotFound(f"Device {rotation.device_id} not found"),
         )
+        speaks = UniqueSerial.certificate_ids
         tx.update(
             UniqueSerial(*unique_serial_key(rotation.serial_number)),
             [
-                UniqueSerial.certificate_ids.set({rotation.old_certificate_id, certificate.id}),
-                UniqueSerial.next_certificate_id.set(certificate.id),
+                speaks.set({old, certificate.id} if old else {certificate.id}),
+                *([UniqueSerial.next_certificate_id.set(certificate.id)] if old else []),
                 UniqueSerial.updated_at.set(stamp),
             ],
-            (UniqueSerial.device_id == rotation.device_id)
-            & (UniqueSerial.certificate_ids == {rotation.old_certificate_id}),
+            (UniqueSerial.device_id == rotation.device_id) & (speaks == {old} if old else speaks.does_not_exist()),
         )
         if request is not None:
             record = RotationRequestItem(*request_key(owner_pk(rotation.user_id), request))
@@ -244,6 +241,13 @@ class RotationRepository:
         return query_work(
             RotationItem, DUE_PARTITION, RotationItem.gsi1sk < iso(before), rotation_of, limit=limit
         ).items
+
+
+def _opened(rotation: CertificateRotation) -> list[Action]:
+    if rotation.old_certificate_id:
+        due = due_sk(from_epoch_ms(rotation.ends_ms), rotation.device_id)
+        return [RotationItem.stage.set(RotationStage.OVERLAP), RotationItem.gsi1sk.set(due)]
+    return [RotationItem.stage.set(RotationStage.OVER), RotationItem.gsi1pk.remove(), RotationItem.gsi1sk.remove()]
 
 
 def _mine(rotation: CertificateRotation, stage: RotationStage) -> Condition:
