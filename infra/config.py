@@ -25,6 +25,10 @@ class Stage(StrEnum):
     PROD = "prod"
 
 
+LEAST_WORKERS = 10
+"""Processes at the least, so that nobody has all of those for free accounts."""
+
+
 class SettingsError(ValueError):
     """A settings file has an unknown, wrong or missing field."""
 
@@ -45,7 +49,10 @@ class Overrides:
     payment_retry_days: int = 14
     """Days for which Stripe retries a failed payment, as set in its dashboard; access lasts three days longer."""
     execution_workers: int = 50
-    """Processes that execute runs without a client, at the most, for accounts that pay; free ones have half as many."""
+    """Processes that execute runs without a client, at the most, for accounts that pay; free ones have half as many.
+
+    From 10 in stages on AWS: below that, one free account would have all of the free ones (docs/adr/0049).
+    """
     websocket_url: str = ""
     """WebSocket URL that clients are told; empty: the WebSocket API's own address."""
     cors_origins: tuple[str, ...] = ()
@@ -239,11 +246,14 @@ def stage_settings(stage: Stage, overrides: Overrides | None = None) -> StageSet
     """Return the settings of one stage, overridden by those of a settings file.
 
     Raises:
-        SettingsError: a custom domain is incomplete, or prod has secrets in the file or lacks a field of `PROD_NEEDS`.
+        SettingsError: a custom domain is incomplete, a number is too low, or prod has secrets in the file or lacks a
+            field of `PROD_NEEDS`.
     """
     given = overrides or Overrides()
     if stage is not Stage.PROD and bool(given.public_domain) != bool(given.certificate_arn):
         raise SettingsError("public_domain and certificate_arn are set together or not at all")
+    if stage in {Stage.DEV, Stage.PROD} and given.execution_workers < LEAST_WORKERS:
+        raise SettingsError(f"execution_workers must be at least {LEAST_WORKERS}")
     match stage:
         case Stage.LOCAL:
             return _local_settings(stage, given)

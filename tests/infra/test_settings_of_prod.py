@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from infra.config import PROD_NEEDS, ROOT, Overrides, SettingsError, Stage, stage_settings
-from tests.infra.synthesized import PROD_OVERRIDES
+from tests.infra.synthesized import OVERRIDES, PROD_OVERRIDES
 
 COMBINATIONS = [
     missing for count in range(1, len(PROD_NEEDS) + 1) for missing in itertools.combinations(PROD_NEEDS, count)
@@ -69,3 +69,10 @@ def test_the_command_says_it_without_a_traceback_or_a_banner(tmp_path: Path) -> 
     assert "Traceback" not in done.stderr
     assert done.stdout == ""
     assert not (tmp_path / "prod").exists()
+
+
+@pytest.mark.parametrize("stage", [Stage.DEV, Stage.PROD])
+def test_there_are_more_processes_than_a_free_account_takes(stage: Stage) -> None:
+    given = dataclasses.replace(OVERRIDES.get(stage, Overrides()), execution_workers=9)
+    with pytest.raises(SettingsError, match="execution_workers must be at least 10"):
+        stage_settings(stage, given)

@@ -2,22 +2,31 @@
 
 from __future__ import annotations
 
+import asyncio
+from datetime import datetime, timedelta
+from functools import partial
+
 import pytest
 
 from karma.core.ids import AgentId, RunId
 from karma.runs.checkpoints import CheckpointService
 from karma.runs.control import RunControl, Stopped
+from karma.runs.domain import RunStatus
 from karma.runs.forking import ForkService
-from karma.runs.interrupts import InterruptExpired
+from karma.runs.interrupts import Interrupt, InterruptExpired
 from karma.runs.modifications import Modifications
 from karma.runs.points import write_point_id
+from karma.runs.ports import ActivePage
+from karma.runs.wishes import AgentStop
 from tests.fakes.checkpoints import MemoryCheckpoints
 from tests.fakes.drafts import MemoryDrafts
-from tests.fakes.runs import RememberedWatchdog, RequestedExecutions, caller, ended
+from tests.fakes.runs import MemoryRuns, RememberedWatchdog, RequestedExecutions, caller, ended
+from tests.support.lost_runs import Life
 from tests.support.plans import allowances
 from tests.support.run_services import no_mcp_tools
 from tests.support.run_world import World, spec, user
 from tests.support.subagents import SubagentWorld
+from tests.support.talks import Talk
 from tests.unit.runs.test_interrupts import DONE, Approving, calls
 from tests.unit.runs.test_subagents import ALWAYS, YES, asks, lead, results, says
 from tests.unit.runs.test_subagents import Approving as Family
@@ -94,6 +103,62 @@ def test_one_that_was_answered_stays_as_it_was() -> None:
     world.run(world.ask(user("go", "u1"), run="r1"))
     world.run(world.ask(resume={"r1/1": YES}, run="r2"))
     assert stop(world, world.agent.id).questions == ["r1/2"]
+
+
+def unlisted(store: MemoryRuns, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the lists of active runs lag behind, as indexes may."""
+    for name in ("active", "with_work_of"):
+        monkeypatch.setattr(store, name, lambda *_, **__: ActivePage([], None))
+
+
+@pytest.mark.fault("F-32da")
+@pytest.mark.parametrize("meanwhile", [False, True], ids=["before", "amid"])
+def test_a_call_that_somebody_has_just_approved_is_not_made(
+    monkeypatch: pytest.MonkeyPatch, *, meanwhile: bool
+) -> None:
+    talk = Talk([("again", "ask")])
+    talk.permission = "device:control"
+    asking = talk.say("begin")
+    talk.execute()
+    assert asking.agent_id is not None
+    unlisted(talk.store, monkeypatch)
+    lapse, approved = talk.store.lapse, partial(lambda: talk.approve(talk.open()))
+
+    def late(question: Interrupt, *, at: datetime) -> bool:
+        approved()
+        return lapse(question, at=at)
+
+    if meanwhile:
+        monkeypatch.setattr(talk.store, "lapse", late)
+    else:
+        approved()
+    stopped = talk.control(Life(None)).stop_agent(asking.key.user_id, asking.agent_id)
+    assert ([run.key.run_id for run in stopped.runs], stopped.questions) == (["r2"], [])
+    talk.execute()
+    assert talk.made == {}
+    assert talk.status(stopped.runs[0]) is RunStatus.CANCELLED
+
+
+@pytest.mark.fault("F-32da")
+def test_a_subagent_s_call_that_somebody_has_just_approved_is_stopped(monkeypatch: pytest.MonkeyPatch) -> None:
+    world = Family(below=False)
+    world.run(lead(user("go", "u1")))
+    unlisted(world.store, monkeypatch)
+    scout, request = world.agents.find("scout").id, lead(run="r2", resume={"r1/1": YES})
+    asyncio.run(world.service.start(caller(), request))
+    stopped = stop(world, scout)
+    assert ([run.key.run_id for run in stopped.within], stopped.runs) == (["r2"], ())
+    assert list(world.store.wishes(world.stored(request).key)) == [AgentStop(scout)]
+
+
+def test_what_was_approved_long_ago_is_not_looked_for() -> None:
+    world = Approving(calls("hi"), DONE)
+    world.run(world.ask(user("go", "u1"), run="r1"))
+    world.run(world.ask(resume={"r1/1": YES}, run="r2"))
+    world.clock.pass_by(timedelta(minutes=2))
+    read = world.store.run
+    world.store.run = lambda key: pytest.fail(f"{key} was read") if key.run_id == "r2" else read(key)  # type: ignore[method-assign]
+    assert stop(world, world.agent.id) == ((), (), [])
 
 
 def test_another_agent_s_stays_open() -> None:

@@ -173,8 +173,8 @@ class RunControl:
     def stop_agent(self, user_id: UserId, agent_id: AgentId, *, reason: str = "") -> Stopped:
         """Stop an agent wherever it works for the user: its runs, its work within runs of others, and its questions.
 
-        Of what began less than a second ago some may be missed: the lists are eventually consistent. A run that ends by
-        itself meanwhile is not returned.
+        Of what began less than a second ago some may be missed, but for what the answer to a question began: the lists
+        are eventually consistent. A run that ends by itself meanwhile is not returned.
         """
         own = _all_of(partial(self._store.active, user_id, agent_id))
         others = [key for key in _all_of(partial(self._store.with_work_of, user_id, agent_id)) if key not in own]
@@ -195,7 +195,13 @@ class RunControl:
         with ThreadPoolExecutor(max(1, min(_AT_ONCE, len(own) + len(others)))) as threads:
             told, ended = threads.map(tell, others), threads.map(end, own)
             cancelled, within = (tuple(run for run in runs if run is not None) for runs in (ended, told))
-        questions = withdraw_questions(self._store, user_id, agent_id, just_ended=just_ended, at=now)
+        questions, begun = withdraw_questions(self._store, user_id, agent_id, just_ended=just_ended, at=now)
+        for key in sorted(set(begun) - {*own, *others}):
+            run = self._store.run(key)
+            if run is not None and run.agent_id == agent_id:
+                cancelled += tuple(each for each in [end(key)] if each is not None)
+            else:
+                within += tuple(each for each in [tell(key)] if each is not None)
         for thread in {each.thread for each in questions}:
             wake_next(self._store, self._executions, thread)  # a run of another agent that waited for an answer
         return Stopped(cancelled, within, [each.id for each in questions])

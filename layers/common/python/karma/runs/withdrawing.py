@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
-from datetime import datetime
-from typing import Final
+from collections.abc import Collection, Iterator, Sequence
+from datetime import datetime, timedelta
+from typing import Final, NamedTuple
 
 from karma.conversations.domain import Thread
 from karma.conversations.history import awaited_calls
@@ -16,22 +16,46 @@ from karma.runs.ports import Runs
 LOOKED_AT: Final = 1_000
 """The newest runs of an account whose questions are looked at: each ends with its questions, and is listed as ended."""
 _AT_ONCE: Final = 100
+_LATELY: Final = timedelta(minutes=1)
+"""Time after which a run that an answer began is in the lists, which are eventually consistent, at the latest."""
+
+
+class Withdrawn(NamedTuple):
+    """What became of the questions of an agent that is stopped."""
+
+    questions: Sequence[Interrupt]
+    """Those that were open, and are cancelled."""
+    begun: Collection[RunKey]
+    """Runs that began lately with the answer to another one, to make its call; they may have ended."""
 
 
 def withdraw_questions(
     store: Runs, user_id: UserId, agent_id: AgentId, *, just_ended: Collection[RunKey], at: datetime
-) -> list[Interrupt]:
-    """Cancel the open questions whose calls are an agent's, also within runs of others, and return them. Blocks.
+) -> Withdrawn:
+    """Cancel the open questions whose calls are an agent's, also within runs of others. Blocks.
 
     Their calls get a result that says that they were not made, once their conversations go on. `just_ended` are runs
     that the list, which is eventually consistent, may still show as running.
     """
     withdrawn: dict[str, Interrupt] = {}
+    begun: set[RunKey] = set()
     for run in _interrupted(store, user_id, just_ended):
         for each in store.interrupts(user_id, run.interrupt_ids).values():
-            if each.answer is None and _is_of(store, run, each, agent_id) and store.lapse(each, at=at):
+            if not (each.answer is None or _is_recent(each, at)) or not _is_of(store, run, each, agent_id):
+                continue
+            if each.answer is None and store.lapse(each, at=at):
                 withdrawn[each.id] = each
-    return list(withdrawn.values())
+                continue
+            # Somebody answered it just now, maybe since it was read.
+            now = each if each.answer is not None else store.interrupts(user_id, [each.id]).get(each.id)
+            if now is not None and now.answer is not None and not now.has_lapsed:
+                begun.add(RunKey(user_id, now.answer.by))
+    return Withdrawn(list(withdrawn.values()), begun)
+
+
+def _is_recent(question: Interrupt, at: datetime) -> bool:
+    answer = question.answer
+    return answer is not None and not question.has_lapsed and answer.at > at - _LATELY
 
 
 def withdraw_left(store: Runs, thread: Thread, position: int, *, at: datetime) -> None:
