@@ -53,7 +53,7 @@ def silent(wire: Wire) -> None:
 
 FAULTS: Sequence[tuple[str, Behaviour, McpErrorCode]] = [
     ("no HTTP", lambda wire: wire.send(b"\x16\x03\x01garbage\r\n\r\n"), McpErrorCode.BAD_ANSWER),
-    ("no answer", hang_up, McpErrorCode.BAD_ANSWER),
+    ("no answer", hang_up, McpErrorCode.UNREACHABLE),
     ("reset", RESET, McpErrorCode.UNREACHABLE),
     ("no JSON", answer(b"<html>"), McpErrorCode.BAD_ANSWER),
     ("a list", answer(b"[]"), McpErrorCode.BAD_ANSWER),
@@ -73,12 +73,12 @@ FAULTS: Sequence[tuple[str, Behaviour, McpErrorCode]] = [
     ("silence", silent, McpErrorCode.TIMED_OUT),
     ("byte by byte", slowly, McpErrorCode.TIMED_OUT),
     ("a stream without an answer", stream(b": ping\n\n"), McpErrorCode.UNREACHABLE),
-    ("a stream that breaks", stream(b"data: {", end=CUT), McpErrorCode.BAD_ANSWER),
+    ("a stream that breaks", stream(b"data: {", end=CUT), McpErrorCode.UNREACHABLE),
     ("a stream of garbage", stream(b"data: nonsense\n\n"), McpErrorCode.BAD_ANSWER),
     (
-        "a question in the stream",
+        "a question in the stream, and no answer",
         stream(b'data: {"id":9,"method":"elicitation/create","params":{"message":"Who?"}}\n\n'),
-        McpErrorCode.INPUT_REQUIRED,
+        McpErrorCode.UNREACHABLE,
     ),
     ("input required", answer(result(resultType="input_required")), McpErrorCode.INPUT_REQUIRED),
 ]

@@ -151,7 +151,22 @@ def paused_and_away(world: Ordering) -> None:
     world.shop.found = AWAY
 
 
-@pytest.mark.parametrize("happens", [old_and_away, paused_and_away], ids=["old listing", "in its pause"])
+def just_died(world: Ordering) -> None:
+    world.clock.at += timedelta(seconds=11)
+    world.shop.found = AWAY
+
+
+def died_in_a_call(world: Ordering) -> None:
+    world.change(is_outdated=True)
+    world.shop.found = AWAY
+
+
+@pytest.mark.fault("F-32cc")
+@pytest.mark.parametrize(
+    "happens",
+    [old_and_away, paused_and_away, just_died, died_in_a_call],
+    ids=["old listing", "in its pause", "young listing", "marked listing"],
+)
 def test_a_server_that_is_away_spends_no_answer(world: Ordering, happens: Callable[[Ordering], None]) -> None:
     happens(world)
     for n in (1, 2):
@@ -171,6 +186,14 @@ def test_a_server_that_is_away_spends_no_answer(world: Ordering, happens: Callab
     world.answer()
     assert world.shop.calls == ["order"]
     assert world.results() == ['"ordered"']
+
+
+@pytest.mark.fault("F-32cc")
+@pytest.mark.parametrize(("age_s", "lists"), [(0, 0), (9, 0), (10, 1), (59, 1)])
+def test_a_server_that_has_just_answered_is_not_asked_again(world: Ordering, age_s: int, lists: int) -> None:
+    world.clock.at += timedelta(seconds=age_s)
+    world.answer()
+    assert (world.shop.calls, world.shop.lists) == (["order"], lists)
 
 
 def test_a_server_in_its_pause_that_answers_again_is_called(world: Ordering) -> None:

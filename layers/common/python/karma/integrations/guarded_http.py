@@ -11,6 +11,7 @@ import asyncio
 import socket
 import ssl
 from collections.abc import Awaitable, Callable, Iterable, Sequence
+from functools import cache
 from typing import TYPE_CHECKING, Any, Final
 
 from karma.integrations.guard import is_public
@@ -31,6 +32,15 @@ class AddressRefused(Exception):
     """The name leads to an address that may not be asked."""
 
 
+class ConnectionEnded(Exception):
+    """The peer has closed the connection: the cause of a ReadError, where httpcore2 would speak of broken HTTP."""
+
+
+def has_ended(exc: BaseException) -> bool:
+    """Tell whether a failure to read is one of a connection that its peer has closed in order."""
+    return isinstance(exc.__cause__, ConnectionEnded)
+
+
 async def resolved(host: str, port: int) -> Sequence[str]:
     """Return all addresses of a name from the system's resolver.
 
@@ -44,13 +54,54 @@ async def resolved(host: str, port: int) -> Sequence[str]:
     return [str(each[4][0]) for each in found]
 
 
+@cache
+def _ending() -> Callable[[httpcore2.AsyncNetworkStream], httpcore2.AsyncNetworkStream]:
+    """Return what makes a stream say that it has ended; the import of httpcore2 waits for who connects."""
+    import httpcore2
+
+    class Ending(httpcore2.AsyncNetworkStream):
+        """A stream that says so when it has ended: else a server that died is not told from one that speaks no HTTP."""
+
+        def __init__(self, inner: httpcore2.AsyncNetworkStream) -> None:
+            self._inner = inner
+
+        async def read(self, max_bytes: int, timeout: float | None = None) -> bytes:  # noqa: ASYNC109 - httpcore2's
+            data = await self._inner.read(max_bytes, timeout)
+            if not data:
+                raise httpcore2.ReadError("the peer has closed the connection") from ConnectionEnded()
+            return data
+
+        async def write(self, buffer: bytes, timeout: float | None = None) -> None:  # noqa: ASYNC109 - httpcore2's
+            await self._inner.write(buffer, timeout)
+
+        async def aclose(self) -> None:
+            await self._inner.aclose()
+
+        async def start_tls(
+            self,
+            ssl_context: ssl.SSLContext,
+            server_hostname: str | None = None,
+            timeout: float | None = None,  # noqa: ASYNC109 - the signature is httpcore2's
+        ) -> httpcore2.AsyncNetworkStream:
+            return Ending(await self._inner.start_tls(ssl_context, server_hostname, timeout))
+
+        def get_extra_info(self, info: str) -> Any:
+            return self._inner.get_extra_info(info)
+
+    return Ending
+
+
 def make_pool(
     *, is_allowed: Callable[[str], bool] = is_public, resolve: Resolve = resolved
 ) -> httpcore2.AsyncConnectionPool:
-    """Make a pool of connections to allowed addresses; what opens one raises AddressRefused for any other."""
+    """Make a pool of connections to allowed addresses; what opens one raises AddressRefused for any other.
+
+    Whoever reads behind the end of a connection gets a ReadError, of which `has_ended` is true; also behind a body that
+    has no other end than that.
+    """
     import httpcore2
 
-    backend = httpcore2.AnyIOBackend()
+    backend, ending = httpcore2.AnyIOBackend(), _ending()
 
     class Guarded(httpcore2.AsyncNetworkBackend):
         async def connect_tcp(
@@ -67,7 +118,7 @@ def make_pool(
                 raise httpcore2.ConnectError("the name cannot be resolved") from exc
             if not addresses or not all(map(is_allowed, addresses)):
                 raise AddressRefused
-            return await backend.connect_tcp(addresses[0], port, timeout, local_address, socket_options)
+            return ending(await backend.connect_tcp(addresses[0], port, timeout, local_address, socket_options))
 
         async def connect_unix_socket(self, *_: Any, **__: Any) -> httpcore2.AsyncNetworkStream:
             raise AddressRefused

@@ -38,11 +38,13 @@ from karma.integrations.mcp_messages import (
     request_body,
     request_headers,
     require_answer,
+    require_end,
     result_of,
     resuming_headers,
     shown_result,
 )
 from karma.integrations.mcp_progress import ProgressReader
+from karma.integrations.mcp_replies import Replies, end
 from karma.integrations.mcp_streams import StreamPlace, read, read_events
 from karma.mcp.domain import HANDSHAKE, MODERN, Listing, McpEndpoint, McpErrorCode, McpFailed, RemoteTool
 from karma.mcp.headers import headers_of
@@ -98,6 +100,8 @@ class McpClient:
         self._sessions: OrderedDict[bytes, _Dialect] = OrderedDict()
         self._beginning: WeakValueDictionary[bytes, asyncio.Lock] = WeakValueDictionary()
         """Locks under which sessions are begun, as long as somebody holds or awaits one."""
+        self._replies: set[asyncio.Task[None]] = set()
+        """Answers to requests of servers that are under way."""
         self._ids = 0
         aws.on_reset(self._forget)
 
@@ -105,6 +109,7 @@ class McpClient:
         """Close all connections; the next request opens new ones."""
         pool, self._pool = self._pool, None
         self._sessions.clear()
+        await end(self._replies)
         if pool is not None:
             await pool.aclose()
 
@@ -149,8 +154,8 @@ class McpClient:
 
         Raises:
             McpInputNeeded: the server asks for something that can be given.
-            McpFailed: it could not be called, or asks for something else; whether it had an effect is unknown unless
-                the code says that nothing was sent.
+            McpFailed: it could not be called, or asks for something else; whether it had an effect is unknown, but for
+                the codes that karma.mcp.offering names.
         """
         progress = None
         if tell is not None:
@@ -165,6 +170,7 @@ class McpClient:
                 raise _failed(exc) from None
             except NotSpoken as exc:
                 raise McpFailed(McpErrorCode.BAD_ANSWER, exc.args[0]) from None
+            require_end(result)
             value = await shown_result(result, endpoint.max_result_bytes)
         return CallOutcome(value, is_error=result.get("isError") is True)
 
@@ -186,9 +192,8 @@ class McpClient:
         params |= {name: value for name, value in told.items() if value is not None}
         dialect = _Dialect(MODERN, can_ask=given.can_ask)
         try:
-            return await self._ask(
-                endpoint, dialect, "tools/call", params, headers_of(tool.schema, arguments), progress
-            )
+            marked = headers_of(tool.schema, arguments)
+            return await self._ask(endpoint, dialect, "tools/call", params, marked, progress)
         except RpcError as exc:
             if exc.code != HEADER_MISMATCH:
                 raise
@@ -205,7 +210,7 @@ class McpClient:
         try:
             answer = await self._send(endpoint, session, "tools/call", params, progress=progress)
             if not (session.session and _refuses_session(answer)):
-                return result_of(_message(answer))
+                return _result(answer)
         except McpSessionOver:
             pass
         # Nothing was carried out: by the protocol, or since no request was read.
@@ -258,7 +263,7 @@ class McpClient:
         """Begin a session with a server from before 2026-07-28; keep it for the calls of its thread that follow."""
         try:
             answer = await self._send(endpoint, _Dialect(HANDSHAKE[0]), "initialize", handshake())
-            version = result_of(_message(answer)).get("protocolVersion")
+            version = _result(answer).get("protocolVersion")
         except NotSpoken as exc:
             raise McpFailed(McpErrorCode.BAD_ANSWER, exc.args[0]) from None
         if version not in HANDSHAKE:
@@ -286,7 +291,7 @@ class McpClient:
         more: Mapping[str, str] | None = None,
         progress: ProgressReader | None = None,
     ) -> dict[str, Any]:
-        return result_of(_message(await self._send(endpoint, dialect, method, params, more, progress=progress)))
+        return _result(await self._send(endpoint, dialect, method, params, more, progress=progress))
 
     async def _send(
         self,
@@ -311,20 +316,20 @@ class McpClient:
         content = request_body(method, params, version=dialect.version, request_id=request_id, can_ask=dialect.can_ask)
         import httpcore2
 
+        place = StreamPlace(is_resumable=dialect.version != MODERN, heed=None if progress is None else progress.heed)
         try:
-            async with pool.stream(
-                "POST", endpoint.url, headers=list(headers.items()), content=content, extensions=_timeouts(endpoint)
-            ) as response:
-                answered = {k.decode("latin-1").lower(): v.decode("latin-1") for k, v in response.headers}
-                require_answer(response.status, answered, in_session=bool(dialect.session))
-                if is_told:
-                    return _Answer(response.status, answered, None)
-                heed = None if progress is None else progress.heed
-                place = StreamPlace(is_resumable=dialect.version != MODERN, heed=heed)
-                message = await read(response.aiter_stream(), answered, request_id, place)
-            while place.is_left:
-                message = await self._resume(pool, endpoint, dialect, request_id, place)
-            return _Answer(response.status, answered, message)
+            async with self._replying(pool, endpoint, dialect, place):
+                async with pool.stream(
+                    "POST", endpoint.url, headers=list(headers.items()), content=content, extensions=_timeouts(endpoint)
+                ) as response:
+                    answered = {k.decode("latin-1").lower(): v.decode("latin-1") for k, v in response.headers}
+                    require_answer(response.status, answered, in_session=bool(dialect.session))
+                    if is_told:
+                        return _Answer(response.status, answered, None)
+                    message = await read(response.aiter_stream(), answered, request_id, place)
+                while place.is_left:
+                    message = await self._resume(pool, endpoint, dialect, request_id, place)
+                return _Answer(response.status, answered, message)
         except AddressRefused:
             raise McpFailed(McpErrorCode.ADDRESS_REFUSED, "The address is not on the public internet") from None
         except asyncio.CancelledError:
@@ -337,6 +342,15 @@ class McpClient:
             raise McpFailed(McpErrorCode.BAD_ANSWER, "The server's answer is not HTTP") from None
         except (httpcore2.NetworkError, httpcore2.UnsupportedProtocol, OSError):
             raise McpFailed(McpErrorCode.UNREACHABLE, "The server cannot be reached, or broke the connection") from None
+
+    def _replying(
+        self, pool: httpcore2.AsyncConnectionPool, endpoint: McpEndpoint, dialect: _Dialect, place: StreamPlace
+    ) -> Replies:
+        """Return what answers a server that asks within a stream; newer ones may not, and are not answered."""
+        headers = request_headers("", {}, version=dialect.version, session=dialect.session)
+        replies = Replies(pool, endpoint.url, {**headers, **endpoint.headers}, _timeouts(endpoint), self._replies)
+        place.reply = replies.take if dialect.version != MODERN else None
+        return replies
 
     async def _give_up(self, endpoint: McpEndpoint, dialect: _Dialect, method: str, request_id: int | None) -> None:
         """Tell a server from before 2026-07-28, to which a cut connection says nothing, that a call is given up.
@@ -372,7 +386,7 @@ class McpClient:
                 **resuming_headers(version=dialect.version, session=dialect.session, last_event_id=place.event_id),
                 **endpoint.headers,
             }
-            with suppress(httpcore2.ConnectError):
+            with suppress(httpcore2.ConnectError, AddressRefused):  # by now its name may lead elsewhere
                 async with pool.stream(
                     "GET", endpoint.url, headers=list(headers.items()), extensions=_timeouts(endpoint)
                 ) as response:
@@ -414,19 +428,21 @@ def _timeouts(endpoint: McpEndpoint) -> dict[str, Any]:
 
 
 def _failed(error: RpcError) -> McpFailed:
-    return McpFailed(McpErrorCode.FAILED, f"The server answered with error {error.code}: {error}")
+    told = f"The server answered with error {error.code}: {error}"
+    return McpFailed(McpErrorCode.FAILED, told, is_unknown=error.is_unknown)
 
 
 def _refuses_session(answer: _Answer) -> bool:
     """Tell whether an answer means that its session is over, as many servers say it instead of by 404.
 
     It is 400 with a message that is not the answer of any request: whoever carries one out gives its id, a number of
-    ours.
+    ours, which some servers write as a text.
     """
-    return answer.status == 400 and type((answer.message or {}).get("id")) is not int
+    given = (answer.message or {}).get("id")
+    return answer.status == 400 and type(given) is not int and not (isinstance(given, str) and given.isdecimal())
 
 
-def _message(answer: _Answer) -> dict[str, Any]:
+def _result(answer: _Answer) -> dict[str, Any]:
     if answer.message is None:
         raise NotSpoken(f"The server answers with status {answer.status} and no message of the protocol")
-    return answer.message
+    return result_of(answer.message, answer.status)

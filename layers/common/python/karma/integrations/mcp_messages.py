@@ -16,7 +16,7 @@ import orjson
 from karma.conversations.domain import Json
 from karma.core import freeform, surrogates
 from karma.core.json_patch import spelled
-from karma.integrations.mcp_inputs import asked_in, cannot_answer, needed
+from karma.integrations.mcp_inputs import cannot_answer, needed
 from karma.mcp.domain import HANDSHAKE, MODERN, McpErrorCode, McpFailed
 from karma.mcp.headers import encoded
 
@@ -28,6 +28,8 @@ HEADER_MISMATCH: Final = -32020
 CAPABILITY_MISSING: Final = -32021
 """The tool asks its user something, and the client did not say that it can."""
 MAX_MESSAGE_CHARS: Final = 500
+_LOST: Final = (-32000, -32001)
+"""Errors of relays and official packages: they lost the connection, or the patience, for an answer."""
 
 _SMALL_BYTES: Final = 16 * 1024
 """Bytes of a result that is turned into what a model is shown in less than ten milliseconds."""
@@ -51,10 +53,12 @@ class McpSessionOver(NotSpoken):
 class RpcError(Exception):
     """The server answered a request with an error of JSON-RPC; its text is the server's."""
 
-    def __init__(self, code: int, message: str, supported: Sequence[str]) -> None:
+    def __init__(self, code: int, message: str, supported: Sequence[str], *, is_unknown: bool) -> None:
         super().__init__(message)
         self.code = code
         self.supported = supported
+        self.is_unknown = is_unknown
+        """It says that an answer was lost behind the server, or in it: the request may have been carried out."""
 
 
 def request_body(method: str, params: Json, *, version: str, request_id: int | None, can_ask: bool = False) -> bytes:
@@ -133,8 +137,8 @@ def require_answer(status: int, headers: Mapping[str, str], *, in_session: bool)
         raise McpFailed(McpErrorCode.BAD_ANSWER, "The server compresses what it was asked to send plainly")
 
 
-def result_of(message: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the result of an answer.
+def result_of(message: Mapping[str, Any], status: int = 200) -> dict[str, Any]:
+    """Return the result of an answer, which came with a status of HTTP.
 
     Raises:
         RpcError: it is an error.
@@ -152,6 +156,7 @@ def result_of(message: Mapping[str, Any]) -> dict[str, Any]:
             code if isinstance(code, int) else 0,
             quoted(error.get("message")),
             [each for each in supported if isinstance(each, str)] if isinstance(supported, list) else (),
+            is_unknown=status >= 500 or (status < 400 and code in _LOST),
         )
     if not isinstance(result, dict):
         raise McpFailed(McpErrorCode.BAD_ANSWER, "The server's answer has no result")
@@ -160,9 +165,18 @@ def result_of(message: Mapping[str, Any]) -> dict[str, Any]:
     return result
 
 
-def asked_in_stream(request: Json) -> McpFailed:
-    """Return the failure of a call within which a server from before 2026-07-28 asks something of the user."""
-    return cannot_answer(asked_in({"": request}))
+def require_end(result: Mapping[str, Any]) -> None:
+    """Refuse results that are none by now, or of a kind that nobody knows here: what the call does is not known.
+
+    Raises:
+        McpFailed: the result is such a one.
+    """
+    kind = result.get("resultType", "complete")
+    if kind == "task" or (isinstance(result.get("task"), dict) and "content" not in result):
+        told = "The server goes on with the call as a task, whose result is not awaited here"
+        raise McpFailed(McpErrorCode.BAD_ANSWER, f"{told}: what becomes of it is not known")
+    if kind != "complete":
+        raise McpFailed(McpErrorCode.BAD_ANSWER, f"The server's result is of an unknown type: {quoted(kind)[:64]}")
 
 
 def quoted(text: object) -> str:

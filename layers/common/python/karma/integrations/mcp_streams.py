@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from karma.core import freeform
 from karma.integrations.event_stream import EventStream, StreamQuiet, StreamTooLarge
-from karma.integrations.mcp_messages import asked_in_stream
+from karma.integrations.guarded_http import has_ended
 from karma.mcp.domain import McpErrorCode, McpFailed
 
 MAX_ANSWER_BYTES: Final = 1024 * 1024
@@ -23,6 +23,9 @@ MAX_EVENTS: Final = 50_000
 """Events of one answer at the most: a server may tell of each row that it has done. They take 5 us each, no memory."""
 _MAX_LEVELS: Final = freeform.MAX_LEVELS + 4
 """Levels of a message: a value of the greatest depth that is shown, and those that the protocol puts around it."""
+_MESSAGES: Final = (b"", b"message")
+"""Kinds of events that are messages; others are for those who know them."""
+_LENGTHS: Final = ("content-length", "transfer-encoding")
 _MAX_ID_CHARS: Final = 512
 _MIN_PAUSE_S: Final = 0.1
 _MAX_PAUSE_DIGITS: Final = 7
@@ -44,6 +47,8 @@ class StreamPlace:
     events: int = 0
     heed: Callable[[Mapping[str, Any]], None] | None = None
     """Is given each notification before the answer; None: nobody reads them."""
+    reply: Callable[[Mapping[str, Any]], None] | None = None
+    """Is given each request that the server makes before its answer, and does not wait; None: they are passed over."""
 
     def note(self, fields: Mapping[bytes, bytes]) -> None:
         """Note what an event says of the place."""
@@ -66,11 +71,18 @@ async def read(
     kind = headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind == "text/event-stream":
         return await read_events(chunks, request_id, place)
+    import httpcore2
+
     body = bytearray()
-    async for chunk in chunks:
-        body += chunk
-        if len(body) > MAX_ANSWER_BYTES:
-            raise McpFailed(McpErrorCode.TOO_LARGE, f"The server's answer is larger than {MAX_ANSWER_BYTES} bytes")
+    try:
+        async for chunk in chunks:
+            body += chunk
+            if len(body) > MAX_ANSWER_BYTES:
+                raise McpFailed(McpErrorCode.TOO_LARGE, f"The server's answer is larger than {MAX_ANSWER_BYTES} bytes")
+    except httpcore2.ReadError as exc:
+        if not has_ended(exc) or not headers.keys().isdisjoint(_LENGTHS):
+            raise
+        # The end of its connection is the end of such a body.
     return _parsed(bytes(body)) if kind == "application/json" else None
 
 
@@ -80,7 +92,7 @@ async def read_events(
     """Read events until the message that answers a request; None: `place` says where it goes on.
 
     Raises:
-        McpFailed: the stream ended before the answer, is too large, holds what is no message, or asks for something.
+        McpFailed: the stream ended before the answer, is too large, or holds what is no message.
     """
     import httpcore2
 
@@ -116,18 +128,22 @@ def _answer_in(block: bytes, request_id: int | None, place: StreamPlace) -> dict
     fields = _fields(block)
     place.note(fields)
     data = fields.get(b"data", b"")
-    if not data.strip():
-        return None  # a comment, or an event that only names the place
+    if not data.strip() or fields.get(b"event", b"") not in _MESSAGES:
+        return None  # a comment, an event that only names the place, or one of no meaning here, such as a `ping`
     message = _parsed(data)
     if message is None:
         raise McpFailed(McpErrorCode.BAD_ANSWER, "The server's stream holds what is no message")
-    if "method" in message:
-        if "id" in message:
-            raise asked_in_stream(message)  # of servers before 2026-07-28: they ask within the stream
-        if place.heed is not None:
-            place.heed(message)
-        return None
-    return message if message.get("id") == request_id or message.get("id") is None else None
+    if "method" not in message:
+        return message if _answers(message.get("id"), request_id) else None
+    take = place.reply if "id" in message else place.heed
+    if take is not None:
+        take(message)
+    return None
+
+
+def _answers(message_id: object, request_id: int | None) -> bool:
+    """Tell whether an answer is that of a request: some servers give the number back as a text, or not at all."""
+    return message_id is None or message_id == request_id or message_id == str(request_id)
 
 
 def _fields(block: bytes) -> dict[bytes, bytes]:

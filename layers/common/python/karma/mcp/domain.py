@@ -85,10 +85,12 @@ class McpErrorCode(StrEnum):
 class McpFailed(Exception):
     """An MCP server could not be asked; the message is public, and holds nothing of the server's headers."""
 
-    def __init__(self, code: McpErrorCode, message: str) -> None:
+    def __init__(self, code: McpErrorCode, message: str, *, is_unknown: bool = False) -> None:
+        """Make one; `is_unknown` says that the server's own error leaves open what became of a call."""
         super().__init__(message)
         self.code = code
         self.message = message
+        self.is_unknown = is_unknown
 
 
 class McpServerChanged(StaleVersion):

@@ -10,6 +10,7 @@ import asyncio
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import field, replace
+from datetime import datetime, timedelta
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
@@ -51,13 +52,23 @@ MAX_OFFERED_BYTES: Final = 262_144
 """Bytes of their descriptions and schemas, which are part of each call of the model."""
 _START_S: Final = 5.0
 """Seconds for which the start of a run waits for servers whose listing is old."""
+_JUST_NOW: Final = timedelta(seconds=10)
+"""Time for which a listing shows that its server is there, for a call that somebody has decided about."""
 _MARGIN_S: Final = 5.0
 _MAX_QUESTION_CHARS: Final = 2_000
-_MAY_BE_CARRIED_OUT: Final = frozenset(
-    {McpErrorCode.UNREACHABLE, McpErrorCode.TIMED_OUT, McpErrorCode.TOO_LARGE, McpErrorCode.BAD_ANSWER}
+_REFUSED: Final = frozenset(
+    {
+        McpErrorCode.ADDRESS_REFUSED,  # nothing was sent
+        McpErrorCode.VERSION_UNKNOWN,  # the handshake before the call has failed
+        McpErrorCode.UNAUTHORIZED,  # the server lets in nobody with these headers
+        McpErrorCode.FAILED,  # the server's own word about the call, unless that says that an answer was lost
+        McpErrorCode.INPUT_REQUIRED,  # the server's own word, too: it does not go on without
+    }
 )
-"""Failures of a call that its server may have carried out: it was sent, or may have been, and no answer was read."""
+"""Failures of a call that was not made, or of which its server itself says that it has failed.
 
+Whatever else ends a call comes without a word of the server's about what it has done: its outcome is unknown.
+"""
 
 _AWAY: Final = frozenset(
     {
@@ -155,9 +166,10 @@ class McpTools:
         return await self._asked(Offer(servers={each.id: each for each in servers}), due, agent_id)
 
     async def reach(self, offer: Offer, wanted: Collection[str], agent_id: str) -> Offer:
-        """Return an offer for which those of the wanted servers were asked anew that could not be asked the last time.
+        """Return an offer for which the wanted servers were asked anew, but for those that have just answered.
 
-        The pause after a failure does not hold for them: somebody has decided that a tool of theirs is to be called.
+        Neither the pause after a failure nor the time for which a listing is young holds for them: somebody has decided
+        that a tool of theirs is to be called, which is rare, and not to be spent on a server that is away by now.
         What is wanted may be no server, or one that is deleted.
 
         Raises:
@@ -165,7 +177,7 @@ class McpTools:
         """
         now = self._clock.now()
         found = [server for name, server in offer.servers.items() if name in wanted]
-        due = [each for each in found if each.id not in offer.asked and (each.health.error or each.is_stale(now))]
+        due = [each for each in found if each.id not in offer.asked and not _has_just_answered(each, now)]
         offer = await self._asked(offer, due, agent_id) if due else offer
         for each in found:
             if offer.servers[each.id].health.error in _AWAY:
@@ -239,7 +251,9 @@ class McpTools:
         except McpFailed as exc:
             count("McpCallFailed", code=exc.code.value)
             logger.warning("mcp.call_failed", run_id=context.run_id, server_id=offered.server_id, code=exc.code.value)
-            failed = OutcomeUnknown if exc.code in _MAY_BE_CARRIED_OUT else ToolFailed
+            if exc.code in _AWAY:
+                changed.append(True)  # whoever starts next asks whether it is there before a call is spent on it
+            failed = OutcomeUnknown if exc.is_unknown or exc.code not in _REFUSED else ToolFailed
             raise failed(f"{exc.message} ({exc.code.value})") from None
         finally:
             if changed and server.id not in outdated:
@@ -320,6 +334,10 @@ class McpTools:
         with suppress(McpServerChanged, Upstream):  # another run has just asked, or it was deleted: its next call sees
             await asyncio.to_thread(self._store.replace, server, new)
         return new
+
+
+def _has_just_answered(server: McpServer, now: datetime) -> bool:
+    return server.health.error is None and not server.is_outdated and now < server.listed_at + _JUST_NOW
 
 
 def _shown(offered: OfferedTool, told: CallProgress) -> dict[str, object]:
