@@ -25,7 +25,12 @@ if TYPE_CHECKING:
 # Machines that run tests are slow and busy: how long something took is no failure. And no examples are kept: what a run
 # tries depends on its number alone (tests/support/seeds.py).
 settings.register_profile(
-    "busy", deadline=None, suppress_health_check=[HealthCheck.too_slow], database=None, print_blob=True
+    "busy",
+    max_examples=int(os.environ.get("PROPERTIES", "50")),
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow],
+    database=None,
+    print_blob=True,
 )
 settings.load_profile("busy")
 
@@ -55,7 +60,7 @@ _STORES = (f"{HERE.name}/contract/stores/dynamodb_local", f"{HERE.name}/contract
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Let one ask for more random histories than an ordinary run tries, or for those of a seed."""
     group = parser.getgroup("random histories")
-    group.addoption("--histories", type=int, default=20_000, help="how many")
+    group.addoption("--histories", type=int, default=6_000, help="how many")
     group.addoption("--histories-seed", type=int, help="the first one's, as a failure names it")
 
 

@@ -507,7 +507,7 @@ def test_a_sweep_that_dies_at_any_call_loses_no_fire(functions: Functions, stack
     assert report.points >= 3
 
 
-INTERLEAVINGS = int(os.environ.get("INTERLEAVINGS", "25"))
+INTERLEAVINGS = int(os.environ.get("INTERLEAVINGS", "16"))
 
 
 @pytest.fixture

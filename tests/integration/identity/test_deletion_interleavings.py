@@ -107,7 +107,7 @@ from tests.support.requests import key
 from tests.support.stack import Stack
 from tests.unit.billing.test_domain import stripe_subscription
 
-INTERLEAVINGS = int(os.environ.get("INTERLEAVINGS", "40"))
+INTERLEAVINGS = int(os.environ.get("INTERLEAVINGS", "20"))
 """Seeds that are played, of the run's number (tests/support/seeds.py)."""
 TABLES = 2
 """At which accounts are played at the same time, each with actors and a process of its own."""

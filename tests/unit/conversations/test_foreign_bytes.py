@@ -20,7 +20,7 @@ from tests.support.pdfs import written_pdf
 
 pytestmark = pytest.mark.fault("F-25s")
 
-FILES = int(os.environ.get("FOREIGN_FILES", "150"))
+FILES = int(os.environ.get("FOREIGN_FILES", "80"))
 """Files of each kind that a test damages."""
 DIGITS = b"9" * 400
 NUMBERS = (

@@ -1,6 +1,6 @@
 """Any stored conversation is repaired into one that the Messages API accepts: random ones, and each fault alone.
 
-An ordinary run tries 20,000 random ones, ten seconds of work; `--histories` tries more or fewer. A failure names the
+An ordinary run tries 6,000 random ones; `--histories` tries more or fewer. A failure names the
 seed that repeats it.
 """
 

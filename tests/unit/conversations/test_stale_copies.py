@@ -22,7 +22,7 @@ from karma.core.ids import ThreadId, UserId
 
 pytestmark = pytest.mark.fault("F-02s")
 
-TALKS = int(os.environ.get("TALKS") or 150)
+TALKS = int(os.environ.get("TALKS") or 80)
 KINDS = ["whole", "without ids", "ids anew"]
 KEY = ThreadKey(UserId("u"), ThreadId("t"))
 

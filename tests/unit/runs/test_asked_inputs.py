@@ -334,7 +334,7 @@ class FormsOfFamily(Delegating, Forms):
 
 
 @pytest.mark.parametrize("made", [Forms, FormsOfFamily], ids=["of a run", "of its subagents, too"])
-@pytest.mark.parametrize("nth", range(int(os.environ.get("KILLS") or 25)))
+@pytest.mark.parametrize("nth", range(int(os.environ.get("KILLS") or 15)))
 def test_wherever_processes_die_each_answered_call_has_its_effect_once(made: type[Forms], nth: int, seed: int) -> None:
     dice = random.Random(seed)
     expected = made()

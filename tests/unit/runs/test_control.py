@@ -35,7 +35,7 @@ from tests.support.paused_runs import Stuck
 from tests.support.plans import allowance
 from tests.support.run_world import asked, user
 
-RUNS = int(os.environ.get("KILLS") or 20)
+RUNS = int(os.environ.get("KILLS") or 12)
 STEPS = 110
 
 

@@ -28,7 +28,7 @@ from tests.fakes.runs import KeptFrames, caller
 from tests.support.lost_runs import KEY, THREAD, TOOLS, Handle, Life, World, begin, live
 from tests.support.run_world import asked, spec, user
 
-RUNS = int(os.environ.get("KILLS") or 25)
+RUNS = int(os.environ.get("KILLS") or 15)
 WAIT_S = 60
 USER = caller().user_id
 

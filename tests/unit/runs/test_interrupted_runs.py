@@ -34,8 +34,8 @@ from tests.support.lost_runs import THREAD, Life, Nothing, Teller, World, live
 from tests.support.run_world import asked, user
 
 USER = caller().user_id
-RUNS = int(os.environ.get("KILLS") or 60)
-INTERLEAVINGS = int(os.environ.get("INTERLEAVINGS") or 40)
+RUNS = int(os.environ.get("KILLS") or 32)
+INTERLEAVINGS = int(os.environ.get("INTERLEAVINGS") or 24)
 RULE = ApprovalRule(policy=ApprovalPolicy.WHEN, when="args.word != '1'")
 """The calls of the model's first and third turns have to be approved, that of the second need not be."""
 

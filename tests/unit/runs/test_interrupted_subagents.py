@@ -15,7 +15,7 @@ from tests.support.lost_runs import THREAD, Life
 from tests.support.subagents import Delegating
 from tests.unit.runs.test_interrupted_runs import Approving, Person
 
-RUNS = int(os.environ.get("KILLS") or 40)
+RUNS = int(os.environ.get("KILLS") or 24)
 RULE = ApprovalRule(policy=ApprovalPolicy.WHEN, when="args.word == 'd' || args.word == 's'")
 """The calls of subagents have to be approved, those of the run's own agent need not be."""
 

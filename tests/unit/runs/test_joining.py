@@ -28,7 +28,7 @@ from tests.support.lost_runs import KEY, THREAD, Life, World, begin, go_on, paus
 from tests.support.run_world import World as ShortWorld
 from tests.support.run_world import asked, user
 
-RUNS = int(os.environ.get("KILLS") or 25)
+RUNS = int(os.environ.get("KILLS") or 15)
 
 
 class Until(MemoryRuns):

@@ -25,7 +25,7 @@ from tests.support.lost_runs import KEY, THREAD, Life, begin, go_on, screen
 from tests.support.plans import allowance
 from tests.support.subagents import Delegating
 
-RUNS = int(os.environ.get("KILLS") or 25)
+RUNS = int(os.environ.get("KILLS") or 15)
 MAX_KILLS = 5
 
 

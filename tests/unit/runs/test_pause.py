@@ -42,7 +42,7 @@ from tests.support.lost_runs import (
 )
 from tests.support.paused_runs import Stuck, current, paused, used, while_it_waits, without_a_pause
 
-RUNS = int(os.environ.get("KILLS") or 20)
+RUNS = int(os.environ.get("KILLS") or 12)
 STEPS = 110
 
 

@@ -31,7 +31,7 @@ from tests.support.lost_runs import THREAD, Life
 from tests.support.run_world import user
 from tests.support.talks import FRONTEND, USER, Plan, Talk
 
-INTERLEAVINGS = int(os.environ.get("INTERLEAVINGS") or 60)
+INTERLEAVINGS = int(os.environ.get("INTERLEAVINGS") or 36)
 
 
 @pytest.fixture(autouse=True)

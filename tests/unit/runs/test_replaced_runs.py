@@ -20,7 +20,7 @@ from tests.support.run_world import asked, user
 from tests.unit.runs.test_turns import ask, begin, execute, key, said, status
 
 STRATEGIES = (MultitaskStrategy.INTERRUPT, MultitaskStrategy.ROLLBACK)
-SEEDS = int(os.environ.get("ORDERS") or 60)
+SEEDS = int(os.environ.get("ORDERS") or 36)
 
 
 def request_that_dies(world: World, name: str, strategy: MultitaskStrategy, life: Life) -> None:

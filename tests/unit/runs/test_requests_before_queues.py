@@ -31,7 +31,7 @@ from tests.support.lost_runs import THREAD, Life, World, live
 from tests.support.run_world import asked, user
 from tests.unit.runs.test_turns import ask, execute, key, look, said, status
 
-ORDERS = int(os.environ.get("INTERLEAVINGS") or 26)
+ORDERS = int(os.environ.get("INTERLEAVINGS") or 16)
 STEPS = 26
 """Steps of a request that meets an active run, those of its polls for that run's end included."""
 

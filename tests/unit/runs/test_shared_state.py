@@ -35,7 +35,7 @@ from tests.support.plans import allowances
 from tests.support.run_services import run_service
 from tests.support.run_world import ECHO, World, asked, spec, user
 
-RUNS = int(os.environ.get("KILLS") or 25)
+RUNS = int(os.environ.get("KILLS") or 15)
 USER = user_of(caller())
 
 

@@ -30,7 +30,7 @@ from tests.support.run_world import ECHO, Echo, user
 from tests.support.subagents import Chain, Delegating, SubagentWorld
 from tests.unit.runs.test_subagents import ALWAYS, DONE, asks, kinds, lead, quickly, results, says  # noqa: F401  a fixture
 
-RUNS = int(os.environ.get("KILLS") or 25)
+RUNS = int(os.environ.get("KILLS") or 15)
 
 
 def stop(world: SubagentWorld, agent: str) -> list[str]:

@@ -55,7 +55,7 @@ from tests.support.lost_runs import (
 from tests.support.plans import allowance
 from tests.support.run_world import asked, user
 
-RUNS = int(os.environ.get("KILLS") or 25)
+RUNS = int(os.environ.get("KILLS") or 15)
 
 MAX_KILLS = 5
 
