@@ -169,7 +169,7 @@ def due(user: UserId, *, cron: str = "0 0 1 1 *", **more: Any) -> Schedule:
 
 
 def soon_again() -> str:
-    """Return the cron expression of a minute that begins in 29 to 89 s: near enough to be sent, and not due meanwhile."""
+    """Return the cron expression of a minute that begins in 29 to 89 s: near enough to be sent, not due meanwhile."""
     at = just_now() + timedelta(seconds=89)
     return f"{at.minute} * * * *"
 
