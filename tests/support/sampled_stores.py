@@ -1,4 +1,4 @@
-"""Which tests of the stores' contract a run of all tests asks DynamoDB Local: a third of them, chosen by its dice.
+"""The tests of the stores' contract that a run of all tests asks DynamoDB Local: a third, chosen by its dice.
 
 MiniStack has each of them in every run. DynamoDB Local says whether MiniStack is right about conditions, types and
 limits of DynamoDB, and costs a Java process for a hundred tests. It has all of them with STORES=all, and those that

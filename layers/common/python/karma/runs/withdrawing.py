@@ -21,7 +21,7 @@ _LATELY: Final = timedelta(minutes=1)
 
 
 class Withdrawn(NamedTuple):
-    """What became of the questions of an agent that is stopped."""
+    """The questions of an agent that is stopped."""
 
     questions: Sequence[Interrupt]
     """Those that were open, and are cancelled."""
