@@ -119,6 +119,33 @@ class TestCertificates:
             assert device()["rotation"] is None
             eventually(lambda: device()["status"] == "online", "the device online")
 
+    @pytest.mark.fault("F-31ad")
+    def test_a_device_that_is_told_makes_its_own_key_and_changes_over(
+        self, user: User, robot: Robot, eventually: Eventually
+    ) -> None:
+        def tell(command: str, **params: str) -> dict[str, Any]:
+            path = f"/devices/{robot.id}/commands"
+            sent = user.api.call("POST", path, {"command": command, "params": params, "ttl_s": 60})["command"]
+
+            def ended() -> dict[str, Any] | None:
+                found: dict[str, Any] = user.api.call("GET", f"{path}/{sent['id']}")["command"]
+                return found if found["status"] not in {"queued", "sent", "acknowledged"} else None
+
+            answered: dict[str, Any] = eventually(ended, f"{command} answered")
+            assert answered["status"] == "succeeded", answered
+            return answered
+
+        asked = {"csr": tell("certificate.request")["result"]["csr"]}
+        made = user.api.call("POST", f"/devices/{robot.id}/certificates", asked)["credentials"]
+        assert "private_key" not in made
+        tell("certificate.install", certificate_pem=made["certificate_pem"])
+
+        def ids() -> list[str]:
+            found = user.api.call("GET", f"/devices/{robot.id}/certificates")["certificates"]
+            return [each["id"] for each in found]
+
+        eventually(lambda: ids() == [made["certificate_id"]], "the new certificate alone")
+
     def test_a_certificate_that_its_owner_removes_connects_no_more(
         self, user: User, robot: Robot, eventually: Eventually
     ) -> None:

@@ -113,7 +113,7 @@ class DeviceConfig:
         Raises:
             CredentialsInvalid: The file of the certificate cannot be read.
         """
-        return self.device_id or hashlib.sha256(_pem("certificate", self.certificate).encode()).hexdigest()
+        return self.device_id or hashlib.sha256(read_pem("certificate", self.certificate).encode()).hexdigest()
 
     @property
     def state_path(self) -> Path:
@@ -134,12 +134,12 @@ def tls_context(config: DeviceConfig) -> ssl.SSLContext:
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     if config.port == 443:
         context.set_alpn_protocols(["x-amzn-mqtt-ca"])
-    ca = _pem("ca", config.ca)
+    ca = read_pem("ca", config.ca)
     try:
         context.load_verify_locations(cadata=ca)
     except ssl.SSLError as exc:
         raise CredentialsInvalid(f"`ca` is not a certificate in PEM ({exc.reason or exc})") from exc
-    certificate, private_key = _pem("certificate", config.certificate), _pem("private_key", config.private_key)
+    certificate, private_key = read_pem("certificate", config.certificate), read_pem("private_key", config.private_key)
     with tempfile.TemporaryDirectory(prefix="karma-device-") as folder:
         try:
             context.load_cert_chain(
@@ -155,7 +155,7 @@ def tls_context(config: DeviceConfig) -> ssl.SSLContext:
     return context
 
 
-def _pem(field_name: str, value: str | Path) -> str:
+def read_pem(field_name: str, value: str | Path) -> str:
     """Return PEM text, given as such or as the path of a file."""
     if isinstance(value, str) and _PEM_MARK in value:
         return value

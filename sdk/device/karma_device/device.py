@@ -17,6 +17,7 @@ from typing import Self
 
 from karma_device.backoff import Backoff
 from karma_device.batching import Batcher, MetricValue, Sieve, TelemetryBuffer, encode_sample
+from karma_device.certificates import Certificates
 from karma_device.clock import SteppedClock, is_possible, steady_ms
 from karma_device.commands import CommandRunner, Handler, Reply
 from karma_device.config import DeviceConfig
@@ -97,6 +98,9 @@ class Device:
             max_waiting=config.max_waiting_commands,
             device_id=config.device_id,
         )
+        self._certificates = Certificates(config)
+        self._commands.register("certificate.request", self._certificates.request)
+        self._commands.register("certificate.install", self._certificates.install)
         self._lock = threading.Lock()  # guards sieve, clock, batcher and buffer
         self._clock = SteppedClock(clock_ms, steady)
         self._batcher = Batcher(
@@ -335,8 +339,13 @@ class Device:
 
     def _serve(self) -> None:
         """Open one connection and work until it ends."""
+        try:
+            config = self._certificates.config()
+        except OSError as exc:
+            self._failed(why_not_opened(exc, self._config))
+            return
         link = Link(
-            self._config,
+            config,
             on_request=self._commands.receive,
             wake=self._wake,
             filters=self._updater.filters if self._updater is not None else (),
@@ -349,6 +358,7 @@ class Device:
             link.open(clean_start=clean_start)
         except (OSError, UnicodeError) as exc:
             self._failed(why_not_opened(exc, self._config))
+            self._certificates.ended()
             return
         try:
             failure = self._pump(link, begun=identity if clean_start else "")
@@ -357,6 +367,7 @@ class Device:
         finally:
             link.abort()
             self._take_back(link)
+            self._certificates.ended()
 
     def _failed(self, reason: str) -> None:
         self._last_failure = reason
@@ -396,6 +407,9 @@ class Device:
             self._publish_waiting(link, now)
             if self._overdue(now):
                 return why_unconfirmed(self._config)
+            if self._certificates.wants_change and self._ready.is_set() and not self._replies and not self._inflight:
+                # What was said of it is acknowledged; the next connection is by the new one.
+                self._reconnect_after = 0.0
             if self._reconnect_after is not None or self._finished(now):
                 link.close()
                 return None
@@ -524,6 +538,7 @@ class Device:
             return
         elif item.kind is _Kind.READY:
             self._ready.set()
+            self._certificates.worked()
             log.info("connection.ready: %s, boot %s", self._config.thing_name, self.boot)
         elif item.reply is not None and item.reply.final:
             self._store.delivered(item.reply.command_id)
