@@ -115,7 +115,7 @@ def test_the_client_is_asked_what_the_server_asks() -> None:
         assert conversation["left"] == 0
 
 
-@pytest.mark.parametrize(("name", "result"), [("accept", '"True"'), ("decline", DECLINED)])
+@pytest.mark.parametrize(("name", "result"), [("accept", "True"), ("decline", DECLINED)])
 def test_its_answer_is_the_server_s_and_the_conversation_goes_on(name: str, result: str) -> None:
     told, called = heard()
     messages = told["found"][name]["messages"]

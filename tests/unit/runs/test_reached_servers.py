@@ -185,7 +185,7 @@ def test_a_server_that_is_away_spends_no_answer(world: Ordering, happens: Callab
     world.shop.found = LISTING
     world.answer()
     assert world.shop.calls == ["order"]
-    assert world.results() == ['"ordered"']
+    assert world.results() == ["ordered"]
 
 
 @pytest.mark.fault("F-32cc")

@@ -38,7 +38,7 @@ from karma.tools.domain import AT_ONCE, MCP, ApprovalRule, GivenInput
 from karma.tools.failures import NotMade, OutcomeUnknown, ToolFailed
 from karma.tools.inputs import MAX_ROUNDS, InputRequest, InputRequired
 from karma.tools.json_arguments import JsonArguments
-from karma.tools.toolbox import Tool, ToolContext, WhenLost
+from karma.tools.toolbox import Tool, ToolContext, WhenLost, Words
 
 if TYPE_CHECKING:
     from karma.mcp.domain import McpEndpoint
@@ -261,7 +261,8 @@ class McpTools:
                 await asyncio.to_thread(self._outdate, server)
         if is_error:
             raise ToolFailed(value if isinstance(value, str) else orjson.dumps(value).decode())
-        return value
+        # A text is told as it is, often JSON itself; a blank one in quotes, since some models take no blank result.
+        return Words(value) if isinstance(value, str) and value.strip() else value
 
     def _outdate(self, seen: McpServer) -> None:
         """Have the next start of a run ask a server for its tools, unless it was asked meanwhile. Blocks."""
