@@ -73,10 +73,10 @@ class _Call:
         if not name or not self.name or name != self.name:
             return bool(name and self.name)
         begins = isinstance(arguments, dict) or (isinstance(arguments, str) and arguments.lstrip().startswith("{"))
-        if not begins:
-            return False
-        if self.ahead:
-            return True
+        return begins and (bool(self.ahead) or self.is_whole())
+
+    def is_whole(self) -> bool:
+        """Tell whether its arguments are an object by now that nothing can follow."""
         if not 0 < self.text.size <= _MAX_LOOKED_AT or self.looks == _MAX_CALLS:
             return False
         self.looks += 1
@@ -110,6 +110,10 @@ class ChatTurn:
 
         Where there are no indices, the newest call of each id, and under "" the newest of all.
         """
+        self._given: dict[tuple[int | str, str], _Call] = {}
+        """Calls by their place and the id that they were given there."""
+        self._ahead: dict[int | str, str] = {}
+        """Ids that came before the names of their calls, by place."""
         self._made: list[_Call] = []
         self._signed = Signed()
         self._ending = Ending()
@@ -277,43 +281,61 @@ class ChatTurn:
 
     def _call(self, piece: dict[str, Any], out: list[ModelEvent]) -> None:
         function = piece.get("function") or {}
-        call = self._call_of(piece, function)
-        if not call.id and function.get("name"):
-            if len(self._made) == _MAX_CALLS:
-                raise StreamTooLarge
-            call.name = surrogates.whole(str(function["name"]))
-            known = {each.id for each in self._made}
-            own = surrogates.whole(call.given)
-            call.id = own if own and own not in known else f"{own or 'call'}_{len(self._made)}"
-            self._made.append(call)
-            out.append(ToolBegun(call.id, call.name))
-        call.extra = call.extra or self._signed.of_call(piece.get("extra_content"))
-        arguments = function.get("arguments")
-        if not arguments or (arguments == "null" and not call.text.size and not call.ahead):
+        name, arguments = surrogates.whole(str(function.get("name") or "")), function.get("arguments")
+        index, given = piece.get("index"), str(piece.get("id") or "").strip()
+        place: int | str = given if index is None else index
+        if name.strip():
+            call: _Call | None = self._named(place, given, name, arguments)
+        else:
+            call = self._going_on(place, given, is_argued=bool(arguments))
+        if call is not None and not call.id:
+            self._begin(call, name, out)
+        if call is not None:
+            call.extra = call.extra or self._signed.of_call(piece.get("extra_content"))
+            if index is None:
+                self._calls[""] = call
+        if not arguments or (arguments == "null" and not (call and (call.text.size or call.ahead))):
             return  # a tool that takes none
-        if not call.id:
+        if call is None:
             raise ValueError("arguments of a call without a name")
         if isinstance(arguments, dict):  # as some servers write them
             arguments = freeform.render(arguments).decode()
         self._argue(call, call.joiner.add(arguments), out)
 
-    def _call_of(self, piece: Mapping[str, Any], function: Mapping[str, Any]) -> _Call:
-        """Return the call that a piece belongs to: by its index, or else its id, or else the newest."""
-        index, given = piece.get("index"), str(piece.get("id") or "")
-        place = given if index is None else index
-        call = self._calls.get(place)
-        if given:
-            is_another = call is None or bool(call.given and given != call.given)
-        else:
-            is_another = call is None or call.is_another(
-                surrogates.whole(str(function.get("name") or "")), function.get("arguments")
-            )
-        if call is None or is_another:
+    def _begin(self, call: _Call, name: str, out: list[ModelEvent]) -> None:
+        if len(self._made) == _MAX_CALLS:
+            raise StreamTooLarge
+        call.name = name
+        known = {each.id for each in self._made}
+        own = surrogates.whole(call.given)
+        call.id = own if own and own not in known else f"{own or 'call'}_{len(self._made)}"
+        self._made.append(call)
+        out.append(ToolBegun(call.id, call.name))
+
+    def _named(self, place: int | str, given: str, name: str, arguments: object) -> _Call:
+        """Return the call of a piece with a name: a new one where its id is another, or else as `is_another` tells."""
+        call, given = self._calls.get(place), given or self._ahead.get(place, "")
+        self._ahead.pop(place, None)
+        is_same = call is not None and given == call.given and bool(given)
+        is_other = call is not None and bool(given and call.given and given != call.given)
+        if call is None or is_other or (not is_same and call.is_another(name, arguments)):
             call = self._calls[place] = _Call(given=given)
-        if index is None:
-            self._calls[""] = call
         call.given = call.given or given
+        self._given.setdefault((place, given), call)
         return call
+
+    def _going_on(self, place: int | str, given: str, *, is_argued: bool) -> _Call | None:
+        """Return the call of a piece without a name: of its place, whatever its id, or else the newest; None: none.
+
+        Some servers make an id for each piece, or count the index on. What an object that is whole is followed by at a
+        place of its own is none of these.
+        """
+        call = (self._given.get((place, given)) if given else None) or self._calls.get(place)
+        if given and not is_argued and (call is None or call.given != given):
+            self._ahead[place] = given  # the name may follow
+        if call is not None or not is_argued or not self._made or self._made[-1].is_whole():
+            return call
+        return self._made[-1]
 
     @staticmethod
     def _argue(call: _Call, text: str, out: list[ModelEvent], *, is_end: bool = False) -> None:
