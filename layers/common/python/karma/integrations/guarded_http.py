@@ -37,7 +37,10 @@ class ConnectionEnded(Exception):
 
 
 def has_ended(exc: BaseException) -> bool:
-    """Tell whether a failure to read is one of a connection that its peer has closed in order."""
+    """Tell whether a failure to read a body is one of a connection that its peer has closed in order.
+
+    Of one to read a head it is never told: httpcore2's pool drops the cause of that.
+    """
     return isinstance(exc.__cause__, ConnectionEnded)
 
 
@@ -96,8 +99,8 @@ def make_pool(
 ) -> httpcore2.AsyncConnectionPool:
     """Make a pool of connections to allowed addresses; what opens one raises AddressRefused for any other.
 
-    Whoever reads behind the end of a connection gets a ReadError, of which `has_ended` is true; also behind a body that
-    has no other end than that.
+    Whoever reads behind the end of a connection gets a ReadError, also behind a body that has no other end than that:
+    `has_ended` tells these.
     """
     import httpcore2
 
