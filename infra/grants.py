@@ -109,7 +109,7 @@ GRANTS: dict[FunctionName, tuple[Grant, ...]] = {
         Grant("table/identity", (GET, BATCH_GET, UPDATE, CHECK)),
         Grant("table/devices", (GET, BATCH_GET, QUERY, PUT, UPDATE, DELETE, CHECK)),
         Grant("table/agents", (GET, BATCH_GET, QUERY, PUT, UPDATE, DELETE, CHECK)),
-        Grant("table/billing", (GET, QUERY, UPDATE)),
+        Grant("table/billing", (GET, QUERY, UPDATE, CHECK)),
         Grant("table/search", (GET, QUERY)),
         Grant("table/realtime", (GET, BATCH_GET, QUERY, PUT, UPDATE, DELETE, CHECK)),
         Grant("table/work", (GET, BATCH_GET)),

@@ -32,7 +32,7 @@ from karma.runs.points import (
 )
 from karma.runs.repository import RunRepository
 from karma.runs.setup import RunSetup, dump_setup
-from karma.runs.wishes import Wish
+from karma.runs.wishes import Needs, Wish
 from tests.fakes.checkpoints import MemoryCheckpoints
 from tests.fakes.drafts import MemoryDrafts
 from tests.fakes.runs import MemoryRuns
@@ -188,6 +188,14 @@ def _drafted(r: RunRows) -> ThreadKey:
     return key
 
 
+def _needs(r: RunRows, active: Run) -> Needs:
+    """Return what another run needs that is to take the place of the active one."""
+    attached: Any = {"type": "image", "source": {"type": "file", "value": "a1"}}
+    shown = Message(id=new_id(), role="user", content=(attached,))
+    takes = [limited(active.key.user_id, Metric.RUNS)]
+    return Needs(run=r.run("r2").key, messages=(shown,), attachments={"a2": 3}, reservations=takes)
+
+
 def _started(r: RunRows) -> Call:
     run, thread = r.run(), r.thread
     takes = [limited(run.key.user_id, Metric.RUNS)]
@@ -299,7 +307,8 @@ SCENARIOS = Scenarios[RunRows](
         "RunRepository.turns": made(lambda r: r.running, lambda r, _: r.runs.turns(r.thread_key)),
         "RunRepository.take_turn": _given_its_turn,
         "RunRepository.make_way": made(
-            lambda r: r.running, lambda r, run: r.runs.make_way(r.thread_key, run.key.run_id, at=NOW)
+            lambda r: r.running,
+            lambda r, run: r.runs.make_way(r.thread_key, run.key.run_id, at=NOW, needs=_needs(r, run)),
         ),
         "RunRepository.setup": made(lambda r: r.running, lambda r, run: r.runs.setup(run.key)),
         "RunRepository.whole": made(lambda r: r.running, lambda r, run: r.runs.whole(run.key)),

@@ -11,12 +11,24 @@ from karma.conversations.domain import History, MakingWay, Message, Thread, Thre
 from karma.conversations.state import State
 from karma.core.clock import iso
 from karma.core.ids import AgentId, RunId, UserId
-from karma.runs.domain import ACTIVE, MAX_PAUSE, OwnershipLost, Run, RunKey, RunPause, RunStatus, Segment, ThreadChanged
+from karma.identity.transactional import AccountGone
+from karma.runs.domain import (
+    ACTIVE,
+    MAX_PAUSE,
+    OwnershipLost,
+    Run,
+    RunExists,
+    RunKey,
+    RunPause,
+    RunStatus,
+    Segment,
+    ThreadChanged,
+)
 from karma.runs.interrupts import NOBODY, Answered, AnswerStatus, Interrupt, InterruptAnswer
 from karma.runs.points import Earlier, Noted
 from karma.runs.ports import ActivePage, Also, DelegatedWork, Expiring, ExpiringPage, StoredStep
 from karma.runs.transitions import pause, resume
-from karma.runs.wishes import AgentStop, Wish, Wishes, WishesChanged
+from karma.runs.wishes import AgentStop, Needs, Wish, Wishes, WishesChanged
 from tests.fakes.requests import MemoryRequests
 from tests.fakes.usage import MemoryUsage
 
@@ -37,6 +49,8 @@ class ControlledRuns:
     steps: dict[tuple[RunKey, str, int], StoredStep]
     requests: MemoryRequests
     usage: MemoryUsage
+    gone: set[UserId]
+    attachments: dict[tuple[UserId, str], int]
     _keep: Callable[[History | None], None]
     _lock: threading.RLock
 
@@ -108,14 +122,25 @@ class ControlledRuns:
             return Turns(None, ())
         return Turns(thread.active_run_id, thread.queue, thread.interrupts, self.changed_at.get(key))
 
-    def make_way(self, thread: ThreadKey, run_id: RunId, *, at: datetime) -> bool:
+    def make_way(self, thread: ThreadKey, run_id: RunId, *, at: datetime, needs: Needs | None = None) -> bool:
         self._meet("make_way")
         with self._lock:
             stored = self.threads.get(thread)
             if stored is None or stored.is_deleted or stored.active_run_id != run_id:
                 return False
+            if needs is not None:
+                self._require(needs)
             self.threads[thread] = replace(stored, making_way=MakingWay(run_id, at), version=stored.version + 1)
             return True
+
+    def _require(self, needs: Needs) -> None:
+        if needs.run.user_id in self.gone:
+            raise AccountGone(needs.run.user_id)
+        if needs.run in self.runs_by_key:
+            raise RunExists(needs.run.run_id)
+        if any((needs.run.user_id, name) in self.attachments for name in needs.attachments):
+            raise ThreadChanged
+        self.usage.require(needs.reservations)
 
     def take_turn(
         self,

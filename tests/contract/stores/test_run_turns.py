@@ -5,16 +5,21 @@ from datetime import timedelta
 
 import pytest
 
+from karma.billing.allowances import Metric
 from karma.conversations.domain import Message, ThreadKey
+from karma.core.errors import QuotaExceeded
 from karma.core.ids import ThreadId
-from karma.runs.domain import OwnershipLost, Run, RunStatus, Segment, ThreadChanged
+from karma.runs.domain import OwnershipLost, Run, RunExists, RunStatus, Segment, ThreadChanged
 from karma.runs.interrupts import Answered, AnswerStatus, InterruptAnswer
 from karma.runs.ports import Runs
+from karma.runs.wishes import Needs
 from tests.contexts.runs import question
 from tests.contract.stores.test_runs import END, NOW, THREAD, begin, run, segment, stored_runs
 from tests.fakes.runs import MemoryRuns
+from tests.support.plans import limited
 from tests.support.stores import Store
 
+OTHER = ThreadKey(THREAD.user_id, ThreadId("other"))
 LATER = NOW + timedelta(seconds=5)
 SAID = (Message(id="m2", role="user", content="later"),)
 
@@ -173,3 +178,37 @@ def test_a_run_that_begins_in_the_place_of_another_has_nothing_make_way(runs: Ru
     new = run("r2")
     runs.start(new, thread=runs.thread(THREAD), segment=replace(segment(1), key=new.key), messages=SAID, setup=b"s")
     assert runs.thread(THREAD).making_way is None
+
+
+def test_no_run_makes_way_for_one_that_could_not_begin_and_nothing_is_taken_for_one_that_could(runs: Runs) -> None:
+    room = limited(THREAD.user_id, Metric.MODEL_SPEND, 1_500_000)
+    first = replace(run(), reserved_micros=1_500_000)
+    runs.start(first, thread=runs.thread(THREAD), segment=segment(), messages=SAID, reservations=[room])
+    picture = {"type": "image", "source": {"type": "file", "value": "a1"}}
+    shown = (Message(id="m3", role="user", content=(picture,)),)
+    needed = Needs(
+        run=run("r2").key, messages=shown, reservations=[limited(THREAD.user_id, Metric.MODEL_SPEND, 400_000)]
+    )
+    before = runs.thread(THREAD)
+    for _ in range(2):
+        assert runs.make_way(THREAD, first.key.run_id, at=NOW, needs=needed), "what it needs is not taken"
+    assert not runs.make_way(THREAD, run("r9").key.run_id, at=NOW, needs=needed)
+    noted = runs.thread(THREAD)
+    assert noted.version > before.version
+    with pytest.raises(QuotaExceeded):
+        runs.make_way(THREAD, first.key.run_id, at=LATER, needs=replace(needed, reservations=[room]))
+    with pytest.raises(RunExists):
+        runs.make_way(THREAD, first.key.run_id, at=LATER, needs=replace(needed, run=first.key, reservations=[room]))
+    assert runs.thread(THREAD) == noted
+
+    named = replace(needed, attachments={"a1": 5})
+    runs.start(
+        run("r2"),
+        thread=runs.thread(OTHER),
+        segment=replace(segment(), key=run("r2").key),
+        messages=shown,
+        attachments=named.attachments,
+    )
+    with pytest.raises(ThreadChanged):
+        runs.make_way(THREAD, first.key.run_id, at=LATER, needs=replace(named, run=run("r3").key))
+    assert runs.thread(THREAD) == noted

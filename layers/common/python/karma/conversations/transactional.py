@@ -28,7 +28,6 @@ from karma.conversations.items import (
 )
 from karma.conversations.state import State, dump_state
 from karma.conversations.stored import dump_messages
-from karma.core.dynamo.access import update
 from karma.core.dynamo.transaction import Transaction
 from karma.core.errors import AppError
 from karma.core.ids import AgentId, RunId
@@ -138,15 +137,14 @@ def queue_run(tx: Transaction, thread: Thread, *, run_id: RunId, at: str, on_fai
     tx.update(item, actions, ThreadItem.deleted_at.does_not_exist(), locked=True, on_fail=on_fail)
 
 
-def make_way(key: ThreadKey, run_id: RunId, *, at: str) -> None:
-    """Note that a request wants to begin in the place of a thread's active run; one item, one Update.
+def make_way(tx: Transaction, key: ThreadKey, run_id: RunId, *, at: str, on_fail: AppError) -> None:
+    """Note that a request wants to begin in the place of a thread's active run; one item.
 
-    Raises:
-        ConditionFailed: that run is not the thread's active one, or the thread is gone.
+    The transaction fails with `on_fail` if that run is not the thread's active one, or the thread is gone.
     """
     actions = [ThreadItem.making_way_run_id.set(run_id), ThreadItem.making_way_at.set(at)]
     is_active = (ThreadItem.active_run_id == run_id) & ThreadItem.deleted_at.does_not_exist()
-    update(ThreadItem(*head_key(key)), actions, is_active)
+    tx.update(ThreadItem(*head_key(key)), actions, is_active, on_fail=on_fail)
 
 
 def take_turn(

@@ -139,6 +139,25 @@ class Asking:
         """Tell whether an active run is cancelled for this one, whatever it answers."""
         return self.strategy in {MultitaskStrategy.INTERRUPT, MultitaskStrategy.ROLLBACK}
 
+    @property
+    def makes_way(self) -> bool:
+        """Tell whether the active run of its thread, if there is one, has to end before this one begins."""
+        return self.thread.active_run_id is not None and self.strategy is not MultitaskStrategy.ENQUEUE
+
+    def foreseen(self, store: Runs, *, now: datetime) -> Asking:
+        """Return the request as it will be once its thread's active run has ended for it. Blocks: three reads."""
+        from karma.runs.foreseeing import foreseen  # few requests end a run
+
+        run_id = self.thread.active_run_id
+        assert run_id is not None  # noqa: S101  as `makes_way` says
+        thread = foreseen(store, self.thread, run_id, at=now)
+        ended = [RunKey(thread.key.user_id, run_id)] if self.strategy is MultitaskStrategy.ROLLBACK else []
+        return replace(self, thread=thread, rolls_back=[*self.rolls_back, *ended])
+
+    def begin_anew(self) -> None:
+        """Ask for all again that was too much while a run was active, which has ended since."""
+        self.days, self.reserves_ahead = RefusedDays(), True
+
     def may_end(self, store: Runs, key: RunKey) -> bool:
         """Tell whether the request means its thread's active run. Blocks: two reads, for one that has begun since.
 

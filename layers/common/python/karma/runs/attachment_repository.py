@@ -69,6 +69,18 @@ def note_attachments(
             tx.upsert(AttachmentItem(*_key(thread.user_id, name)), _named_by(thread), free, on_fail=on_fail)
 
 
+def require_attachments(
+    tx: Transaction, thread: ThreadKey, messages: Sequence[Message], *, new: Mapping[str, int], on_fail: AppError
+) -> None:
+    """Let a transaction fail as `note_attachments` would now, and note nothing; a check for each attachment."""
+    for name in new:
+        tx.check(AttachmentItem, _key(thread.user_id, name), AttachmentItem.pk.does_not_exist(), on_fail=on_fail)
+    for name in _named(messages, ()):
+        if name not in new:
+            free = AttachmentItem.is_removed.does_not_exist()
+            tx.check(AttachmentItem, _key(thread.user_id, name), free, on_fail=on_fail)
+
+
 def name_results(tx: Transaction, history: History | None, delegated: DelegatedWork | None = None, *, at: str) -> None:
     """Note the long results of tools that a run or its subagents add, at its thread; one Get and one item each."""
     messages, steps = (history.messages if history else ()), (delegated.steps if delegated else ())

@@ -9,6 +9,7 @@ from datetime import datetime
 import orjson
 
 from karma.agents.domain import Subagent
+from karma.billing.allowances import Reservation
 from karma.conversations.attachments import Library
 from karma.conversations.domain import MAX_ADDED_BYTES, Compacted, History, Message, ThreadKey, ToolCall
 from karma.conversations.repair import repair
@@ -22,11 +23,12 @@ from karma.models.domain import COMPACTED_BY_DEFAULT, OPENAI, Compaction, Reason
 from karma.models.ports import Heard, ModelRequest, ToolSpec
 from karma.models.prices import rough_tokens, utf8_size
 from karma.runs.decisions import CallDecision
-from karma.runs.domain import NOT_EXECUTED, Progress, RunErrorCode, RunFailed, RunKey, Segment
+from karma.runs.domain import NOT_EXECUTED, Progress, Run, RunErrorCode, RunFailed, RunKey, Segment
 from karma.runs.events import COMPACTING, CURRENT, Event, Version, parse
 from karma.runs.interrupts import Interrupt
 from karma.runs.pause_events import stopped_by
 from karma.runs.ports import StoredStep
+from karma.runs.wishes import Needs
 from karma.tools.domain import ApprovalRule
 from karma.tools.state_tools import state_text
 from karma.tools.toolbox import Tool, Toolbox
@@ -397,3 +399,21 @@ def model_request(plan: RunPlan, toolbox: Toolbox, limits: RunLimits, *, left_s:
         patience_s=patience_of(left_s),
         log_keys={"run_id": plan.run_id},
     )
+
+
+class ToStart(Record, kw_only=True):
+    """A planned run with all that is written at its start; nothing is taken for it yet."""
+
+    run: Run
+    segment: Segment
+    setup: bytes
+    sizes: Mapping[str, int]
+    """Attachments that are new in the account, sizes by id."""
+    reservations: tuple[Reservation, ...]
+    reserved: Reservation
+    """That of model spend."""
+    max_tokens: int
+
+    def needs(self, messages: tuple[Message, ...]) -> Needs:
+        """Return what its start asks of its owner's account, with its new messages."""
+        return Needs(run=self.run.key, messages=messages, attachments=self.sizes, reservations=self.reservations)

@@ -18,7 +18,7 @@ from karma.runs.domain import Checkpoint, Run, RunEnd, RunKey, RunPause, Segment
 from karma.runs.events import DeltaPrefix, Event
 from karma.runs.holdings import Holdings
 from karma.runs.interrupts import Answered, Interrupt
-from karma.runs.wishes import AgentStop, Wish, Wishes
+from karma.runs.wishes import AgentStop, Ways, Wish, Wishes
 
 if TYPE_CHECKING:
     from karma.core.dynamo.transaction import Transaction
@@ -180,7 +180,7 @@ class DelegatedWork(NamedTuple):
     """The thread that holds the attachments of the steps; None: these name none."""
 
 
-class Runs(Holdings, Protocol):
+class Runs(Holdings, Ways, Protocol):
     """A store of runs, logs and threads. All calls block."""
 
     def thread(self, key: ThreadKey) -> Thread:
@@ -227,9 +227,6 @@ class Runs(Holdings, Protocol):
                 question was answered after it was read.
             AccountGone: the user is deleted.
         """
-
-    def make_way(self, thread: ThreadKey, run_id: RunId, *, at: datetime) -> bool:
-        """Note that a request begins in the place of a thread's active run; False: another one is active, or none."""
 
     def take_turn(
         self,

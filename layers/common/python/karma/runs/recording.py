@@ -15,7 +15,7 @@ from functools import partial
 
 from karma.agents.domain import MultitaskStrategy
 from karma.agents.service import Catalogue
-from karma.billing.allowances import Allowances, Metric, Reservation
+from karma.billing.allowances import Allowances, Metric
 from karma.conversations.arrival import Admitted, MessageAdmission, recognise
 from karma.conversations.attachments import Library
 from karma.conversations.branches import Merged
@@ -36,7 +36,7 @@ from karma.runs.budgets import budgets_of
 from karma.runs.domain import LEASE, NOBODYS, NOT_EXECUTED, Run, RunExists, RunKey, Segment, ThreadBusy, ThreadChanged
 from karma.runs.events import SUBAGENTS_SINCE
 from karma.runs.opening import Link, Tell, opening
-from karma.runs.plan import RunLimits, RunPlan, model_request
+from karma.runs.plan import RunLimits, RunPlan, ToStart, model_request
 from karma.runs.ports import Also, Configured, Executions, Runs, Watchdog
 from karma.runs.repeats import has_left, is_repeat
 from karma.runs.replacing import Replacement
@@ -45,6 +45,7 @@ from karma.runs.resuming import Resolved, resolve
 from karma.runs.rollback import rolled_back_of
 from karma.runs.setup import dump_setup
 from karma.runs.watchdog import FIRST_LOOK, Inspector
+from karma.runs.wishes import Needs
 from karma.tools.toolbox import Tool, Toolbox
 
 Admission = Callable[[], Awaitable[object]]
@@ -182,10 +183,28 @@ class RunRecorder:
         What blocks is done in two threads, and not each step in one of its own: the way there and back takes .1 ms,
         longer than most steps.
         """
+        if asking.makes_way:
+            await self._replacement.require_meant(asking)
+            needs = await asyncio.to_thread(self._needs, asking, lease)
+            await self._replacement.make_way(asking, needs)
         planned = await asyncio.to_thread(self._planned, asking, lease)
-        if not planned.waits:
-            await self._replacement.make_way(planned.thread, asking)
         return await asyncio.to_thread(self._stored, asking, planned, lease)
+
+    def _needs(self, asking: Asking, lease: timedelta) -> Needs:
+        """Plan a run as it would begin once the active one has ended for it, and return what it needs then. Blocks.
+
+        Whatever refuses it is raised here, before that run is ended.
+
+        Raises:
+            ThreadBusy: it brings nothing but results of no call: it would do again what that run does.
+        """
+        foreseen = asking.foreseen(self._store, now=self._clock.now())
+        planned = self._planned(foreseen, lease)
+        asking.admitted = foreseen.admitted
+        answers_nothing = [each.message.role for each in planned.admitted.sent[-1:]] == ["tool"]
+        if answers_nothing and not planned.merged.given and asking.thread.active_run_id is not None:
+            raise ThreadBusy(asking.thread.active_run_id)
+        return self._to_start(foreseen, planned, lease).needs(planned.merged.new)
 
     def _planned(self, asking: Asking, lease: timedelta) -> Planned:
         """Plan a run, and make its first events. Blocks."""
@@ -232,9 +251,9 @@ class RunRecorder:
             waits=waits,
         )
 
-    def _stored(self, asking: Asking, planned: Planned, lease: timedelta) -> Beginning:
-        """Reserve what a planned run takes of its owner's plan, and store it. Blocks."""
-        plan, toolbox, first, waits = planned.plan, planned.toolbox, planned.first, planned.waits
+    def _to_start(self, asking: Asking, planned: Planned, lease: timedelta) -> ToStart:
+        """Make all that is written at the start of a planned run; nothing is taken yet. Blocks."""
+        plan, toolbox, waits = planned.plan, planned.toolbox, planned.waits
         limits = replace(self.limits, max_tokens=asking.choice.target.max_tokens or self.limits.max_tokens)
         request = model_request(plan, toolbox, limits)
         if not plan.asks_nothing:
@@ -246,12 +265,48 @@ class RunRecorder:
         run = asking.run(plan, waits=waits, follows=follows, at=at, reserved=reservations[-1])
         lease = NOBODYS if waits else lease
         epoch = 1 if lease > timedelta() else NOT_EXECUTED
-        segment = Segment(key=run.key, n=1, writer=writer, epoch=epoch, lease_until=now + lease, events=first.log)
+        until, events = now + lease, planned.first.log
+        segment = Segment(key=run.key, n=1, writer=writer, epoch=epoch, lease_until=until, events=events)
         setup = dump_setup(asking.setup(plan, limits, planned.merged.given if waits else (), first=request))
-        self._store_run(run, segment, setup, asking, planned, reservations)
-        plan.is_kept = self._is_kept(run.key.user_id, planned.admitted)
-        execution = Execution(plan, first.data, toolbox, limits.max_tokens, reservations[-1], writer)
-        return Beginning(asking, run, None if waits else execution, planned.rolled_back)
+        kept = planned.admitted.kept
+        sizes = {name: len(kept[name]) for name in self._store.unkept(run.key.user_id, list(kept))}
+        # Each of its attachments counts towards its owner's storage once.
+        room = [asking.allowance.reserve(Metric.STORAGE, sum(sizes.values()))] if sizes else []
+        return ToStart(
+            run=run,
+            segment=segment,
+            setup=setup,
+            sizes=sizes,
+            reservations=(*room, *reservations),
+            reserved=reservations[-1],
+            max_tokens=limits.max_tokens,
+        )
+
+    def _stored(self, asking: Asking, planned: Planned, lease: timedelta) -> Beginning:
+        """Reserve what a planned run takes of its owner's plan, and store it, all or nothing. Blocks."""
+        plan, merged, resolved = planned.plan, planned.merged, planned.resolved
+        made = self._to_start(asking, planned, lease)
+        # Armed before the lease is taken: from then on the run cannot be forgotten. For a run that does not start
+        # the message finds nothing.
+        self._watchdog.arm(made.run.key, delay=FIRST_LOOK)
+        self._store.start(
+            made.run,
+            thread=planned.thread,
+            segment=made.segment,
+            messages=merged.new,
+            setup=made.setup,
+            after=merged.after,
+            attachments=made.sizes,
+            reservations=made.reservations,
+            answers=resolved.answered,
+            left=resolved.left,
+            state=asking.new_state,
+            also=asking.also,
+        )
+        plan.is_kept = self._is_kept(made.run.key.user_id, planned.admitted)
+        first, writer = planned.first.data, made.segment.writer
+        execution = Execution(plan, first, planned.toolbox, made.max_tokens, made.reserved, writer)
+        return Beginning(asking, made.run, None if planned.waits else execution, planned.rolled_back)
 
     def _carried(self, plan: RunPlan, asking: Asking) -> Tell | None:
         """Return what shows a client what subagents have said that go on with its answer; None: it is not shown it."""
@@ -316,37 +371,6 @@ class RunRecorder:
         if not said(asked.sent) and not thread.messages:
             raise ValidationFailed.of("messages", "must hold a message of the user: the thread has none to answer")
         return admitted
-
-    def _store_run(
-        self,
-        run: Run,
-        segment: Segment,
-        setup: bytes,
-        asking: Asking,
-        planned: Planned,
-        reservations: Sequence[Reservation],
-    ) -> None:
-        """Store a run, all or nothing; each of its attachments counts towards its owner's storage once."""
-        kept, merged, resolved = planned.admitted.kept, planned.merged, planned.resolved
-        sizes = {name: len(kept[name]) for name in self._store.unkept(run.key.user_id, list(kept))}
-        room = [asking.allowance.reserve(Metric.STORAGE, sum(sizes.values()))] if sizes else []
-        # Armed before the lease is taken: from then on the run cannot be forgotten. For a run that does not start
-        # the message finds nothing.
-        self._watchdog.arm(run.key, delay=FIRST_LOOK)
-        self._store.start(
-            run,
-            thread=planned.thread,
-            segment=segment,
-            messages=merged.new,
-            setup=setup,
-            after=merged.after,
-            attachments=sizes,
-            reservations=[*room, *reservations],
-            answers=resolved.answered,
-            left=resolved.left,
-            state=asking.new_state,
-            also=asking.also,
-        )
 
     def _is_kept(self, user_id: UserId, admitted: Admitted) -> bool:
         """Store the attachments of a run's messages, after the run: a refused run leaves none. False: it failed."""

@@ -18,7 +18,7 @@ from karma.runs.asking import Asking
 from karma.runs.domain import RunKey, ThreadBusy, ThreadChanged
 from karma.runs.ports import Runs
 from karma.runs.watchdog import Inspector
-from karma.runs.wishes import Wish
+from karma.runs.wishes import Needs, Wish
 
 _END_POLL_S = 0.25
 _END_POLLS = 16
@@ -34,21 +34,33 @@ class Replacement:
         self._inspector = inspector
         self._clock = clock
 
-    async def make_way(self, thread: Thread, asking: Asking) -> None:
-        """End the thread's active run for a request that means it; nothing where none is active.
+    async def require_meant(self, asking: Asking) -> None:
+        """Refuse a request that does not mean the active run of its thread.
 
         Raises:
-            ThreadBusy: the run goes on, or the request does not mean it.
-            ThreadChanged: the run has ended; read the thread again.
+            ThreadBusy: it does not.
         """
-        run_id = thread.active_run_id
+        run_id = asking.thread.active_run_id
         if run_id is None:
             return
-        key = RunKey(thread.key.user_id, run_id)
-        if not await asyncio.to_thread(asking.may_end, self._store, key):
+        if not await asyncio.to_thread(asking.may_end, self._store, RunKey(asking.thread.key.user_id, run_id)):
             raise ThreadBusy(run_id)
-        if not await asyncio.to_thread(self._store.make_way, thread.key, run_id, at=self._clock.now()):
+
+    async def make_way(self, asking: Asking, needs: Needs) -> None:
+        """End the active run of a request's thread for it, unless the account lacks what its run `needs`.
+
+        Raises:
+            ThreadBusy: the run goes on, though it was asked to end.
+            ThreadChanged: the run has ended; read the thread again.
+            RunExists, QuotaExceeded, AccountGone: as `Ways.make_way`; the run goes on.
+        """
+        thread, run_id = asking.thread, asking.thread.active_run_id
+        if run_id is None:
+            return
+        key, at = RunKey(thread.key.user_id, run_id), self._clock.now()
+        if not await asyncio.to_thread(self._store.make_way, thread.key, run_id, at=at, needs=needs):
             raise ThreadChanged
+        asking.begin_anew()
         if asking.strategy is MultitaskStrategy.ROLLBACK:
             asking.rolls_back.append(key)
         is_over = partial(self._inspector.is_over, is_cancelled=asking.ends_active)

@@ -7,15 +7,19 @@ from datetime import datetime
 
 from pynamodb.expressions.update import Action
 
+from karma.billing.transactional import require_usage
 from karma.conversations.domain import History, Message, Thread, ThreadKey, Turns
 from karma.conversations.reading import read_turns
 from karma.conversations.state import State
 from karma.conversations.transactional import add_messages, make_way, run_before, take_turn
 from karma.core.clock import iso
 from karma.core.dynamo.failures import ConditionFailed
+from karma.core.dynamo.items import Key
 from karma.core.dynamo.transaction import Transaction
 from karma.core.ids import RunId
+from karma.identity.transactional import require_account
 from karma.models.budgets import dump_budgets
+from karma.runs.attachment_repository import require_attachments
 from karma.runs.domain import OwnershipLost, Run, RunExists, RunStatus, ThreadChanged
 from karma.runs.interrupt_repository import note_answers
 from karma.runs.interrupts import Answered, Interrupt
@@ -33,6 +37,7 @@ from karma.runs.items import (
     user_pk,
 )
 from karma.runs.stored import as_json, run_item
+from karma.runs.wishes import Needs
 
 
 class RunTurnRepository:
@@ -42,11 +47,17 @@ class RunTurnRepository:
         """See Runs; one Get."""
         return read_turns(key)
 
-    def make_way(self, thread: ThreadKey, run_id: RunId, *, at: datetime) -> bool:
-        """See Runs; one Update."""
+    def make_way(self, thread: ThreadKey, run_id: RunId, *, at: datetime, needs: Needs | None = None) -> bool:
+        """See Ways; one transaction: an item, and a check for each thing that could refuse what is needed."""
+        tx, other = Transaction(), ThreadChanged()
+        make_way(tx, thread, run_id, at=iso(at), on_fail=other)
+        if needs is not None:
+            _require(tx, thread, needs)
         try:
-            make_way(thread, run_id, at=iso(at))
-        except ConditionFailed:
+            tx.commit()
+        except ThreadChanged as exc:
+            if exc is not other:
+                raise
             return False
         return True
 
@@ -83,6 +94,14 @@ class RunTurnRepository:
             tx.commit()
         except ConditionFailed:
             raise OwnershipLost(f"run {run.key.run_id} does not wait for its turn any more") from None
+
+
+def _require(tx: Transaction, thread: ThreadKey, needs: Needs) -> None:
+    """Let a transaction fail as the start of a run would now for what it needs beside its thread."""
+    require_account(tx, thread.user_id)
+    tx.check(RunItem, Key(run_pk(needs.run), HEAD), RunItem.pk.does_not_exist(), on_fail=RunExists(needs.run.run_id))
+    require_attachments(tx, thread, needs.messages, new=needs.attachments, on_fail=ThreadChanged())
+    require_usage(tx, needs.reservations)
 
 
 def put_run(tx: Transaction, run: Run, thread: Thread, *, on_fail: RunExists) -> None:

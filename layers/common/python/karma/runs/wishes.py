@@ -1,12 +1,26 @@
-"""Wishes: what another process asks of a run's writer, which reads them beside its log and alone carries them out."""
+"""Wishes: what another process asks of a run's writer, which reads them beside its log and alone carries them out.
+
+A run whose place another one is to take makes way: that is noted in its thread before it is asked to end. The end of
+the one and the start of the other are two transactions (docs/adr/0049), so whoever is refused by the second would have
+ended a run for nothing. What the start will take is therefore a condition of the note, and what the plan can refuse is
+judged before (recording.py), against the thread as it is to be found then (foreseeing.py).
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import field
+from datetime import datetime
 from enum import StrEnum
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
-from karma.core.ids import AgentId
+from karma.billing.allowances import Reservation
+from karma.core.ids import AgentId, RunId
+from karma.core.records import Record
+
+if TYPE_CHECKING:
+    from karma.conversations.domain import Message, ThreadKey
+    from karma.runs.domain import RunKey
 
 MOVED_ON_REASON = "The conversation went on without it"
 """`cancel_reason` of a run whose client asked something else."""
@@ -52,3 +66,29 @@ def cancel_reason(wishes: Wishes) -> str | None:
 def stopped_agents(wishes: Wishes) -> frozenset[AgentId]:
     """Return the agents that are to work no more in a run."""
     return frozenset(wish.agent_id for wish in wishes if isinstance(wish, AgentStop))
+
+
+class Needs(Record, kw_only=True):
+    """Needs of a run's start beside its thread: what its owner's account has to have."""
+
+    run: RunKey
+    messages: tuple[Message, ...] = ()
+    attachments: Mapping[str, int] = field(default_factory=dict)
+    """As of `Runs.start`."""
+    reservations: Sequence[Reservation] = ()
+
+
+class Ways(Protocol):
+    """Notes of runs that make way; a part of the store of runs."""
+
+    def make_way(self, thread: ThreadKey, run_id: RunId, *, at: datetime, needs: Needs | None = None) -> bool:
+        """Note that a request begins in the place of a thread's active run; False: another one is active, or none.
+
+        It is not noted where the start would be refused now for what it `needs`; nothing of that is taken.
+
+        Raises:
+            RunExists: the id of the run that is to begin was used before; raised before QuotaExceeded.
+            QuotaExceeded: the owner's plan has less left than is to be reserved.
+            ThreadChanged: an attachment is recorded already, or is being removed.
+            AccountGone: the user is deleted.
+        """
