@@ -31,6 +31,7 @@ NARROWER = {
     "create_api_key.scopes.0",
     "create_device.ip",
     "create_device.csr",
+    "import_devices.csv",
     "send_bulk_command.tag",
     "send_bulk_command.device_ids.0",
     "sign_parts.checksums.1",

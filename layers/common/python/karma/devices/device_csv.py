@@ -119,7 +119,11 @@ def _columns(header: Sequence[str]) -> list[str]:
     while columns and not columns[-1]:
         columns.pop()
     wrong = [
-        *(f"{name or 'a column without a name'} is no column of a device" for name in columns if name not in _COLUMNS),
+        *(
+            f"{name[:40] or 'a column without a name'} is no column of a device"
+            for name in columns
+            if name not in _COLUMNS
+        ),
         *(f"{name} stands twice in the header" for name in dict.fromkeys(columns) if columns.count(name) > 1),
         *(f"the column {name} is missing" for name in _REQUIRED if name not in columns),
     ]
