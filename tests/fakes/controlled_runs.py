@@ -17,6 +17,7 @@ from karma.runs.domain import (
     MAX_PAUSE,
     OwnershipLost,
     Run,
+    RunEnd,
     RunExists,
     RunKey,
     RunPause,
@@ -31,6 +32,13 @@ from karma.runs.transitions import pause, resume
 from karma.runs.wishes import AgentStop, Needs, Wish, Wishes, WishesChanged
 from tests.fakes.requests import MemoryRequests
 from tests.fakes.usage import MemoryUsage
+
+
+def still_open(thread: Thread, how: RunEnd) -> tuple[str, ...]:
+    """Return the open questions of a thread whose run ends."""
+    if how.status in {RunStatus.FINISHED, RunStatus.INTERRUPTED}:
+        return how.interrupt_ids
+    return thread.interrupts if how.still_open is None else how.still_open
 
 
 class ControlledRuns:
@@ -231,6 +239,12 @@ class ControlledRuns:
             answer = InterruptAnswer(status=AnswerStatus.CANCELLED, by=NOBODY, at=at)
             self.interrupts_by_id[interrupt.id] = replace(stored, answer=answer, lapsed_at=at)
             return True
+
+    def _pass_over(self, how: RunEnd) -> None:
+        for each in how.passed_over:
+            found = self.interrupts_by_id[each.interrupt.id]
+            assert found.is_open
+            self.interrupts_by_id[found.id] = replace(found, answer=each.answer)
 
     def active(
         self, user_id: UserId, agent_id: AgentId, *, limit: int, start: dict[str, str] | None = None

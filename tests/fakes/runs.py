@@ -49,7 +49,7 @@ from karma.runs.items import list_position, list_sk
 from karma.runs.ports import Also, DelegatedWork, RunPage, StoredRun, StoredStep
 from karma.runs.transitions import end
 from karma.runs.wishes import AgentStop, Wish
-from tests.fakes.controlled_runs import ControlledRuns
+from tests.fakes.controlled_runs import ControlledRuns, still_open
 from tests.fakes.leases import MemoryHoldings
 from tests.fakes.requests import MemoryRequests
 from tests.fakes.usage import MemoryUsage
@@ -266,7 +266,6 @@ class MemoryRuns(ControlledRuns, MemoryHoldings):
                 self.at_work.pop((segment.key, subagent), None)
             self.usage.adjust([*([how.correction] if how.correction else ()), *how.of_days])
             stored = self.threads[thread]
-            is_answered = how.status in {RunStatus.FINISHED, RunStatus.INTERRUPTED}
             if how.was is not RunStatus.QUEUED:
                 assert stored.active_run_id == segment.key.run_id
                 self.changed_at[thread] = how.at
@@ -274,7 +273,7 @@ class MemoryRuns(ControlledRuns, MemoryHoldings):
                     stored,
                     active_run_id=None,
                     version=stored.version + 1,
-                    interrupts=how.interrupt_ids if is_answered else stored.interrupts,
+                    interrupts=still_open(stored, how),
                     spending=replace(
                         stored.spending,
                         tokens=stored.spending.tokens + how.spent.tokens,
@@ -282,6 +281,7 @@ class MemoryRuns(ControlledRuns, MemoryHoldings):
                     ),
                 )
             self.interrupts_by_id |= {each.id: each for each in how.interrupts if each.key == segment.key}
+            self._pass_over(how)
             self._keep(history)
 
     def _keep(self, history: History | None) -> None:

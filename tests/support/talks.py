@@ -50,7 +50,7 @@ class Scripted(Teller):
         batches: list[Sequence[ModelEvent]] = [[TextDelta("Well.")]]
         for name, word in plan:
             self._talk.calls += 1
-            call_id, arguments = f"c{self._talk.calls}", {"word": word}
+            call_id, arguments = f"c{self._talk.calls}", {self._talk.takes.get(name, "word"): word}
             blocks.append({"type": "tool_use", "id": call_id, "name": name, "input": arguments})
             batches.append([ToolBegun(call_id, name), ToolEnded(call_id, orjson.dumps(arguments).decode())])
         stop = StopReason.TOOL_USE if plan else StopReason.END
@@ -65,6 +65,8 @@ class Talk(World):
 
     def __init__(self, *plans: Plan, plan: Callable[[], Plan] | None = None) -> None:
         super().__init__()
+        self.takes: dict[str, str] = {}
+        """Names of the argument that tools take, where it is not `word`."""
         self._plans = list(plans)
         self._next = plan or (lambda: self._plans.pop(0) if self._plans else ())
         self.calls = 0

@@ -8,7 +8,7 @@ from datetime import timedelta
 import pytest
 
 from karma.core.ids import RunId, ThreadId
-from karma.runs.domain import RunEnd, RunKey, RunStatus, ThreadChanged
+from karma.runs.domain import OwnershipLost, RunEnd, RunKey, RunStatus, ThreadChanged
 from karma.runs.interrupts import NOBODY, Answered, AnswerStatus, Interrupt, InterruptAnswer
 from karma.runs.ports import Expiring, Runs
 from tests.contexts.runs import question
@@ -97,6 +97,53 @@ def test_a_run_that_breaks_off_leaves_open_what_was(runs: Runs, how: RunStatus) 
     finish(runs, asks=ASKED)
     answer(runs, ASKED[0], by="r2", left=ASKED[1:])
     finish(runs, "r2", how=how)
+    assert runs.thread(THREAD).interrupts == ("r1/2",)
+
+
+@pytest.mark.fault("F-32aa")
+@pytest.mark.parametrize("how", [RunStatus.FAILED, RunStatus.CANCELLED, RunStatus.FINISHED])
+@pytest.mark.parametrize("lapses", [False, True])
+def test_the_end_of_a_run_cancels_what_it_passes_over(runs: Runs, how: RunStatus, *, lapses: bool) -> None:
+    asked = (*ASKED, replace(question(run(), 3), expires_at=LATER_ONE.expires_at))
+    begin(runs)
+    finish(runs, asks=asked)
+    answer(runs, asked[0], by="r2", left=asked[1:])
+    if lapses:
+        assert runs.lapse(asked[1], at=NOW)
+    cancelled = InterruptAnswer(status=AnswerStatus.CANCELLED, by=RunId("r2"), at=NOW)
+    over = (Answered(interrupt=asked[1], answer=cancelled),)
+    ends_by_itself = how is RunStatus.FINISHED
+    end = RunEnd(
+        status=how,
+        at=NOW,
+        interrupts=asked[2:] if ends_by_itself else (),
+        passed_over=over,
+        still_open=None if ends_by_itself else (asked[2].id,),
+    )
+    for _ in range(2):  # and its own repeat
+        runs.finish(segment(2, of=run("r2"), terminal=True), end, thread=THREAD)
+    found = read(runs, *(each.id for each in asked))
+    assert [each.answer and each.answer.by for each in found.values()] == ["r2", "r2", None]
+    assert found["r1/2"].answer == cancelled
+    assert (found["r1/2"].lapsed_at is not None) is lapses
+    assert not found["r1/2"].has_lapsed
+    assert runs.thread(THREAD).interrupts == ("r1/3",)
+    assert expiring(runs, before=timedelta(days=9)) == [3]
+    assert not runs.lapse(asked[1], at=NOW)
+
+
+@pytest.mark.fault("F-32aa")
+def test_a_run_that_another_one_has_ended_cancels_nothing(runs: Runs) -> None:
+    begin(runs)
+    finish(runs, asks=ASKED)
+    answer(runs, ASKED[0], by="r2", left=ASKED[1:])
+    finish(runs, "r2", asks=ASKED[1:])
+    cancelled = InterruptAnswer(status=AnswerStatus.CANCELLED, by=RunId("r2"), at=NOW)
+    over = (Answered(interrupt=ASKED[1], answer=cancelled),)
+    end = RunEnd(status=RunStatus.CANCELLED, at=NOW, passed_over=over, still_open=())
+    with pytest.raises(OwnershipLost):
+        runs.finish(replace(segment(2, of=run("r2"), terminal=True), writer="w2"), end, thread=THREAD)
+    assert read(runs)["r1/2"].answer is None
     assert runs.thread(THREAD).interrupts == ("r1/2",)
 
 

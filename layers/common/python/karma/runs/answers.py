@@ -191,7 +191,8 @@ class InterruptView(TypedDict):
     expires_at: str
     status: Literal["open", "expired", "resolved", "cancelled"]
     answered_by: str | None
-    """Id of the run that began with the answer; null while there is none, also where nobody answered in time."""
+    """Id of the run that began with the answer, or that broke off beside the question, so that its call was not made
+    (`cancelled`); null while there is none, also where nobody answered in time."""
     answered_at: str | None
 
 

@@ -28,7 +28,7 @@ from karma.models.ports import ModelRequest
 from karma.models.prices import input_tokens
 from karma.runs.askers import Askers, require_asker
 from karma.runs.chains import NO_CHAIN, Chain, chain_of
-from karma.runs.domain import NOT_KNOWN, Run, RunKey, RunStatus
+from karma.runs.domain import NOT_KNOWN, Run, RunKey, RunStatus, ThreadChanged
 from karma.runs.opening import Opening
 from karma.runs.plan import RunLimits, RunPlan, toolbox_of, tools_of_subagents
 from karma.runs.ports import Also, Runs
@@ -235,6 +235,8 @@ class Asking:
         entries = self.asked.resume
         found = questions_of(store, self.thread, entries, user_id=self.caller.user_id, now=now)
         require_asker(self.agent, self.askers, entries)
+        if self.asked.unattended and self.before is None and len(found.answers) < len(entries):
+            raise ThreadChanged  # somebody else was first, and nobody wants a run that tells of nothing
         self.chain, self.questions = chain_of(store, self.thread, self.askers, found.lost), found
 
     def place(self, store: Runs, admitted: Admitted, *, now: datetime) -> QueuePlace:

@@ -237,6 +237,7 @@ class RunControl:
         """Resume a paused run, or end it when its time is over; False: another request was first, or it is ended."""
         now = self._clock.now()
         if end_expired(self._store, run, now):
+            wake_next(self._store, self._executions, ThreadKey(run.key.user_id, run.thread_id))
             return False
         tail = self._store.tail(run.key)
         if tail is None:

@@ -34,7 +34,7 @@ from karma.models.domain import Usages
 from karma.models.told_usage import tokens_in, usage_of
 
 if TYPE_CHECKING:
-    from karma.runs.interrupts import Interrupt
+    from karma.runs.interrupts import Answered, Interrupt
 
 ENGINE_SCHEMA = 7
 """Layout of what is stored of a run; a release goes on with runs of its own layout and the one before, not with newer.
@@ -426,6 +426,10 @@ class RunEnd(Record, kw_only=True):
 
     The run of status `finished` that has some has not asked yet: it waits for its client's tools first.
     """
+    passed_over: tuple[Answered, ...] = ()
+    """Cancellations of open questions of earlier runs, whose calls have their results with this end."""
+    still_open: tuple[str, ...] | None = None
+    """Ids of the questions that a run which failed or was cancelled leaves open; None: those that were open."""
     last_message: int = -1
     response: str | None = None
     """Beginning of the run's last words; None: it said none."""

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from datetime import datetime
 
-from karma.conversations.domain import History, Message, ThreadKey, ToolCall
+from karma.conversations.domain import History, Message, Thread, ThreadKey, ToolCall
 from karma.conversations.history import awaited_calls, stopped
 from karma.conversations.repair import arguments_of
 from karma.core.ids import new_id
@@ -56,8 +56,12 @@ def end_lost(
 
     terminal = events.run_error(message=ERROR_MESSAGES[code], code=code)
     stored, checkpoint, log = store.setup(run.key), store.last_checkpoint(run.key), read_log(store, run.key)
+    setup = load_setup(stored) if stored else None
     how = RunEnd(status=RunStatus.FAILED, was=run.status, at=now, error_code=code.value)
-    how = reckoned(store, run, log, load_setup(stored) if stored else None, checkpoint, how)
+    if checkpoint is not None and setup is not None and (setup.left or setup.waiting):
+        thread = store.thread(ThreadKey(run.key.user_id, run.thread_id))
+        how = _with_ends(how, store, run, setup, thread, thread.conversation(checkpoint.position).messages)
+    how = reckoned(store, run, log, setup, checkpoint, how)
     left = opened(log)
     if stored is not None and tail.epoch != NOT_EXECUTED:
         closing = left.closing()
@@ -84,6 +88,8 @@ def cancel_lost(store: Runs, tail: Segment, run: Run, now: datetime, *, reason: 
     position = checkpoint.position if checkpoint else run.answers
     results: Sequence[Message] = ()
     history, said = None, None
+    thread: Thread | None = None
+    messages: Sequence[Message] = ()
     stored = store.setup(run.key)
     setup = load_setup(stored) if stored else None
     # One that goes on from answers has calls of an earlier run to make before it has a checkpoint.
@@ -101,6 +107,8 @@ def cancel_lost(store: Runs, tail: Segment, run: Run, now: datetime, *, reason: 
         last_message=history.last if history else position,
         response=said,
     )
+    if thread is not None:
+        how = _with_ends(how, store, run, setup, thread, [*messages, *results])
     how = reckoned(store, run, log, setup, checkpoint, how)
     code = RunErrorCode.CANCELLED
     terminal = events.run_cancelled(
@@ -187,6 +195,17 @@ def _missing_results(setup: RunSetup | None, messages: Sequence[Message], *, has
         else:
             results.append(not_made(call, NOT_BEGUN))
     return results
+
+
+def _with_ends(
+    how: RunEnd, store: Runs, run: Run, setup: RunSetup | None, thread: Thread, messages: Sequence[Message]
+) -> RunEnd:
+    """Add to an end what becomes of the questions that the run was left with, as `with_ends`."""
+    if setup is None or not (setup.left or setup.waiting):
+        return how
+    from karma.runs.left_questions import left_of, with_ends  # few runs are left with any
+
+    return with_ends(how, run.key, left_of(store, setup, thread), messages)
 
 
 def _would_begin(call: ToolCall, setup: RunSetup | None) -> bool:

@@ -115,7 +115,7 @@ class Exit:
         try:
             await self._withdraw(code)
             await self._settle()
-            how = self._end(status, code=code, results=len(results))
+            how = self._end(status, code=code, results=results)
             terminal = self._terminal(code)
             before = told_of(results, self._plan.speaks)
             if missing is not None:
@@ -189,15 +189,15 @@ class Exit:
         code: RunErrorCode | None = None,
         pending: Sequence[str] = (),
         interrupts: Sequence[Interrupt] = (),
-        results: int = 0,
+        results: Sequence[Message] = (),
     ) -> RunEnd:
         if status in {RunStatus.FINISHED, RunStatus.INTERRUPTED}:
             last = self._plan.last  # stored with the end itself
         else:
-            last = (self._began_at if self._log.last_message is None else self._log.last_message) + results
+            last = (self._began_at if self._log.last_message is None else self._log.last_message) + len(results)
         of_days = self.subagents.close() if self.subagents is not None else ()
         self._spending.stopped()
-        return RunEnd(
+        how = RunEnd(
             status=status,
             at=self._clock.now(),
             error_code=code.value if code and status is RunStatus.FAILED else "",
@@ -216,6 +216,11 @@ class Exit:
             last_message=last,
             response=answered_in(self._plan.messages),
         )
+        if not self._plan.left:
+            return how
+        from karma.runs.left_questions import with_ends  # few runs are left with any
+
+        return with_ends(how, self._plan.key, self._plan.left, [*self._plan.messages, *results])
 
     def _stop_reason(self, status: RunStatus) -> str:
         """Return the reason of the last answer; one that ends with calls of an earlier process's has called tools."""

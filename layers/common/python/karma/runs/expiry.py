@@ -5,7 +5,8 @@
                are done: a thread may be busy for days
     message    reads the question's thread, and deals with all of its expired questions:
                refuse    one run begins, by whose setup their calls get the result that says so; the model goes on, up
-                         to `MAX_UNATTENDED` times with nobody there; then as cancel
+                         to `MAX_UNATTENDED` times with nobody there; then as cancel, and where their calls wait for no
+                         result any more
                cancel    each is cancelled, and the next run of the thread gives its call that result
 
 Messages may come late, twice or side by side: a question is answered by one conditional write, that of the run or that
@@ -166,7 +167,7 @@ class Expiry:
         due = await asyncio.to_thread(self._due, thread)
         if interrupt.answer is None and interrupt.is_expired(self._clock.now()) and interrupt not in due:
             due.append(interrupt)
-        refused = [each for each in due if each.on_expiry is OnExpiry.REFUSE and each.id in thread.interrupts]
+        refused = await asyncio.to_thread(_refused, due, thread)
         if refused:
             try:
                 if await self._go_on(refused):
@@ -210,6 +211,17 @@ class Expiry:
     def _asked(self, key: RunKey) -> tuple[Run | None, RunSetup | None]:
         stored = self._store.setup(key)
         return self._store.run(key), load_setup(stored) if stored else None
+
+
+def _refused(due: Sequence[Interrupt], thread: Thread) -> list[Interrupt]:
+    """Return those whose rule refuses their calls, and whose calls wait for that where the thread goes on."""
+    asked = [each for each in due if each.on_expiry is OnExpiry.REFUSE and each.id in thread.interrupts]
+    if not asked:
+        return []
+    from karma.runs.left_questions import is_awaited  # few processes of this function are asked
+
+    messages = thread.conversation(thread.latest).messages
+    return [each for each in asked if is_awaited(each, messages)]
 
 
 def _request(run: Run, setup: RunSetup, refused: Sequence[Interrupt]) -> RunInput:

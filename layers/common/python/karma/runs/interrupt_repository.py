@@ -6,6 +6,8 @@ from collections.abc import Collection, Sequence
 from contextlib import suppress
 from datetime import datetime
 
+from pynamodb.expressions.update import Action
+
 from karma.core.clock import iso
 from karma.core.dynamo.access import batch_get, update
 from karma.core.dynamo.failures import ConditionFailed
@@ -13,7 +15,7 @@ from karma.core.dynamo.items import Key
 from karma.core.dynamo.transaction import Transaction
 from karma.core.errors import AppError
 from karma.core.ids import UserId
-from karma.runs.domain import RunKey
+from karma.runs.domain import RunEnd, RunKey
 from karma.runs.interrupts import NOBODY, Answered, AnswerStatus, Interrupt, run_of_interrupt
 from karma.runs.items import (
     EXPIRING_PK,
@@ -30,29 +32,37 @@ from karma.runs.stored import as_json, interrupt_item, interrupt_of
 _WAITS = InterruptItem.pk.exists() & InterruptItem.answered_by.does_not_exist()
 
 
-def note_questions(tx: Transaction, key: RunKey, interrupts: Sequence[Interrupt], *, at: str) -> None:
-    """Store the questions of a run that ends; those of earlier runs are stored."""
-    for interrupt in interrupts:
+def note_questions(tx: Transaction, key: RunKey, how: RunEnd, *, at: str) -> None:
+    """Store the questions of a run that ends; those of earlier runs are stored, and some are cancelled with its end.
+
+    These have no answer, since the run had their thread; some may have lapsed meanwhile.
+    """
+    for interrupt in how.interrupts:
         if interrupt.key == key:
             tx.put(interrupt_item(interrupt, at=at))
+    for each in how.passed_over:
+        tx.update(*_answer(each), _WAITS | (InterruptItem.answered_by == NOBODY))
 
 
 def note_answers(tx: Transaction, answers: Sequence[Answered], *, on_fail: AppError) -> None:
     """Note answers, each on condition that its question is as it was read."""
     for each in answers:
-        item = InterruptItem(run_pk(each.interrupt.key), interrupt_sk(each.interrupt.n))
-        earlier, answer = each.interrupt.answer, each.answer
-        actions = [
-            InterruptItem.answer_status.set(answer.status.value),
-            InterruptItem.answer_payload.set(as_json(answer.payload)),
-            InterruptItem.answered_by.set(answer.by),
-            InterruptItem.answered_at.set(iso(answer.at)),
-            InterruptItem.updated_at.set(iso(answer.at)),
-            InterruptItem.gsi1pk.remove(),
-            InterruptItem.gsi1sk.remove(),
-        ]
+        earlier = each.interrupt.answer
         as_read = _WAITS if earlier is None else InterruptItem.answered_by == earlier.by
-        tx.update(item, actions, as_read, on_fail=on_fail)
+        tx.update(*_answer(each), as_read, on_fail=on_fail)
+
+
+def _answer(each: Answered) -> tuple[InterruptItem, list[Action]]:
+    item, answer = InterruptItem(run_pk(each.interrupt.key), interrupt_sk(each.interrupt.n)), each.answer
+    return item, [
+        InterruptItem.answer_status.set(answer.status.value),
+        InterruptItem.answer_payload.set(as_json(answer.payload)),
+        InterruptItem.answered_by.set(answer.by),
+        InterruptItem.answered_at.set(iso(answer.at)),
+        InterruptItem.updated_at.set(iso(answer.at)),
+        InterruptItem.gsi1pk.remove(),
+        InterruptItem.gsi1sk.remove(),
+    ]
 
 
 def _expiring_of(item: InterruptItem) -> Expiring:

@@ -325,8 +325,8 @@ class Runs(Holdings, Ways, Protocol):
     def finish(self, segment: Segment, how: RunEnd, *, thread: ThreadKey, history: History | None = None) -> None:
         """Write the last segment, end the run, correct its reservation and free the thread: all or nothing.
 
-        The thread's open questions are then those of `how`; a run that failed or was cancelled leaves them as they are.
-        Repeats as in `append`; the correction counts once.
+        The thread's open questions are then those of `how`, and those that it passes over are cancelled. Repeats as in
+        `append`; the correction counts once.
 
         Raises:
             OwnershipLost: another writer wrote the segment of this number, or has ended the run.

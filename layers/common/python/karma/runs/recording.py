@@ -400,6 +400,8 @@ class RunRecorder:
             run = await asyncio.to_thread(self._store.run, RunKey(user_id, thread.active_run_id))
         if run is None:
             run = asking.questions.answered_by
+            if run is not None and not asked.sent and run.status in asking.final_states(run.key):
+                return run  # it has had all that this request brings
         if run is None:
             return None
         sent = await asyncio.to_thread(recognise, user_id, thread.messages, asked.sent, asked.unread)

@@ -287,11 +287,11 @@ class RunRepository(
         if how.was is RunStatus.PAUSED:
             tx.update(PauseItem(run_pk(segment.key), PAUSE), [PauseItem.gsi1pk.remove(), PauseItem.gsi1sk.remove()])
         if how.was is not RunStatus.QUEUED:  # which leaves its thread's queue with the next one whose turn comes
-            asks = how.interrupt_ids if how.status in {RunStatus.FINISHED, RunStatus.INTERRUPTED} else None
+            asks = how.interrupt_ids if how.status in {RunStatus.FINISHED, RunStatus.INTERRUPTED} else how.still_open
             key = segment.key.run_id
             spent = (how.spent.tokens, how.spent.cost_micros)
             release_thread(tx, thread, run_id=key, last_message=how.last_message, spent=spent, interrupts=asks, at=now)
-        note_questions(tx, segment.key, how.interrupts, at=now)
+        note_questions(tx, segment.key, how, at=now)
         if history is not None:
             add_messages(tx, history, at=now)
             name_results(tx, history, at=now)

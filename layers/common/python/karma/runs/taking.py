@@ -39,7 +39,7 @@ from karma.runs.interrupts import Interrupt
 from karma.runs.plan import RunLimits, RunPlan, lost_turn
 from karma.runs.ports import Executions, Runs, StoredStep
 from karma.runs.setup import RunSetup, load_setup, target_of, user_of
-from karma.runs.turns import give_turn
+from karma.runs.turns import give_turn, wake_next
 from karma.runs.wishes import Wish, WishesChanged, cancel_reason, stopped_agents
 
 if TYPE_CHECKING:
@@ -134,6 +134,7 @@ class Taker:
                 taken.plan.stopped = stopped_agents(wishes)
                 return taken
             free_place(self._store, self._executions, tail, at=now)
+            wake_next(self._store, self._executions, ThreadKey(key.user_id, run.thread_id))
             return None
         except OwnershipLost:
             return None  # its writer, or another process, wrote first
@@ -196,8 +197,8 @@ class Taker:
         run = self._store.run(run.key) or run  # with all that the lost process has reserved for it
         asks_anew = bool(messages) and messages[-1].role == "user"
         target, left = target_of(run, setup), setup.left or self._left(setup, thread)
-        awaited = awaited_calls(messages) if setup.decisions or left or not asks_anew else ()
-        # Calls that waited for an answer are made, or asked about again, before there is a checkpoint.
+        awaited = awaited_calls(conversation.messages) if setup.decisions or left or not asks_anew else ()
+        # Calls that waited for an answer are made, or asked about again, before there is a checkpoint; no late ones.
         is_begun = bool(checkpoint or setup.decisions or left or setup.carried)
         plan = RunPlan(
             run_id=run.key.run_id,
@@ -272,8 +273,9 @@ class Taker:
         """Return the questions that a run of the queue left open when its turn came; setups have those of others."""
         if not setup.waiting or not thread.interrupts:
             return ()
-        found = self._store.interrupts(thread.key.user_id, thread.interrupts)
-        return tuple(found[name] for name in thread.interrupts if name in found)
+        from karma.runs.left_questions import left_of  # few runs are left with any
+
+        return left_of(self._store, setup, thread)
 
 
 def _states(log: Sequence[Segment], thread: Thread, setup: RunSetup) -> tuple[State, State, Sequence[events.Event]]:

@@ -23,6 +23,7 @@ from typing import NamedTuple, Protocol
 
 import orjson
 
+from karma.conversations.domain import ThreadKey
 from karma.core.clock import Clock
 from karma.core.errors import ValidationFailed
 from karma.core.ids import RunId, UserId
@@ -31,7 +32,7 @@ from karma.runs.domain import ENGINE_SCHEMA, LEASE, NOT_EXECUTED, OwnershipLost,
 from karma.runs.ending import cancel_lost, end_lost
 from karma.runs.holdings import free_place
 from karma.runs.ports import Executions, Runs, Watchdog
-from karma.runs.turns import MAX_QUEUED, QUEUE_EXPIRED_REASON, wait_of
+from karma.runs.turns import MAX_QUEUED, QUEUE_EXPIRED_REASON, wait_of, wake_next
 from karma.runs.wishes import MOVED_ON_REASON
 
 FIRST_LOOK = LEASE + timedelta(seconds=15)
@@ -196,7 +197,11 @@ class Inspector:
             self._executions.request(key)
             # A run that waits to begin stands in a queue that is long: requests for it must not make that longer.
             return max(LEASE + _MARGIN, min(waited / 4, _BEGUN_LOOKS) if is_begun else waited)
-        return None if self._end(tail, now) else LEASE + _MARGIN
+        if not self._end(tail, now):
+            return LEASE + _MARGIN
+        if run is not None:
+            wake_next(self._store, self._executions, ThreadKey(key.user_id, run.thread_id))
+        return None
 
     def _is_lost(self, key: RunKey, waited: timedelta, now: datetime, *, within: timedelta) -> bool:
         """Tell whether no process goes on with a run for too long, though its account had places for it."""
