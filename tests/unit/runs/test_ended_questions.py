@@ -360,3 +360,25 @@ def test_wherever_who_ends_it_dies_the_questions_end_with_the_run(kind: str, *, 
         if is_whole:
             return
     raise AssertionError("it does not end")
+
+
+@pytest.mark.fault("F-32aa")
+@pytest.mark.parametrize("in_place", [False, True])
+def test_what_was_ended_is_asked_anew_by_a_run_that_goes_back_to_its_turn(*, in_place: bool) -> None:
+    talk, (first, *_) = begun("calls")
+    run = talk.answer(first)
+    talk.cancel()
+    service = CheckpointService(talk.store, MemoryCheckpoints(talk.store), talk.clock)
+    point = write_point_id(service.page(USER, first.key.run_id, limit=9)[0].id)
+    if in_place:
+        forks(talk).in_place.restore(caller(), point, Modifications())
+        talk.verify()
+    new = forks(talk).restore_as_run(caller(), point, Modifications(), key=None).run
+    assert new is not None
+    talk.execute()
+    talk.verify()
+    assert [each.key for each in talk.waiting()] == [new.key] * 3
+    talk.answer(*talk.waiting())
+    talk.execute()
+    assert sorted(talk.made) == ["c1", "c2", "c3"]
+    assert talk.status(run) is RunStatus.CANCELLED
