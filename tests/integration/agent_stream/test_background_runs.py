@@ -19,6 +19,7 @@ from karma.integrations.sqs import SqsQueue
 from karma.runs.places import LEAST, Places
 from karma.runs.watchdog import QueuedExecutions, read_message
 from karma.tools.domain import ApprovalPolicy, ApprovalRule, ToolApproval
+from tests.fakes.runs import events_of
 from tests.integration.agent_stream.conftest import Background
 from tests.integration.agent_stream.test_attachments import LARGE, image, put_file
 from tests.support.agui import verify
@@ -113,6 +114,22 @@ def test_a_second_request_meets_a_busy_thread_or_takes_its_place(background: Bac
     _, data, _ = background.call("GET", f"{RUNS}/{first['run']['id']}")
     assert (data["run"]["status"], data["run"]["cost_micros"]) in {("failed", 0), ("cancelled", 0)}
     assert second["run"]["status"] == "running"
+
+
+def test_a_stream_takes_the_place_of_a_run_in_the_background(background: Background) -> None:
+    streams = background.streams
+    _, first, _ = background.call("POST", RUNS, {"message": "Go", "thread_id": "t1"})
+    streams.model.answer(message(text("Else.")))
+    said = {"id": "u2", "role": "user", "content": "Else"}
+    props = {"multitask_strategy": "interrupt"}
+    body = {"threadId": "t1", "runId": "r2", "messages": [said], "forwardedProps": props}
+    for_agui = {**body, "tools": [], "context": [], "state": {}}
+
+    events = events_of(streams.run(streams.agent(for_agui)).data)
+
+    assert events[-1]["type"] == "RUN_FINISHED"
+    _, data, _ = background.call("GET", f"{RUNS}/{first['run']['id']}")
+    assert data["run"]["status"] in {"failed", "cancelled"}
 
 
 def test_one_that_waits_begins_when_its_turn_has_come(background: Background) -> None:

@@ -54,7 +54,7 @@ def test_what_runs_use_is_counted_whether_there_is_a_budget_or_not() -> None:
     assert spending(world) == ThreadSpending(tokens=3 * TOKENS, cost_micros=priced(world, 3))
 
 
-def test_a_budget_that_an_answer_sets_counts_all_runs_of_its_chain_and_no_others() -> None:
+def test_a_budget_that_comes_with_an_answer_counts_all_runs_of_its_chain_and_no_others() -> None:
     world = begun(*[again(n) for n in range(1, 9)])
     allow(world, max_tokens=3 * TOKENS + 500)
     asks = question(world.run(budgeted(user("go", "u1"), run="r1")))
@@ -68,7 +68,7 @@ def test_a_budget_that_an_answer_sets_counts_all_runs_of_its_chain_and_no_others
     assert asks["metadata"]["budget"] == "plan"
     world.plan = PlanName.PRO
     world.model.turns = [DONE]
-    last = budgeted(run="r4", resume=resume({"max_tokens": 10**8}, of=asks["id"]))
+    last = budgeted(run="r4", resume=resume(of=asks["id"]), budget={"max_tokens": 10**8})
     world.run(last)
     chain = [world.stored(budgeted(run=f"r{n}")).spent for n in (1, 2, 3)]
     (own,) = (each for each in world.stored(last).budgets if each.name is BudgetName.RUN)
