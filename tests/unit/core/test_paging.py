@@ -78,6 +78,7 @@ WHOLE: Final[dict[str, tuple[int, int]]] = {
         2 * files.MAX_OBJECT_BYTES + 3 * 2 * files.MAX_PATH_BYTES + PLAIN * files.MAX_NAME_CHARS + AROUND,
     ),
     "devices/{device_id}/files/{file_id}/share": (20, SMALL),
+    "devices/{device_id}/certificates": (2, SMALL),
     "devices/{device_id}/dead-letters": (100, 4 * KEPT_BYTES // 3 + NAMED * 15 * 80 + AROUND),
     "devices/{device_id}/telemetry": (MAX_POINTS, _READING + 200),
     "agents": (100, SMALL),

@@ -247,6 +247,7 @@ OF_THE_CODE: Final[dict[str, str]] = {
     "mcp.offering.reach": ANSWERS,
     "models.budgets.afford": "run",
     "runs.askers.require_asker": ANSWERS,
+    "runs.asking._read_questions": ANSWERS,
     "runs.asking.merge": "too much said",
     "runs.asking.share": "disabled",
     "runs.budgets._raised": ANSWERS,

@@ -232,6 +232,14 @@ class Branch:
                 self._complete(self._tree.message(elsewhere[-1]))
             else:
                 self._complete(stopped(call, repeatable=self._repeatable))
+        if goes_on:
+            self._pass_over_before_words()
+
+    def _pass_over_before_words(self) -> None:
+        """Give calls their results that wait on behind words: those said beside an answer to another question."""
+        for call_id, passed_over in self._waiting.items():
+            if passed_over is not None and self._results.get(call_id, passed_over) is None:
+                self._complete(passed_over)
 
     def _complete(self, result: Message) -> None:
         self._completing.add(result.id)
