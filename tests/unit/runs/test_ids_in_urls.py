@@ -31,6 +31,7 @@ OURS = {
         "alarm_id",
         "avatar_id",
         "bulk_id",
+        "certificate_id",
         "checkpoint_id",
         "command_id",
         "component",
