@@ -201,7 +201,13 @@ class Rows:
         yield cost
         command = f"{device}/commands/{sent['command']['id']}"
         yield self._measure(meter, Step("DELETE /devices/{id}/commands/{id}", "DELETE", command))[0]
+        certificates = f"{device}/certificates"
+        cost, issued = self._measure(meter, Step("POST /devices/{id}/certificates", "POST", certificates, body={}))
+        yield cost
+        new = f"{certificates}/{issued['credentials']['certificate_id']}"
+        yield self._measure(meter, Step("DELETE /devices/{id}/certificates/{id}", "DELETE", new))[0]
         yield self._measure(meter, Step("DELETE /devices/{id}", "DELETE", device))[0]
+        yield from self._imports(meter)
         cost, made = self._measure(meter, Step("POST /agents", "POST", "/api/v1/agents", body=self._account.agent()))
         yield cost
         agent, changed = f"/api/v1/agents/{made['agent']['id']}", {**self._account.agent(), "description": "Changed"}
@@ -230,6 +236,19 @@ class Rows:
         yield self._measure(meter, Step("POST /notices/{id}/read, again", "POST", read))[0]
         yield from self._changes_of_work(meter)
         yield from self._fleet.changes(partial(self._count, meter))
+
+    def _imports(self, meter: Meter) -> Iterator[Cost]:
+        """Measure a list of ten devices, and take them away again."""
+        made = [self._account.device() for _ in range(10)]
+        columns = ("name", "model", "mac", "serial_number")
+        csv = "\n".join(",".join(row) for row in [columns, *([str(each[name]) for name in columns] for each in made)])
+        for route, all_or_none in (("all or none", True), ("each for itself", False)):
+            step = Step(f"POST /devices/import of 10, {route}", "POST", "/api/v1/devices/import",
+                        body={"csv": csv, "all_or_nothing": all_or_none})  # fmt: skip
+            cost, imported = self._measure(meter, step)
+            yield cost
+            for each in imported["created"]:
+                self.call(Step("", "DELETE", f"/api/v1/devices/{each['device_id']}"))
 
     def _changes_of_work(self, meter: Meter) -> Iterator[Cost]:
         cost, made = self._measure(meter, Step("POST /tasks, with two parts", "POST", "/api/v1/tasks", body=TASK))
