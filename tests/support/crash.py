@@ -13,11 +13,13 @@
 
 For n = 1, 2, ...: the tables are emptied, `seed` writes the start and returns the event, a process gets the event and
 is ended by `os._exit` just after its n-th answer came; then a clean process gets the same event. The final tables must
-equal those of a run without a crash. The loop ends when the handler finishes before it reaches call n.
+equal those of a run without a crash.
 
 A death after one answer and one before the next request leave the same behind, unless something else than AWS was asked
-in between or requests run side by side. So of the deaths before a request one is tried, by the run's dice (seeds.py);
-all of them are where others are asked, and with CRASHES=all. A failure names the death.
+in between or requests run side by side. A death after an answer that only read leaves what the last change before it
+left. So a death after each change is tried, and one of all others by the run's dice (seeds.py). All of them are where
+others are asked, and with CRASHES=all: n then grows until the handler finishes before it reaches call n. A failure
+names the death.
 
 What a process is, and what an entry, says `crash_processes`.
 """
@@ -35,6 +37,8 @@ from tests.support.seeds import dice
 
 _MOST_AT_ONCE = 25
 """Items of one BatchWriteItem."""
+_READS = ("BatchGet", "Describe", "Get", "Head", "List", "Query", "Scan", "TransactGet")
+"""Beginnings of the names of operations that leave everything as it was."""
 
 
 class AwsClients(Protocol):
@@ -50,9 +54,9 @@ class CrashReport:
     calls: tuple[str, ...] = ()
     """Requests of the run without a crash."""
     points: int = 0
-    """Number of processes that died."""
+    """Number of deaths that were tried, or that leave behind what one of those does."""
     at: list[str] = field(default_factory=list)
-    """`before dynamodb.PutItem (#3)`, ... one a death."""
+    """`before dynamodb.PutItem (#3)`, ... one a process that died."""
 
 
 class CrashTest:
@@ -113,20 +117,36 @@ class CrashTest:
             self._assert_finished(clean, "without a crash", processes)
             expected = self._state()
             report.calls = clean.calls
-            for n in range(1, self._max_calls + 2):
-                assert n <= self._max_calls, f"{self._entry} still dies at call {n}"
-                if not self._die(processes, "after", n, expected, report):
-                    break
-            for n in self._befores(clean.calls):
-                self._die(processes, "before", n, expected, report)
-        assert report.points, f"{self._entry} makes no AWS call: nothing was tested"
+            if self._is_whole():
+                self._die_everywhere(processes, clean, expected, report)
+            else:
+                deaths = self._deaths(clean)
+                for side, n in deaths:
+                    self._die(processes, side, n, expected, report)
+                report.points += len(clean.answers) - [side for side, _ in deaths].count("after")
+        assert report.at, f"{self._entry} makes no AWS call: nothing was tested"
         return report
 
-    def _befores(self, calls: tuple[str, ...]) -> list[int]:
-        every = range(1, len(calls) + 1)
-        if self._asks_others or os.environ.get("CRASHES") == "all":
-            return list(every)
-        return dice(Path(self._entry).name, calls).sample(every, k=min(len(calls), 1))
+    def _is_whole(self) -> bool:
+        return self._asks_others or os.environ.get("CRASHES") == "all"
+
+    def _die_everywhere(self, processes: Processes, clean: Outcome, expected: Any, report: CrashReport) -> None:
+        for n in range(1, self._max_calls + 2):
+            assert n <= self._max_calls, f"{self._entry} still dies at call {n}"
+            if not self._die(processes, "after", n, expected, report):
+                break
+        for n in range(1, len(clean.calls) + 1):
+            self._die(processes, "before", n, expected, report)
+
+    def _deaths(self, clean: Outcome) -> list[tuple[Side, int]]:
+        """Return the deaths after each answer to a change, and one of the others."""
+        count = len(clean.answers)
+        assert count < self._max_calls, f"{self._entry} gets {count} answers"
+        changes = [n for n, name in enumerate(clean.answers, 1) if not name.partition(".")[2].startswith(_READS)]
+        others: list[tuple[Side, int]] = [("after", n) for n in range(1, count + 1) if n not in changes]
+        others += [("before", n) for n in range(1, len(clean.calls) + 1)]
+        one = dice(Path(self._entry).name, clean.calls).sample(others, k=min(len(others), 1))
+        return [*(("after", n) for n in changes), *one]
 
     def _die(self, processes: Processes, side: Side, n: int, expected: Any, report: CrashReport) -> bool:
         """Try one death; False when the handler made fewer than `n` calls."""

@@ -52,6 +52,8 @@ class Outcome:
     error: str
     calls: tuple[str, ...]
     """Names `service.Operation` of the requests that were sent, retries included."""
+    answers: tuple[str, ...] = ()
+    """Names of what was answered, in the order in which the answers came."""
 
 
 class Processes:
@@ -96,6 +98,7 @@ class Processes:
             response=told.get("response"),
             error=told.get("error", ""),
             calls=tuple(told.get("calls", ())),
+            answers=tuple(told.get("answers", ())),
         )
 
     def _write(self, value: Any) -> None:
@@ -185,22 +188,23 @@ class _Watch:
         self.result_fd = -1
         self.imported: set[str] = set()
         """Modules that were there before the event."""
-        self._answers = 0
+        self.answers: list[str] = []
         hooks = [("before-send", self._before_send), ("after-call", self._after_call)]
         botocore.handlers.BUILTIN_HANDLERS.extend(hooks)
 
     def tell(self, status: int, **more: Any) -> None:
         imported = [name for name in sys.modules.copy() if name not in self.imported]
-        told = {"exit": status, "calls": self.calls, "recorded": recorder.told(), "imported": imported, **more}
+        seen = {"calls": self.calls, "answers": self.answers, "recorded": recorder.told(), "imported": imported}
+        told = {"exit": status, **seen, **more}
         os.write(self.result_fd, json.dumps(told, default=repr).encode())
 
     def _before_send(self, event_name: str, **_: Any) -> None:
         self.calls.append(event_name.removeprefix("before-send."))
         self._die_at(("before", len(self.calls)))
 
-    def _after_call(self, **_: Any) -> None:
-        self._answers += 1
-        self._die_at(("after", self._answers))
+    def _after_call(self, event_name: str, **_: Any) -> None:
+        self.answers.append(event_name.removeprefix("after-call."))
+        self._die_at(("after", len(self.answers)))
 
     def _die_at(self, here: tuple[Side, int]) -> None:
         if here == self.die:

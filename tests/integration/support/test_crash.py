@@ -41,6 +41,19 @@ def test_dies_before_each_call_where_others_are_asked_and_on_request(
     assert _crash_test(stack, "stores_twice").run().at == everywhere
 
 
+def test_dies_after_each_change_and_once_elsewhere(stack: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
+    stack.use("router")
+    calls = [f"dynamodb.{name}" for name in ("GetItem", "PutItem", "PutItem", "Query")]
+    places = {side: [f"{side} {name} (#{n})" for n, name in enumerate(calls, 1)] for side in ("after", "before")}
+    report = _crash_test(stack, "looks_then_stores_twice").run()
+    *changes, other = report.at
+    assert changes == places["after"][1:3]
+    assert other in {places["after"][0], places["after"][3], *places["before"]}
+    assert report.points >= len(report.calls) == len(calls)
+    monkeypatch.setenv("CRASHES", "all")
+    assert _crash_test(stack, "looks_then_stores_twice").run().at == places["after"] + places["before"]
+
+
 def test_finds_a_handler_that_counts_twice(stack: Stack) -> None:
     stack.use("router")
     with pytest.raises(AssertionError, match=r"after dynamodb.UpdateItem \(#1\): .* another state"):
