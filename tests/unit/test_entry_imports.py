@@ -122,9 +122,10 @@ OWN: dict[str, tuple[int, str]] = {
 
 
 @cache
-def loaded(module: str, *, first: str = "") -> Sequence[str]:
+def loaded(module: str) -> tuple[Sequence[str], Sequence[str]]:
     """Return the modules that a fresh process has loaded after an import, and after what a first request loads."""
-    program = f"import json, sys\nimport {module}\n{first}\nprint(json.dumps(sorted(sys.modules)))"
+    tell = "print(json.dumps(sorted(sys.modules)))"
+    program = f"import json, sys\nimport {module}\n{tell}\n{FIRST.get(module, '')}\n{tell}"
     environment = {
         "PATH": os.defpath,
         "PYTHONPATH": os.pathsep.join([str(ROOT / "layers/common/python"), str(ROOT / "functions")]),
@@ -139,18 +140,20 @@ def loaded(module: str, *, first: str = "") -> Sequence[str]:
     done = subprocess.run(
         [sys.executable, "-c", program], stdout=subprocess.PIPE, text=True, check=True, env=environment, cwd=ROOT
     )
-    found: list[str] = json.loads(done.stdout.splitlines()[-1])
-    return found
+    imported, after_first = (json.loads(line) for line in done.stdout.splitlines()[-2:])
+    return imported, after_first
 
 
 @pytest.mark.parametrize("module", sorted(LOADED))
 def test_a_function_loads_only_what_its_first_request_needs(module: str) -> None:
-    assert {name.partition(".")[0] for name in loaded(module)} & HEAVY <= LOADED[module]
+    imported, _ = loaded(module)
+    assert {name.partition(".")[0] for name in imported} & HEAVY <= LOADED[module]
 
 
 @pytest.mark.parametrize("module", sorted(OWN))
 def test_a_function_loads_no_context_that_its_first_request_does_not_need(module: str) -> None:
-    own = [name for name in loaded(module, first=FIRST.get(module, "")) if name.startswith("karma.")]
+    _, after_first = loaded(module)
+    own = [name for name in after_first if name.startswith("karma.")]
     most, contexts = OWN[module]
     assert {name.split(".")[1] for name in own} <= set(contexts.split()), "see CONTRIBUTING.md, Cold starts"
     assert len(own) <= most, "see CONTRIBUTING.md, Cold starts"
