@@ -34,7 +34,7 @@ settings.register_profile(
 )
 settings.load_profile("busy")
 
-pytest_plugins = ["tests.engines.plugin", "tests.support.seeds"]
+pytest_plugins = ["tests.engines.plugin", "tests.support.compiled", "tests.support.seeds"]
 HERE = Path(__file__).parent
 DEPLOYMENT = "deployment"
 """Tests that build layers and stacks: dear fixtures, and one folder `build`. One process takes them all."""

@@ -15,6 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from infra.layers import locked
+
 ROOT = Path(__file__).resolve().parents[2]
 _CREATE_TABLE = ("AttributeDefinitions", "KeySchema", "BillingMode", "GlobalSecondaryIndexes", "LocalSecondaryIndexes")
 _CAPITAL = re.compile(r"(?<!^)(?=[A-Z])")
@@ -39,16 +41,17 @@ class Storage:
 
 
 def synthesized() -> Storage:
-    """Read the local stage's storage; it is synthesized anew, in a process of its own, when `infra` has changed."""
+    """Read the local stage's storage; it is synthesized anew, in a process of its own, when `infra` has changed.
+
+    Of processes that run tests side by side the first one does it, and the others wait.
+    """
     digest = hashlib.sha256(Path(__file__).read_bytes())
     for path in sorted((ROOT / "infra").rglob("*.py")):
         digest.update(path.read_bytes())
     folder = ROOT / "build" / "test-stacks" / digest.hexdigest()[:24]
-    if not (folder / "manifest.json").exists():
-        command = [sys.executable, "-m", "tests.support.storage_stacks", str(folder)]
-        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-        if done.returncode != 0:
-            raise RuntimeError(f"the storage stacks cannot be synthesized:\n{done.stderr}")
+    with locked(folder):
+        if not (folder / "manifest.json").exists():
+            _synthesize(folder)
     tables: dict[str, Mapping[str, Any]] = {}
     queues: dict[str, QueueShape] = {}
     for path in sorted(folder.glob("*.template.json")):
@@ -56,6 +59,13 @@ def synthesized() -> Storage:
         tables |= _tables(template)
         queues |= _queues(template)
     return Storage(tables, queues)
+
+
+def _synthesize(folder: Path) -> None:
+    command = [sys.executable, "-m", "tests.support.storage_stacks", str(folder)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        raise RuntimeError(f"the storage stacks cannot be synthesized:\n{done.stderr}")
 
 
 def _named(template: Mapping[str, Any], prefix: str) -> dict[str, str]:
