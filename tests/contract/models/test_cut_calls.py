@@ -83,6 +83,17 @@ def with_one_id(calls: Calls) -> Pieces:
     return cut_up(calls, lambda n, f: [call(n, call_id="c", name=f)], lambda n, _, part: [call(n, part, call_id="c")])
 
 
+def with_the_id_of_the_next_one_of_ours(calls: Calls) -> Pieces:
+    return cut_up(
+        calls, lambda n, f: [call(n, call_id="" if n else "call_1", name=f)], lambda n, _, part: [call(n, part)]
+    )
+
+
+def with_ids_like_those_made_of_them(calls: Calls) -> Pieces:
+    ids = ("call", "call_2", "call", "call_3")
+    return cut_up(calls, lambda n, f: [call(n, call_id=ids[n], name=f)], lambda n, _, part: [call(n, part)])
+
+
 def with_one_index(calls: Calls) -> Pieces:
     return cut_up(calls, lambda n, f: [call(0, call_id=f"c{n}", name=f)], lambda _, __, part: [call(0, part)])
 
@@ -152,6 +163,8 @@ DIALECTS: Sequence[Callable[[Calls], Pieces]] = (
     under_ever_higher_indices,
     under_the_next_index_without_ids,
     with_one_id,
+    with_the_id_of_the_next_one_of_ours,
+    with_ids_like_those_made_of_them,
     with_one_index,
     without_ids,
     without_ids_or_indices,
@@ -186,7 +199,9 @@ def heard(pieces: Sequence[Mapping[str, Any]]) -> list[tuple[str, object]]:
     turn = ChatTurn()
     events = turn.feed(b"".join(chunks(calls=pieces)))
     assert turn.is_complete
-    begun = {each.id: each.name for each in events if isinstance(each, ToolBegun)}
+    told = [(each.id, each.name) for each in events if isinstance(each, ToolBegun)]
+    begun = dict(told)
+    assert len(begun) == len(told), "two calls with one id"
     texts = {each.call_id: each.arguments for each in events if isinstance(each, ToolEnded)}
     streamed = dict.fromkeys(begun, "")
     for each in events:
@@ -197,13 +212,33 @@ def heard(pieces: Sequence[Mapping[str, Any]]) -> list[tuple[str, object]]:
     return [(name, json.loads(texts[call_id])) for call_id, name in begun.items()]
 
 
-@pytest.mark.fault("F-32cg")
+@pytest.mark.fault("F-32cg", "F-33a")
 @given(calls=cut_calls(), dialects=st.lists(st.sampled_from(DIALECTS), min_size=4, max_size=4, unique=True))
 @example(dialects=DIALECTS, calls=[("f", ["{", "}"]), ("f", ["{}"]), ("f", ['{"a"', ":1}"])])
 def test_calls_are_the_same_in_each_dialect(calls: Calls, dialects: Sequence[Callable[[Calls], Pieces]]) -> None:
     expected = [(name, json.loads("".join(parts))) for name, parts in calls]
     for dialect in dialects:
         assert heard(dialect(calls)) == expected, dialect.__name__
+
+
+@pytest.mark.fault("F-33a")
+@pytest.mark.parametrize("index", [0, None])
+@pytest.mark.parametrize("is_split", [False, True])
+@pytest.mark.parametrize("second", ["f", "g"])
+def test_calls_of_one_id_at_one_place_are_as_many_as_there_are_whole_objects(
+    index: int | None, is_split: bool, second: str
+) -> None:
+    for first_text, second_text in (
+        ('{"a": 1}', '{"b": 2}'),
+        ('{"a": {}}', "{}"),
+        *([("{}", '{"b": 2}')] * (second == "g")),
+    ):
+        pieces = []
+        for name, text in (("f", first_text), (second, second_text)):
+            begun = call(index, "" if is_split and name != "f" else text[:1], call_id="c", name=name)
+            pieces += [begun, *([call(index, text[:1])] if is_split and name != "f" else []), call(index, text[1:])]
+
+        assert heard(pieces) == [("f", json.loads(first_text)), (second, json.loads(second_text))]
 
 
 @pytest.mark.fault("F-32cg")

@@ -17,8 +17,7 @@ from karma.integrations.anthropic import AnthropicModel
 from karma.integrations.openai import OpenAIModel, body_of
 from karma.integrations.openai_signed import MAX_SIGNED_BYTES
 from karma.models.domain import OPENAI, ModelErrorCode, Target
-from karma.models.ports import ModelFailed, ModelRequest, ToolEnded, ToolSpec, TurnEnded
-from karma.runs.calls import with_call_ids
+from karma.models.ports import CallIds, ModelFailed, ModelRequest, ToolEnded, ToolSpec, TurnEnded
 from local.messages_api.chat_rules import chat_refusal
 from local.messages_api.rules import refusal
 from tests.support.chat_calls import USAGE, ask, call, keyed_server
@@ -44,8 +43,9 @@ def answered(
     *events, end = ask(server)
     assert isinstance(end, TurnEnded)
     made = [each.call_id for each in events if isinstance(each, ToolEnded)]
-    kept = [ToolCall(f"call_{n}" if own else each, "find", "{}") for n, each in enumerate(made)]
-    said = Message(id="a", role="assistant", tool_calls=tuple(kept), blocks=with_call_ids(end.blocks, kept), model="m")
+    ids = CallIds(set(made) if own else set())
+    kept = [ToolCall(ids.begin(each), "find", "{}") for each in made]
+    said = Message(id="a", role="assistant", tool_calls=tuple(kept), blocks=ids.within(end.blocks), model="m")
     results = [Message(id=f"r{each.id}", role="tool", content="found", tool_call_id=each.id) for each in kept]
     return load_messages(dump_messages([Message(id="u", role="user", content="find"), said, *results]))
 
@@ -123,7 +123,8 @@ def test_ids_of_its_own_form_go_back_to_the_server_that_gave_them(server: Faulty
 
     assert [each["id"] for each in said["tool_calls"]] == [each["tool_call_id"] for each in results] == names
     _, said, *results = sent(history, "http://127.0.0.1:1/v1")
-    assert [each["id"] for each in said["tool_calls"]] == ["call_0", "call_1"]
+    own = [each.id for each in history[1].tool_calls]
+    assert [each["id"] for each in said["tool_calls"]] == own != names
 
 
 def test_an_id_that_a_server_gives_twice_goes_back_once(server: FaultyServer) -> None:

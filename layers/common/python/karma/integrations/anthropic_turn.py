@@ -8,6 +8,7 @@ from karma.conversations.repair import arguments_of
 from karma.core import freeform, surrogates
 from karma.core.texts import GrowingText
 from karma.integrations.anthropic_errors import code_of
+from karma.integrations.call_ids import own_id
 from karma.integrations.event_stream import QUIET_S, EventStream, StreamQuiet, StreamTooLarge
 from karma.integrations.stop_reasons import Ending
 from karma.models.domain import ModelErrorCode, Usage
@@ -64,6 +65,8 @@ class Turn:
         self._blocks: dict[int, dict[str, Any]] = {}
         """Content blocks that have ended, by index."""
         self._open: dict[int, _Open] = {}
+        self._ids: set[str] = set()
+        """Ids of the calls that have begun."""
         self._ending = Ending()
         self._usage: dict[str, int] = {}
         self._output_known = False
@@ -137,6 +140,7 @@ class Turn:
         if kind == "tool_use":
             if not all(isinstance(opened.block[name], str) for name in ("id", "name")):
                 raise TypeError("a call whose id or name is no text")
+            opened.block["id"] = own_id(opened.block["id"], self._ids)
             out.append(ToolBegun(opened.block["id"], opened.block["name"]))
         elif begun:
             self._say(opened, opened.add(begun), out)

@@ -12,6 +12,7 @@ from karma.conversations.domain import Json
 from karma.conversations.repair import arguments_of
 from karma.core import freeform, surrogates
 from karma.core.texts import GrowingText
+from karma.integrations.call_ids import MAX_CALLS, own_id
 from karma.integrations.event_stream import QUIET_S, EventStream, StreamQuiet, StreamTooLarge
 from karma.integrations.openai_errors import code_in_stream
 from karma.integrations.openai_signed import Signed
@@ -34,8 +35,6 @@ from karma.models.ports import (
 from karma.models.prices import MAX_INPUT_TOKENS, estimated_usage, input_tokens, utf8_size
 
 _DONE: Final = b"[DONE]"
-_MAX_CALLS: Final = 1000
-"""Calls of tools in one answer; a stream with more is no answer."""
 THOUGHTS: Final = ("reasoning_content", "reasoning")
 """Members in which servers tell what a model thinks."""
 _MAX_THOUGHTS: Final = 262_144
@@ -64,20 +63,22 @@ class _Call:
     ahead: str = ""
     """An empty object with which they began: all of them, or what some gateways put before them."""
 
-    def is_another(self, name: str, arguments: object) -> bool:
-        """Tell whether a piece without an id, at this call's place, begins another call.
+    def is_another(self, name: str, arguments: object, *, is_same_id: bool) -> bool:
+        """Tell whether a piece with a name, at this call's place, begins another call, whose id is no other one.
 
         It does if it has another name, or a name and an object behind one that is whole. A name alone is none, since
-        some servers repeat it with each piece.
+        some servers repeat it with each piece. Under the same id nothing that goes on with the arguments is another.
         """
-        if not name or not self.name or name != self.name:
-            return bool(name and self.name)
+        if not self.name:
+            return False
+        if name != self.name:
+            return not is_same_id or bool(self.ahead) or self.is_whole()
         begins = isinstance(arguments, dict) or (isinstance(arguments, str) and arguments.lstrip().startswith("{"))
-        return begins and (bool(self.ahead) or self.is_whole())
+        return begins and ((bool(self.ahead) and not is_same_id) or self.is_whole())
 
     def is_whole(self) -> bool:
         """Tell whether its arguments are an object by now that nothing can follow."""
-        if not 0 < self.text.size <= _MAX_LOOKED_AT or self.looks == _MAX_CALLS:
+        if not 0 < self.text.size <= _MAX_LOOKED_AT or self.looks == MAX_CALLS:
             return False
         self.looks += 1
         try:
@@ -115,6 +116,8 @@ class ChatTurn:
         self._ahead: dict[int | str, str] = {}
         """Ids that came before the names of their calls, by place."""
         self._made: list[_Call] = []
+        self._ids: set[str] = set()
+        """Ids of the calls that are made."""
         self._signed = Signed()
         self._ending = Ending()
         self._stop = StopReason.END
@@ -303,12 +306,8 @@ class ChatTurn:
         self._argue(call, call.joiner.add(arguments), out)
 
     def _begin(self, call: _Call, name: str, out: list[ModelEvent]) -> None:
-        if len(self._made) == _MAX_CALLS:
-            raise StreamTooLarge
         call.name = name
-        known = {each.id for each in self._made}
-        own = surrogates.whole(call.given)
-        call.id = own if own and own not in known else f"{own or 'call'}_{len(self._made)}"
+        call.id = own_id(surrogates.whole(call.given), self._ids)
         self._made.append(call)
         out.append(ToolBegun(call.id, call.name))
 
@@ -318,7 +317,7 @@ class ChatTurn:
         self._ahead.pop(place, None)
         is_same = call is not None and given == call.given and bool(given)
         is_other = call is not None and bool(given and call.given and given != call.given)
-        if call is None or is_other or (not is_same and call.is_another(name, arguments)):
+        if call is None or is_other or call.is_another(name, arguments, is_same_id=is_same):
             call = self._calls[place] = _Call(given=given)
         call.given = call.given or given
         self._given.setdefault((place, given), call)

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Mapping, Sequence
+import re
+from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
 from dataclasses import field
 from enum import StrEnum
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Final, NamedTuple, Protocol
 
 from karma.conversations.domain import Json, Message
+from karma.core.ids import short_id
 from karma.core.records import Record
 from karma.models.domain import ModelErrorCode, ReasoningEffort, Target, Usage
+
+_CALL_ID: Final = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
 
 class ToolSpec(NamedTuple):
@@ -108,6 +112,7 @@ class ToolBegun(NamedTuple):
     """The beginning of a call of a tool."""
 
     id: str
+    """No other call of the answer has it, whatever its provider says."""
     name: str
 
 
@@ -163,6 +168,48 @@ class ModelFailed(Exception):
         self.is_transient = is_transient
         self.retry_after_s = retry_after_s
         self.by: Target | None = None
+
+
+class CallIds:
+    """Ids of the calls of one answer as they are known outside: no other call of its conversation has one of them."""
+
+    def __init__(self, taken: set[str]) -> None:
+        """Begin an answer; `taken` are the ids that its conversation has, to which those of its calls are added."""
+        self._taken = taken
+        self._own: dict[str, str] = {}
+        """By the id with which the answer's events tell of a call."""
+
+    def begin(self, told: str) -> str:
+        """Return the id of a call that begins: its provider's, or a new one if the conversation has that already.
+
+        Providers count calls anew in each conversation, some gateways in each answer; clients append to the call with
+        the id.
+
+        Raises:
+            ModelFailed: the answer has a call of this id, so that what follows could be of either.
+        """
+        if told in self._own:
+            raise ModelFailed(ModelErrorCode.MODEL_STREAM_CUT)
+        own = told if _CALL_ID.fullmatch(told) and told not in self._taken else f"call_{short_id()}"
+        self._taken.add(own)
+        self._own[told] = own
+        return own
+
+    def __getitem__(self, told: str) -> str:
+        """Return the id of a call that has begun."""
+        return self._own[told]
+
+    def within(self, blocks: Sequence[Json]) -> Sequence[Json]:
+        """Return the blocks of the answer, those of type tool_use with these ids."""
+        return tuple(
+            {**block, "id": self._own.get(str(block["id"]), block["id"])} if block["type"] == "tool_use" else block
+            for block in blocks
+        )
+
+
+def call_ids_of(messages: Iterable[Message]) -> set[str]:
+    """Return the ids of the calls of a conversation."""
+    return {call.id for message in messages for call in message.tool_calls}
 
 
 class Model(Protocol):

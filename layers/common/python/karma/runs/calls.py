@@ -157,12 +157,6 @@ class OpenCalls:
         return outcome_of(task, self._known.get(call.id, {}), stopped_words(call, self._repeatable))
 
 
-def with_call_ids(blocks: Sequence[Json], calls: Sequence[ToolCall]) -> Sequence[Json]:
-    """Put the ids of calls, in order, into the blocks of type tool_use."""
-    ids = iter(call.id for call in calls)
-    return tuple({**block, "id": next(ids, block["id"])} if block["type"] == "tool_use" else block for block in blocks)
-
-
 def outcome_of(task: asyncio.Task[ToolOutcome] | None, known: Json, words: str) -> ToolOutcome:
     """Return the outcome of a call whose run ends.
 

@@ -26,6 +26,7 @@ from karma.identity.domain import Caller
 from karma.models.budgets import Spent, afford
 from karma.models.domain import ModelErrorCode, Usage
 from karma.models.ports import (
+    CallIds,
     Model,
     ModelFailed,
     ModelRequest,
@@ -35,6 +36,7 @@ from karma.models.ports import (
     ToolBegun,
     ToolEnded,
     TurnEnded,
+    call_ids_of,
 )
 from karma.models.prices import estimate, utf8_size
 from karma.runs.direct_requests import DirectInput
@@ -100,6 +102,7 @@ class DirectCall:
     user_id: UserId
     request: ModelRequest
     spending: Spending
+    ids: CallIds
     said: GrowingText = field(default_factory=GrowingText)
     heard: int = 0
     """UTF-8 bytes of the answer that have arrived."""
@@ -197,7 +200,8 @@ class DirectCalls:
             store=self._store,
             clock=self._clock,
         )
-        call = DirectCall(id=call_id, name=name, user_id=caller.user_id, request=request, spending=spending)
+        ids = CallIds(call_ids_of(request.messages))
+        call = DirectCall(id=call_id, name=name, user_id=caller.user_id, request=request, spending=spending, ids=ids)
         spending.begin(request, at=allowance.at, heard=lambda: call.heard)
         return call
 
@@ -252,21 +256,27 @@ class DirectCalls:
 
 
 def _shown(call: DirectCall, event: object) -> dict[str, Any] | None:
-    """Note an event of the model, and return it as a stream shows it; None: it is not shown."""
+    """Note an event of the model, and return it as a stream shows it; None: it is not shown.
+
+    Raises:
+        ModelFailed: as `CallIds.begin`.
+    """
     if isinstance(event, TextDelta):
         call.said.add(event.text)
         call.heard += utf8_size(event.text)
         return {"type": "text", "delta": event.text}
     if isinstance(event, ToolBegun):
-        call.calls.append({"id": event.id, "name": event.name, "arguments": ""})
-        return {"type": "tool_call", "id": event.id, "name": event.name}
+        call_id = call.ids.begin(event.id)
+        call.calls.append({"id": call_id, "name": event.name, "arguments": ""})
+        return {"type": "tool_call", "id": call_id, "name": event.name}
     if isinstance(event, ToolArguments):
         call.heard += utf8_size(event.delta)
-        return {"type": "tool_call_arguments", "id": event.id, "delta": event.delta}
+        return {"type": "tool_call_arguments", "id": call.ids[event.id], "delta": event.delta}
     if isinstance(event, ToolEnded):
-        made = next(each for each in call.calls if each["id"] == event.call_id)
+        call_id = call.ids[event.call_id]
+        made = next(each for each in call.calls if each["id"] == call_id)
         made["arguments"] = event.arguments
-        return {"type": "tool_call_end", "id": event.call_id}
+        return {"type": "tool_call_end", "id": call_id}
     if isinstance(event, TurnEnded):
         call.ended = event
     return None

@@ -22,11 +22,7 @@ from karma.core.ids import AgentId
 from karma.core.observability import count, logger
 from karma.models.budgets import BudgetExceeded, BudgetName
 from karma.models.domain import ModelErrorCode, Usage
-from karma.models.ports import (
-    Model,
-    ModelFailed,
-    StopReason,
-)
+from karma.models.ports import Model, ModelFailed, StopReason, call_ids_of
 from karma.runs.budgets import budget_question
 from karma.runs.calls import (
     RESULTS_A_COMMIT,
@@ -100,7 +96,7 @@ class RunEngine:
         self._makes_room = True
         """The conversation is summarised when it comes near the context window; it is not where that has failed."""
         self._calls_tools = False
-        call_ids = {call.id for message in plan.messages for call in message.tool_calls}
+        call_ids = call_ids_of(plan.messages)
         call_ids |= plan.lost.call_ids if plan.lost else frozenset()
         self._subagents = make_subagents(self._left_s) if make_subagents is not None else None
         if self._subagents is not None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
@@ -13,6 +12,7 @@ from karma.core.ids import short_id
 from karma.core.texts import GrowingText
 from karma.models.domain import ANTHROPIC, ModelErrorCode, Target, Usage
 from karma.models.ports import (
+    CallIds,
     Meter,
     Model,
     ModelFailed,
@@ -27,14 +27,12 @@ from karma.models.ports import (
 )
 from karma.models.prices import utf8_size
 from karma.runs import events
-from karma.runs.calls import with_call_ids
 from karma.runs.domain import RunErrorCode, RunFailed
 from karma.runs.events import DeltaPrefix, Event
 from karma.runs.ports import Sink, Voice
 from karma.runs.reasoning import Reasoning
 from karma.runs.spending import tokens_of
 
-_CALL_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _UNIQUE_CHARS: Final = 16
 """Characters of an id of a call from which it is not counted: providers' own ids are random; some gateways' are not."""
 
@@ -47,8 +45,9 @@ class Turn:
     text: DeltaPrefix
     reasoning: Reasoning
     meter: Meter
+    ids: CallIds
     args: dict[str, DeltaPrefix] = field(default_factory=dict)
-    """Prefixes of argument deltas by the provider's id of a call; a prefix has our id of the call."""
+    """Prefixes of argument deltas by the id under which the model's port tells of a call; a prefix has our id of it."""
     said: GrowingText = field(default_factory=GrowingText)
     args_chars: int = 0
     size: int = 0
@@ -142,7 +141,8 @@ class Speaker:
         message_id = short_id()
         reasoning = Reasoning(self._log, message_id, is_shown=self._shows_reasoning)
         text = events.text_deltas(message_id)
-        turn = Turn(message_id=message_id, text=text, reasoning=reasoning, meter=request.meter)
+        ids = CallIds(self._call_ids)
+        turn = Turn(message_id=message_id, text=text, reasoning=reasoning, meter=request.meter, ids=ids)
         self._turn = turn
         log, write = self._log, self._sink.write
         async with aclosing(self._model.stream(request)) as stream:
@@ -191,7 +191,7 @@ class Speaker:
 
     def _note(self, turn: Turn, event: object) -> None:
         if isinstance(event, ToolEnded):
-            call_id = turn.args[event.call_id].ref
+            call_id = turn.ids[event.call_id]
             turn.held.append(events.tool_end(call_id))
             turn.calls.append(ToolCall(call_id, turn.names[event.call_id], event.arguments))
         elif isinstance(event, TurnEnded):
@@ -204,8 +204,11 @@ class Speaker:
 
         Like text, the beginning of a call is stored within a second: nobody makes it before its end. An id that its
         provider may use again, if the turn has to be made again, is stored first, so that it is known by then.
+
+        Raises:
+            ModelFailed: as `CallIds.begin`.
         """
-        call_id = self._own_call_id(event.id)
+        call_id = turn.ids.begin(event.id)
         begin = events.tool_start(tool_call_id=call_id, name=event.name, parent_message_id=turn.message_id)
         turn.args[event.id] = events.args_deltas(call_id)
         turn.names[event.id] = event.name
@@ -214,16 +217,6 @@ class Speaker:
             return [self._log.soft(each) for each in told], []
         held, turn.held = turn.held, []
         return [], [*held, *told]
-
-    def _own_call_id(self, given: str) -> str:
-        """Return the provider's id of a call, or a new one if the conversation has that id already.
-
-        Providers count calls anew in each conversation, some gateways in each answer; clients append to the call with
-        the id.
-        """
-        call_id = given if _CALL_ID.fullmatch(given) and given not in self._call_ids else f"call_{short_id()}"
-        self._call_ids.add(call_id)
-        return call_id
 
     async def _release(self, turn: Turn) -> None:
         held, turn.held = turn.held, []
@@ -288,7 +281,7 @@ def message_of(turn: Turn, ended: TurnEnded, *, asked: Target) -> Message:
         role="assistant",
         content=str(turn.said),
         tool_calls=tuple(turn.calls),
-        blocks=with_call_ids(ended.blocks, turn.calls),
+        blocks=turn.ids.within(ended.blocks),
         model=(ended.by or asked).model,
         tokens=tokens_of(ended.usage),
     )

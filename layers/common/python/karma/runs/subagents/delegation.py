@@ -23,7 +23,7 @@ from karma.core.observability import count
 from karma.core.records import Record
 from karma.identity.domain import Caller
 from karma.mcp.offering import McpTools
-from karma.models.ports import Model
+from karma.models.ports import Model, call_ids_of
 from karma.runs.domain import RunErrorCode
 from karma.runs.events import Event, subagent_suspended
 from karma.runs.gate import Room
@@ -117,7 +117,7 @@ class Subagents:
         self._days: dict[AgentId, Adjustment] = {}
         """Use that is not yet counted in the days of agents, to be written with the end."""
         for transcript in found.transcripts.values():
-            self.call_ids |= {call.id for _, message in transcript.messages for call in message.tool_calls}
+            self.call_ids |= call_ids_of(message for _, message in transcript.messages)
         self.begun_calls = {each.definition.call_id for each in found.transcripts.values()}
         """Ids of the calls of those that have begun."""
 
