@@ -198,6 +198,7 @@ GRANTS: dict[FunctionName, tuple[Grant, ...]] = {
         Grant("table/identity", (GET, QUERY, UPDATE, BATCH_WRITE)),
         Grant("index/identity", (QUERY,)),
         Grant("table/devices", (QUERY, PUT, UPDATE, DELETE, BATCH_WRITE)),
+        Grant("index/devices", (QUERY,)),
         Grant("table/telemetry", (QUERY, UPDATE, DELETE, BATCH_WRITE)),
         Grant("bucket/files", REMOVE_LISTED),
         Grant("objects/files", REMOVE),

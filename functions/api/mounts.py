@@ -33,6 +33,7 @@ PATHS: dict[str, tuple[str, ...]] = {
     "runs": ("runs", "agents/*/stop", "agent"),
     "telemetry": ("telemetry", "devices/*/telemetry"),
     "threads": ("threads", "interrupts"),
+    "transfers": ("transfers", "devices/*/transfer"),
 }
 """Beginnings of the paths of modules that do not go by their own name alone; `*` stands for any one segment."""
 

@@ -13,10 +13,11 @@ from typing import Any
 
 import pytest
 
-from karma.core.clock import epoch_ms, from_epoch_ms, iso
+from karma.billing.allowances import Reservation
+from karma.core.clock import SystemClock, epoch_ms, from_epoch_ms, iso
 from karma.core.dynamo.transaction import Transaction
 from karma.core.errors import NotFound
-from karma.core.ids import BulkId, CommandId, DeviceId, new_id
+from karma.core.ids import BulkId, CommandId, DeviceId, UserId, new_id
 from karma.core.requests import RETENTION, RepeatableRequest
 from karma.devices.bulk import BulkCommand, BulkKey, BulkPart, parts_of
 from karma.devices.bulk_commands import BulkCommandService
@@ -43,17 +44,20 @@ from karma.devices.repository.devices import DeviceRepository
 from karma.devices.repository.hours import Cost, HourRepository
 from karma.devices.repository.rotations import RotationRepository
 from karma.devices.repository.telemetry import TelemetryRepository
+from karma.devices.repository.transfers import StoredDevice, TransferRepository
 from karma.devices.rotation import CertificateRotation, RotationOutcome, RotationStage
 from karma.devices.samples import Batch
 from karma.devices.transactional import require_device
+from karma.devices.transfer import OFFER_TTL, DeviceOffer, OfferDeclined, TransferChanged, taken_over
 from tests.fakes.commands import MemoryCommands
 from tests.fakes.devices import FakeClock, FakeIngestQueue, FakePublisher, FakeWakeUps
-from tests.integration.permissions.world import Bodies, Objects, World
+from tests.integration.permissions.world import PASSWORD, Bodies, Objects, World
 from tests.support.contexts import Call, Checks, Fakes, Scenarios, made
 from tests.support.devices import provisioning_device
 from tests.support.plans import reserved
 from tests.support.requests import asked
 from tests.support.rows import DAY, LATER, NOW, AccountRows
+from tests.support.transfers import Transfers
 
 NEXT = Certificate("c2", "arn:aws:iot:us-east-1:000000000000:cert/c2", "pem", None)
 THIRD = Certificate("c3", "arn:aws:iot:us-east-1:000000000000:cert/c3", "pem", None)
@@ -66,6 +70,7 @@ class DeviceRows(AccountRows):
         self.commands = CommandRepository()
         self.bulks = BulkCommandRepository()
         self.rotations = RotationRepository()
+        self.transfers = TransferRepository()
         self.letters = DeadLetterRepository()
         self.hours = HourRepository()
         self.telemetry = TelemetryRepository()
@@ -154,6 +159,49 @@ class DeviceRows(AccountRows):
         return self.rotations.end(
             self.serial_claim, removed="c1", outcome=RotationOutcome.CONNECTED, removed_ms=epoch_ms(NOW), now=NOW
         )
+
+    def new_offer(self, **changes: Any) -> DeviceOffer:
+        """Return Ada's offer of her device to somebody."""
+        made = DeviceOffer(
+            device_id=self.device.id,
+            offered_by=self.ada.id,
+            user_id=self.receiver,
+            email=None,
+            offered_at=NOW,
+            expires_at=NOW + OFFER_TTL,
+        )
+        return replace(made, **changes)
+
+    @cached_property
+    def receiver(self) -> UserId:
+        return self.stored().id
+
+    def put_offer(self, offer: DeviceOffer) -> DeviceOffer:
+        self.transfers.put_offer(offer, made_with=None, known=self.receiver, entries=[self.entry], mails=[])
+        return offer
+
+    @cached_property
+    def offer(self) -> DeviceOffer:
+        return self.put_offer(self.new_offer())
+
+    @property
+    def as_stored(self) -> StoredDevice:
+        found = self.transfers.stored(self.ada.id, self.device.id)
+        assert found is not None
+        return found
+
+    def move(
+        self,
+        offer: DeviceOffer,
+        before: StoredDevice,
+        *,
+        now: datetime = LATER,
+        reservation: Reservation | None = None,
+    ) -> DeviceId:
+        after = taken_over(before.current, by=self.receiver, as_id=DeviceId(new_id()), at=iso(now))
+        taken = reservation or reserved(self.receiver)
+        self.transfers.move(offer, before, after, reservation=taken, entries=[self.entry], now=now)
+        return after.device.id
 
     def command(self, **changes: Any) -> Command:
         made = Command(
@@ -371,6 +419,27 @@ SCENARIOS = Scenarios[DeviceRows](
         "RotationRepository.finish": made(lambda r: r.ending, lambda r, o: r.rotations.finish(o, now=NOW)),
         "RotationRepository.discard": made(lambda r: r.rotation, lambda r, o: r.rotations.discard(o)),
         "RotationRepository.due": made(lambda r: r.rotation, lambda r, _: r.rotations.due(before=LATER, limit=5)),
+        "TransferRepository.offer": made(lambda r: r.offer, lambda r, o: r.transfers.offer(o.device_id)),
+        "TransferRepository.offers_to": made(
+            lambda r: r.offer, lambda r, o: r.transfers.offers_to([o.receiver, "0" * 64])
+        ),
+        "TransferRepository.offered": made(lambda r: r.offer, lambda r, o: r.transfers.offered([o])),
+        "TransferRepository.refused_until": made(
+            lambda r: r.offer, lambda r, o: r.transfers.refused_until(o.device_id, r.receiver)
+        ),
+        "TransferRepository.taken": made(
+            lambda r: r.offer, lambda r, o: r.transfers.taken(r.receiver, o.device_id, now=NOW)
+        ),
+        "TransferRepository.stored": made(lambda r: r.device, lambda r, d: r.transfers.stored(d.user_id, d.id)),
+        "TransferRepository.put_offer": made(lambda r: r.new_offer(), lambda r, o: r.put_offer(o)),
+        "TransferRepository.withdraw": made(lambda r: r.offer, lambda r, o: r.transfers.withdraw(o)),
+        "TransferRepository.decline": made(
+            lambda r: r.offer, lambda r, o: r.transfers.decline(o, by=r.receiver, at=LATER, entry=r.entry)
+        ),
+        "TransferRepository.move": made(lambda r: (r.offer, r.as_stored), lambda r, n: r.move(*n)),
+        "TransferRepository.purge_account": made(
+            lambda r: (r.offer, r.purge()), lambda r, n: r.transfers.purge_account(n[1])
+        ),
         "DeadLetterRepository.store": made(
             lambda r: r.device,
             lambda r, d: r.letters.store(
@@ -436,7 +505,30 @@ def _certificate(world: World, owner: str, ids: Mapping[str, str]) -> str:
     return str(made["credentials"]["certificate_id"])
 
 
+def _device_for(world: World, owner: str, ids: Mapping[str, str]) -> str:
+    """Make a device of a stranger's that is offered to the person."""
+    world.person(owner)
+    giver = world.stranger()
+    rows = DeviceRepository()
+    device = provisioning_device(giver.id)
+    rows.claim(device, reservation=reserved(giver.id), attempt="a", now=datetime.now(UTC))
+    rows.activate(device, attempt="a", certificate_id="c1", now=datetime.now(UTC))
+    Transfers(SystemClock()).offer(giver.id, device.id, world.person(owner).id)
+    return str(device.id)
+
+
+def _offered(world: World, owner: str, ids: Mapping[str, str]) -> str:
+    """Make a device of the person's that is offered to a stranger."""
+    device_id = _device(world, owner, ids)
+    Transfers(SystemClock()).offer(world.person(owner).id, device_id, world.stranger().id)
+    return device_id
+
+
 OBJECTS: Objects = {
+    "device_id of POST /api/v1/devices/{device_id}/transfer/accept": _device_for,
+    "device_id of POST /api/v1/devices/{device_id}/transfer/decline": _device_for,
+    "device_id of GET /api/v1/devices/{device_id}/transfer": _offered,
+    "device_id of DELETE /api/v1/devices/{device_id}/transfer": _offered,
     "device_id": _device,
     "certificate_id": _certificate,
     "command_id": _command,
@@ -455,6 +547,10 @@ BODIES: Bodies = {
     "PATCH /api/v1/devices/{device_id}": lambda *_: {"name": "Kitchen"},
     "POST /api/v1/devices/{device_id}/commands": lambda *_: {"command": "blink"},
     "POST /api/v1/devices/{device_id}/certificates": lambda *_: {"overlap_s": 3_600},
+    "POST /api/v1/devices/{device_id}/transfer": lambda world, _: {
+        "user_id": world.stranger().id,
+        "current_password": PASSWORD,
+    },
     "POST /api/v1/commands/bulk": lambda *_: {"device_ids": [new_id()], "command": "blink"},
 }
 
@@ -520,6 +616,29 @@ def _made_certificate_over(rows: DeviceRows) -> None:
     rows.rotations.open(again, THIRD, now=NOW, request=asked(at=NOW + RETENTION))
 
 
+def _offer_over(rows: DeviceRows) -> None:
+    offer = rows.offer
+    second, end = timedelta(seconds=1), offer.expires_at
+    with pytest.raises(TransferChanged):
+        rows.move(offer, rows.as_stored, now=end)
+    rows.move(offer, rows.as_stored, now=end - second)
+
+
+def _refusal_over(rows: DeviceRows) -> None:
+    assert rows.transfers.decline(rows.offer, by=rows.receiver, at=NOW, entry=rows.entry)
+    end = rows.offer.expires_at
+    with pytest.raises(OfferDeclined):
+        rows.put_offer(rows.new_offer(offered_at=end - timedelta(seconds=1)))
+    rows.put_offer(rows.new_offer(offered_at=end))
+
+
+def _taken_over_before(rows: DeviceRows) -> None:
+    became, old = rows.move(rows.offer, rows.as_stored, now=NOW), rows.offer.device_id
+    end = NOW + OFFER_TTL
+    assert rows.transfers.taken(rows.receiver, old, now=end - timedelta(seconds=1)) == became
+    assert rows.transfers.taken(rows.receiver, old, now=end) is None
+
+
 def _letter_over(rows: DeviceRows) -> None:
     rows.letters.store(rows.device.id, refused=[Refused("", "R")], topic="t", payload=b"", received_ms=epoch_ms(NOW))
     end_s = epoch_ms(NOW) // 1000 + DEAD_LETTER_RETENTION_S
@@ -538,6 +657,9 @@ EXPIRES = Checks[DeviceRows](
         "bulk_request": _made_bulk_over,
         "rotation_request": _made_certificate_over,
         "dead_letter": _letter_over,
+        "device_offer": _offer_over,
+        "device_refusal": _refusal_over,
+        "device_taken": _taken_over_before,
     },
 )
 

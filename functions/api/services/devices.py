@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from karma.devices.repository.dead_letters import DeadLetterRepository
     from karma.devices.repository.devices import DeviceRepository
     from karma.devices.service import DeviceService
+    from karma.devices.transfers import TransferService
     from karma.integrations.iot import IotRegistry
 
 
@@ -56,6 +57,26 @@ def certificates() -> CertificateService:
     from karma.devices.repository.rotations import RotationRepository
 
     return CertificateService(repository(), RotationRepository(), registry(), clock())
+
+
+@cache
+def transfers() -> TransferService:
+    """Return the service of transfers of devices to other accounts."""
+    from api.services import billing, identity, mail
+    from karma.core.dynamo.buckets import DynamoBuckets
+    from karma.devices.repository.transfers import TransferRepository
+    from karma.devices.transfers import TransferService
+
+    return TransferService(
+        TransferRepository(),
+        repository(),
+        identity.users(),
+        proof=identity.prove_presence,
+        allowance_of=billing.allowances().of,
+        outbox_relay=mail.outbox_relay(),
+        buckets=DynamoBuckets(),
+        clock=clock(),
+    )
 
 
 @cache

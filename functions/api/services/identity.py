@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from karma.identity.accounts.deletion import AccountDeletion
     from karma.identity.accounts.service import AccountService
     from karma.identity.api_keys.service import ApiKeyService
+    from karma.identity.domain import Caller
     from karma.identity.oauth.links import LinkService
     from karma.identity.oauth.service import OAuthService
     from karma.identity.passwords.changes import PasswordService
@@ -96,6 +97,33 @@ def accounts() -> AccountService:
         usage=billing.usage(),
         clock=clock(),
         on_change=authenticator().forget,
+    )
+
+
+def prove_presence(caller: Caller, current_password: str | None) -> None:
+    """Verify that the owner of a session is present: by the password, or by a login of the last ten minutes.
+
+    Raises:
+        WrongPassword: the password is wrong.
+        ProofMissing: neither is given.
+        RateLimited: too many passwords were wrong.
+        AccountGone: the account is deleted.
+    """
+    from karma.identity.confirmation import confirm_presence
+    from karma.identity.passwords.hashes import Argon2Passwords
+    from karma.identity.transactional import AccountGone
+
+    account = users().read_user(caller.user_id)
+    if account is None:
+        raise AccountGone
+    confirm_presence(
+        caller,
+        password_hash=account.password_hash,
+        given=current_password,
+        passwords=Argon2Passwords(),
+        buckets=DynamoBuckets(),
+        now=clock().now(),
+        login_suffices=True,
     )
 
 

@@ -28,8 +28,8 @@ MINUTE = timedelta(minutes=1)
 
 OF_THE_FIRST_ATTEMPT = ("id", "user_id", "serial_number", "state", "created_at", "updated_at", "version")
 """Fields that taking a creation over keeps, or sets by itself; all others are those of the new attempt."""
-OF_CERTIFICATES = ("overlap", "is_bare")
-"""Fields that follow from the certificates of a device that is created."""
+OF_CERTIFICATES = ("overlap", "is_bare", "first_id")
+"""Fields that follow from the certificates of a device that is created, and from who had it before."""
 
 
 def other_than(value: object, name: str) -> object:

@@ -15,6 +15,7 @@ from tests.support import contexts, contract
 PART_OF = {
     "/api/v1/devices/{device_id}/certificates": "/api/v1/devices/{device_id}",
     "/api/v1/devices/{device_id}/commands": "/api/v1/devices/{device_id}",
+    "/api/v1/devices/{device_id}/transfer": "/api/v1/devices/{device_id}",
     "/api/v1/projects/{project_id}/invitations": "/api/v1/projects/{project_id}",
     "/api/v1/projects/{project_id}/members": "/api/v1/projects/{project_id}",
 }

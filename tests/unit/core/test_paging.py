@@ -24,6 +24,7 @@ from karma.devices.bulk import MAX_BULK_PARAMS_BYTES
 from karma.devices.payloads import MAX_ANSWER_BYTES
 from karma.devices.repository.dead_letters import KEPT_BYTES, NAMED
 from karma.devices.samples import MAX_METRIC_CHARS
+from karma.devices.transfer import MAX_RECEIVED
 from karma.files import domain as files
 from karma.http.gateway import Gateway
 from karma.identity.api_keys.service import MAX_API_KEYS
@@ -73,6 +74,7 @@ WHOLE: Final[dict[str, tuple[int, int]]] = {
     "projects/{project_id}/members": (100, SMALL),
     "projects/{project_id}/invitations": (projects.MAX_INVITATIONS, SMALL),
     "invitations": (100, SMALL),
+    "transfers": (MAX_RECEIVED, SMALL + ESCAPED * devices.MAX_NAME_CHARS),
     "devices/{device_id}/files": (
         100,
         2 * files.MAX_OBJECT_BYTES + 3 * 2 * files.MAX_PATH_BYTES + PLAIN * files.MAX_NAME_CHARS + AROUND,

@@ -202,6 +202,7 @@ ACROSS: dict[str, list[tuple[dict[str, Any], str]]] = {
         ({"subtasks": [{"title": ""}, {"title": "b", "dependencies": ["b"]}]}, "subtasks.1.dependencies.0"),
     ],
     "InviteRequest": [({}, "user_id"), ({"user_id": "u", "email": "a@example.com"}, "email")],
+    "OfferDeviceBody": [({}, "user_id"), ({"user_id": "u", "email": "a@example.com"}, "email")],
     "SendBulkCommandBody": [
         ({"tag": None, "device_ids": None}, "tag"),
         ({"tag": "north", "device_ids": ["01a22bf7-34a9-7998-99f2-44ee9ebd712b"]}, "device_ids"),
@@ -258,6 +259,7 @@ _DECIDING = {
     "CreateScheduleBody": ("cron", "at", "run"),
     "ChangeUser": ("role", "disabled"),
     "InviteRequest": ("user_id", "email"),
+    "OfferDeviceBody": ("user_id", "email"),
     "CreateDirectoryRequest": ("name", "path"),
     "CreateRolloutBody": ("device_ids", "tag", "all"),
     "StartRunBody": ("message", "messages", "resume"),

@@ -93,7 +93,7 @@ CAUSES: dict[MailKind, Callable[[World, int], None]] = {
 }
 
 
-ELSEWHERE = {MailKind.PROJECT_INVITATION, MailKind.ALARM_RAISED, MailKind.ALARM_CLEARED}
+ELSEWHERE = {MailKind.PROJECT_INVITATION, MailKind.DEVICE_OFFERED, MailKind.ALARM_RAISED, MailKind.ALARM_CLEARED}
 """Kinds whose contexts bound them, and test that."""
 
 

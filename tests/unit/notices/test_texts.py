@@ -22,6 +22,7 @@ DETAILS = {
     AuditEvent.ROLE_CHANGED: {"from": "user", "to": "viewer"},
     AuditEvent.DISABLED: {"from": "active", "to": "disabled"},
     AuditEvent.ENABLED: {"from": "disabled", "to": "active"},
+    AuditEvent.DEVICE_GIVEN: {"device_id": "01890000-0000-7000-8000-0000000000dd"},
     AuditEvent.PROJECT_INVITATION_RECEIVED: {"project_id": "01890000-0000-7000-8000-0000000000cc", "role": "viewer"},
     AuditEvent.WEBHOOK_DISABLED: {"webhook_id": "01890000-0000-7000-8000-0000000000dd", "reason": "gone"},
 }

@@ -22,11 +22,15 @@ TOLD: Final[Mapping[AuditEvent, NoticeType]] = {
     AuditEvent.DISABLED: NoticeType.ACCOUNT_DISABLED,
     AuditEvent.ENABLED: NoticeType.ACCOUNT_ENABLED,
     AuditEvent.PROJECT_INVITATION_RECEIVED: NoticeType.PROJECT_INVITATION,
+    AuditEvent.DEVICE_OFFER_RECEIVED: NoticeType.DEVICE_OFFERED,
+    AuditEvent.DEVICE_GIVEN: NoticeType.DEVICE_GIVEN,
     AuditEvent.WEBHOOK_DISABLED: NoticeType.WEBHOOK_DISABLED,
 }
 STANDING: Final = ("schedules", "webhooks", "mcp_servers")
 """Members of an entry's details that count what acts for an account without a session."""
-_WORDS: Final = frozenset({"api_key_id", "session_id", "provider", "from", "to", "project_id", "role", "webhook_id"})
+_WORDS: Final = frozenset(
+    {"api_key_id", "session_id", "provider", "from", "to", "project_id", "role", "webhook_id", "device_id"}
+)
 """Members of an entry's details that its notice repeats."""
 
 

@@ -43,6 +43,11 @@ class AuditEvent(StrEnum):
     PROJECT_MEMBER_ADDED = "project.member_added"
     PROJECT_ROLE_CHANGED = "project.role_changed"
     PROJECT_MEMBER_REMOVED = "project.member_removed"
+    DEVICE_OFFERED = "device.offered"
+    DEVICE_OFFER_RECEIVED = "device.offer_received"
+    DEVICE_OFFER_DECLINED = "device.offer_declined"
+    DEVICE_GIVEN = "device.given"
+    DEVICE_RECEIVED = "device.received"
     WEBHOOK_CREATED = "webhook.created"
     WEBHOOK_CHANGED = "webhook.changed"
     WEBHOOK_SECRET_ROTATED = "webhook.secret_rotated"  # noqa: S105  a name

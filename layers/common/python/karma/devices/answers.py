@@ -135,7 +135,7 @@ class CredentialsView(TypedDict):
 def credentials_view(device: Device, certificate: Certificate, endpoint: Endpoint) -> CredentialsView:
     """Render credentials; without a private key when the device made its own."""
     shown: CredentialsView = {
-        "device_id": device.id,
+        "device_id": device.addressee,
         "thing_name": device.serial_number,
         "certificate_id": certificate.id,
         "certificate_pem": certificate.pem,

@@ -240,7 +240,7 @@ def request_body(pending: Pending) -> dict[str, Any]:
     """Return the body of `cmd/karma/<thing>/request`."""
     return {
         "id": pending.id,
-        "device_id": pending.device_id,
+        "device_id": pending.addressee or pending.device_id,
         "command": pending.command,
         "params": pending.params,
         "issued_at": pending.issued_ms,

@@ -158,6 +158,13 @@ class Device(Record, kw_only=True):
     """Time in which it has two certificates; None: it has one."""
     is_bare: bool = False
     """True: it has had no certificate yet."""
+    first_id: DeviceId | None = None
+    """The id that it was made under, where another account had it before; None: its id."""
+
+    @property
+    def addressee(self) -> DeviceId:
+        """Return the id by which the device knows itself: it stands in its credentials, and in each request to it."""
+        return self.first_id or self.id
 
     @property
     def certificates(self) -> int:

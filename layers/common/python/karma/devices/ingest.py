@@ -6,6 +6,7 @@ recorded counts: an end that was shown, and after which the next serial command 
 message                        effect
 unknown topic, unknown or deleted thing, certificate not the row's     dropped and counted (IngestRejected, reason)
 unreadable payload, key taken by another body                          the owner's dead letter, counted
+message, or sample, of before the device changed hands                 dropped and counted (BEFORE_TRANSFER)
 what is beyond a device's hour      refused (TOO_FAST), or counted in one letter; `ready` is heard once a minute
 member that may be left out and cannot be kept                         named in a dead letter; the rest is taken
 telemetry       one conditional put an hour of samples; newest values into LATEST, with what a watcher keeps beside
@@ -92,6 +93,8 @@ class _Heard:
     ready_ms: int = 0
     too_fast: bool = False
     """It has used up its hour."""
+    withheld: set[str] = field(default_factory=set)
+    """Ids of messages that hold what is of before the device changed hands: no dead letter has their payload."""
     unkept: dict[int, list[str]] = field(default_factory=dict)
     """Ids of messages with refused parts that have no dead letter of their own, by hour."""
 
@@ -107,6 +110,10 @@ class _Rejected(Exception):
     def __init__(self, reason: str) -> None:
         super().__init__(reason)
         self.reason = reason
+
+
+class _ChangedHands(Exception):
+    """The device has become another account's since its owner was cached: its messages are taken once more."""
 
 
 class IngestService:
@@ -145,7 +152,7 @@ class IngestService:
                 step()
             except _Rejected as exc:
                 rejected[exc.reason] += 1
-            except (Upstream, ConditionFailed) as exc:
+            except (Upstream, ConditionFailed, _ChangedHands) as exc:
                 logger.warning("ingest.retry", cause=type(exc).__name__)
                 failed.update(dict.fromkeys(ids))
             except Exception:  # noqa: BLE001  one message's bug must not hold back the others of its batch
@@ -179,6 +186,8 @@ class IngestService:
             self._take_presence(message, source.thing, heard)
             return
         claim = self._speaker(source.thing, message.certificate_id, received_ms=message.received_ms)
+        if message.received_ms < claim.since_ms:
+            raise _Rejected("BEFORE_TRANSFER")
         device = heard.setdefault(claim.device_id, _Heard(claim))
         device.repeated |= message.repeated
         try:
@@ -198,8 +207,9 @@ class IngestService:
         if not self._allowance.take_letter(device_id, received_ms=at_ms):
             device.unkept.setdefault(hour_of(at_ms), []).append(message.id)
             return
+        payload = b"" if message.id in device.withheld else message.payload
         self._dead_letters.store(
-            device_id, refused=refused, taken=taken, topic=message.topic, payload=message.payload, received_ms=at_ms
+            device_id, refused=refused, taken=taken, topic=message.topic, payload=payload, received_ms=at_ms
         )
 
     def _sum_up(self, device: _Heard, hour: int, more: int) -> None:
@@ -221,7 +231,13 @@ class IngestService:
         return self._take_word(kind, message, device)
 
     def _take_telemetry(self, message: DeviceMessage, device: _Heard) -> tuple[Latest, Sequence[Refused]]:
-        read = read_telemetry(message.payload, received_ms=message.received_ms)
+        since_ms = device.claim.since_ms
+        read = read_telemetry(message.payload, received_ms=message.received_ms, since_ms=since_ms)
+        if read.is_cut:
+            device.withheld.add(message.id)
+            count("IngestRejected", reason="BEFORE_TRANSFER")
+            if not read.batches:
+                raise _Rejected("BEFORE_TRANSFER")
         units = units_of(read.batches)
         if not self._allowance.take_units(device.claim.device_id, units, received_ms=message.received_ms):
             raise Unreadable("TOO_FAST", "samples", [Refused("samples", "TOO_FAST"), *read.refused])
@@ -298,6 +314,9 @@ class IngestService:
             known = self._devices.merge_presence(device.claim, device.events, now=now) is not None
         if not known:
             self._claims.pop(device.claim.serial_number, None)
+            now_of = self._known(device.claim.serial_number, since=monotonic())
+            if now_of is not None and now_of.state is DeviceState.ACTIVE and now_of.device_id != device.claim.device_id:
+                raise _ChangedHands
             raise _Rejected("DELETED")
 
     def _watch(self, device: _Heard) -> Watch | None:

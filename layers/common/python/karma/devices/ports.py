@@ -13,8 +13,11 @@ if TYPE_CHECKING:
     from karma.core.dynamo.transaction import Transaction
     from karma.devices.domain import Latest
     from karma.devices.samples import Batch
+    from karma.identity.domain import Caller, User
 
 
+Proof = Callable[["Caller", str | None], None]
+"""Verifies that a caller is present, by the password if one is given; raises Forbidden, ValidationFailed otherwise."""
 Join = Callable[["Transaction"], None]
 """Adds writes or conditions to a transaction of another one's."""
 
@@ -60,6 +63,18 @@ class DataOfDevices(Protocol):
 
     def remove(self, device_id: DeviceId, *, limit: int) -> int:
         """Remove up to `limit` items of a deleted device and return how many; fewer than `limit`: none is left."""
+        ...
+
+
+class Accounts(Protocol):
+    """Accounts that give and take devices; implemented by karma.identity.accounts.repository.users.UserRepository."""
+
+    def find_by_email(self, email: str) -> User | None:
+        """Find the owner of a normalised address."""
+        ...
+
+    def read_user(self, user_id: UserId) -> User | None:
+        """Read an account, strongly consistent; None: it does not exist."""
         ...
 
 

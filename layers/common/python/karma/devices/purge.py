@@ -1,4 +1,4 @@
-"""The step of devices in the deletion of an account."""
+"""The steps of devices in the deletion of an account."""
 
 from __future__ import annotations
 
@@ -7,11 +7,12 @@ from collections.abc import Sequence
 from karma.core.clock import Clock
 from karma.core.dynamo.failures import ConditionFailed
 from karma.core.ids import DeviceId
-from karma.core.purge import PurgeAttempt
+from karma.core.purge import PurgeAttempt, PurgeStep
 from karma.devices.domain import Device, DeviceState
 from karma.devices.ports import DataOfDevices, Registry
 from karma.devices.repository.deleted_devices import DeletedDeviceRepository
 from karma.devices.repository.devices import DeviceRepository
+from karma.devices.repository.transfers import TransferRepository
 from karma.devices.service import DeviceService
 
 _ROWS = 100
@@ -90,3 +91,8 @@ class DevicesPurge:
         except ConditionFailed:
             # The sweep, or another go, was quicker; the next look tells.
             return
+
+
+def purge() -> PurgeStep:
+    """Return the step that removes the offers of devices to an account, and its refusals."""
+    return TransferRepository()

@@ -110,6 +110,8 @@ class Telemetry(Record):
 
     batches: tuple[Batch, ...]
     refused: tuple[Refused, ...]
+    is_cut: bool = False
+    """True: samples of before the device changed hands were left out."""
 
 
 def metric_name(given: str) -> str | None:
@@ -117,8 +119,10 @@ def metric_name(given: str) -> str | None:
     return unicodedata.normalize("NFC", given) if METRIC.fullmatch(given) else None
 
 
-def read_telemetry(payload: bytes, *, received_ms: int) -> Telemetry:
+def read_telemetry(payload: bytes, *, received_ms: int, since_ms: int = 0) -> Telemetry:
     """Read a message of samples, received at a moment in milliseconds.
+
+    What was measured before `since_ms` is another account's: it is left out, and may leave nothing.
 
     Raises:
         Unreadable: no part of the message can be used.
@@ -141,13 +145,15 @@ def read_telemetry(payload: bytes, *, received_ms: int) -> Telemetry:
             continue
         taken = [each for each in hours[hour] if each.ts <= received_ms + MAX_FUTURE_S * 1000]
         refused += [Refused(f"samples[{each.place}].ts", "FUTURE") for each in hours[hour][len(taken) :]]
+        taken = [each for each in taken if each.ts >= since_ms]
         if taken and len(batches) == MAX_HOURS:
             refused += [Refused(f"samples[{each.place}].ts", "SPAN") for each in taken]
         elif taken:
             batches.append(_batch(boot, seq, hours[hour], taken, received_ms))
-    if not batches:
+    is_cut = bool(samples) and samples[0].ts < since_ms
+    if not (batches or is_cut):
         raise Unreadable(refused[0].reason, refused[0].field, refused)
-    return Telemetry(tuple(reversed(batches)), tuple(refused))
+    return Telemetry(tuple(reversed(batches)), tuple(refused), is_cut)
 
 
 def _read_sample(place: int, given: Any, refused: list[Refused]) -> _Sample | None:

@@ -28,6 +28,7 @@ from karma.devices.domain import (
     DeviceModel,
 )
 from karma.devices.rotation import DEFAULT_OVERLAP_S, MAX_OVERLAP_S, MIN_OVERLAP_S
+from karma.identity.accounts import emails
 
 _SERIAL = form(f"^{SERIAL.pattern}$", f"must be {SERIAL_FORM}")
 _CSR = form(
@@ -87,6 +88,24 @@ class RotateCertificateBody(Body):
     """Signing request in PEM; the private key stays on the device, and the answer holds none."""
     overlap_s: Annotated[Number, Field(ge=MIN_OVERLAP_S, le=MAX_OVERLAP_S)] = DEFAULT_OVERLAP_S
     """Seconds for which both connect; the old one is removed when the new one connects, or when they are over."""
+
+
+class OfferDeviceBody(Body):
+    """An offer of a device to an account by its id, or to whoever proves an e-mail address."""
+
+    user_id: Annotated[str, StringConstraints(min_length=1, max_length=64)] | None = None
+    email: Annotated[str, StringConstraints(min_length=3, max_length=320), judged(emails.mailable)] | None = None
+    """In place of `user_id`."""
+    current_password: Annotated[str, StringConstraints(min_length=1, max_length=512)] | None = None
+    """Proof that it is you; not needed within ten minutes after logging in."""
+
+    @classmethod
+    def across(cls, given: Mapping[str, Any]) -> Sequence[tuple[str, str]]:
+        """Return that somebody must be named, and in one way only."""
+        named = [name for name in ("user_id", "email") if given.get(name) is not None]
+        if len(named) > 1:
+            return [("email", "not together with user_id")]
+        return () if named else [("user_id", "is required, or email")]
 
 
 class ImportDevicesBody(Body):

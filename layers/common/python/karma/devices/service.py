@@ -192,6 +192,9 @@ class DeviceService(DeviceReader):
                 self._devices.begin_delete(row, version=version, now=self._clock.now())
             except ConditionFailed:
                 self._require_version(row, version)
+                if self._devices.row(row.user_id, row.id, consistent=True) is None:
+                    # Deleted to the end, or another account's by now: the thing of that name is not ours to remove.
+                    return
                 # Somebody else deletes it too: both may go on.
                 logger.info("device.delete_raced", device_id=row.id)
             count("DeviceDeleted")

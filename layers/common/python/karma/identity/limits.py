@@ -120,9 +120,9 @@ Stored.
 
 _DAY = timedelta(days=1)
 INVITATIONS = Limit("invitations", 100, _DAY)
-"""Limit of invitations to projects, by the account that sends them. Stored."""
+"""Limit of invitations to projects and offers of devices together, by the account that sends them. Stored."""
 MAIL_INVITATION = Limit("mail_invitation", 3, _DAY)
-"""Limit of mails and notices about invitations, by invited account or address; beyond it, they are only listed."""
+"""Limit of mails and notices about both, by the account or address that is asked; beyond it, they are only listed."""
 
 OPEN_STREAMS = Pool("open_streams", 10, timedelta(seconds=75))
 """Limit of open streams of one account: each takes a process of the streaming function, whose number is limited for all

@@ -21,6 +21,7 @@ MAIL_LIMITS: Mapping[MailKind, Limit] = {
     MailKind.EMAIL_CHANGED: MAIL_CHANGE,  # one at the most for each CONFIRM_NEW_EMAIL, whose link it needs
     MailKind.API_KEY_CREATED: MAIL_API_KEY,
     MailKind.PROJECT_INVITATION: INVITATIONS,
+    MailKind.DEVICE_OFFERED: INVITATIONS,
 }
 """Limits of each kind of mail, by account or address: all accounts share the number that SES sends in a day."""
 

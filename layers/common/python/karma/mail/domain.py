@@ -32,6 +32,8 @@ class MailKind(StrEnum):
     API_KEY_CREATED = "api_key_created"
     PROJECT_INVITATION = "project_invitation"
     """To somebody who is invited to a project, with an account or without; names neither project nor inviter."""
+    DEVICE_OFFERED = "device_offered"
+    """To somebody who is offered a device, with an account or without; names neither device nor giver."""
     ALREADY_REGISTERED = "already_registered"
     """In place of `VERIFY_EMAIL`, when the address has an account: a link that sets a password, for its owner alone."""
     ALARM_RAISED = "alarm_raised"

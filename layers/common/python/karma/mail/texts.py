@@ -94,6 +94,12 @@ _TEXTS: Mapping[str, Mapping[MailKind, _Text]] = {
             "accept or decline within 14 days.",
             otherwise="If you expect nothing of the kind, do nothing; without you nothing happens.",
         ),
+        MailKind.DEVICE_OFFERED: _Text(
+            "You were offered a device",
+            "somebody wants to give you a device at Karma. Log in, or register with this address, to see which and by "
+            "whom, and to accept or decline within 14 days.",
+            otherwise="If you expect nothing of the kind, do nothing; without you nothing happens.",
+        ),
         MailKind.API_KEY_CREATED: _Text(
             "An API key was created",
             "an API key of your Karma account was created. Whoever has it acts as you, within its scopes, until it "
@@ -161,6 +167,12 @@ _TEXTS: Mapping[str, Mapping[MailKind, _Text]] = {
             "您收到项目邀请",
             "有人邀请您加入 Karma 的一个项目。请登录，或使用此邮箱注册，以查看邀请人，并在 14 天内接受或拒绝。",
             otherwise="如果您并不期待此邀请，请忽略此邮件；未经您同意，不会发生任何事。",
+        ),
+        MailKind.DEVICE_OFFERED: _Text(
+            "有人要将设备转让给您",
+            "有人希望将 Karma 的一台设备转让给您。请登录，或使用此邮箱注册，以查看设备和转让人，"
+            "并在 14 天内接受或拒绝。",
+            otherwise="如果您并不期待此转让，请忽略此邮件；未经您同意，不会发生任何事。",
         ),
         MailKind.API_KEY_CREATED: _Text(
             "已创建 API 密钥",

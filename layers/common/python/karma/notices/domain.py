@@ -37,6 +37,9 @@ class NoticeType(StrEnum):
     SUBSCRIPTIONS_SEVERAL = "subscriptions_several"
     """More than one subscription renews, another number than before."""
     PROJECT_INVITATION = "project_invitation"
+    DEVICE_OFFERED = "device_offered"
+    DEVICE_GIVEN = "device_given"
+    """A device that the account offered has another owner now."""
     WEBHOOK_DISABLED = "webhook_disabled"
     """A webhook's address is gone, or nothing but failures came from it for days."""
     SCHEDULE_FAILED = "schedule_failed"
@@ -74,6 +77,8 @@ SEVERITIES: Mapping[NoticeType, Severity] = {
     NoticeType.SUBSCRIPTION_CHANGED: Severity.INFO,
     NoticeType.SUBSCRIPTIONS_SEVERAL: Severity.WARNING,
     NoticeType.PROJECT_INVITATION: Severity.INFO,
+    NoticeType.DEVICE_OFFERED: Severity.INFO,
+    NoticeType.DEVICE_GIVEN: Severity.WARNING,
     NoticeType.WEBHOOK_DISABLED: Severity.WARNING,
     NoticeType.SCHEDULE_FAILED: Severity.WARNING,
     NoticeType.ALARM_RAISED: Severity.WARNING,

@@ -67,6 +67,14 @@ _TEXTS: Mapping[str, Mapping[NoticeType, Text]] = {
         NoticeType.PROJECT_INVITATION: Text(
             "You were invited to a project", "Somebody asks you to join a project as {role}: accept or decline."
         ),
+        NoticeType.DEVICE_OFFERED: Text(
+            "You were offered a device", "Somebody wants to give you a device: accept or decline."
+        ),
+        NoticeType.DEVICE_GIVEN: Text(
+            "A device has another owner",
+            "The device {device_id} that you offered was accepted; you do not see it any more. If you did not offer "
+            "it, change your password and write to support at once.",
+        ),
         NoticeType.WEBHOOK_DISABLED: Text(
             "A webhook was disabled",
             "Its address is gone, or failed for days. It is told nothing more until you enable it: {webhook_id}",
@@ -129,6 +137,11 @@ _TEXTS: Mapping[str, Mapping[NoticeType, Text]] = {
         ),
         NoticeType.PROJECT_INVITATION: Text(
             "您收到项目邀请", "有人邀请您以 {role} 身份加入一个项目。您可以接受或拒绝。"
+        ),
+        NoticeType.DEVICE_OFFERED: Text("有人要将设备转让给您", "有人希望将一台设备转让给您。您可以接受或拒绝。"),
+        NoticeType.DEVICE_GIVEN: Text(
+            "一台设备已转让",
+            "您转让的设备 {device_id} 已被接受，您将无法再查看它。如果不是您本人操作，请更改密码并立即联系客服。",
         ),
         NoticeType.WEBHOOK_DISABLED: Text(
             "某个 Webhook 已被停用", "其地址已失效，或连续多日投递失败。重新启用之前不再投递事件：{webhook_id}"

@@ -56,6 +56,8 @@ class Pending(Record, kw_only=True):
     device_id: DeviceId
     user_id: UserId
     serial_number: str
+    addressee: DeviceId | None = None
+    """The id by which the device knows itself; None: `device_id`."""
     command: str
     params: Mapping[str, Any]
     serial: bool
@@ -94,7 +96,7 @@ class CommandRepository:
         tx = Transaction()
         require_device(tx, device.user_id, device.id)
         tx.put(_command_item(command, stamp))
-        tx.put(_pending_item(command, stamp))
+        tx.put(_pending_item(command, device, stamp))
         if request is not None:
             key = command_request_key(device.user_id, device.id, request)
             note_request(tx, CommandRequestItem(*key), request, command.id)
@@ -320,6 +322,7 @@ def _pending(item: PendingItem) -> Pending:
         device_id=DeviceId(item.device_id),
         user_id=UserId(item.user_id),
         serial_number=item.serial_number,
+        addressee=DeviceId(item.addressee) if item.addressee else None,
         command=item.command,
         params=cast("dict[str, Any]", item.params or {}),
         serial=item.serial,
@@ -353,7 +356,7 @@ def _command_item(command: Command, stamp: str) -> CommandItem:
     )
 
 
-def _pending_item(command: Command, stamp: str) -> PendingItem:
+def _pending_item(command: Command, device: Device, stamp: str) -> PendingItem:
     pk, sk = pending_key(command.device_id, command.id)
     return PendingItem(
         pk,
@@ -362,6 +365,7 @@ def _pending_item(command: Command, stamp: str) -> PendingItem:
         device_id=command.device_id,
         user_id=command.user_id,
         serial_number=command.serial_number,
+        addressee=device.first_id,
         command=command.command,
         params=dict(command.params),
         serial=command.serial,

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from datetime import datetime
 from typing import Any, NamedTuple, cast
 
 import orjson
 
+from karma.core.clock import iso
 from karma.core.ids import DeviceId, UserId
 from karma.core.records import Record
 from karma.devices.domain import (
@@ -30,6 +32,7 @@ from karma.devices.repository.items import (
     TombstoneItem,
     UniqueSerial,
     device_key,
+    tombstone_key,
     unique_serial_key,
 )
 
@@ -46,6 +49,8 @@ class SerialClaim(Record, kw_only=True):
     """The one of them that has not connected yet; "": there is one certificate."""
     removed_certificate_id: str = ""
     removed_ms: int = 0
+    since_ms: int = 0
+    """Moment in milliseconds at which another account gave the device to its owner; 0: none did."""
 
     def takes(self, certificate_id: str, *, received_ms: int) -> bool:
         """Tell whether a certificate spoke for the device when the broker got a message.
@@ -147,6 +152,7 @@ def claim_of(item: UniqueSerial) -> SerialClaim:
         next_certificate_id=item.next_certificate_id or "",
         removed_certificate_id=item.removed_certificate_id or "",
         removed_ms=int(item.removed_ms or 0),
+        since_ms=int(item.since_ms or 0),
     )
 
 
@@ -165,6 +171,21 @@ def unique_serial(device: Device, *, attempt: str, now: str) -> UniqueSerial:
         updated_at=now,
         gsi1pk=SWEEP_PARTITION,
         gsi1sk=f"{now}#{device.serial_number}",
+    )
+
+
+def tombstone(device: Device, now: datetime) -> TombstoneItem:
+    """Return the item by which the data of a device that is gone is found, until that is removed."""
+    stamp = iso(now)
+    return TombstoneItem(
+        *tombstone_key(device.user_id, device.id),
+        user_id=device.user_id,
+        device_id=device.id,
+        deleted_ms=round(now.timestamp() * 1000),
+        created_at=stamp,
+        updated_at=stamp,
+        gsi1pk=SWEEP_PARTITION,
+        gsi1sk=f"{stamp}#{device.id}",
     )
 
 
@@ -213,6 +234,7 @@ def device_of(item: DeviceItem) -> Device:
         tags=tuple(cast("list[str]", item.tags or [])),
         overlap=_overlap(item),
         is_bare=bool(item.bare),
+        first_id=DeviceId(item.first_id) if item.first_id else None,
         version=int(item.version or 0),
         created_at=item.created_at or "",
         updated_at=item.updated_at or "",

@@ -41,6 +41,7 @@ from karma.devices.repository.device_mapping import (
     device_of,
     latest_from,
     presence_from,
+    tombstone,
     unfinished_of,
     unique_serial,
 )
@@ -53,14 +54,12 @@ from karma.devices.repository.items import (
     DevicesItem,
     LatestItem,
     PresenceItem,
-    TombstoneItem,
     UniqueSerial,
     device_key,
     devices_counter_key,
     latest_key,
     owner_pk,
     presence_key,
-    tombstone_key,
     unique_serial_key,
 )
 from karma.identity.transactional import require_account
@@ -148,11 +147,11 @@ class DeviceRepository:
         self, user_id: UserId, *, descending: bool, limit: int, after: tuple[str, DeviceId] | None = None
     ) -> DeviceSlice:
         """Read active devices by name, regardless of case: one index query, then one batch read of their facts."""
-        pk = _names_partition(user_id)
+        pk = names_partition(user_id)
         start = None
         if after is not None:
             key = device_key(user_id, after[1])
-            start = {"pk": key.pk, "sk": key.sk, "gsi1pk": pk, "gsi1sk": _name_key(after[0], after[1])}
+            start = {"pk": key.pk, "sk": key.sk, "gsi1pk": pk, "gsi1sk": name_key(after[0], after[1])}
         page = query(DeviceItem, pk, limit=limit + 1, forward=not descending, start=start, index=DeviceItem.gsi1)
         devices = [device_of(item) for item in page.items[:limit]]
         return DeviceSlice(self._with_facts(user_id, devices), len(page.items) > limit)
@@ -271,8 +270,8 @@ class DeviceRepository:
                 DeviceItem.attempt.remove(),
                 *([] if certificate_id else [DeviceItem.bare.set(True)]),
                 DeviceItem.updated_at.set(stamp),
-                DeviceItem.gsi1pk.set(_names_partition(device.user_id)),
-                DeviceItem.gsi1sk.set(_name_key(device.name, device.id)),
+                DeviceItem.gsi1pk.set(names_partition(device.user_id)),
+                DeviceItem.gsi1sk.set(name_key(device.name, device.id)),
             ],
             mine,
         )
@@ -338,7 +337,7 @@ class DeviceRepository:
             raise stale
         for name, value in changes.items():
             setattr(item, name, value)
-        item.gsi1sk = _name_key(item.name, device_id)
+        item.gsi1sk = name_key(item.name, device_id)
         item.updated_at = iso(now)
         try:
             put(item)
@@ -383,23 +382,9 @@ class DeviceRepository:
 
     def finish_delete(self, device: Device, *, now: datetime) -> None:
         """Remove the rows, free the serial number, and write a tombstone by which the device's data is found."""
-        stamp = iso(now)
         deleting = DeviceItem.state == DeviceState.DELETING
         tx = self._remove_items(device, row=deleting, claim=UniqueSerial.device_id == device.id)
-        pk, sk = tombstone_key(device.user_id, device.id)
-        tx.put(
-            TombstoneItem(
-                pk,
-                sk,
-                user_id=device.user_id,
-                device_id=device.id,
-                deleted_ms=round(now.timestamp() * 1000),
-                created_at=stamp,
-                updated_at=stamp,
-                gsi1pk=SWEEP_PARTITION,
-                gsi1sk=f"{stamp}#{device.id}",
-            )
-        )
+        tx.put(tombstone(device, now))
         tx.commit()
 
     def unfinished(self, *, before: datetime, limit: int) -> list[SerialClaim | GoneDevice]:
@@ -482,11 +467,13 @@ def _start_after(user_id: UserId, device_id: DeviceId, *, newest_first: bool) ->
     return device_key(user_id, device_id) if newest_first else presence_key(user_id, device_id)
 
 
-def _names_partition(user_id: UserId) -> str:
+def names_partition(user_id: UserId) -> str:
+    """Return the partition of gsi1 with an owner's active devices by name."""
     return f"{owner_pk(user_id)}#NAMES"
 
 
-def _name_key(name: str, device_id: str) -> str:
+def name_key(name: str, device_id: str) -> str:
+    """Return a device's place among those of its owner by name, whatever the case."""
     return f"{name.casefold()[:_NAME_KEY_CHARS]}#{device_id}"
 
 

@@ -9,6 +9,8 @@ devices    USER#<user>   DEVICE#<device>              the owner's description   
            THING#<serial> META                        unique serial number, for ingest   gsi1 while unfinished: sweep
            DEV#<device>  CMD#<command>                a command
            DEV#<device>  PENDING#<command>            the same while unfinished      gsi1: by expiry
+           DEV#<device>  TRANSFER, REFUSAL#<user>     its offer to another account (transfers.py)   gsi1: to whom
+           USER#<user>   TAKEN#<device>               the device that a transferred one became
            DEV#<device>  ROTATION                     its last change of certificates (rotations.py)   gsi1: sweep
            DEV#<device>  DEAD#<ms>#<hash>             a message with refused parts
            DEV#<device>  DEADPAYLOAD#<ms>#<hash>      its whole payload, when that is long
@@ -187,6 +189,8 @@ class DeviceItem(DevicesItem, discriminator="device"):
     tags = JSONAttribute(default=list)
     bare = BooleanAttribute(null=True)
     """True: it was imported, and has had no certificate yet."""
+    first_id = UnicodeAttribute(null=True)
+    """The id that it was made under, where another account had it before."""
     rotation = JSONAttribute(null=True)
     """While it has two certificates: id of the new one, and begin and end of that time in milliseconds."""
 
@@ -242,6 +246,8 @@ class UniqueSerial(DevicesItem, discriminator="thing"):
     removed_certificate_id = UnicodeAttribute(null=True)
     """The one that counted last before; it still counts for what the broker had until `removed_ms`."""
     removed_ms = NumberAttribute(null=True)
+    since_ms = NumberAttribute(null=True)
+    """Moment at which another account gave it to its owner."""
 
 
 class DeviceRequestItem(RequestAttributes, DevicesItem, discriminator="device_request"):
@@ -282,6 +288,8 @@ class PendingItem(DevicesItem, discriminator="pending_command"):
     device_id = UnicodeAttribute()
     user_id = UnicodeAttribute()
     serial_number = UnicodeAttribute()
+    addressee = UnicodeAttribute(null=True)
+    """The id by which the device knows itself; null: `device_id`."""
     command = UnicodeAttribute()
     params = JSONAttribute(default=dict)
     serial = BooleanAttribute(default=False)

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from dataclasses import replace
 from datetime import datetime
-from typing import Protocol
+from typing import Final, Protocol
 
 from karma.core.ids import UserId
 from karma.identity.accounts import one_time
 from karma.identity.accounts.one_time import OneTimeToken, Purpose
 from karma.identity.domain import Locale, User
 from karma.mail.domain import Addressed, Mail, MailKind
+
+_TO_ANYBODY: Final = frozenset({MailKind.PROJECT_INVITATION, MailKind.DEVICE_OFFERED})
+"""Kinds that go to an address whether an account has it or not."""
 
 
 class People(Protocol):
@@ -36,7 +39,7 @@ class Correspondence:
 
     def address(self, mail: Mail, *, now: datetime) -> Addressed | None:
         """Return the recipient as they are now, with the link's token; None when the mail is not needed any more."""
-        if mail.kind is MailKind.PROJECT_INVITATION and mail.to is not None:
+        if mail.kind in _TO_ANYBODY and mail.to is not None:
             return self._to_an_address(mail, mail.to)
         user = self._person(mail)
         if user is None and mail.kind is MailKind.VERIFY_EMAIL and mail.user_id is not None and mail.address_hash:
