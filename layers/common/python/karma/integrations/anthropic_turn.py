@@ -134,6 +134,8 @@ class Turn:
             raise ModelFailed(code, usage=self.usage, is_transient=code.may_pass)
 
     def _start(self, index: int, block: dict[str, Any], out: list[ModelEvent]) -> None:
+        if index in self._open or index in self._blocks:
+            raise ValueError("two blocks of one index")
         kind = block["type"]
         begun = block.pop(kind, "") if kind in {"text", "thinking"} else ""
         opened = self._open[index] = _Open(surrogates.whole(block))
@@ -172,8 +174,10 @@ class Turn:
     def _end(self, index: int, out: list[ModelEvent]) -> None:
         opened = self._open.pop(index)
         self._say(opened, opened.end(), out)
-        block, text = opened.block, str(opened.text)
-        kind = block["type"]
+        block, kind = opened.block, opened.block["type"]
+        if kind.endswith("tool_use") and not opened.text.size:
+            self._say(opened, opened.add(_written(block.get("input"))), out)
+        text = str(opened.text)
         if kind in {"text", "thinking"}:
             block[kind] = text
             if kind == "thinking" and text and self._shows_reasoning:
@@ -195,6 +199,17 @@ class Turn:
         thought = ((usage or {}).get("output_tokens_details") or {}).get("thinking_tokens")
         if _is_count(thought):
             self._usage["thinking_tokens"] = thought
+
+
+def _written(given: object) -> str:
+    """Return the input that stands whole where its block begins, as servers send it that cut nothing into deltas."""
+    if isinstance(given, dict):
+        return freeform.render(given).decode() if given else ""
+    if isinstance(given, str):
+        return given
+    if not given:
+        return ""
+    raise TypeError("an input that is no object")
 
 
 def _is_count(value: object) -> TypeGuard[int]:
