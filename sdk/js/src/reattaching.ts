@@ -36,8 +36,8 @@ export function reattaching({ send = (url, init) => fetch(url, init), patience =
     const { "content-type": _, ...headers } = Object.fromEntries(new Headers(init.headers));
     const follow = { headers: { ...headers, accept: "text/event-stream" }, signal: init.signal ?? null };
     const run = new Run(patience, silenceMs, init.signal ?? undefined);
-    const first = await run.connect(() => send(url, init));
-    return first.ok ? run.answer(first, (position) => send(behind(log, position), follow)) : first;
+    // Until its first event the run may not be stored: it is started again.
+    return run.answered((place) => (place === undefined ? send(url, init) : send(at(log, place), follow)));
   };
 }
 
@@ -48,21 +48,27 @@ export function reattaching({ send = (url, init) => fetch(url, init), patience =
 export async function joined(log: URL, signal: AbortSignal, options: ReattachingOptions): Promise<Response> {
   const { send = (url, init) => fetch(url, init), patience = 10, silenceMs = 30_000 } = options;
   const follow = { headers: { accept: "text/event-stream" }, signal };
-  // A position goes before it: only who has none begins with the conversation.
-  log.searchParams.set("join", "true");
   const run = new Run(patience, silenceMs, signal);
-  const first = await run.connect(() => send(log.href, follow));
-  return first.ok ? run.answer(first, (position) => send(behind(log, position), follow)) : first;
+  return run.answered((place) => send(at(log, place ?? 0), follow));
 }
 
-function behind(log: URL, position: number): string {
-  log.searchParams.set("after", String(position));
-  return log.href;
+/**
+ * Returns where a run is followed behind a position of its log. Behind none it is joined: what was handed on may have shown
+ * the conversation with the run's answer in it, and the log from its beginning would say that once more.
+ */
+function at(log: URL, position: number): string {
+  const place = new URL(log);
+  place.search = position === 0 ? "join=true" : `after=${position}`;
+  return place.href;
 }
+
+/** Opens a connection: behind a position of the log; undefined: nothing was handed on yet. */
+type Open = (position: number | undefined) => Promise<Response>;
 
 /** One run over its connections. */
 class Run {
   readonly #continuity = new Continuity();
+  #hasBegun = false;
   #failures = 0;
   #reader: ReadableStreamDefaultReader<Uint8Array> | undefined;
   #left = false;
@@ -73,9 +79,11 @@ class Run {
     readonly signal: AbortSignal | undefined,
   ) {}
 
-  /** Makes the answer with the events of all connections. */
-  answer(first: Response, open: (position: number) => Promise<Response>): Response {
-    const events = this.events(first, open);
+  /** Makes the answer with the events of all connections; a refusal of the first is passed on. */
+  async answered(open: Open): Promise<Response> {
+    const first = await this.#connect(open);
+    if (!first.ok) return first;
+    const events = this.#events(first, open);
     const encoder = new TextEncoder();
     const body = new ReadableStream<Uint8Array>({
       async pull(controller) {
@@ -89,7 +97,7 @@ class Run {
   }
 
   /** Yields the events to hand on, as they arrive: those of the first connection, and of the log behind a position. */
-  async *events(first: Response, open: (position: number) => Promise<Response>): AsyncGenerator<Event[], void> {
+  async *#events(first: Response, open: Open): AsyncGenerator<Event[], void> {
     let connection = first;
     for (;;) {
       const before = this.#continuity.position;
@@ -97,21 +105,22 @@ class Run {
       if (this.#continuity.isOver || this.#continuity.isPaused) return;
       await this.#pause(this.#continuity.position > before);
       this.#continuity.reconnect();
-      connection = await this.connect(() => open(this.#continuity.position));
+      connection = await this.#connect(open);
       if (!connection.ok) throw new Error(`HTTP ${connection.status}: ${await connection.text()}`);
     }
   }
 
-  /** Opens a connection, again where it fails and may be repeated. */
-  async connect(open: () => Promise<Response>): Promise<Response> {
+  /** Opens a connection, again where it fails, or its refusal is cut, and where it may be repeated. */
+  async #connect(open: Open): Promise<Response> {
     for (;;) {
       let waitMs: number | undefined;
       try {
-        const response = await open();
-        if (!TRY_AGAIN.has(response.status) || this.#failures >= this.patience) return response;
+        const response = await open(this.#hasBegun ? this.#continuity.position : undefined);
+        if (response.ok) return response;
+        if (!TRY_AGAIN.has(response.status) || this.#failures >= this.patience) return await whole(response);
         const after = response.headers.get("retry-after") ?? "";
         if (/^\d+$/.test(after)) waitMs = Number(after) * 1000;
-        if (waitMs !== undefined && waitMs > LONGEST_WAIT_MS) return response;
+        if (waitMs !== undefined && waitMs > LONGEST_WAIT_MS) return await whole(response);
         await response.body?.cancel();
       } catch (error) {
         if (this.signal?.aborted || this.#failures >= this.patience) throw error;
@@ -146,7 +155,10 @@ class Run {
         if (torn) break;
         events.push(...this.#continuity.take(event ?? undefined, id === undefined ? undefined : Number(id)));
       }
-      if (events.length > 0) yield events;
+      if (events.length > 0) {
+        this.#hasBegun = true;
+        yield events;
+      }
       if (torn) {
         await reader.cancel().catch(() => undefined);
         return;
@@ -172,6 +184,11 @@ class Run {
     this.#left = true;
     void this.#reader?.cancel().catch(() => undefined);
   }
+}
+
+/** Reads a refusal to its end, which may be cut as well. */
+async function whole({ status, statusText, headers, body }: Response): Promise<Response> {
+  return new Response(body === null ? null : await new Response(body).text(), { status, statusText, headers });
 }
 
 /** Returns the event of a frame; null where it is none. */

@@ -84,6 +84,9 @@ def test_failures_of_proxies_and_torn_frames_are_cut_connections_and_long_pauses
     goes_on = [[each, ok, each, rest] for each in failed] + [
         [{"status": 200, "body": TOLD + each + END}, rest] for each in torn
     ]
+    # A refusal that is cut says nothing: the request may be repeated.
+    cut = [{"status": status, "body": "", "isCut": True} for status in (404, 422, 503)]
+    goes_on += [[each, ok, each, rest] for each in cut]
     told = [[{"status": 503, "body": "later", "headers": {"retry-after": "86400"}}], [{"status": 404, "body": "none"}]]
     command = [str(NODE), str(SCRIPT.with_name("proxies.mjs")), str(made / "dist")]
     lines = "".join(json.dumps(each) + "\n" for each in [*goes_on, *told])

@@ -2,9 +2,12 @@
 
 The same run id with the same messages on the same thread is the same request. While its run goes on, the client gets
 the run's log from the beginning, as it is written, or learns that its process was lost; when the run has ended, the
-conversation with its answer as one snapshot:
+conversation with its answer as one snapshot, unless that is too long, and the state as the run left it:
 
     RUN_STARTED, MESSAGES_SNAPSHOT, STATE_SNAPSHOT, RUN_FINISHED or RUN_ERROR
+
+The last one alone has a position. Who is cut off before it holds what no part of the log says: it joins the run, or
+sends the request again; the log from its beginning would say all of it twice.
 
 What is not used of the messages is named here, too (CUSTOM karma.input_ignored).
 
@@ -39,7 +42,7 @@ from karma.core.errors import AppError, ValidationFailed
 from karma.core.ids import RunId
 from karma.core.observability import count, logger
 from karma.runs.domain import ACTIVE, Run, Segment
-from karma.runs.events import SUBAGENTS_SINCE, frame, frames, parse
+from karma.runs.events import SUBAGENTS_SINCE, frame, frames, parse, state_after, state_snapshot
 from karma.runs.opening import MAX_SNAPSHOT_BYTES, Link, Tell, input_ignored, snapshots_of
 from karma.runs.ports import Runs, Sink
 from karma.runs.replay import read
@@ -174,12 +177,14 @@ def redeliver(
     async def deliver(sink: Sink) -> None:
         count("RunRepeated")
         try:
-            if run.status in ACTIVE:
-                shown = await asyncio.to_thread(_question, run, asked, store, link, own)
-                reader = partial(read, store, run.key, limit=_PAGE, link=link)
-                await _follow(run, sink, *shown, read=reader, inspector=inspector, clock=clock, until=until)
-            else:
-                sink.write(await asyncio.to_thread(_answer, run, asked, store, link, own))
+            is_active = run.status in ACTIVE
+            whole = None if is_active else await asyncio.to_thread(_answer, run, asked, store, link, own)
+            if whole is not None:
+                sink.write(whole)
+                return
+            shown = await asyncio.to_thread(_question, run, asked, store, link, own)
+            reader = partial(read, store, run.key, limit=_PAGE, link=link)
+            await _follow(run, sink, *shown, read=reader, inspector=inspector, clock=clock, until=until)
         except AppError as exc:
             # The stream ends without its last event: its client asks once more.
             logger.warning("run.not_redelivered", run_id=run.key.run_id, code=exc.code)
@@ -283,8 +288,15 @@ async def _follow(
         await asyncio.sleep(0 if segments else pause_s)
 
 
-def _answer(run: Run, asked: RunInput, store: Runs, link: Link, own: Collection[str]) -> bytes:
+def _answer(run: Run, asked: RunInput, store: Runs, link: Link, own: Collection[str]) -> bytes | None:
+    """Make the answer of a run that has ended.
+
+    None: its conversation is too long for a snapshot, as it is to join it; or the run is being deleted.
+    """
     key = ThreadKey(run.key.user_id, run.thread_id)
+    stored = store.whole(run.key)
+    if stored is None or not stored.log:
+        return None
     thread = store.thread(key)
     _, notes = _question(run, asked, store, link, own)
     if 0 <= run.last_message < thread.next_message:
@@ -293,12 +305,13 @@ def _answer(run: Run, asked: RunInput, store: Runs, link: Link, own: Collection[
         conversation = list(
             merge(thread, recognise(key.user_id, thread.messages, asked.sent, asked.unread), own=own).conversation
         )
-    (first,) = store.segments(run.key, after=0, limit=1)
-    started, *rest = first.events
-    opened = [data for data in rest if parse(data).type in {"CUSTOM", "STATE_SNAPSHOT"}]
-    tail = store.tail(run.key)
-    end = [tail.events[-1]] if tail is not None else []
-    n = tail.n if tail is not None else first.n
     tell = _telling(run, asked, store, link, until=None)
-    shown = [started, *snapshots_of(link(conversation), asked, tell=tell), *_with_notes(notes, opened)]
-    return b"".join(map(frame, shown)) + frames(end, n=n)
+    snapshots = snapshots_of(link(conversation), asked, tell=tell)
+    if len(snapshots[-1]) > MAX_SNAPSHOT_BYTES:
+        return None
+    started, *rest = stored.log[0].events
+    opened = [data for data in rest if parse(data).type == "CUSTOM"]
+    state = state_snapshot(state_after([data for each in stored.log for data in each.events], {})).data
+    shown = [started, *snapshots, *_with_notes(notes, opened), state]
+    last = stored.log[-1]
+    return b"".join(map(frame, shown)) + frames(last.events[-1:], n=last.n)
