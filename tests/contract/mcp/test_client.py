@@ -159,8 +159,8 @@ def test_calls_of_one_process_share_a_session_and_begin_another_when_it_is_over(
             for _ in range(3):
                 await asking.call(endpoint(url), echo, {"text": "a"}, version=listing.version)
             assert len(sessions_of(seen)) == 1
-            for key, dialect in asking._sessions.items():
-                asking._sessions[key] = type(dialect)(dialect.version, "0" * 32, dialect.until)
+            for key, dialect in asking._sessions._kept.items():
+                asking._sessions._kept[key] = type(dialect)(dialect.version, "0" * 32, dialect.until)
             assert (await asking.call(endpoint(url), echo, {"text": "b"}, version=listing.version)).value == "b"
             assert len(sessions_of(seen)) == 3
 
@@ -177,8 +177,8 @@ def test_calls_at_once_begin_one_session(is_lost: bool) -> None:
             echo = next(each for each in listing.tools if each.name == "echo")
             if is_lost:
                 await asking.call(endpoint(url), echo, {"text": "a"}, version=listing.version)
-                for key, dialect in asking._sessions.items():
-                    asking._sessions[key] = type(dialect)(dialect.version, "0" * 32, dialect.until)
+                for key, dialect in asking._sessions._kept.items():
+                    asking._sessions._kept[key] = type(dialect)(dialect.version, "0" * 32, dialect.until)
             seen.headers.clear()
             asked = (asking.call(endpoint(url), echo, {"text": f"{n}"}, version=listing.version) for n in range(8))
             assert [each.value for each in await asyncio.gather(*asked)] == [f"{n}" for n in range(8)]

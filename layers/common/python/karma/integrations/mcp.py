@@ -10,19 +10,12 @@ The SDK's client costs 3 B to import and twice the CPU of a call (docs/adr/0052,
 from __future__ import annotations
 
 import asyncio
-from collections import OrderedDict
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager, suppress
-from hashlib import sha256
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
-from weakref import WeakValueDictionary
-
-import orjson
+from typing import TYPE_CHECKING, Any, Final
 
 from karma.conversations.domain import Json
 from karma.core import aws
-from karma.core.clock import monotonic
-from karma.core.records import Record
 from karma.integrations.guard import is_public
 from karma.integrations.guarded_http import AddressRefused, Resolve, make_pool, resolved
 from karma.integrations.mcp_messages import (
@@ -45,6 +38,7 @@ from karma.integrations.mcp_messages import (
 )
 from karma.integrations.mcp_progress import ProgressReader
 from karma.integrations.mcp_replies import Replies, end
+from karma.integrations.mcp_sessions import Dialect, McpAnswer, Sessions, begun, refuses_session
 from karma.integrations.mcp_streams import StreamPlace, read, read_events
 from karma.mcp.domain import HANDSHAKE, MODERN, Listing, McpEndpoint, McpErrorCode, McpFailed, RemoteTool
 from karma.mcp.headers import headers_of
@@ -56,30 +50,10 @@ if TYPE_CHECKING:
 
 MAX_PAGES: Final = 20
 MAX_TOLD_TOOLS: Final = 1_000
-_MAX_SESSIONS: Final = 200
-_SESSION_S: Final = 300.0
-_MAX_SESSION_CHARS: Final = 512
 _TELL_S: Final = 1.0
 """Seconds for which a call that is given up waits at the most, to tell its server so."""
 _MAX_REFUSALS: Final = 4
 """Attempts in a row to take up a stream that the server may refuse, or not be there for."""
-
-
-class _Answer(NamedTuple):
-    status: int
-    headers: Mapping[str, str]
-    message: dict[str, Any] | None
-    """The JSON-RPC message; None: there was none."""
-
-
-class _Dialect(Record):
-    """The protocol's revision that a server speaks, and the session of servers before 2026-07-28 that keep one."""
-
-    version: str
-    session: str = ""
-    until: float = 0.0
-    can_ask: bool = False
-    """There is somebody who fills in forms; only servers since 2026-07-28 are told so."""
 
 
 _NOTHING_GIVEN = CallInput()
@@ -97,9 +71,7 @@ class McpClient:
         self._is_allowed = is_allowed
         self._resolve = resolve
         self._pool: httpcore2.AsyncConnectionPool | None = None
-        self._sessions: OrderedDict[bytes, _Dialect] = OrderedDict()
-        self._beginning: WeakValueDictionary[bytes, asyncio.Lock] = WeakValueDictionary()
-        """Locks under which sessions are begun, as long as somebody holds or awaits one."""
+        self._sessions = Sessions()
         self._replies: set[asyncio.Task[None]] = set()
         """Answers to requests of servers that are under way."""
         self._ids = 0
@@ -125,7 +97,7 @@ class McpClient:
         """
         async with _within(endpoint.timeout_s):
             try:
-                return await self._list_as(endpoint, _Dialect(MODERN), server)
+                return await self._list_as(endpoint, Dialect(MODERN), server)
             except RpcError as exc:
                 if exc.code == UNSUPPORTED_VERSION and exc.supported and not set(exc.supported) & set(HANDSHAKE):
                     known = ", ".join(exc.supported)[:200]
@@ -190,7 +162,7 @@ class McpClient:
             return await self._call_in_session(endpoint, params, progress)
         told = {"inputResponses": given.answers, "requestState": given.state}
         params |= {name: value for name, value in told.items() if value is not None}
-        dialect = _Dialect(MODERN, can_ask=given.can_ask)
+        dialect = Dialect(MODERN, can_ask=given.can_ask)
         try:
             marked = headers_of(tool.schema, arguments)
             return await self._ask(endpoint, dialect, "tools/call", params, marked, progress)
@@ -209,30 +181,28 @@ class McpClient:
         session = await self._session(endpoint)
         try:
             answer = await self._send(endpoint, session, "tools/call", params, progress=progress)
-            if not (session.session and _refuses_session(answer)):
+            if not (session.session and refuses_session(answer)):
+                if answer.is_wordless:  # perhaps of the session: the next call begins another, this one is not repeated
+                    self._sessions.forget(endpoint, session)
                 return _result(answer)
         except McpSessionOver:
             pass
-        # Nothing was carried out: by the protocol, or since no request was read.
+        # Nothing was carried out: by the protocol, or by what the server says.
         anew = await self._session(endpoint, over=session)
         return await self._ask(endpoint, anew, "tools/call", params, progress=progress)
 
-    async def _session(self, endpoint: McpEndpoint, *, over: _Dialect | None = None) -> _Dialect:
+    async def _session(self, endpoint: McpEndpoint, *, over: Dialect | None = None) -> Dialect:
         """Return the session of an endpoint's thread; begin one if there is none but `over`, which has ended.
 
         Calls of one turn come at once: the first begins the session that all of them use.
         """
         if not endpoint.session_of:
             return await self._shake_hands(endpoint)
-        key = _key(endpoint)
-        beginning = self._beginning.setdefault(key, asyncio.Lock())
-        async with beginning:
-            known = self._sessions.get(key)
-            if known is not None and known is not over and monotonic() < known.until:
-                return known
-            return await self._shake_hands(endpoint)
+        async with self._sessions.beginning(endpoint):
+            known = self._sessions.of(endpoint)
+            return known if known is not None and known is not over else await self._shake_hands(endpoint)
 
-    async def _list_as(self, endpoint: McpEndpoint, dialect: _Dialect, server: str) -> Listing:
+    async def _list_as(self, endpoint: McpEndpoint, dialect: Dialect, server: str) -> Listing:
         told: list[object] = []
         cursors: set[str] = set()
         fresh: list[int] = []
@@ -259,10 +229,10 @@ class McpClient:
             params = {"cursor": cursor}
         raise McpFailed(McpErrorCode.TOO_LARGE, f"The server's list of tools has more than {MAX_PAGES} pages")
 
-    async def _shake_hands(self, endpoint: McpEndpoint) -> _Dialect:
+    async def _shake_hands(self, endpoint: McpEndpoint) -> Dialect:
         """Begin a session with a server from before 2026-07-28; keep it for the calls of its thread that follow."""
         try:
-            answer = await self._send(endpoint, _Dialect(HANDSHAKE[0]), "initialize", handshake())
+            answer = await self._send(endpoint, Dialect(HANDSHAKE[0]), "initialize", handshake())
             version = _result(answer).get("protocolVersion")
         except NotSpoken as exc:
             raise McpFailed(McpErrorCode.BAD_ANSWER, exc.args[0]) from None
@@ -270,22 +240,15 @@ class McpClient:
             raise McpFailed(
                 McpErrorCode.VERSION_UNKNOWN, f"The server speaks only {quoted(version) or 'nothing known'}"
             )
-        session = answer.headers.get("mcp-session-id", "")
-        if len(session) > _MAX_SESSION_CHARS or not (session.isascii() and session.isprintable()):
-            raise McpFailed(McpErrorCode.BAD_ANSWER, "The server's session id is not printable ASCII")
-        dialect = _Dialect(str(version), session, monotonic() + _SESSION_S)
+        dialect = begun(str(version), answer.headers)
         await self._send(endpoint, dialect, "notifications/initialized", {}, is_told=True)
-        if endpoint.session_of:
-            self._sessions[_key(endpoint)] = dialect
-            self._sessions.move_to_end(_key(endpoint))
-        while len(self._sessions) > _MAX_SESSIONS:
-            self._sessions.popitem(last=False)
+        self._sessions.keep(endpoint, dialect)
         return dialect
 
     async def _ask(
         self,
         endpoint: McpEndpoint,
-        dialect: _Dialect,
+        dialect: Dialect,
         method: str,
         params: Json,
         more: Mapping[str, str] | None = None,
@@ -296,14 +259,14 @@ class McpClient:
     async def _send(
         self,
         endpoint: McpEndpoint,
-        dialect: _Dialect,
+        dialect: Dialect,
         method: str,
         params: Json,
         more: Mapping[str, str] | None = None,
         *,
         is_told: bool = False,
         progress: ProgressReader | None = None,
-    ) -> _Answer:
+    ) -> McpAnswer:
         """Send one request, or with `is_told` a notification, and read its answer."""
         self._ids += 1
         request_id = None if is_told else self._ids
@@ -325,11 +288,11 @@ class McpClient:
                     answered = {k.decode("latin-1").lower(): v.decode("latin-1") for k, v in response.headers}
                     require_answer(response.status, answered, in_session=bool(dialect.session))
                     if is_told:
-                        return _Answer(response.status, answered, None)
+                        return McpAnswer(response.status, answered, None)
                     message = await read(response.aiter_stream(), answered, request_id, place)
                 while place.is_left:
                     message = await self._resume(pool, endpoint, dialect, request_id, place)
-                return _Answer(response.status, answered, message)
+                return McpAnswer(response.status, answered, message, place.said)
         except AddressRefused:
             raise McpFailed(McpErrorCode.ADDRESS_REFUSED, "The address is not on the public internet") from None
         except asyncio.CancelledError:
@@ -344,7 +307,7 @@ class McpClient:
             raise McpFailed(McpErrorCode.UNREACHABLE, "The server cannot be reached, or broke the connection") from None
 
     def _replying(
-        self, pool: httpcore2.AsyncConnectionPool, endpoint: McpEndpoint, dialect: _Dialect, place: StreamPlace
+        self, pool: httpcore2.AsyncConnectionPool, endpoint: McpEndpoint, dialect: Dialect, place: StreamPlace
     ) -> Replies:
         """Return what answers a server that asks within a stream; newer ones may not, and are not answered."""
         headers = request_headers("", {}, version=dialect.version, session=dialect.session)
@@ -352,7 +315,7 @@ class McpClient:
         place.reply = replies.take if dialect.version != MODERN else None
         return replies
 
-    async def _give_up(self, endpoint: McpEndpoint, dialect: _Dialect, method: str, request_id: int | None) -> None:
+    async def _give_up(self, endpoint: McpEndpoint, dialect: Dialect, method: str, request_id: int | None) -> None:
         """Tell a server from before 2026-07-28, to which a cut connection says nothing, that a call is given up.
 
         Whether that reaches it is not waited for any longer than _TELL_S, and changes nothing here.
@@ -368,7 +331,7 @@ class McpClient:
         self,
         pool: httpcore2.AsyncConnectionPool,
         endpoint: McpEndpoint,
-        dialect: _Dialect,
+        dialect: Dialect,
         request_id: int | None,
         place: StreamPlace,
     ) -> dict[str, Any] | None:
@@ -418,11 +381,6 @@ async def _within(timeout_s: float) -> AsyncIterator[None]:
         raise McpFailed(McpErrorCode.TIMED_OUT, f"The server did not answer within {timeout_s:g} s") from None
 
 
-def _key(endpoint: McpEndpoint) -> bytes:
-    """Return by what a session is known: whose it is, and the address and headers with which it was begun."""
-    return sha256(orjson.dumps([endpoint.session_of, endpoint.url, sorted(endpoint.headers.items())])).digest()
-
-
 def _timeouts(endpoint: McpEndpoint) -> dict[str, Any]:
     return {"timeout": dict.fromkeys(("connect", "read", "write", "pool"), endpoint.timeout_s)}
 
@@ -432,17 +390,7 @@ def _failed(error: RpcError) -> McpFailed:
     return McpFailed(McpErrorCode.FAILED, told, is_unknown=error.is_unknown)
 
 
-def _refuses_session(answer: _Answer) -> bool:
-    """Tell whether an answer means that its session is over, as many servers say it instead of by 404.
-
-    It is 400 with a message that is not the answer of any request: whoever carries one out gives its id, a number of
-    ours, which some servers write as a text.
-    """
-    given = (answer.message or {}).get("id")
-    return answer.status == 400 and type(given) is not int and not (isinstance(given, str) and given.isdecimal())
-
-
-def _result(answer: _Answer) -> dict[str, Any]:
+def _result(answer: McpAnswer) -> dict[str, Any]:
     if answer.message is None:
         raise NotSpoken(f"The server answers with status {answer.status} and no message of the protocol")
     return result_of(answer.message, answer.status)

@@ -29,6 +29,8 @@ _LENGTHS: Final = ("content-length", "transfer-encoding")
 _MAX_ID_CHARS: Final = 512
 _MIN_PAUSE_S: Final = 0.1
 _MAX_PAUSE_DIGITS: Final = 7
+_MAX_WORDS: Final = 500
+"""Bytes of a body in plain words that are read."""
 
 
 @dataclass
@@ -43,6 +45,8 @@ class StreamPlace:
     """Seconds to wait before the stream is taken up."""
     is_left: bool = False
     """The stream has ended before the answer, and can be taken up."""
+    said: str = ""
+    """The beginning of a body in plain words, which is no message."""
     size: int = 0
     events: int = 0
     heed: Callable[[Mapping[str, Any]], None] | None = None
@@ -83,7 +87,11 @@ async def read(
         if not has_ended(exc) or not headers.keys().isdisjoint(_LENGTHS):
             raise
         # The end of its connection is the end of such a body.
-    return _parsed(bytes(body)) if kind == "application/json" else None
+    if kind == "application/json":
+        return _parsed(bytes(body))
+    if kind in {"", "text/plain"}:
+        place.said = body[:_MAX_WORDS].decode(errors="replace")
+    return None
 
 
 async def read_events(
