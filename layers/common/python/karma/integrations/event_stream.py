@@ -1,4 +1,6 @@
-"""Cuts a model's stream of server-sent events into their data, within bounds of size and of time.
+"""Cuts streams of server-sent events into events, within bounds of size and of time: models' answers, and MCP servers'.
+
+The rules are those of https://html.spec.whatwg.org/multipage/server-sent-events.html#event-stream-interpretation.
 
 Providers are configured, not trusted: a line without an end, a stream without an end and one that only keeps the
 connection alive are each ended here, as broken streams.
@@ -23,6 +25,7 @@ SILENCE_S: Final = 60.0
 """Seconds for which a stream may send nothing; providers send pings every few seconds."""
 
 _DRAIN_S: Final = 0.2
+BYTE_ORDER_MARK: Final = b"\xef\xbb\xbf"
 
 
 class StreamTooLarge(Exception):
@@ -73,19 +76,30 @@ class EventStream:
         self._size = 0
         """Bytes in `_parts`."""
         self._total = 0
-        self._carriage = b""
+        self._has_begun = False
+        """It is known whether it begins with a byte order mark."""
+        self._ends_in_return = False
+        """The last chunk ended with a carriage return, whose line feed may follow."""
         self._said_at = monotonic()
 
     def feed(self, chunk: bytes) -> list[bytes]:
-        """Return the data of the events that these bytes complete; comments and events without data are left out.
+        """Return the data of the events that these bytes complete; events without any, or with blanks, are left out.
 
         Raises:
             StreamTooLarge, StreamQuiet: as `blocks`.
         """
-        return [block[at + 5 :] for block in self.blocks(chunk) if (at := block.find(b"data:")) >= 0]
+        found = []
+        for block in self.blocks(chunk):
+            # Nearly all are one line, or two of which the other is the name: those cost no parsing of fields.
+            line = block[block.find(b"\n") + 1 :] if block.startswith(b"event:") else block
+            is_plain = line.startswith(b"data: ") and b"\n" not in line
+            data = line[6:] if is_plain else fields_of(block).get(b"data", b"")
+            if data and not data.isspace():
+                found.append(data)
+        return found
 
     def blocks(self, chunk: bytes) -> list[bytes]:
-        """Return the events that these bytes complete, comments too, each with all its lines.
+        """Return the events that these bytes complete, comments too, each with all its lines, for `fields_of`.
 
         Raises:
             StreamTooLarge: see the bounds above.
@@ -96,10 +110,13 @@ class EventStream:
             raise StreamTooLarge
         if monotonic() - self._said_at > self._quiet_s:
             raise StreamQuiet
-        if self._carriage or b"\r" in chunk:
-            chunk = self._carriage + chunk
-            self._carriage = b"\r" if chunk.endswith(b"\r") else b""
-            chunk = chunk.removesuffix(b"\r").replace(b"\r\n", b"\n").replace(b"\r", b"\n")
+        if not self._has_begun:
+            chunk = self._begin(chunk)
+        if self._ends_in_return and chunk:
+            chunk, self._ends_in_return = chunk.removeprefix(b"\n"), False
+        if b"\r" in chunk:
+            self._ends_in_return = chunk.endswith(b"\r")
+            chunk = chunk.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
         if self._parts:
             # Joined only where an event ends: a chunk of one byte each would be copied as often as there are bytes.
             if b"\n\n" not in self._parts[-1][-1:] + chunk:
@@ -114,6 +131,16 @@ class EventStream:
         """Note that the stream has said something: it is not quiet."""
         self._said_at = monotonic()
 
+    def _begin(self, chunk: bytes) -> bytes:
+        """Return the first bytes without the byte order mark; nothing as long as they may be the beginning of one."""
+        chunk = b"".join((*self._parts, chunk))
+        self._parts, self._size = [], 0
+        if len(chunk) < len(BYTE_ORDER_MARK) and BYTE_ORDER_MARK.startswith(chunk):
+            self._keep(chunk)
+            return b""
+        self._has_begun = True
+        return chunk.removeprefix(BYTE_ORDER_MARK)
+
     def _keep(self, part: bytes) -> list[bytes]:
         if part:
             self._parts.append(part)
@@ -121,3 +148,22 @@ class EventStream:
             if self._size > MAX_EVENT_BYTES:
                 raise StreamTooLarge
         return []
+
+
+def fields_of(block: bytes) -> dict[bytes, bytes]:
+    """Return the fields of an event, the last of each name; of several lines of data their texts, one below the other.
+
+    An event without data has none, which is not the same as data that are empty.
+    """
+    fields: dict[bytes, bytes] = {}
+    data: list[bytes] = []
+    for line in block.split(b"\n"):
+        name, _, value = line.partition(b":")
+        if not name:
+            continue  # a comment, or what is left of a further blank line
+        value = value.removeprefix(b" ")
+        if name == b"data":
+            data.append(value)
+        elif name != b"id" or b"\0" not in value:
+            fields[name] = value
+    return {**fields, b"data": b"\n".join(data)} if data else fields

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from karma.core import freeform
-from karma.integrations.event_stream import EventStream, StreamQuiet, StreamTooLarge
+from karma.integrations.event_stream import BYTE_ORDER_MARK, EventStream, StreamQuiet, StreamTooLarge, fields_of
 from karma.integrations.guarded_http import has_ended
 from karma.mcp.domain import McpErrorCode, McpFailed
 
@@ -88,7 +88,7 @@ async def read(
             raise
         # The end of its connection is the end of such a body.
     if kind == "application/json":
-        return _parsed(bytes(body))
+        return _parsed(bytes(body).removeprefix(BYTE_ORDER_MARK))
     if kind in {"", "text/plain"}:
         place.said = body[:_MAX_WORDS].decode(errors="replace")
     return None
@@ -133,7 +133,7 @@ def _blocks(stream: EventStream, chunk: bytes, place: StreamPlace) -> list[bytes
 
 
 def _answer_in(block: bytes, request_id: int | None, place: StreamPlace) -> dict[str, Any] | None:
-    fields = _fields(block)
+    fields = fields_of(block)
     place.note(fields)
     data = fields.get(b"data", b"")
     if not data.strip() or fields.get(b"event", b"") not in _MESSAGES:
@@ -152,20 +152,6 @@ def _answer_in(block: bytes, request_id: int | None, place: StreamPlace) -> dict
 def _answers(message_id: object, request_id: int | None) -> bool:
     """Tell whether an answer is that of a request: some servers give the number back as a text, or not at all."""
     return message_id is None or message_id == request_id or message_id == str(request_id)
-
-
-def _fields(block: bytes) -> dict[bytes, bytes]:
-    """Return the fields of an event; of several lines of data their texts, one below the other."""
-    fields: dict[bytes, bytes] = {}
-    data: list[bytes] = []
-    for line in block.split(b"\n"):
-        name, _, value = line.partition(b":")
-        value = value.removeprefix(b" ")
-        if name == b"data":
-            data.append(value)
-        else:
-            fields[name] = value
-    return {**fields, b"data": b"\n".join(data)}
 
 
 def _parsed(body: bytes) -> dict[str, Any] | None:

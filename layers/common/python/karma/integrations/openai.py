@@ -39,8 +39,6 @@ _CONNECT_S: Final = 5.0
 _IDLE_S: Final = 60.0
 _CONNECTIONS: Final = 100
 _RESOLVED_S: Final = 60.0
-_MAX_WHOLE_BYTES: Final = 8_000_000
-"""Bytes of an answer that is no stream; no answer that could be stored is as long."""
 _MISTRAL: Final = "api.mistral.ai"
 _FORM_REFUSED: Final = frozenset({400, 422})
 
@@ -92,10 +90,6 @@ class OpenAIModel:
             async with self._asked(request, key) as response:
                 if response.status_code != 200:
                     raise failure_of_status(response.status_code, response.headers, await response.aread())
-                if "json" in response.headers.get("content-type", ""):
-                    events = turn.take_whole(await _whole(response))
-                    yield [*events, _ended(request, turn)]
-                    return
                 chunks = response.aiter_bytes()
                 async for chunk in chunks:
                     events = turn.feed(chunk)
@@ -225,20 +219,6 @@ def body_of(request: ModelRequest, *, is_newer: bool = False, is_strict: bool = 
     if request.tools:
         body["tools"] = [to_function(tool) for tool in request.tools[:MAX_TOOLS]]
     return body
-
-
-async def _whole(response: httpx2.Response) -> bytes:
-    """Read an answer that is no stream.
-
-    Raises:
-        ModelFailed: it is too long.
-    """
-    body = bytearray()
-    async for chunk in response.aiter_bytes():
-        body += chunk
-        if len(body) > _MAX_WHOLE_BYTES:
-            raise ModelFailed(ModelErrorCode.MODEL_STREAM_CUT)
-    return bytes(body)
 
 
 def _tell(request: ModelRequest, turn: ChatTurn) -> None:

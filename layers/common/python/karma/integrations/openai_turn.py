@@ -13,7 +13,7 @@ from karma.conversations.repair import arguments_of
 from karma.core import freeform, surrogates
 from karma.core.texts import GrowingText
 from karma.integrations.call_ids import MAX_CALLS, own_id
-from karma.integrations.event_stream import QUIET_S, EventStream, StreamQuiet, StreamTooLarge
+from karma.integrations.event_stream import BYTE_ORDER_MARK, QUIET_S, EventStream, StreamQuiet, StreamTooLarge
 from karma.integrations.openai_errors import code_in_stream
 from karma.integrations.openai_signed import Signed
 from karma.integrations.openai_thinking import LeadingThoughts
@@ -41,6 +41,10 @@ _MAX_THOUGHTS: Final = 262_144
 """Characters of its thinking that are kept for the next call; of more, nothing."""
 _MAX_COUNTED: Final = 10_000_000
 """Tokens that a server may report of one call, more than any takes; a larger number is no count."""
+_MAX_WHOLE_BYTES: Final = 8_000_000
+"""Bytes of an answer that is no stream; no answer that could be stored is as long."""
+_MAX_BLANKS: Final = 4096
+"""Bytes of blanks, which some servers send while a model works, behind which an answer is a stream in any case."""
 _MAX_LOOKED_AT: Final = 65_536
 """Characters of arguments that are looked at, as often as there may be calls, to tell whether they are whole."""
 
@@ -101,6 +105,8 @@ class ChatTurn:
         self._thinking_joiner = surrogates.Joiner()
         self._is_thinking = False
         self._stream = EventStream(quiet_s=quiet_s)
+        self._body: bytearray | None = bytearray()
+        """The body as far as it has arrived, if it is one JSON object, or blank up to now; None: it is a stream."""
         self.hidden = 0
         """UTF-8 bytes of what the model has thought and is not shown."""
         self._text = GrowingText()
@@ -134,6 +140,8 @@ class ChatTurn:
         """
         out: list[ModelEvent] = []
         try:
+            if self._body is not None and self._is_object(self._body, chunk):
+                chunk = b""  # of the stream only its time is looked at
             for data in self._stream.feed(chunk):
                 if self.is_complete:
                     break
@@ -147,6 +155,22 @@ class ChatTurn:
             raise ModelFailed(ModelErrorCode.MODEL_STREAM_CUT, usage=self.usage) from exc
         return out
 
+    def _is_object(self, body: bytearray, chunk: bytes) -> bool:
+        """Add to a body, and tell whether it is one JSON object: its bytes say so, whatever its server calls it.
+
+        Raises:
+            StreamTooLarge: it is one, and too long.
+        """
+        body += chunk
+        begun = bytes(body[: _MAX_BLANKS + 1]).removeprefix(BYTE_ORDER_MARK).lstrip()
+        if begun[:1] in {b"{", b"["}:
+            if len(body) > _MAX_WHOLE_BYTES:
+                raise StreamTooLarge
+            return True
+        if len(body) > _MAX_BLANKS or (begun and not BYTE_ORDER_MARK.startswith(begun)):
+            self._body = None
+        return False
+
     def take_whole(self, body: bytes) -> list[ModelEvent]:
         """Return the events of an answer that came as one JSON object, as some gateways send it whatever is asked.
 
@@ -154,7 +178,7 @@ class ChatTurn:
         """
         out: list[ModelEvent] = []
         try:
-            answer = freeform.loads(body, keep_surrogates=True)
+            answer = freeform.loads(body.removeprefix(BYTE_ORDER_MARK), keep_surrogates=True)
             choices = [{**each, "delta": each.get("message")} for each in answer.get("choices") or ()]
             self._take({**answer, "choices": choices}, out)
             self._end(out)
@@ -197,10 +221,13 @@ class ChatTurn:
         """Return the events with which a stream ends that said why it ends, and nothing more.
 
         Some servers leave out `[DONE]`, or do where a filter stopped the answer. Without a reason the stream was cut.
+        A body that is one JSON object is read here.
 
         Raises:
-            ModelFailed: the reason is none of a whole answer.
+            ModelFailed: the reason is none of a whole answer, or the body is none.
         """
+        if self._body is not None and self._body.strip():
+            return self.take_whole(bytes(self._body))
         out: list[ModelEvent] = []
         if self._ending.is_told and not self.is_complete:
             self._end(out)
