@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import datetime
 
-from karma.conversations.domain import History, MakingWay, Message, Thread, ThreadKey, Turns
+from karma.conversations.domain import History, MakingWay, Message, Thread, ThreadChanged, ThreadKey, Turns
 from karma.conversations.state import State
 from karma.core.clock import iso
 from karma.core.ids import AgentId, RunId, UserId
@@ -23,7 +23,6 @@ from karma.runs.domain import (
     RunPause,
     RunStatus,
     Segment,
-    ThreadChanged,
 )
 from karma.runs.interrupts import NOBODY, Answered, AnswerStatus, Interrupt, InterruptAnswer
 from karma.runs.points import Earlier, Noted

@@ -7,10 +7,9 @@ from dataclasses import replace
 from datetime import datetime
 
 from karma.billing.allowances import Reservation
-from karma.conversations.domain import Message, Thread, ThreadKey
+from karma.conversations.domain import Message, Thread, ThreadChanged, ThreadKey
 from karma.core.ids import RunId
 from karma.identity.transactional import AccountGone
-from karma.runs.domain import ThreadChanged
 from tests.fakes.runs import MemoryRuns
 
 

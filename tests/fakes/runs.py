@@ -13,7 +13,7 @@ from typing import Any
 import orjson
 
 from karma.billing.allowances import Adjustment, Reservation
-from karma.conversations.domain import History, Message, Thread, ThreadKey
+from karma.conversations.domain import History, Message, Thread, ThreadChanged, ThreadKey
 from karma.conversations.state import State
 from karma.conversations.stored import dump_messages
 from karma.core.dynamo.transaction import Transaction
@@ -33,17 +33,7 @@ from karma.models.ports import (
     ToolEnded,
     TurnEnded,
 )
-from karma.runs.domain import (
-    Checkpoint,
-    OwnershipLost,
-    Run,
-    RunEnd,
-    RunExists,
-    RunKey,
-    RunStatus,
-    Segment,
-    ThreadChanged,
-)
+from karma.runs.domain import Checkpoint, OwnershipLost, Run, RunEnd, RunExists, RunKey, RunStatus, Segment
 from karma.runs.interrupts import Answered, Interrupt
 from karma.runs.items import list_position, list_sk
 from karma.runs.ports import Also, DelegatedWork, RunPage, StoredRun, StoredStep

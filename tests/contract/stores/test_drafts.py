@@ -9,12 +9,11 @@ import pytest
 
 from karma.billing.allowances import Metric
 from karma.conversations.deletion_repository import ThreadDeletionRepository
-from karma.conversations.domain import MAX_ADDED_BYTES, Message, ThreadKey
+from karma.conversations.domain import MAX_ADDED_BYTES, Message, ThreadChanged, ThreadKey
 from karma.conversations.purge import threads_of
 from karma.conversations.repository import ThreadRepository
 from karma.core.errors import QuotaExceeded
 from karma.core.ids import ThreadId
-from karma.runs.domain import ThreadChanged
 from karma.runs.draft_repository import DraftRepository
 from karma.runs.drafts import Drafting, Drafts
 from karma.runs.ports import Runs

@@ -7,8 +7,9 @@ from datetime import timedelta
 
 import pytest
 
+from karma.conversations.domain import ThreadChanged
 from karma.core.ids import RunId, ThreadId
-from karma.runs.domain import OwnershipLost, RunEnd, RunKey, RunStatus, ThreadChanged
+from karma.runs.domain import OwnershipLost, RunEnd, RunKey, RunStatus
 from karma.runs.interrupts import NOBODY, Answered, AnswerStatus, Interrupt, InterruptAnswer
 from karma.runs.ports import Expiring, Runs
 from tests.contexts.runs import question

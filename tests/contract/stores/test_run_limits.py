@@ -12,10 +12,10 @@ import pytest
 from karma.billing.allowances import BYTES_A_GB, Metric, Reservation
 from karma.billing.plans import PlanName
 from karma.billing.repository.usage import UsageRepository
-from karma.conversations.domain import ThreadKey
+from karma.conversations.domain import ThreadChanged, ThreadKey
 from karma.core.errors import QuotaExceeded, StorageThrottled
 from karma.core.ids import ThreadId, new_id
-from karma.runs.domain import OwnershipLost, Run, RunEnd, RunExists, RunStatus, ThreadChanged
+from karma.runs.domain import OwnershipLost, Run, RunEnd, RunExists, RunStatus
 from karma.runs.ports import Runs
 from tests.contract.stores.test_runs import NOW, OTHER, USER, run, segment, stored_runs
 from tests.fakes.runs import MemoryRuns

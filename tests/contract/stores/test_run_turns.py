@@ -6,10 +6,10 @@ from datetime import timedelta
 import pytest
 
 from karma.billing.allowances import Metric
-from karma.conversations.domain import Message, ThreadKey
+from karma.conversations.domain import Message, ThreadChanged, ThreadKey
 from karma.core.errors import QuotaExceeded
 from karma.core.ids import ThreadId
-from karma.runs.domain import OwnershipLost, Run, RunExists, RunStatus, Segment, ThreadChanged
+from karma.runs.domain import OwnershipLost, Run, RunExists, RunStatus, Segment
 from karma.runs.interrupts import Answered, AnswerStatus, InterruptAnswer
 from karma.runs.ports import Runs
 from karma.runs.wishes import Needs

@@ -8,25 +8,14 @@ from typing import Any
 import pytest
 
 from karma.billing.allowances import Metric
-from karma.conversations.domain import MAX_ADDED_BYTES, History, Message, Thread, ThreadKey, ToolCall
+from karma.conversations.domain import MAX_ADDED_BYTES, History, Message, Thread, ThreadChanged, ThreadKey, ToolCall
 from karma.conversations.items import messages_sk, thread_pk
 from karma.conversations.state import State
 from karma.conversations.stored import dump_messages
 from karma.core.errors import QuotaExceeded
 from karma.core.ids import AgentId, RunId, ThreadId, UserId, new_id
 from karma.models.domain import Usage, Usages
-from karma.runs.domain import (
-    Checkpoint,
-    OwnershipLost,
-    Progress,
-    Run,
-    RunEnd,
-    RunExists,
-    RunKey,
-    RunStatus,
-    Segment,
-    ThreadChanged,
-)
+from karma.runs.domain import Checkpoint, OwnershipLost, Progress, Run, RunEnd, RunExists, RunKey, RunStatus, Segment
 from karma.runs.items import run_pk
 from karma.runs.ports import Runs
 from karma.runs.repository import RunRepository

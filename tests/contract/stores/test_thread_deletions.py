@@ -10,14 +10,14 @@ import pytest
 from karma.billing.allowances import Metric
 from karma.billing.repository.usage import UsageRepository
 from karma.conversations.deletion_repository import ThreadDeletionRepository
-from karma.conversations.domain import Message, ThreadChange, ThreadHead, ThreadKey, TitleSource
+from karma.conversations.domain import Message, ThreadChange, ThreadChanged, ThreadHead, ThreadKey, TitleSource
 from karma.conversations.repository import ThreadRepository
 from karma.conversations.title_repository import TitleRepository
 from karma.core.errors import AlreadyExists, NotFound, QuotaExceeded, StaleVersion
 from karma.core.ids import RunId, ThreadId
 from karma.core.purge import PurgeAttempt
 from karma.runs.attachment_repository import Attached, AttachmentRepository
-from karma.runs.domain import RunExists, ThreadChanged
+from karma.runs.domain import RunExists
 from karma.runs.removal_repository import RunRemovalRepository
 from karma.runs.repository import RunRepository
 from tests.contract.stores.test_runs import NOW, THREAD, USER, begin, run, said, segment, stored_runs

@@ -10,10 +10,10 @@ from urllib.parse import quote
 
 import pytest
 
-from karma.conversations.domain import Message, ThreadKey, ThreadSpending
+from karma.conversations.domain import Message, ThreadChanged, ThreadKey, ThreadSpending
 from karma.core.ids import AgentId, RunId, ThreadId, UserId, new_id
 from karma.integrations.s3 import S3Attachments
-from karma.runs.domain import Run, RunEnd, RunKey, RunStatus, Segment, ThreadChanged
+from karma.runs.domain import Run, RunEnd, RunKey, RunStatus, Segment
 from karma.runs.repository import RunRepository
 from karma.runs.wishes import Wish
 from tests.contexts.runs import record

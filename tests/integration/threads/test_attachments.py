@@ -12,13 +12,13 @@ import pytest
 from karma.billing.allowances import Metric
 from karma.billing.repository.usage import UsageRepository
 from karma.conversations.attachments import cut
-from karma.conversations.domain import History, Message, ThreadKey
+from karma.conversations.domain import History, Message, ThreadChanged, ThreadKey
 from karma.conversations.items import PART_BYTES
 from karma.conversations.stored import dump_messages
 from karma.core.ids import RunId, ThreadId
 from karma.identity.accounts.deletion import SETTLES_AFTER
 from karma.runs.attachment_repository import Attached, AttachmentRepository
-from karma.runs.domain import Run, RunEnd, RunStatus, ThreadChanged
+from karma.runs.domain import Run, RunEnd, RunStatus
 from karma.runs.removal import GRACE
 from tests.integration.threads.test_deletion import Scene
 from tests.support.plans import allowance, limited

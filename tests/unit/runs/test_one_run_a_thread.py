@@ -15,10 +15,10 @@ from typing import Any
 import orjson
 import pytest
 
-from karma.conversations.domain import Message, Thread, ThreadKey
+from karma.conversations.domain import Message, Thread, ThreadChanged, ThreadKey
 from karma.core.ids import RunId
 from karma.models.ports import StopReason
-from karma.runs.domain import CLIENT_LEFT_REASON, LEASE, Run, RunKey, RunStatus, ThreadBusy, ThreadChanged
+from karma.runs.domain import CLIENT_LEFT_REASON, LEASE, Run, RunKey, RunStatus, ThreadBusy
 from karma.runs.requests import parse_run_input
 from karma.runs.watchdog import GIVE_UP_AFTER
 from karma.runs.wishes import MOVED_ON_REASON, Wish

@@ -19,10 +19,10 @@ from typing import Any, NamedTuple
 import pytest
 
 from karma.agents.domain import MultitaskStrategy
-from karma.conversations.domain import KEPT_FOR, Thread, ThreadKey
+from karma.conversations.domain import KEPT_FOR, Thread, ThreadChanged, ThreadKey
 from karma.core.ids import RunId
 from karma.runs.asking import Beginning
-from karma.runs.domain import ACTIVE, LEASE, RunStatus, ThreadBusy, ThreadChanged
+from karma.runs.domain import ACTIVE, LEASE, RunStatus, ThreadBusy
 from karma.runs.ending import cancel_lost
 from karma.runs.turns import wake_next
 from karma.runs.wishes import MOVED_ON_REASON, cancel_reason

@@ -14,10 +14,11 @@ import orjson
 import pytest
 
 from karma.agents.domain import MultitaskStrategy
+from karma.conversations.domain import ThreadChanged
 from karma.core.errors import ValidationFailed
 from karma.core.ids import RunId
 from karma.runs.asking import Beginning
-from karma.runs.domain import ACTIVE, LEASE, Run, RunKey, RunStatus, ThreadBusy, ThreadChanged
+from karma.runs.domain import ACTIVE, LEASE, Run, RunKey, RunStatus, ThreadBusy
 from karma.runs.replay import read
 from karma.runs.turns import MAX_QUEUE, MAX_QUEUED, QUEUE_EXPIRED_REASON, QueueFull, RunIsQueued
 from karma.runs.watchdog import FIRST_LOOK, Inspector

@@ -24,6 +24,7 @@ from karma.alarms.items import StormItem, storm_key
 from karma.alarms.repository.alarms import AlarmRepository
 from karma.alarms.repository.rules import AlarmRuleRepository
 from karma.alarms.run_requests import AlarmKey
+from karma.conversations.domain import ThreadChanged
 from karma.core.clock import Clock, epoch_ms
 from karma.core.dynamo.access import get
 from karma.core.errors import AppError
@@ -32,7 +33,7 @@ from karma.core.observability import count, logger
 from karma.identity.domain import Caller
 from karma.identity.transactional import AccountGone
 from karma.notices.domain import Notice, NoticeType
-from karma.runs.domain import RunKey, ThreadChanged
+from karma.runs.domain import RunKey
 
 if TYPE_CHECKING:
     from karma.runs.background import BackgroundRuns

@@ -21,8 +21,6 @@ MAX_ADDED_BYTES = 3_000_000
 """Bytes of stored JSON that a write may add to a thread: it shares a transaction of 4 MB with a segment of the log."""
 MAX_CONVERSATION_BYTES = 12_000_000
 """Bytes of the JSON of all messages of a thread, its other branches included, with which a run may begin in it."""
-
-
 KEPT_FOR = timedelta(seconds=8)
 """Time for which a thread is left to a request that had its active run make way; it waits 4 s for that run's end."""
 MAX_TITLE_CHARS = 200
@@ -34,7 +32,6 @@ _MAX_SIGN_CHARS = 40
 """Characters of one sign at the most; a longer one is cut."""
 
 Json = Mapping[str, object]
-
 
 _CLIENT_ID = re.compile(r"[!-~]{1,128}")
 _NEVER_IN_LINES = re.compile(f"[{NEVER}\ud800-\udfff]")
@@ -250,7 +247,13 @@ class Thread(Record, kw_only=True):
         return [each for each in path if self.messages[each].role != "summary"]
 
     def conversation(self, position: int) -> Conversation:
-        """Return the conversation of a branch up to the message at a position; without messages for -1."""
+        """Return the conversation of a branch up to the message at a position; without messages for -1.
+
+        Raises:
+            ThreadChanged: the position is of a message that was stored after the thread was read.
+        """
+        if position >= self.next_message:
+            raise ThreadChanged
         return conversation_of(self.messages[each] for each in self.path_to(position))
 
     def shown_before(self, position: int) -> int:
@@ -289,6 +292,14 @@ class History(Record):
     def fork(self) -> int | None:
         """Return the position of the message that the first one follows; None: it is the one before it."""
         return None if self.after == self.n - 1 else self.after
+
+
+class ThreadChanged(Conflict):
+    """Another run began, ended or stored more after the thread was read: read it again."""
+
+    def __init__(self) -> None:
+        super().__init__("The thread was changed by another run; try again")
+        self.headers["Retry-After"] = "1"
 
 
 class ThreadGone(Gone):

@@ -13,7 +13,7 @@ from karma.configuration.current import RunChoice
 from karma.conversations.arrival import Admitted
 from karma.conversations.attachments import Library
 from karma.conversations.branches import Merged, merge
-from karma.conversations.domain import MAX_ADDED_BYTES, Json, Message, Thread
+from karma.conversations.domain import MAX_ADDED_BYTES, Json, Message, Thread, ThreadChanged
 from karma.conversations.state import EMPTY, State, changes_of, with_changes, with_user, without_user
 from karma.conversations.stored import dump_messages
 from karma.core.errors import AppError, PayloadTooLarge, QuotaExceeded
@@ -28,7 +28,7 @@ from karma.models.ports import ModelRequest
 from karma.models.prices import input_tokens
 from karma.runs.askers import Askers, require_asker
 from karma.runs.chains import NO_CHAIN, Chain, chain_of
-from karma.runs.domain import NOT_KNOWN, Run, RunKey, RunStatus, ThreadChanged
+from karma.runs.domain import NOT_KNOWN, Run, RunKey, RunStatus
 from karma.runs.opening import Opening
 from karma.runs.plan import RunLimits, RunPlan, toolbox_of, tools_of_subagents
 from karma.runs.ports import Also, Runs

@@ -127,11 +127,12 @@ class CheckpointService:
         return point
 
     def _latest(self, run: Run) -> RunPoint:
+        tail, checkpoint = self._store.tail(run.key), self._store.last_checkpoint(run.key)
+        # After the checkpoint, so that it has all messages up to that.
         thread = self._store.thread(ThreadKey(run.key.user_id, run.thread_id))
-        tail = self._store.tail(run.key)
         if thread.is_deleted or tail is None:
             raise NotFound(f"Run '{run.key.run_id}' not found")
-        point = latest_point(run, n=tail.n, checkpoint=self._store.last_checkpoint(run.key))
+        point = latest_point(run, n=tail.n, checkpoint=checkpoint)
         held = thread.shown_to(point.position)
         return replace(point, messages=len(held))
 

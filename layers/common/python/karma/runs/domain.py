@@ -166,14 +166,6 @@ class ThreadBusy(Conflict):
         self.headers["Retry-After"] = str(BUSY_RETRY_S)
 
 
-class ThreadChanged(Conflict):
-    """Another run began or ended after the thread was read: read it again."""
-
-    def __init__(self) -> None:
-        super().__init__("The thread was changed by another run; try again")
-        self.headers["Retry-After"] = "1"
-
-
 class RunHasEnded(Conflict):
     """The run has ended otherwise than was asked for; `details` has its id and its status."""
 

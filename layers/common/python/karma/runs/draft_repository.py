@@ -8,13 +8,12 @@ from types import MappingProxyType
 
 from karma.billing.allowances import Reservation
 from karma.billing.transactional import require_usage
-from karma.conversations.domain import History, Message, ThreadKey
+from karma.conversations.domain import History, Message, ThreadChanged, ThreadKey
 from karma.conversations.transactional import add_messages, draft_thread, require_draft
 from karma.core.clock import iso
 from karma.core.dynamo.transaction import Transaction
 from karma.identity.transactional import require_account
 from karma.runs.attachment_repository import note_attachments
-from karma.runs.domain import ThreadChanged
 
 
 class DraftRepository:

@@ -25,14 +25,14 @@ from typing import TYPE_CHECKING, Final, Protocol
 import orjson
 
 from karma.agents.domain import MultitaskStrategy
-from karma.conversations.domain import Thread
+from karma.conversations.domain import Thread, ThreadChanged
 from karma.core.clock import Clock
 from karma.core.errors import AppError, Upstream, ValidationFailed
 from karma.core.ids import RunId, UserId
 from karma.core.observability import count, logger
 from karma.identity.domain import Caller
 from karma.runs.chains import MAX_UNATTENDED
-from karma.runs.domain import Run, RunKey, ThreadBusy, ThreadChanged
+from karma.runs.domain import Run, RunKey, ThreadBusy
 from karma.runs.interrupts import AnswerStatus, Interrupt
 from karma.runs.ports import Expiring, Runs
 from karma.runs.requests import RunInput, parse_run_input

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from datetime import datetime
 
-from karma.conversations.domain import Conversation, MakingWay, Message, Thread
+from karma.conversations.domain import Conversation, MakingWay, Message, Thread, ThreadChanged
 from karma.conversations.history import awaited_calls
 from karma.core.ids import RunId
 from karma.models.budgets import Spent, bound_of
@@ -32,21 +32,34 @@ from karma.tools.json_arguments import is_readable
 def foreseen(store: Runs, thread: Thread, run_id: RunId, *, at: datetime) -> Thread:
     """Return a thread as it will be when its active run has ended for a request that comes now. Blocks: three reads.
 
-    That run is still named as the active one. Where the thread has a budget the run's log is read, too.
+    That run is still named as the active one. Where the thread has a budget the run's log is read, too, and where the
+    run has stored more since the thread was read, the thread is read again: its checkpoint is then of what is there.
+
+    Raises:
+        ThreadChanged: the run is not the active one any more.
     """
     key = RunKey(thread.key.user_id, run_id)
-    run, noted = store.run(key), replace(thread, making_way=MakingWay(run_id, at))
+    run = store.run(key)
     if run is None:
-        return noted
+        return _made_way(thread, run_id, at)
     stored, checkpoint = store.setup(key), store.last_checkpoint(key)
     setup = load_setup(stored) if stored else None
     position = checkpoint.position if checkpoint is not None else run.answers
+    if position >= thread.next_message:
+        thread = store.thread(thread.key)
+        if thread.active_run_id != run_id:
+            raise ThreadChanged
+    noted = _made_way(thread, run_id, at)
     conversation = thread.conversation(position)
     if of_thread(thread.spending):
         used = _used_at_most(store, run, setup, checkpoint, conversation, at=at)
         tokens, micros = thread.spending.tokens + used.tokens, thread.spending.cost_micros + used.cost_micros
         noted = replace(noted, spending=replace(thread.spending, tokens=tokens, cost_micros=micros))
     return _with_results(noted, _results(setup, conversation.messages), behind=position)
+
+
+def _made_way(thread: Thread, run_id: RunId, at: datetime) -> Thread:
+    return replace(thread, making_way=MakingWay(run_id, at))
 
 
 def _results(setup: RunSetup | None, messages: Sequence[Message]) -> list[Message]:

@@ -31,6 +31,7 @@ from karma.conversations.domain import (
     Conversation,
     Message,
     Thread,
+    ThreadChanged,
     ThreadGone,
     ThreadKey,
     conversation_of,
@@ -60,7 +61,6 @@ from karma.runs.domain import (
     RunKey,
     RunStatus,
     Segment,
-    ThreadChanged,
 )
 from karma.runs.drafts import MAX_COPIED_BYTES, Drafting, Drafts, is_large, require_room
 from karma.runs.fork_repeats import (

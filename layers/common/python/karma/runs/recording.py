@@ -19,7 +19,7 @@ from karma.billing.allowances import Allowances, Metric
 from karma.conversations.arrival import Admitted, MessageAdmission, recognise
 from karma.conversations.attachments import Library
 from karma.conversations.branches import Merged
-from karma.conversations.domain import Thread, ThreadGone, ThreadKey
+from karma.conversations.domain import Thread, ThreadChanged, ThreadGone, ThreadKey
 from karma.conversations.history import awaited_calls, late_results
 from karma.conversations.messages import said
 from karma.core.clock import Clock
@@ -33,7 +33,7 @@ from karma.models.domain import Target
 from karma.runs.askers import Askers, Prepared, askers_of, choice_of, going_on, going_on_with
 from karma.runs.asking import Asking, Beginning, Execution, Planned
 from karma.runs.budgets import budgets_of
-from karma.runs.domain import LEASE, NOBODYS, NOT_EXECUTED, Run, RunExists, RunKey, Segment, ThreadBusy, ThreadChanged
+from karma.runs.domain import LEASE, NOBODYS, NOT_EXECUTED, Run, RunExists, RunKey, Segment, ThreadBusy
 from karma.runs.events import SUBAGENTS_SINCE
 from karma.runs.opening import Link, Tell, opening
 from karma.runs.plan import RunLimits, RunPlan, ToStart, model_request

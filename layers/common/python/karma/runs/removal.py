@@ -15,12 +15,12 @@ from collections.abc import Iterator
 from datetime import timedelta
 from typing import Final
 
-from karma.conversations.domain import ThreadKey
+from karma.conversations.domain import ThreadChanged, ThreadKey
 from karma.core.clock import Clock
 from karma.core.ids import RunId
 from karma.core.purge import PurgeAttempt
 from karma.runs.attachment_repository import AttachmentRepository
-from karma.runs.domain import TRANSITIONS, OwnershipLost, Run, ThreadChanged
+from karma.runs.domain import TRANSITIONS, OwnershipLost, Run
 from karma.runs.ending import cancel_lost
 from karma.runs.holdings import free_place
 from karma.runs.ports import Executions

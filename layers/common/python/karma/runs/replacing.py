@@ -12,10 +12,10 @@ import asyncio
 from functools import partial
 
 from karma.agents.domain import MultitaskStrategy
-from karma.conversations.domain import Thread
+from karma.conversations.domain import Thread, ThreadChanged
 from karma.core.clock import Clock
 from karma.runs.asking import Asking
-from karma.runs.domain import RunKey, ThreadBusy, ThreadChanged
+from karma.runs.domain import RunKey, ThreadBusy
 from karma.runs.ports import Runs
 from karma.runs.watchdog import Inspector
 from karma.runs.wishes import Needs, Wish

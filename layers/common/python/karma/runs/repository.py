@@ -12,7 +12,7 @@ from pynamodb.expressions.update import Action
 
 from karma.billing.allowances import Adjustment, Reservation
 from karma.billing.transactional import adjust_usage, reserve_usage
-from karma.conversations.domain import History, Json, Message, Thread, ThreadKey
+from karma.conversations.domain import History, Json, Message, Thread, ThreadChanged, ThreadKey
 from karma.conversations.reading import read_thread
 from karma.conversations.state import State
 from karma.conversations.transactional import (
@@ -43,7 +43,6 @@ from karma.runs.domain import (
     RunPause,
     RunStatus,
     Segment,
-    ThreadChanged,
 )
 from karma.runs.interrupt_repository import RunInterruptRepository, note_answers, note_questions
 from karma.runs.interrupts import Answered, Interrupt

@@ -5,14 +5,13 @@ from __future__ import annotations
 from datetime import datetime
 from typing import TYPE_CHECKING
 
-from karma.conversations.domain import Thread
+from karma.conversations.domain import Thread, ThreadChanged
 from karma.conversations.state import State
 from karma.conversations.transactional import restore_thread
 from karma.core.clock import iso
 from karma.core.dynamo.requests import note_request, noted, request_key
 from karma.core.dynamo.transaction import Transaction
 from karma.identity.transactional import require_account
-from karma.runs.domain import ThreadChanged
 from karma.runs.items import RestoreRequestItem, run_pk, user_pk
 
 if TYPE_CHECKING:

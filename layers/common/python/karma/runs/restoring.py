@@ -13,7 +13,7 @@ from dataclasses import replace
 from datetime import datetime
 from typing import Final, NamedTuple
 
-from karma.conversations.domain import Thread, ThreadKey
+from karma.conversations.domain import Thread, ThreadChanged, ThreadKey
 from karma.conversations.state import EMPTY, State, with_user, without_user
 from karma.core.clock import Clock
 from karma.core.errors import AlreadyExists, NotFound, ValidationFailed
@@ -23,7 +23,7 @@ from karma.core.records import Record
 from karma.core.requests import IdempotencyKey, IdempotencyKeyReused, no_longer, repeatable
 from karma.identity.domain import Caller
 from karma.runs.checkpoints import CheckpointService, FoundPoint
-from karma.runs.domain import Run, RunKey, ThreadBusy, ThreadChanged
+from karma.runs.domain import Run, RunKey, ThreadBusy
 from karma.runs.effects import Effect
 from karma.runs.fork_repeats import run_key_of
 from karma.runs.modifications import Modifications

@@ -8,7 +8,7 @@ from datetime import datetime
 from pynamodb.expressions.update import Action
 
 from karma.billing.transactional import require_usage
-from karma.conversations.domain import History, Message, Thread, ThreadKey, Turns
+from karma.conversations.domain import History, Message, Thread, ThreadChanged, ThreadKey, Turns
 from karma.conversations.reading import read_turns
 from karma.conversations.state import State
 from karma.conversations.transactional import add_messages, make_way, run_before, take_turn
@@ -20,7 +20,7 @@ from karma.core.ids import RunId
 from karma.identity.transactional import require_account
 from karma.models.budgets import dump_budgets
 from karma.runs.attachment_repository import require_attachments
-from karma.runs.domain import OwnershipLost, Run, RunExists, RunStatus, ThreadChanged
+from karma.runs.domain import OwnershipLost, Run, RunExists, RunStatus
 from karma.runs.interrupt_repository import note_answers
 from karma.runs.interrupts import Answered, Interrupt
 from karma.runs.items import (

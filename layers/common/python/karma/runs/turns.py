@@ -26,14 +26,14 @@ from typing import Any, NamedTuple
 
 from karma.agents.domain import MultitaskStrategy
 from karma.conversations.branches import add_later
-from karma.conversations.domain import Message, Thread, ThreadKey
+from karma.conversations.domain import Message, Thread, ThreadChanged, ThreadKey
 from karma.conversations.state import EMPTY, MAX_STATE_BYTES, State, changes_of, with_changes, without_user
 from karma.core.clock import epoch_ms
 from karma.core.errors import Conflict
 from karma.core.ids import RunId, UserId
 from karma.identity.domain import Caller
 from karma.runs.budgets import at_its_turn
-from karma.runs.domain import BUSY_RETRY_S, MAX_PAUSE, OwnershipLost, Run, RunKey, RunStatus, ThreadBusy, ThreadChanged
+from karma.runs.domain import BUSY_RETRY_S, MAX_PAUSE, OwnershipLost, Run, RunKey, RunStatus, ThreadBusy
 from karma.runs.events import state_after
 from karma.runs.interrupts import Interrupt
 from karma.runs.ports import Executions, Runs

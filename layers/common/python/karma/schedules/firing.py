@@ -20,7 +20,7 @@ from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from karma.conversations.domain import ThreadKey
+from karma.conversations.domain import ThreadChanged, ThreadKey
 from karma.core.clock import Clock
 from karma.core.errors import AppError, Upstream
 from karma.core.ids import RunId, ThreadId, UserId
@@ -28,7 +28,7 @@ from karma.core.observability import count, logger
 from karma.identity.domain import Caller
 from karma.identity.transactional import AccountGone
 from karma.notices.domain import Notice, NoticeType
-from karma.runs.domain import ACTIVE, Run, RunKey, RunStatus, ThreadBusy, ThreadChanged
+from karma.runs.domain import ACTIVE, Run, RunKey, RunStatus, ThreadBusy
 from karma.runs.turns import has_waiting
 from karma.schedules.domain import (
     MAX_FAILURES,

@@ -13,7 +13,7 @@ from typing import Final, Protocol, TypedDict, cast
 import orjson
 
 from karma.conversations.attachments import linked
-from karma.conversations.domain import ThreadKey
+from karma.conversations.domain import ThreadChanged, ThreadKey
 from karma.conversations.ports import Attachments
 from karma.core.clock import Clock, iso
 from karma.core.errors import NotFound
@@ -22,7 +22,7 @@ from karma.core.ids import RunId, UserId
 from karma.core.paging import MAX_PAGE_BYTES
 from karma.core.records import Record
 from karma.runs.answers import RunView, run_view
-from karma.runs.domain import Run, ThreadChanged
+from karma.runs.domain import Run
 from karma.runs.events import CURRENT
 from karma.runs.opening import shown
 from karma.threads.answers import ThreadView, thread_view

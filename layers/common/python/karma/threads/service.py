@@ -8,6 +8,7 @@ from typing import Final
 from karma.conversations.domain import (
     Message,
     ThreadChange,
+    ThreadChanged,
     ThreadHead,
     ThreadKey,
     ThreadPlace,
@@ -20,7 +21,6 @@ from karma.core.ids import RunId, ThreadId, UserId, new_id
 from karma.core.observability import count
 from karma.core.records import Record
 from karma.core.requests import IdempotencyKey, no_longer, repeatable
-from karma.runs.domain import ThreadChanged
 from karma.threads.domain import ALL, MAX_EXAMINED, Search, id_in_urls
 from karma.threads.ports import Threads
 
