@@ -15,13 +15,13 @@ import orjson
 import pytest
 
 from karma.billing.allowances import Metric
-from karma.runs.domain import Run, RunStatus
+from karma.runs.domain import LEASE, Run, RunStatus
 from karma.runs.events import open_after, tagged, text_start, tool_start
 from karma.runs.joining import join
 from karma.runs.replay import read
 from tests.fakes.runs import KeptFrames
 from tests.support.agui import verify
-from tests.support.lost_runs import KEY, THREAD, Life, begin, go_on, screen
+from tests.support.lost_runs import KEY, THREAD, Life, begin, cancel, go_on, pause, resume, screen
 from tests.support.plans import allowance
 from tests.support.subagents import Delegating
 
@@ -40,6 +40,16 @@ def cost_of(world: Delegating) -> int:
     assert run is not None
     assert run.cost_micros is not None
     return run.cost_micros
+
+
+def used_by(world: Delegating) -> int:
+    """Return what the account's month has."""
+    (used,) = [
+        each.used
+        for each in world.store.usage.read(allowance(KEY.user_id, at=world.clock.now()))
+        if each.metric is Metric.MODEL_SPEND
+    ]
+    return used
 
 
 @pytest.mark.parametrize("nth", range(RUNS))
@@ -77,6 +87,31 @@ def test_wherever_its_processes_die_a_run_with_subagents_ends_as_without_a_death
         assert world.told() == expected.told()
         assert tools_of(expected) == tools_of(world)
         check_money(world, run, expected)
+
+
+@pytest.mark.fault("F-38b")
+@pytest.mark.parametrize("nth", range(max(4, RUNS // 3)))
+def test_a_lost_run_that_is_paused_shows_what_each_of_its_agents_has_used(nth: int, seed: int) -> None:
+    dice, world = random.Random(seed), Delegating()
+    begin(world, Life(dice.randint(30, 3 * len(without_a_death().log)), after=dice.random() < 0.5), KeptFrames())
+    run = world.store.run(KEY)
+    if run is None or run.finished_at is not None:
+        return
+    world.clock.pass_by(LEASE * 2)
+    told = []
+    for _ in range(2):
+        run = pause(world)
+        assert run.status is RunStatus.PAUSED
+        told.append((run.turns, run.usages, run.cost_micros, run.delegated))
+        resume(world)
+        world.clock.pass_by(LEASE)
+    pause(world)
+    run = cancel(world)
+    assert told == [(run.turns, run.usages, run.cost_micros, run.delegated)] * 2
+    assert used_by(world) == cost_of(world)
+    days = {agent: spent for (_, _, agent), spent in world.store.usage.days.items()}
+    spent = {str(each["agent_id"]): each["cost_micros"] for each in run.delegated}
+    assert {agent: days.get(agent, 0) for agent in spent} == spent
 
 
 def test_what_is_left_open_ends_as_the_subagent_s_whose_it_is() -> None:
@@ -126,12 +161,7 @@ def check_ends(shown: list[dict[str, Any]]) -> None:
 
 def check_money(world: Delegating, run: Run, expected: Delegating) -> None:
     """Check that what is counted is what the run cost, for each agent too, and no less than it would have cost."""
-    (used,) = [
-        each.used
-        for each in world.store.usage.read(allowance(KEY.user_id, at=world.clock.now()))
-        if each.metric is Metric.MODEL_SPEND
-    ]
-    assert used == cost_of(world) >= cost_of(expected)
+    assert used_by(world) == cost_of(world) >= cost_of(expected)
     assert {(each["calls"], each["turns"]) for each in run.delegated} == {(1, 3), (2, 4)}
     # What each agent's day has is what its calls have cost.
     days = {agent: spent for (_, _, agent), spent in world.store.usage.days.items()}

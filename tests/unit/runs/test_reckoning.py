@@ -266,3 +266,55 @@ def test_a_run_that_waits_for_its_turn_gives_all_back() -> None:
     waited = world.store.runs_by_key[KEY._replace(run_id=asked_behind.run_id)]
     assert (waited.status, waited.cost_micros) == (RunStatus.CANCELLED, 0)
     assert used(world) == before - waited.reserved_micros
+
+
+SHOWN = ("turns", "usages", "cost_micros", "delegated")
+
+
+def shown(world: World) -> tuple[object, ...]:
+    return tuple(getattr(current(world), name) for name in SHOWN)
+
+
+@pytest.mark.fault("F-38b")
+@pytest.mark.parametrize("left", LEFT, ids=lambda each: each.__name__)
+def test_a_run_that_no_process_paused_shows_what_it_has_used(left: Callable[[MeteredWorld], None]) -> None:
+    """However often it is resumed before a process takes it, and as its end shows it then."""
+    world, told = MeteredWorld(), list[tuple[object, ...]]()
+    left(world)
+    for _ in range(3):
+        assert pause(world).status is RunStatus.PAUSED
+        told.append(shown(world))
+        assert current(world).cost_micros == world.cost
+        resume(world)
+        assert shown(world) == (0, (), None, ()), "a process counts it"
+        world.clock.pass_by(A_MOMENT)
+    assert pause(world).turns == len(world.charged)
+    cancel(world)
+    assert {*map(repr, told), repr(shown(world))} == {repr(told[0])}
+    assert counts(world) == {world.cost}
+
+
+@pytest.mark.fault("F-38b")
+@pytest.mark.parametrize("end", ENDS[:-1], ids=lambda each: each.__name__)
+def test_a_pause_of_a_run_whose_process_was_lost_shows_what_its_end_will(end: Callable[[MeteredWorld], None]) -> None:
+    tried = 0
+    for steps in range(3, 110, 7):
+        world = MeteredWorld()
+        begin(world, Life(steps))
+        if world.store.run(KEY) is None or has_ended(world):
+            continue
+        world.clock.pass_by(LEASE + timedelta(seconds=1))
+        assert pause(world).status is RunStatus.PAUSED
+        told = shown(world)
+        assert current(world).cost_micros is not None
+        assert 0 <= len(world.charged) - current(world).turns <= 1, "a call of which nothing was stored is none"
+        resume(world)
+        world.clock.pass_by(A_MOMENT)
+        pause(world)
+        with suppress(RunHasEnded):
+            end(world)
+        assert has_ended(world)
+        assert shown(world) == told, f"killed at step {steps}"
+        assert counts(world) == {current(world).cost_micros}
+        tried += 1
+    assert tried

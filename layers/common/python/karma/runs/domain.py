@@ -378,11 +378,12 @@ class RunPause(Record, kw_only=True):
     """The state of a run that is paused."""
 
     at: datetime
-    turns: int | None = None
-    """Calls of the model until then; None, as with the cost: nobody knows, since its process is lost."""
+    turns: int = 0
+    """Calls of the model until then."""
     usages: Sequence[Json] = ()
     """AG-UI TokenUsage of each model that answered."""
     cost_micros: int | None = None
+    """None: a release stored the run that kept too little of it."""
     correction: Adjustment | None = None
     """Correction of what is reserved to what was spent; None: all of it stays reserved."""
     delegated: tuple[Json, ...] = ()

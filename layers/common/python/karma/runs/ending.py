@@ -124,14 +124,21 @@ def cancel_lost(store: Runs, tail: Segment, run: Run, now: datetime, *, reason: 
 
 
 def pause_lost(store: Runs, tail: Segment, run: Run, now: datetime) -> None:
-    """Pause a run that no process executes, as somebody wished.
+    """Pause a run that no process executes, as somebody wished, with the use by it that its log has.
+
+    What is reserved for it stays so: whoever resumes it goes on with that.
 
     Raises:
         WishesChanged: nobody wishes that any more, or the run is to be cancelled.
         OwnershipLost: another process wrote the next segment, or has ended the run.
     """
-    last_events = [*opened(read_log(store, run.key)).closing(), run_paused(run.key.run_id)]
-    store.pause(_next(tail, now, last_events), RunPause(at=now))
+    from karma.runs.reckoning import reckoned
+
+    stored, checkpoint, log = store.setup(run.key), store.last_checkpoint(run.key), read_log(store, run.key)
+    setup = load_setup(stored) if stored else None
+    used = reckoned(store, run, log, setup, checkpoint, RunEnd(status=RunStatus.CANCELLED, was=run.status, at=now))
+    how = RunPause(at=now, turns=used.turns, usages=used.usages, cost_micros=used.cost_micros, delegated=used.delegated)
+    store.pause(_next(tail, now, [*opened(log).closing(), run_paused(run.key.run_id)]), how)
     logger.info("run.paused", run_id=run.key.run_id, epoch=tail.epoch + 1)
     count("RunPaused")
 

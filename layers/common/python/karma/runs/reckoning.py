@@ -1,4 +1,4 @@
-"""Reckons what a run has used that no process executes, for whoever ends it (docs/adr/0055).
+"""Reckons what a run has used that no process executes, for whoever ends or pauses it (docs/adr/0055).
 
 never executed       nothing
 paused by a process  what that has counted, with the answers that it stopped

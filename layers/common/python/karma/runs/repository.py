@@ -315,9 +315,8 @@ class RunRepository(
             RunItem.status.set(RunStatus.PAUSED.value),
             RunItem.paused_at.set(now),
             RunItem.updated_at.set(now),
+            RunItem.turns.set(how.turns),
         ]
-        if how.turns is not None:
-            actions.append(RunItem.turns.set(how.turns))
         actions += _usage_actions(how.usages)
         if how.cost_micros is not None:
             actions.append(RunItem.cost_micros.set(how.cost_micros))

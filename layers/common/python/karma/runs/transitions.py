@@ -39,12 +39,11 @@ def end(run: Run, how: RunEnd) -> Run:
 
 def pause(run: Run, how: RunPause) -> Run:
     """Apply the pause of a run that is running."""
-    turns = run.turns if how.turns is None else how.turns
     return replace(
         run,
         status=RunStatus.PAUSED,
         paused_at=how.at,
-        turns=turns,
+        turns=how.turns,
         usages=tuple(how.usages),
         cost_micros=how.cost_micros,
         delegated=how.delegated,
