@@ -34,6 +34,8 @@ SOURCES = ("benchmarks", "functions", "infra", "layers", "local", "sdk", "tests"
 _NOT_OURS = {"__pycache__", "build", "node_modules"}
 _VARIABLE = "SEED"
 _NUMBERS = 10**9
+WHOLE = ("BODIES", "CRASHES", "ENDED", "MATRIX", "STORES", "THREADS", "WORK")
+"""Variables that take the whole, with the value `all`, of what a run tries a part of; CONTRIBUTING.md tells of each."""
 
 
 def base() -> int:
@@ -115,8 +117,10 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
         hypothesis.seed(dice(item.nodeid).getrandbits(64))(getattr(test, "__func__", test))
 
 
-def pytest_report_header() -> str:
-    return _named()
+def pytest_report_header() -> list[str]:
+    chosen_whole = [name for name in WHOLE if os.environ.get(name) == "all"]
+    parts = " ".join(f"{name}=all" for name in WHOLE if name not in chosen_whole)
+    return [_named(), f"of slow suites it chooses a part; all of it with {parts}" if parts else "slow suites are whole"]
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

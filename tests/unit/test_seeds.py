@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
-from tests.support.seeds import ROOT, chosen, dice, made_of_sources
+from tests.support.seeds import ROOT, WHOLE, chosen, dice, made_of_sources, pytest_report_header
 
 MAY_DRAW = {
     "tests/support/seeds.py": "draws the number where SEED=random asks for it",
@@ -101,6 +101,20 @@ class TestTheNumber:
         assert drawn != chosen("random")
         with pytest.raises(ValueError, match="today"):
             chosen("today")
+
+
+class TestTheHeader:
+    def test_names_the_number_and_each_variable_that_takes_a_whole(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        for name in WHOLE:
+            monkeypatch.delenv(name, raising=False)
+        number, parts = pytest_report_header()
+        assert "plays it again" in number
+        told = re.findall(r"^\| `(\w+)=all`", (ROOT / "CONTRIBUTING.md").read_text(), re.MULTILINE)
+        assert sorted(told) == list(WHOLE) == re.findall(r"(\w+)=all", parts)
+
+    def test_leaves_out_what_is_whole(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("STORES", "all")
+        assert "STORES" not in pytest_report_header()[1]
 
 
 class TestDice:

@@ -313,6 +313,7 @@ class TestARunOfNoProcess:
         assert cancel(world).status is RunStatus.RUNNING
         assert world.store.wishes(KEY) == {Wish.CANCEL: ""}
 
+    @pytest.mark.threads
     def test_that_two_requests_and_a_process_want_ends_once(self) -> None:
         world = World()
         begin(world, Life(12))

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from typing import Any
 
+import httpcore2  # noqa: F401  a process loads it in a thread, before it first asks a server
 import orjson
 import pytest
 

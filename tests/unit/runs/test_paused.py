@@ -87,6 +87,7 @@ class TestARunOfNoProcess:
             pause(world)
         assert (current(world).status, current(world).cancel_reason) == (RunStatus.CANCELLED, "enough")
 
+    @pytest.mark.threads
     def test_that_a_request_and_a_process_want_is_one_s(self) -> None:
         world = World()
         begin(world, Life(12))
@@ -170,6 +171,7 @@ class TestAPausedRun:
         go_on(world, Life(None))
         assert current(world).error_code == "OWNER_LOST"
 
+    @pytest.mark.threads
     def test_that_is_resumed_twice_or_by_two_goes_on_once(self) -> None:
         world = paused(World())
 
@@ -275,7 +277,7 @@ def test_thoughts_that_nobody_was_shown_count_in_a_run_that_was_paused_in_their_
     for model in (Stuck(), Thinking()):
         world = World()
         frames = while_it_waits(world, lambda world=world: pause(world), model=model)  # type: ignore[misc]
-        assert "hm" not in frames.data.decode()
+        assert "hm " not in frames.data.decode()  # with its blank: an id of the stream may hold the letters
         resume(world)
         world.clock.pass_by(timedelta(seconds=1))
         live(lambda world=world: world.executor(Life(None)).go_on(KEY))  # type: ignore[misc]

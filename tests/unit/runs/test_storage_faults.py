@@ -98,6 +98,7 @@ def ending(met: Exception, name: str, *, stays: bool) -> str:
     return "RUN_FINISHED" if met.retryable and not stays else LEFT
 
 
+@pytest.mark.threads
 def test_a_client_hears_the_end_of_its_run_whatever_the_database_raises_and_when() -> None:
     async def try_all() -> list[str]:
         whole = FailingStore(None, 0, stays=False)

@@ -88,6 +88,7 @@ def end(store: MemoryRuns, day: AgentDay) -> None:
     store.settle(of_day)
 
 
+@pytest.mark.threads
 @pytest.mark.parametrize("is_lost", [False, True])
 def test_what_is_taken_while_the_run_is_cancelled_is_given_back_at_its_end(is_lost: bool) -> None:
     has_begun, may_end = threading.Event(), threading.Event()
