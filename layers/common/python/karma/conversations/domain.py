@@ -101,6 +101,9 @@ class Message(Record, kw_only=True):
     model: str = ""
     tokens: int = field(default=0, compare=False)
     """Of an assistant's turn: tokens of the conversation up to its end, as its model counted them; 0: not known."""
+    past_in_words: bool = field(default=False, compare=False)
+    """Of an assistant's turn: its model had refused what stands before the user's words that it answers, and was shown
+    the words of that alone."""
     keeps: int = 0
     """Of a summary: number of the messages directly before it, summaries apart, for which it does not stand."""
 
@@ -121,6 +124,11 @@ class Conversation(NamedTuple):
     messages: list[Message]
     compacted: Compacted | None
     """None: a model is shown all of them."""
+
+
+def newest_question(messages: Sequence[Message], size: int) -> int:
+    """Return the index of the last of the first messages that a user has written; -1: there is none."""
+    return next((at for at in range(size - 1, -1, -1) if messages[at].role == "user"), -1)
 
 
 def conversation_of(branch: Iterable[Message]) -> Conversation:

@@ -45,6 +45,8 @@ def _json(message: Message) -> dict[str, Any]:
         data["model"] = message.model
     if message.tokens:
         data["tokens"] = message.tokens
+    if message.past_in_words:
+        data["past_in_words"] = True
     if message.keeps:
         data["keeps"] = message.keeps
     return data
@@ -63,6 +65,7 @@ def _message(data: dict[str, Any]) -> Message:
         blocks=blocks,
         model=data.get("model", ""),
         tokens=data.get("tokens", 0),
+        past_in_words=data.get("past_in_words", False),
         keeps=data.get("keeps", 0),
     )
 

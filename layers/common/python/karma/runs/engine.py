@@ -24,29 +24,16 @@ from karma.models.budgets import BudgetExceeded, BudgetName
 from karma.models.domain import ModelErrorCode, Usage
 from karma.models.ports import Model, ModelFailed, StopReason, call_ids_of
 from karma.runs.budgets import budget_question
-from karma.runs.calls import (
-    RESULTS_A_COMMIT,
-    Activities,
-    MakeCallWith,
-    OpenCalls,
-    result_message,
-    state_of,
-    told_of,
-)
-from karma.runs.domain import (
-    OwnershipLost,
-    Progress,
-    RunErrorCode,
-    RunFailed,
-)
-from karma.runs.events import CALLS_OVERLAP_SINCE, Event
+from karma.runs.calls import RESULTS_A_COMMIT, Activities, MakeCallWith, OpenCalls, result_message, state_of, told_of
+from karma.runs.domain import OwnershipLost, Progress, RunErrorCode, RunFailed
+from karma.runs.events import CALLS_OVERLAP_SINCE, Event, custom
 from karma.runs.exits import Exit
 from karma.runs.gate import Gate
 from karma.runs.log import RunLog
 from karma.runs.plan import LostTurn, RunLimits, RunPlan, is_near_window, model_request
 from karma.runs.ports import Executions, Sink
 from karma.runs.spending import Spending
-from karma.runs.turn import Speaker, Turn, asks_again, message_of
+from karma.runs.turn import Speaker, Turn, asks_again, is_refusal, message_of
 from karma.tools.toolbox import Toolbox
 
 if TYPE_CHECKING:
@@ -219,6 +206,7 @@ class RunEngine:
             return
         plan.messages = await self._toolbox.refreshed(plan.messages)
         first = plan.first_shown
+        plan.leave_out_refused()
         if names_media(shown := plan.messages[first:]):
             plan.messages[first:] = await asyncio.to_thread(self._library.show, plan.thread.user_id, shown)
         while self._exit.steps < self._plan.max_turns:
@@ -311,6 +299,21 @@ class RunEngine:
             await self._withdraw()
         return await self._ask()
 
+    async def _ask_in_words(self) -> Turn:
+        """Ask; where what stands before the newest question is refused, ask once more with the words of that alone."""
+        try:
+            return await self._ask_until_answered()
+        except ModelFailed as exc:
+            changed = self._plan.put_past_in_words() if is_refusal(exc) else []
+            if not changed:
+                raise
+            logger.warning("run.past_refused", run_id=self._plan.run_id, exc_info=exc.__cause__)
+        count("RunPastRefused")
+        self._exit.turns -= 1  # refused, and nothing is to be paid
+        told = {"messages": changed, "model": self._plan.target.model}
+        await self._log.commit([custom("karma.past_in_words", told)])
+        return await self._ask_until_answered()
+
     async def _make_room(self) -> None:
         """Summarise the beginning of a conversation that comes near the model's context window.
 
@@ -330,7 +333,7 @@ class RunEngine:
     async def _ask_within_window(self) -> Turn:
         """Ask; where the conversation is longer than the model reads, summarise its beginning and ask once more."""
         try:
-            turn = await self._ask_until_answered()
+            turn = await self._ask_in_words()
             if turn.ended is None or turn.ended.stop is not StopReason.CONTEXT_FULL:
                 return turn
             exceeded: Exception = RunFailed(RunErrorCode.CONTEXT_WINDOW_EXCEEDED)
@@ -349,7 +352,7 @@ class RunEngine:
         else:
             self._exit.turns -= 1  # refused, and nothing is to be paid
         await self._compact(compactor, self._exit.progress)
-        return await self._ask_until_answered()
+        return await self._ask_in_words()
 
     def _compactor(self, *, is_forced: bool) -> Compactor:
         from karma.runs.compaction import Compactor  # local: few runs need it

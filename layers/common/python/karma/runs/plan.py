@@ -11,7 +11,15 @@ import orjson
 from karma.agents.domain import Subagent
 from karma.billing.allowances import Reservation
 from karma.conversations.attachments import Library
-from karma.conversations.domain import MAX_ADDED_BYTES, Compacted, History, Message, ThreadKey, ToolCall
+from karma.conversations.domain import (
+    MAX_ADDED_BYTES,
+    Compacted,
+    History,
+    Message,
+    ThreadKey,
+    ToolCall,
+    newest_question,
+)
 from karma.conversations.repair import repair
 from karma.conversations.state import EMPTY, State, without_user
 from karma.conversations.stored import dump_messages
@@ -119,6 +127,8 @@ class RunPlan:
     """The member of it that says who is asking, which is not kept."""
     asks_title: bool = False
     """A title is to be asked for when the run has ended."""
+    past_in_words: bool = False
+    """Its model refuses what stands before its user's newest words, and is shown the words of that alone."""
     lost: LostTurn | None = None
     """The step that an earlier process did not finish; None: this one begins the run."""
 
@@ -163,6 +173,8 @@ class RunPlan:
         """
         if not messages:
             return None
+        if self.past_in_words:
+            messages = [replace(each, past_in_words=each.role == "assistant") for each in messages]
         if len(dump_messages(messages)) > MAX_ADDED_BYTES:
             raise RunFailed(RunErrorCode.ANSWER_TOO_LARGE)
         history = History(self.thread, self.stored, tuple(messages), self.last, self.kept(state))
@@ -187,9 +199,27 @@ class RunPlan:
         asked = self.newest_question(made.at)
         return min(made.covers, asked) if asked >= 0 else made.covers
 
+    def leave_out_refused(self) -> None:
+        """Show the model words alone of what it has refused in earlier runs."""
+        if any(each.past_in_words for each in self.messages):
+            from karma.conversations.past_in_words import as_refused  # few models refuse anything
+
+            first = self.first_shown
+            self.messages[first:] = as_refused(self.messages[first:], model=self.target.model)
+
+    def put_past_in_words(self) -> list[str]:
+        """Show the model words alone of what stands before the newest question; return the ids of what was more."""
+        from karma.conversations.past_in_words import put_in_words  # few models refuse anything
+
+        first = self.first_shown
+        before = self.newest_question(len(self.messages)) - first
+        self.messages[first:], changed = put_in_words(self.messages[first:], before=before)
+        self.past_in_words = self.past_in_words or bool(changed)
+        return changed
+
     def newest_question(self, size: int) -> int:
         """Return the index of the last of the first messages that a user has written; -1: there is none."""
-        return _newest_question(self.messages, size)
+        return newest_question(self.messages, size)
 
     def compact(self, text: str, *, covers: int) -> History:
         """Let a text stand for the first messages before the model; return the write that stores it as a summary."""
@@ -210,14 +240,9 @@ def shown_to_model(messages: list[Message], made: Compacted | None) -> list[Mess
     """Return a conversation as the model is shown it; see `RunPlan.shown_to_model`."""
     if made is None:
         return messages
-    asked = _newest_question(messages, made.at)
+    asked = newest_question(messages, made.at)
     whole = messages[asked : asked + 1] if 0 <= asked < made.covers else []
     return [Message(id="summary", role="user", content=made.text), *whole, *messages[made.covers :]]
-
-
-def _newest_question(messages: Sequence[Message], size: int) -> int:
-    found = (at for at in range(size - 1, -1, -1) if messages[at].role == "user")
-    return next((at for at in found if not messages[at].tool_call_id), -1)
 
 
 class LostTurn(Record, kw_only=True):

@@ -233,6 +233,11 @@ def asks_again(failure: ModelFailed, *, was_empty: bool) -> bool:
     return not was_empty if failure.code is ModelErrorCode.MODEL_EMPTY_ANSWER else failure.usage != Usage()
 
 
+def is_refusal(failure: ModelFailed) -> bool:
+    """Tell whether a provider has refused a request for what it holds, before its answer began: it is unpaid."""
+    return failure.code is ModelErrorCode.MODEL_REJECTED and failure.usage == Usage()
+
+
 def said_with_calls(messages: Sequence[Message]) -> str:
     """Return what a model has said with the calls whose results are the last messages; "": nothing, or none are."""
     before = next((message for message in reversed(messages) if message.role != "tool"), None)
