@@ -28,6 +28,7 @@ from karma.models.ports import (
     ToolEnded,
     TurnEnded,
 )
+from karma.runs.calls import PASSED_OVER, not_made
 from karma.runs.checkpoints import CheckpointService
 from karma.runs.domain import CheckpointKind, Run, RunKey, RunStatus, ThreadBusy
 from karma.runs.modifications import GivenResult, Modifications, changed, common
@@ -166,7 +167,7 @@ def test_from_every_point_with_each_kind_of_change_the_parent_stays_byte_for_byt
     for point in found:
         held = whole[: point.messages]
         wanted = EACH[kind](held)
-        expected = changed(held, wanted)
+        expected = changed(held, wanted, passed_over=lambda calls: [not_made(call, PASSED_OVER) for call in calls])
         forked = forks(long_run).fork(caller(), name(point), wanted, description=kind, key=None)
         run = forked.run
         new = long_run.store.threads[ThreadKey(KEY.user_id, run.thread_id)]

@@ -18,11 +18,12 @@ from typing import NamedTuple
 
 import orjson
 
-from karma.conversations.domain import CallEffect, ToolCall
-from karma.conversations.history import awaited_calls
+from karma.conversations.domain import CallEffect, Message, ToolCall
+from karma.conversations.history import awaited_calls, stopped
 from karma.core.ids import RunId
+from karma.runs.calls import PASSED_OVER, not_made, result_message
 from karma.runs.checkpoints import FoundPoint
-from karma.runs.decisions import AskedForm, CallDecision
+from karma.runs.decisions import NOTHING_GIVEN, AskedForm, CallDecision, failure
 from karma.runs.domain import Run, RunKey
 from karma.runs.effects import MadeCall, ThreadCalls
 from karma.runs.ending import may_be_made
@@ -32,7 +33,8 @@ from karma.runs.ports import Runs
 from karma.runs.setup import load_setup
 from karma.tools.domain import ApprovalRule
 from karma.tools.inputs import MAX_ROUNDS
-from karma.tools.toolbox import Toolbox
+from karma.tools.json_arguments import is_readable
+from karma.tools.toolbox import Toolbox, ToolOutcome
 
 
 class BegunCall(NamedTuple):
@@ -213,6 +215,28 @@ def _begun_by_last(question: Interrupt) -> BegunCall | None:
     edited = answer.payload.get("editedArgs")
     arguments = None if edited is None else orjson.dumps(edited).decode()
     return BegunCall(replace(again, arguments=arguments), is_approved=True)
+
+
+def passed_over_calls(store: Runs, found: FoundPoint, calls: Sequence[ToolCall]) -> list[Message]:
+    """Return results of calls open at a point, behind which a user says something new; the client's have theirs later.
+
+    They are not made in the new conversation. One that may have been made before says that nobody knows its outcome.
+    """
+    frontend = {tool.name for tool in found.setup.frontend_tools} if found.setup is not None else frozenset[str]()
+    again = found.setup.repeatable if found.setup is not None else ()
+    begun = begun_calls(store, found) if calls else {}
+    results: list[Message] = []
+    for call in calls:
+        how = begun.get(call)
+        if call.name in frontend and is_readable(call):
+            continue
+        if how is None:
+            results.append(not_made(call, PASSED_OVER))
+        elif how.is_unknown:
+            results.append(stopped(call, repeatable=again))
+        else:
+            results.append(result_message(call, ToolOutcome(failure(NOTHING_GIVEN), failed=True)))
+    return results
 
 
 def made_up_for(

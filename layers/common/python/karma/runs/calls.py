@@ -45,6 +45,7 @@ RESULTS_A_COMMIT = 16
 
 NOT_MADE = "The run ended before this call was approved: it was not made."
 NOT_BEGUN = "The run ended before it began: this call was not made."
+PASSED_OVER = "The user went back, and on with a new message: this call was passed over, and not made."
 
 
 class Expected(Protocol):

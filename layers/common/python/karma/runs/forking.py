@@ -18,6 +18,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import datetime
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from karma.agents.domain import Agent
@@ -47,7 +48,7 @@ from karma.mcp.offering import McpTools
 from karma.models.budgets import Spent, afford
 from karma.models.domain import Target
 from karma.runs import events
-from karma.runs.begun_calls import begun_calls, made_up_for
+from karma.runs.begun_calls import begun_calls, made_up_for, passed_over_calls
 from karma.runs.budgets import asked_budget, budgets_of
 from karma.runs.checkpoints import CheckpointService, FoundPoint
 from karma.runs.domain import (
@@ -251,7 +252,7 @@ class ForkService:
         found, caller = asked.found, asked.caller
         if found.setup is None:
             raise Conflict("What this run was started with was not stored", code="RUN_TOO_OLD")
-        messages = changed(found.messages, asked.wanted)
+        messages = changed(found.messages, asked.wanted, passed_over=partial(passed_over_calls, self._store, found))
         agent, choice = self._configured(found, asked.wanted)
         setup = changed_setup(found.setup, asked.wanted, own=sorted(self._own(agent)))
         setup = self._of_now(setup, agent, choice, asked)

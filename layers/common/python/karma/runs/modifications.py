@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, field, replace
 from itertools import takewhile
 
-from karma.conversations.domain import Message
+from karma.conversations.domain import Message, ToolCall
 from karma.conversations.history import awaited_calls
 from karma.core.errors import ValidationFailed
 from karma.core.ids import new_id
@@ -52,10 +52,20 @@ class Modifications(Record, kw_only=True):
         return asdict(self)
 
 
-def changed(messages: Sequence[Message], wanted: Modifications) -> list[Message]:
+def changed(
+    messages: Sequence[Message],
+    wanted: Modifications,
+    *,
+    passed_over: Callable[[Sequence[ToolCall]], Sequence[Message]] = lambda _: (),
+) -> list[Message]:
     """Return a conversation with the changes made: cut, then edited, then asked anew.
 
     Messages that did not change are the same objects, so that what is in common is known.
+
+    Args:
+        messages: the conversation.
+        wanted: the changes.
+        passed_over: makes the results of calls that are open where the user's next message comes.
 
     Raises:
         ValidationFailed: a change names a message or a call that is not there, or leaves nothing to go on from.
@@ -66,7 +76,8 @@ def changed(messages: Sequence[Message], wanted: Modifications) -> list[Message]
     if wanted.modified_query is not None:
         kept = _asked_anew(kept, wanted.modified_query)
     if wanted.message is not None:
-        kept = [*kept, Message(id=new_id(), role="user", content=wanted.message)]
+        results = passed_over(awaited_calls(kept))
+        kept = [*kept, *results, Message(id=new_id(), role="user", content=wanted.message)]
     if not kept:
         raise ValidationFailed.of("modifications.message", "must be given: there is no message to go on from")
     if kept[-1].role == "assistant" and not awaited_calls(kept):
