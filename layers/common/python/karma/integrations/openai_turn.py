@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Any, Final, NoReturn
 
-import orjson
-
-from karma.conversations.domain import Json
-from karma.conversations.repair import arguments_of
 from karma.core import freeform, surrogates
 from karma.core.texts import GrowingText
-from karma.integrations.call_ids import MAX_CALLS, own_id
 from karma.integrations.event_stream import BYTE_ORDER_MARK, QUIET_S, EventStream, StreamQuiet, StreamTooLarge
+from karma.integrations.openai_calls import Calls
 from karma.integrations.openai_errors import code_in_stream
 from karma.integrations.openai_signed import Signed
 from karma.integrations.openai_thinking import LeadingThoughts
@@ -27,9 +23,6 @@ from karma.models.ports import (
     ReasoningEnded,
     StopReason,
     TextDelta,
-    ToolArguments,
-    ToolBegun,
-    ToolEnded,
     TurnEnded,
 )
 from karma.models.prices import MAX_INPUT_TOKENS, estimated_usage, input_tokens, utf8_size
@@ -45,50 +38,6 @@ _MAX_WHOLE_BYTES: Final = 8_000_000
 """Bytes of an answer that is no stream; no answer that could be stored is as long."""
 _MAX_BLANKS: Final = 4096
 """Bytes of blanks, which some servers send while a model works, behind which an answer is a stream in any case."""
-_MAX_LOOKED_AT: Final = 65_536
-"""Characters of arguments that are looked at, as often as there may be calls, to tell whether they are whole."""
-
-
-@dataclass
-class _Call:
-    """A call of a tool, as far as it has arrived."""
-
-    id: str = ""
-    """Id that it is known by outside: the provider's, or one of ours where that is missing or not the only one."""
-    given: str = ""
-    """Id that the provider gave."""
-    name: str = ""
-    text: GrowingText = field(default_factory=GrowingText)
-    joiner: surrogates.Joiner = field(default_factory=surrogates.Joiner)
-    extra: Json | None = None
-    """The parts that its server wants back with it (openai_signed.py)."""
-    looks: int = 0
-    """Number of times that its arguments were looked at."""
-    ahead: str = ""
-    """An empty object with which they began: all of them, or what some gateways put before them."""
-
-    def is_another(self, name: str, arguments: object, *, is_same_id: bool) -> bool:
-        """Tell whether a piece with a name, at this call's place, begins another call, whose id is no other one.
-
-        It does if it has another name, or a name and an object behind one that is whole. A name alone is none, since
-        some servers repeat it with each piece. Under the same id nothing that goes on with the arguments is another.
-        """
-        if not self.name:
-            return False
-        if name != self.name:
-            return not is_same_id or bool(self.ahead) or self.is_whole()
-        begins = isinstance(arguments, dict) or (isinstance(arguments, str) and arguments.lstrip().startswith("{"))
-        return begins and ((bool(self.ahead) and not is_same_id) or self.is_whole())
-
-    def is_whole(self) -> bool:
-        """Tell whether its arguments are an object by now that nothing can follow."""
-        if not 0 < self.text.size <= _MAX_LOOKED_AT or self.looks == MAX_CALLS:
-            return False
-        self.looks += 1
-        try:
-            return isinstance(orjson.loads(str(self.text)), dict)
-        except ValueError:
-            return False
 
 
 class ChatTurn:
@@ -112,19 +61,8 @@ class ChatTurn:
         self._text = GrowingText()
         self._joiner = surrogates.Joiner()
         self._leading = LeadingThoughts()
-        self._calls: dict[int | str, _Call] = {}
-        """The newest call of each index; some servers give all calls of an answer the index 0.
-
-        Where there are no indices, the newest call of each id, and under "" the newest of all.
-        """
-        self._given: dict[tuple[int | str, str], _Call] = {}
-        """Calls by their place and the id that they were given there."""
-        self._ahead: dict[int | str, str] = {}
-        """Ids that came before the names of their calls, by place."""
-        self._made: list[_Call] = []
-        self._ids: set[str] = set()
-        """Ids of the calls that are made."""
         self._signed = Signed()
+        self._calls = Calls(self._signed)
         self._ending = Ending()
         self._stop = StopReason.END
         self._thought = 0
@@ -210,12 +148,7 @@ class ChatTurn:
 
     @property
     def _chars(self) -> int:
-        return (
-            self._thought
-            + self._text.size
-            + sum(call.text.size + len(call.ahead) for call in self._made)
-            + len(self._made)
-        )
+        return self._thought + self._text.size + self._calls.chars + len(self._calls)
 
     def end_of_body(self) -> list[ModelEvent]:
         """Return the events with which a stream ends that said why it ends, and nothing more.
@@ -263,7 +196,7 @@ class ChatTurn:
             if said:
                 self._say(self._joiner.add(said), out)
             for piece in calls:
-                self._call(piece, out)
+                self._calls.take(piece, out)
             finish = choice.get("finish_reason")
             if not isinstance(finish, str | None):
                 raise TypeError("a reason that is no text")
@@ -281,7 +214,7 @@ class ChatTurn:
 
         A server that tells its calls in both forms has told it already.
         """
-        return () if not function or self._calls.keys() - {""} else ({"function": function},)
+        return () if not function or self._calls.is_placed else ({"function": function},)
 
     def _think(self, thought: object, is_answering: bool, out: list[ModelEvent]) -> None:
         """Take a piece of reasoning; the first piece of the answer ends it, and what comes later is not shown."""
@@ -309,77 +242,6 @@ class ChatTurn:
         if text:
             out.append(TextDelta(text))
 
-    def _call(self, piece: dict[str, Any], out: list[ModelEvent]) -> None:
-        function = piece.get("function") or {}
-        name, arguments = surrogates.whole(str(function.get("name") or "")), function.get("arguments")
-        index, given = piece.get("index"), str(piece.get("id") or "").strip()
-        place: int | str = given if index is None else index
-        if name.strip():
-            call: _Call | None = self._named(place, given, name, arguments)
-        else:
-            call = self._going_on(place, given, is_argued=bool(arguments))
-        if call is not None and not call.id:
-            self._begin(call, name, out)
-        if call is not None:
-            call.extra = call.extra or self._signed.of_call(piece.get("extra_content"))
-            if index is None:
-                self._calls[""] = call
-        if not arguments or (arguments == "null" and not (call and (call.text.size or call.ahead))):
-            return  # a tool that takes none
-        if call is None:
-            raise ValueError("arguments of a call without a name")
-        if isinstance(arguments, dict):  # as some servers write them
-            arguments = freeform.render(arguments).decode()
-        self._argue(call, call.joiner.add(arguments), out)
-
-    def _begin(self, call: _Call, name: str, out: list[ModelEvent]) -> None:
-        call.name = name
-        call.id = own_id(surrogates.whole(call.given), self._ids)
-        self._made.append(call)
-        out.append(ToolBegun(call.id, call.name))
-
-    def _named(self, place: int | str, given: str, name: str, arguments: object) -> _Call:
-        """Return the call of a piece with a name: a new one where its id is another, or else as `is_another` tells."""
-        call, given = self._calls.get(place), given or self._ahead.get(place, "")
-        self._ahead.pop(place, None)
-        is_same = call is not None and given == call.given and bool(given)
-        is_other = call is not None and bool(given and call.given and given != call.given)
-        if call is None or is_other or call.is_another(name, arguments, is_same_id=is_same):
-            call = self._calls[place] = _Call(given=given)
-        call.given = call.given or given
-        self._given.setdefault((place, given), call)
-        return call
-
-    def _going_on(self, place: int | str, given: str, *, is_argued: bool) -> _Call | None:
-        """Return the call of a piece without a name: of its place, whatever its id, or else the newest; None: none.
-
-        Some servers make an id for each piece, or count the index on. What an object that is whole is followed by at a
-        place of its own is none of these.
-        """
-        call = (self._given.get((place, given)) if given else None) or self._calls.get(place)
-        if given and not is_argued and (call is None or call.given != given):
-            self._ahead[place] = given  # the name may follow
-        if call is not None or not is_argued or not self._made or self._made[-1].is_whole():
-            return call
-        return self._made[-1]
-
-    @staticmethod
-    def _argue(call: _Call, text: str, out: list[ModelEvent], *, is_end: bool = False) -> None:
-        """Add to the arguments of a call; of an empty object with another one directly behind it, only the other.
-
-        Gateways that begin with the empty object of Anthropic's block of a call send such (litellm#4537).
-        """
-        if not call.text.size:
-            text, call.ahead = call.ahead + text, ""
-            if text.startswith("{}"):
-                if text == "{}" and not is_end:
-                    call.ahead = text
-                    return
-                text = text[2:] if text.startswith("{", 2) else text
-        call.text.add(text)
-        if text:
-            out.append(ToolArguments(call.id, text))
-
     def _end(self, out: list[ModelEvent]) -> None:
         self._stop = self._ending.stop(usage=self.usage)
         self.is_complete = True
@@ -387,24 +249,18 @@ class ChatTurn:
         self._thought += len(inline)
         self._think(inline, True, out)
         self._say(self._joiner.add(said) + self._joiner.end(), out)
-        for call in self._made:
-            self._argue(call, call.joiner.end(), out, is_end=True)
-            out.append(ToolEnded(call.id, str(call.text)))
+        self._calls.end(out)
 
     def _blocks(self, target: Target) -> list[dict[str, object]]:
         """Return the turn as the blocks in which turns of all providers are stored."""
         text = str(self._text)
         said: list[dict[str, object]] = [{"type": "text", "text": text}] if text.strip() else []
-        calls: list[dict[str, object]] = [
-            {"type": "tool_use", "id": each.id, "name": each.name, "input": arguments_of(str(each.text))}
-            for each in self._made
-        ]
+        calls = self._calls.blocks()
         return [*self._thinking(target, is_alone=not said and not calls), *said, *calls]
 
     def _thinking(self, target: Target, *, is_alone: bool) -> list[dict[str, object]]:
         """Return the block of what it thinks; where that is not shown and nothing follows, there is no answer."""
-        extras, ids = [call.extra for call in self._made], [surrogates.whole(call.given) for call in self._made]
-        signed = self._signed.members(target, extras=extras, ids=ids)
+        signed = self._signed.members(target, extras=self._calls.extras, ids=self._calls.given)
         is_kept = 0 < self._thoughts.size <= _MAX_THOUGHTS
         if not (is_kept or signed) or (is_alone and not self._is_shown):
             return []
