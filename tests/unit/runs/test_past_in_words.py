@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from karma.conversations.domain import Message
-from karma.conversations.past_in_words import as_refused, put_in_words
+from karma.conversations.past_in_words import put_in_words
 from karma.models.domain import ModelErrorCode, Usage
 from karma.models.ports import ModelEvent, ModelFailed, ModelRequest, StopReason, TextDelta, TurnEnded
 from karma.runs.domain import RunStatus
@@ -18,6 +18,7 @@ from tests.fakes.agents import catalogue
 from tests.fakes.runs import ScriptedModel, ended, text, tool
 from tests.support.media import b64, pdf, png
 from tests.support.run_world import World, asked, spec, user
+from tests.support.windowed import configured
 
 pytestmark = pytest.mark.fault("F-33p")
 
@@ -60,7 +61,8 @@ def with_medium(kind: str, name: str, value: bytes = b"") -> dict[str, Any]:
 def world(refuses: Callable[[ModelRequest], bool], *turns: Any) -> World:
     made = World()
     made.model = Refusing(refuses, *turns)
-    made.agents = catalogue(tools=("echo",), more_models=("own",))
+    made.configuration = configured(own=100_000, cheap=100_000)
+    made.agents = catalogue(tools=("echo",), more_models=("own", "cheap"))
     made.agents.create(spec(tools=("echo",)))
     return made
 
@@ -159,11 +161,28 @@ def test_an_answer_that_had_begun_is_not_asked_for_again() -> None:
     assert len(made.model.requests) == 2
 
 
-def test_another_model_is_shown_all_of_it() -> None:
-    medium = Message(id="u1", role="user", content=({"type": "image", "source": {}},))
-    marked = Message(id="a1", role="assistant", content="a", model="one", past_in_words=True)
-    talk = [medium, Message(id="u2", role="user", content="b"), marked, replace(medium, id="u3")]
-    assert as_refused(talk, model="two") == talk
-    shown = as_refused(talk, model="one")
-    assert [isinstance(each.content, str) or each.content[0]["type"] for each in shown] == ["text", True, True, "image"]
-    assert put_in_words(shown, before=3) == (shown, []), "what is words stays as it is"
+def test_another_model_is_shown_all_of_it_and_one_that_has_refused_it_words() -> None:
+    targets = {"claude-test", "claude-own"}
+    made = world(lambda r: "image" in kinds(r) and r.target.model in targets, *map(answer, "abcd"))
+    made.agents.create(spec(name="other", model="own", tools=("echo",)))
+
+    def say(name: str, agent: str) -> list[Any]:
+        return told(made.run(asked(user("go on", name), forwardedProps={"agent_id": agent})))
+
+    made.run(ask(with_medium("image", "u1")))
+    assert say("u2", "brief") == [["u1"]]
+    assert say("u3", "other") == [["u1"]], "it may read what another one does not"
+    assert (say("u4", "brief"), say("u5", "other")) == ([], [])
+    targets.clear()
+    made.model.turns.append(answer("e"))
+    made.agents.create(spec(name="third", model="cheap", tools=("echo",)))
+    assert say("u6", "third") == []
+    assert "image" in kinds(made.model.requests[-1])
+
+
+def test_what_is_words_stays_as_it_is() -> None:
+    blocks = ({"type": "text", "text": "a"}, {"type": "tool_use", "id": "c", "name": "n", "input": {}})
+    said = [Message(id="u1", role="user", content="a"), Message(id="a1", role="assistant", content="a", blocks=blocks)]
+    assert put_in_words(said, before=2) == (said, [])
+    medium = replace(said[0], content=({"type": "image", "source": {}},))
+    assert put_in_words([medium, *said], before=0) == put_in_words([medium, *said], before=-1) == ([medium, *said], [])

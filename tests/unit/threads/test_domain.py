@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from karma.conversations.domain import MAX_TITLE_CHARS, Message, beginning, first_words, folded, is_in_urls, one_line
+from karma.conversations.domain import MAX_TITLE_CHARS, Message, beginning, first_words, is_in_urls, one_line
 from karma.core.ids import ThreadId
 from karma.core.lines import is_line
-from karma.threads.domain import id_in_urls, name_in_urls
+from karma.threads.domain import folded, id_in_urls, name_in_urls
 
 _IDS = st.text(st.characters(min_codepoint=33, max_codepoint=126, exclude_characters="#"), min_size=1, max_size=128)
 

@@ -102,8 +102,7 @@ class Message(Record, kw_only=True):
     tokens: int = field(default=0, compare=False)
     """Of an assistant's turn: tokens of the conversation up to its end, as its model counted them; 0: not known."""
     past_in_words: bool = field(default=False, compare=False)
-    """Of an assistant's turn: its model had refused what stands before the user's words that it answers, and was shown
-    the words of that alone."""
+    """Of an assistant's turn: its model was shown words alone of what stands before those that it answers (0075)."""
     keeps: int = 0
     """Of a summary: number of the messages directly before it, summaries apart, for which it does not stand."""
 
@@ -124,11 +123,6 @@ class Conversation(NamedTuple):
     messages: list[Message]
     compacted: Compacted | None
     """None: a model is shown all of them."""
-
-
-def newest_question(messages: Sequence[Message], size: int) -> int:
-    """Return the index of the last of the first messages that a user has written; -1: there is none."""
-    return next((at for at in range(size - 1, -1, -1) if messages[at].role == "user"), -1)
 
 
 def conversation_of(branch: Iterable[Message]) -> Conversation:
@@ -449,9 +443,3 @@ def _may_end(text: str, at: int) -> bool:
 
 def _is_of_flag(char: str) -> bool:
     return "\U0001f1e6" <= char <= "\U0001f1ff"
-
-
-def folded(text: str) -> str:
-    """Return a text for comparison: without case, accents and differences of Unicode's compatibility forms."""
-    apart = unicodedata.normalize("NFKD", unicodedata.normalize("NFKD", text).casefold())
-    return unicodedata.normalize("NFKC", "".join(char for char in apart if not unicodedata.combining(char)))

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Final
 
-from karma.conversations.domain import Json, Message, newest_question
+from karma.conversations.domain import Json, Message
 
 _OWN: Final = frozenset({"text", "tool_use"})
 """Types of blocks whose meaning a message has besides."""
@@ -21,13 +21,6 @@ def put_in_words(messages: Sequence[Message], *, before: int) -> tuple[list[Mess
     found = [_in_words(each) for each in messages[: max(0, before)]]
     changed = [new.id for new, old in zip(found, messages, strict=False) if new is not old]
     return [*found, *messages[len(found) :]], changed
-
-
-def as_refused(messages: Sequence[Message], *, model: str) -> list[Message]:
-    """Return messages as a model takes them that has refused what stands before one of its turns."""
-    marked = (at for at in range(len(messages) - 1, -1, -1) if messages[at].past_in_words)
-    last = next((at for at in marked if messages[at].model == model), 0)
-    return put_in_words(messages, before=newest_question(messages, last))[0]
 
 
 def _in_words(message: Message) -> Message:

@@ -18,7 +18,6 @@ from karma.conversations.domain import (
     Message,
     ThreadKey,
     ToolCall,
-    newest_question,
 )
 from karma.conversations.repair import repair
 from karma.conversations.state import EMPTY, State, without_user
@@ -201,25 +200,27 @@ class RunPlan:
 
     def leave_out_refused(self) -> None:
         """Show the model words alone of what it has refused in earlier runs."""
-        if any(each.past_in_words for each in self.messages):
-            from karma.conversations.past_in_words import as_refused  # few models refuse anything
-
-            first = self.first_shown
-            self.messages[first:] = as_refused(self.messages[first:], model=self.target.model)
+        found = (at for at in range(len(self.messages) - 1, -1, -1) if self.messages[at].past_in_words)
+        last = next((at for at in found if self.messages[at].model == self.target.model), 0)
+        if last:
+            self._put_in_words(before=self.newest_question(last))
 
     def put_past_in_words(self) -> list[str]:
         """Show the model words alone of what stands before the newest question; return the ids of what was more."""
+        changed = self._put_in_words(before=self.newest_question(len(self.messages)))
+        self.past_in_words = self.past_in_words or bool(changed)
+        return changed
+
+    def _put_in_words(self, *, before: int) -> list[str]:
         from karma.conversations.past_in_words import put_in_words  # few models refuse anything
 
         first = self.first_shown
-        before = self.newest_question(len(self.messages)) - first
-        self.messages[first:], changed = put_in_words(self.messages[first:], before=before)
-        self.past_in_words = self.past_in_words or bool(changed)
+        self.messages[first:], changed = put_in_words(self.messages[first:], before=before - first)
         return changed
 
     def newest_question(self, size: int) -> int:
         """Return the index of the last of the first messages that a user has written; -1: there is none."""
-        return newest_question(self.messages, size)
+        return _newest_question(self.messages, size)
 
     def compact(self, text: str, *, covers: int) -> History:
         """Let a text stand for the first messages before the model; return the write that stores it as a summary."""
@@ -240,9 +241,13 @@ def shown_to_model(messages: list[Message], made: Compacted | None) -> list[Mess
     """Return a conversation as the model is shown it; see `RunPlan.shown_to_model`."""
     if made is None:
         return messages
-    asked = newest_question(messages, made.at)
+    asked = _newest_question(messages, made.at)
     whole = messages[asked : asked + 1] if 0 <= asked < made.covers else []
     return [Message(id="summary", role="user", content=made.text), *whole, *messages[made.covers :]]
+
+
+def _newest_question(messages: Sequence[Message], size: int) -> int:
+    return next((at for at in range(size - 1, -1, -1) if messages[at].role == "user"), -1)
 
 
 class LostTurn(Record, kw_only=True):

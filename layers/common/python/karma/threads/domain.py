@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import base64
 import binascii
+import unicodedata
 
-from karma.conversations.domain import ThreadHead, folded, is_in_urls, is_readable_id
+from karma.conversations.domain import ThreadHead, is_in_urls, is_readable_id
 from karma.core.ids import AgentId, ThreadId
 from karma.core.records import Record
 
@@ -56,3 +57,9 @@ class Search(Record):
 
 
 ALL = Search()
+
+
+def folded(text: str) -> str:
+    """Return a text for comparison: without case, accents and differences of Unicode's compatibility forms."""
+    apart = unicodedata.normalize("NFKD", unicodedata.normalize("NFKD", text).casefold())
+    return unicodedata.normalize("NFKC", "".join(char for char in apart if not unicodedata.combining(char)))
