@@ -223,7 +223,7 @@ def body_of(request: ModelRequest, *, is_newer: bool = False, is_strict: bool = 
 
 def _tell(request: ModelRequest, turn: ChatTurn) -> None:
     # Servers that count with each chunk have not counted what comes behind it.
-    request.meter.usage = replace(turn.usage, output_tokens=None, reasoning_tokens=None)
+    request.meter.usage = replace(turn.counted(request), output_tokens=None, reasoning_tokens=None)
     request.meter.thought = turn.hidden
 
 

@@ -25,7 +25,7 @@ from karma.models.ports import (
     TextDelta,
     TurnEnded,
 )
-from karma.models.prices import MAX_INPUT_TOKENS, estimated_usage, input_tokens, utf8_size
+from karma.models.prices import MAX_INPUT_TOKENS, estimated_usage, input_tokens, least_input_tokens, utf8_size
 
 _DONE: Final = b"[DONE]"
 THOUGHTS: Final = ("reasoning_content", "reasoning")
@@ -69,6 +69,8 @@ class ChatTurn:
         """Characters of its thinking."""
         self._has_refused = False
         self.usage = Usage()
+        self._least: int | None = None
+        """Lower bound of the tokens of what was sent; None: it was not needed yet."""
 
     def feed(self, chunk: bytes) -> list[ModelEvent]:
         """Parse bytes as they arrive; return the events that they complete. The turn's end is `ended`.
@@ -124,19 +126,29 @@ class ChatTurn:
             raise ModelFailed(ModelErrorCode.MODEL_STREAM_CUT, usage=self.usage) from exc
         return out
 
+    def counted(self, request: ModelRequest) -> Usage:
+        """Return the tokens that the server has reported, without those of its input where they cannot be all of it."""
+        told = self.usage.input_tokens
+        if told is None:
+            return self.usage
+        if self._least is None:
+            self._least = least_input_tokens(request)
+        return self.usage if told >= self._least else replace(self.usage, input_tokens=None)
+
     def spent(self, request: ModelRequest) -> Usage:
         """Return the tokens that the call has used: those reported, or the bound where an answer came without them.
 
         The output of an answer that is not complete is unknown.
         """
-        if self.usage.input_tokens is not None or not self._chars:
-            return self.usage
+        usage = self.counted(request)
+        if usage.input_tokens is not None or (self.usage.input_tokens is None and not self._chars):
+            return usage
         return Usage(input_tokens=min(MAX_INPUT_TOKENS, input_tokens(request)))
 
     def ended(self, request: ModelRequest) -> TurnEnded:
         """Return the end of a complete turn; what the server has not counted is estimated."""
         estimate = estimated_usage(request, self._chars)
-        known, said = self.usage.input_tokens, self.usage.output_tokens
+        known, said = self.counted(request).input_tokens, self.usage.output_tokens
         usage = replace(
             self.usage,
             input_tokens=estimate.input_tokens if known is None else known,

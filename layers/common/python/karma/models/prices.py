@@ -30,6 +30,8 @@ DOCUMENT_TOKENS: Final = 50_000
 _CHARS_A_TOKEN: Final = 4
 _BYTES_A_TOKEN: Final = 3
 _ROUGH_IMAGE_TOKENS: Final = 1_600
+_MOST_BYTES_A_TOKEN: Final = 32
+"""Bytes of text of which one token is made at the most; in what people and tools write one has three to five."""
 _PDF_CHARS_A_TOKEN: Final = 40
 STOPPED_TOKENS: Final = 64
 """Tokens that a model may have said beside those that arrived, when it is stopped: what it says in half a second."""
@@ -228,6 +230,17 @@ def _rough_tokens_of_medium(part: Json) -> int:
     if part.get("type") == "image":
         return _ROUGH_IMAGE_TOKENS
     return min(DOCUMENT_TOKENS, max(_ROUGH_IMAGE_TOKENS, chars // _PDF_CHARS_A_TOKEN))
+
+
+def least_input_tokens(request: ModelRequest) -> int:
+    """Return a lower bound of the tokens of a request, by its texts: a count below it is none of this request."""
+    texts = [*request.system]
+    for message in request.messages:
+        content = message.content
+        parts = [{"type": "text", "text": content}] if isinstance(content, str) else content
+        texts += [str(part.get("text", "")) for part in parts if part.get("type") == "text"]
+        texts += [call.arguments for call in message.tool_calls]
+    return sum(map(utf8_size, texts)) // _MOST_BYTES_A_TOKEN
 
 
 def _tokens_of(message: Message) -> int:
