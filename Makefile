@@ -88,7 +88,7 @@ engines: install
 	.venv/bin/python -m tests.engines.report
 
 lock: install
-	for group in api agent_stream device_ingest billing_webhook background realtime previews infra engine stripe_peer contract uv dev; do \
+	for group in api agent_stream device_ingest billing_webhook background realtime previews segments infra engine stripe_peer contract uv dev; do \
 		.venv/bin/uv pip compile --quiet pyproject.toml --group $$group --universal --generate-hashes --no-annotate \
 			--python-version 3.11 --custom-compile-command "make lock" -o requirements/$$group.txt; \
 	done

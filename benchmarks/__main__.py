@@ -2,7 +2,7 @@
 
 A miss is no error.
 
-Areas: cold webhook ingest api calls stream memory cache runs mcp push bodies; all without arguments.
+Areas: cold webhook ingest api calls stream memory cache runs mcp push bodies search; all without arguments.
 `--write` puts the rows into the table of a Markdown file, between its two marker lines; others stay as they are.
 `--items` is how many items each table has while `calls` is measured.
 """
@@ -23,7 +23,20 @@ ROOT = Path(__file__).resolve().parent.parent
 for _root in ("layers/common/python", "functions"):
     sys.path.insert(0, str(ROOT / _root))
 
-from benchmarks import bodies, calls, cold, mcp_clients, memory, prompt_cache, pushes, report, stream, turns, warm  # noqa: E402
+from benchmarks import (  # noqa: E402  # noqa: E402
+    bodies,
+    calls,
+    cold,
+    mcp_clients,
+    memory,
+    prompt_cache,
+    pushes,
+    report,
+    search,
+    stream,
+    turns,
+    warm,
+)
 from benchmarks.report import Row  # noqa: E402
 from benchmarks.world import World, quiet, seeded  # noqa: E402
 
@@ -41,6 +54,7 @@ AREAS: dict[str, Callable[[World], list[Row]]] = {
     "mcp": mcp_clients.measure,
     "push": pushes.measure,
     "bodies": bodies.measure,
+    "search": search.measure,
 }
 
 

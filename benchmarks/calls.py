@@ -25,6 +25,7 @@ from typing import Any
 import botocore.session
 from botocore.config import Config
 
+from benchmarks import search_calls
 from benchmarks.account import AVATAR, COMMAND, CONFIGURED, LIMIT, PROJECT, SCHEDULE, TASK, Account, Attributes, Step
 from benchmarks.copies import Copies
 from benchmarks.dynamodb_local import dynamodb_local
@@ -236,6 +237,7 @@ class Rows:
         yield self._measure(meter, Step("POST /notices/{id}/read, again", "POST", read))[0]
         yield from self._changes_of_work(meter)
         yield from self._fleet.changes(partial(self._count, meter))
+        yield from search_calls.costs(self._account, partial(self._count, meter))
 
     def _imports(self, meter: Meter) -> Iterator[Cost]:
         """Measure a list of ten devices, and take them away again."""
@@ -385,7 +387,6 @@ _LEFT_OUT = {
     "mcp-servers": "docs/adr/0052-mcp-servers.md has the calls of each; what the server itself takes is more",
     "models": "the configuration, which each process keeps for half a minute",
     "realtime": "one ticket a connection",
-    "search": "docs/adr/0058-search.md has the calls of a query, which is ranked in memory",
     "webhooks": "docs/adr/0051-outgoing-webhooks.md has the calls of each",
 }
 """Reasons for measuring none of a group's routes, by the group's name in docs/openapi.json."""

@@ -22,6 +22,7 @@ class FunctionName(StrEnum):
     DELETION = "background.deletion"
     FILES = "background.files"
     PREVIEWS = "previews"
+    SEGMENTS = "segments"
     ROUTER = "background.router"
     METRICS = "background.metrics"
     SAMPLES = "background.samples"
@@ -135,6 +136,7 @@ FUNCTIONS: dict[FunctionName, FunctionSpec] = {
                 "INBOX_QUEUE_URL",
                 "FILES_BUCKET",
                 "FILES_QUEUE_URL",
+                "SEGMENTS_QUEUE_URL",
                 "INGEST_QUEUE_URL",
                 "RUNS_QUEUE_URL",
                 "EXECUTIONS_QUEUE_URL",
@@ -185,6 +187,7 @@ FUNCTIONS: dict[FunctionName, FunctionSpec] = {
                 "EXECUTIONS_QUEUE_URL",
                 "SHORT_WORK_QUEUE_URL",
                 "EXECUTION_WORKERS",
+                "SEGMENTS_QUEUE_URL",
                 "INGEST_QUEUE_URL",
                 "IOT_DATA_ENDPOINT",
                 "VAULT_KEY_ARN",
@@ -213,6 +216,7 @@ FUNCTIONS: dict[FunctionName, FunctionSpec] = {
                 "FREE_RUNS_QUEUE_URL",
                 "SHORT_WORK_QUEUE_URL",
                 "EXECUTION_WORKERS",
+                "SEGMENTS_QUEUE_URL",
                 "INGEST_QUEUE_URL",
                 "IOT_DATA_ENDPOINT",
                 "VAULT_KEY_ARN",
@@ -275,6 +279,14 @@ FUNCTIONS: dict[FunctionName, FunctionSpec] = {
             timeout_s=60,
             memory_mb=1024,  # a child of up to 600 MB; docs/adr/0063-previews.md measures it
             environment=("DEVICES_TABLE", "FILES_BUCKET"),
+        ),
+        FunctionSpec(
+            name=FunctionName.SEGMENTS,
+            handler="segments.handler.lambda_handler",
+            # 500,000 rows: docs/adr/0072-search-segments.md. Nobody else makes the account's segment meanwhile.
+            timeout_s=300,
+            memory_mb=3008,
+            environment=("SEARCH_TABLE", "FILES_BUCKET"),
         ),
         FunctionSpec(
             name=FunctionName.DELETION,

@@ -376,9 +376,9 @@ ROUTES = (
 LATER = (
     "agent_stream.chat",
     "agent_stream.direct",
+    "agent_stream.finding",
     "agent_stream.live",
     "karma.core.foreign",
-    "karma.core.searchables",
     "karma.files.awaiting",
     "karma.http.addresses",
     "karma.integrations.kms",
@@ -391,9 +391,6 @@ LATER = (
     "karma.realtime.streaming",
     "karma.runs.answers",
     "karma.runs.reading",
-    "karma.search.cache",
-    "karma.search.repository",
-    "karma.search.service",
     "karma.threads.titles",
 )
 """Modules that only some requests need; they are imported by these, or before a snapshot of the process is taken."""

@@ -24,6 +24,7 @@ class ExecutionSettings(FunctionSettings, kw_only=True):
     execution_workers: int = 50
     """Processes of the function of executions for accounts that pay, at the most."""
     ingest_queue_url: str
+    segments_queue_url: str
     iot_data_endpoint: str = ""
     vault_key_arn: str
     """Key of KMS that encrypted headers of MCP servers; its alias will do."""

@@ -20,6 +20,7 @@ class Settings(FunctionSettings, kw_only=True):
     runs_queue_url: str
     executions_queue_url: str
     telemetry_queue_url: str
+    segments_queue_url: str
     model_id: str
     """Id of the built-in agent's model."""
     vault_key_arn: str

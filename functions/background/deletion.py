@@ -36,6 +36,7 @@ from karma.integrations.iot_jobs import IotJobs
 from karma.integrations.s3 import S3Archives, S3Attachments, S3Files
 from karma.integrations.s3_exports import S3ExportObjects
 from karma.integrations.s3_firmware import S3Firmware
+from karma.integrations.s3_segments import S3Segments
 from karma.integrations.sqs import SqsQueue
 from karma.integrations.stripe import StripeGateway
 from karma.runs.attachment_removal import AttachmentsRemoval
@@ -45,6 +46,8 @@ from karma.runs.removal import RunsRemoval
 from karma.runs.removal_repository import RunRemovalRepository
 from karma.runs.repository import RunRepository
 from karma.runs.watchdog import QueuedExecutions
+from karma.search.purge import SearchPurge
+from karma.search.repository import SearchRepository
 from karma.telemetry.purge import ExportsPurge
 from karma.telemetry.removal import TelemetryOfDevices
 from karma.telemetry.repository import RollupRepository
@@ -137,6 +140,7 @@ def _accounts(settings: Settings, queue: SqsQueue, clock: Clock) -> Cascade:
             ),
             FirmwarePurge(rollouts=RolloutRepository(), store=S3Firmware(settings.files_bucket), jobs=IotJobs()),
             ExportsPurge(S3ExportObjects(settings.files_bucket)),
+            SearchPurge(SearchRepository(), S3Segments(settings.files_bucket)),
             # What is stored and does nothing: the `purge.py` of each context that offers a step.
             *purge.offered(),
             # Behind everything that gives back what it took of the plan.

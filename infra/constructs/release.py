@@ -82,6 +82,7 @@ _CHECKS = {
     FunctionName.RUNS: _message(json.dumps({"user_id": "release-check", "run_id": "release-check"})),
     FunctionName.FILES: _message(json.dumps({"device_id": _NOBODY, "file_id": _NOBODY})),
     FunctionName.PREVIEWS: _message(json.dumps({"device_id": _NOBODY, "file_id": _NOBODY})),
+    FunctionName.SEGMENTS: _message(json.dumps({"user_id": _NOBODY, "instead_of": ""})),
     FunctionName.DELETION: _message(_NOBODY),
     # What the next minute's call would do, only sooner.
     **{name: Check(event={"sweep": sweep}, expected={}) for sweep, name in SWEEPS.items()},

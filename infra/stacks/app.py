@@ -148,6 +148,8 @@ class AppStack(StageStack):
             (FunctionName.FILES, data.file_checks.queue, 20, 1),
             # Its time is for one file, and its memory for one child process.
             (FunctionName.PREVIEWS, data.previews.queue, 10, 1),
+            # Its time and memory are for one account.
+            (FunctionName.SEGMENTS, data.segments.queue, 5, 1),
             (FunctionName.MAIL, data.mail.queue, 5, QUEUE_BATCH),
             (FunctionName.DELETION, data.deletions.queue, 5, QUEUE_BATCH),
             # Its time is for one receiver, who may be slow.
@@ -310,6 +312,7 @@ def _grantable(data: DataStack, devices: DevicesStack) -> dict[str, str]:
         "queue/deletions": data.deletions.queue.queue_arn,
         "queue/files": data.file_checks.queue.queue_arn,
         "queue/previews": data.previews.queue.queue_arn,
+        "queue/segments": data.segments.queue.queue_arn,
         "queue/fires": data.fires.queue.queue_arn,
         "queue/telemetry": data.telemetry_jobs.queue.queue_arn,
         "bucket/files": data.files.bucket_arn,
@@ -363,6 +366,7 @@ def _environment(settings: StageSettings, data: DataStack, devices: DevicesStack
         "FILES_BUCKET": data.files.bucket_name,
         "FILES_QUEUE_URL": data.file_checks.queue.queue_url,
         "PREVIEWS_QUEUE_URL": data.previews.queue.queue_url,
+        "SEGMENTS_QUEUE_URL": data.segments.queue.queue_url,
         "FIRMWARE_ROLE_ARN": data.firmware_role.role_arn,
         "FIRES_QUEUE_URL": data.fires.queue.queue_url,
         "TELEMETRY_QUEUE_URL": data.telemetry_jobs.queue.queue_url,

@@ -114,6 +114,7 @@ class OpsStack(StageStack):
             "Telemetry": data.telemetry_jobs.dead_letters.queue,
             "Files": data.file_checks.dead_letters.queue,
             "Previews": data.previews.dead_letters.queue,
+            "Segments": data.segments.dead_letters.queue,
             "Mail": data.mail.dead_letters.queue,
             "Webhooks": data.webhooks.dead_letters.queue,
             "Pushes": data.pushes.dead_letters.queue,

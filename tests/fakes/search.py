@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import datetime
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from typing import NamedTuple
 
 from karma.core.ids import UserId
 from karma.core.search_rows import RowChange, SearchKey, SearchText
 from karma.search.domain import SearchRow
-from karma.search.ports import NewestRows, StampedChange
+from karma.search.ports import Journal, NewestRows, SearchHead, StampedChange
+from karma.search.segments.domain import SegmentFacts
 
 
 class _Stored(NamedTuple):
@@ -18,16 +20,27 @@ class _Stored(NamedTuple):
     at: datetime
 
 
+@dataclass
+class _Head:
+    changes: int = 0
+    segment: SegmentFacts | None = None
+    building: str = ""
+    until: datetime = field(default_factory=lambda: datetime.max.replace(tzinfo=UTC))
+    is_journaled: bool = False
+
+
 class MemorySearchRows:
     """Rows in a dictionary."""
 
     def __init__(self, deleted_accounts: frozenset[UserId] = frozenset()) -> None:
         self.stored: dict[SearchKey, _Stored] = {}
-        self.heads: dict[UserId, int] = {}
+        self.heads: dict[UserId, _Head] = {}
+        self.journals: dict[UserId, list[tuple[datetime, RowChange, int]]] = {}
         self._deleted = deleted_accounts
 
-    def changes(self, owner: UserId) -> int:
-        return self.heads.get(owner, 0)
+    def head(self, owner: UserId) -> SearchHead:
+        head = self.heads.get(owner, _Head())
+        return SearchHead(head.changes, head.segment)
 
     def newest(self, owner: UserId, *, most: int) -> NewestRows:
         rows = [
@@ -44,6 +57,15 @@ class MemorySearchRows:
             if key.owner == owner and each.at >= since and key.created_ms >= oldest_ms
         ]
 
+    def journal(self, owner: UserId, *, since: datetime, most: int) -> Journal:
+        found: dict[SearchKey, tuple[int, RowChange]] = {}
+        for at, change, sequence in reversed(self.journals.get(owner, [])):
+            if at >= since and found.get(change.key, (-1,))[0] <= sequence:
+                found[change.key] = (sequence, change)
+            if len(found) > most:
+                return Journal([change for _, change in found.values()], is_complete=False)
+        return Journal([change for _, change in found.values()], is_complete=True)
+
     def write(self, owner: UserId, changes: Sequence[StampedChange], *, at: datetime) -> int:
         if owner in self._deleted:
             return 0
@@ -53,15 +75,42 @@ class MemorySearchRows:
             if before is None or before.sequence < int(sequence_number):
                 self.stored[key] = _Stored(text, int(sequence_number), at)
                 written += 1
+                if owner in self.heads and self.heads[owner].is_journaled:
+                    said = (at, RowChange(key, text), int(sequence_number))
+                    self.journals.setdefault(owner, []).append(said)
         if written:
-            self.heads[owner] = self.changes(owner) + 1
+            self.heads.setdefault(owner, _Head()).changes += 1
         return written
 
     def forget(self, owner: UserId) -> None:
         gone = [key for key, each in self.stored.items() if key.owner == owner and each.text is not None]
         for key in gone:
             del self.stored[key]
-        self.heads[owner] = self.changes(owner) + 1
+        self.journals.pop(owner, None)
+        self.heads[owner] = _Head(self.head(owner).changes + 1)
+
+    def begin_segment(self, owner: UserId, segment_id: str, *, instead_of: str, now: datetime, until: datetime) -> bool:
+        head = self.heads.get(owner)
+        if head is None or (head.segment.id if head.segment else "") != instead_of:
+            return False
+        if head.building and head.until > now:
+            return False
+        head.building, head.until, head.is_journaled = segment_id, until, True
+        return True
+
+    def publish_segment(self, owner: UserId, facts: SegmentFacts) -> bool:
+        head = self.heads.get(owner)
+        if head is None or head.building != facts.id:
+            return False
+        head.segment, head.building = facts, ""
+        return True
+
+    def end_segments(self, owner: UserId, segment_id: str) -> bool:
+        head = self.heads.get(owner)
+        if head is None or head.building != segment_id:
+            return False
+        self.heads[owner] = _Head(head.changes)
+        return True
 
 
 def _place(pair: tuple[SearchKey, _Stored]) -> tuple[int, str, str]:

@@ -33,15 +33,16 @@ from infra.layers import (
 )
 from tests.infra.synthesized import settings_of
 
-PACKAGES = ("agent_stream", "api", "background", "billing_webhook", "device_ingest", "previews", "realtime")
+PACKAGES = ("agent_stream", "api", "background", "billing_webhook", "device_ingest", "previews", "realtime", "segments")
 EXPECTED_SIZE_MB = {
-    "agent_stream": 80,
-    "api": 70,
+    "agent_stream": 95,
+    "api": 90,
     "background": 60,
     "billing_webhook": 20,
     "device_ingest": 20,
     "previews": 60,
     "realtime": 25,
+    "segments": 40,
 }
 HOST = Target(
     label="test-host",

@@ -20,6 +20,7 @@ NEVER_CALLED = {
     ("background", "cryptography.hazmat.primitives.asymmetric.ed25519"): "as above",
     ("device_ingest", "email_validator"): "as above",
     ("realtime", "email_validator"): "as above",
+    ("segments", "email_validator"): "as above",
     (
         "background",
         "jsonschema_rs",

@@ -27,6 +27,7 @@ MODULES = {
     FunctionName.DELETION: "background.deletion",
     FunctionName.FILES: "background.files",
     FunctionName.PREVIEWS: "previews.handler",
+    FunctionName.SEGMENTS: "segments.handler",
     FunctionName.ROUTER: "background.router",
     FunctionName.METRICS: "background.metrics",
     FunctionName.SAMPLES: "background.samples",

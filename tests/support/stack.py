@@ -21,7 +21,16 @@ from local.engine import Broker, Engine
 AUTH_KEY = "integration-tests-signing-key-0123456789"
 VAULT_KEY = "alias/test-vault"
 WEBHOOK_SECRET = "whsec_integration"
-HANDLER_PACKAGES = ("api", "agent_stream", "device_ingest", "billing_webhook", "background", "previews", "realtime")
+HANDLER_PACKAGES = (
+    "api",
+    "agent_stream",
+    "device_ingest",
+    "billing_webhook",
+    "background",
+    "previews",
+    "realtime",
+    "segments",
+)
 
 
 class Context(LambdaContext):

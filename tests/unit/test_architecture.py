@@ -20,6 +20,7 @@ MOST_LINES, MOST_LINES_OF_A_FUNCTION = 450, 60
 
 VENDORS = {
     # import name -> the only places that may import it, as path prefixes below the root
+    "tantivy": ("layers/common/python/karma/integrations/tantivy/",),
     "stripe": ("layers/common/python/karma/integrations/stripe",),
     "anthropic": ("layers/common/python/karma/integrations/anthropic",),
     "httpx2": ("layers/common/python/karma/integrations/",),

@@ -22,7 +22,7 @@ ROOT = Path(__file__).resolve().parents[2]
 HEAVY = {
     "ag_ui", "anthropic", "argon2", "aws_xray_sdk", "bcrypt", "boto3", "botocore", "cryptography", "email_validator",
     "fastapi", "httpx", "httpx2", "joserfc", "jwt", "mangum", "oauthlib", "PIL", "pydantic", "pynamodb", "requests",
-    "pypdfium2", "starlette", "stripe", "zxcvbn",
+    "pypdfium2", "starlette", "stripe", "tantivy", "zxcvbn",
 }  # fmt: skip
 
 LOADED = {
@@ -37,6 +37,7 @@ LOADED = {
     "background.files": {"botocore", "pynamodb"},
     "background.router": {"botocore", "pynamodb"},
     "previews.handler": {"botocore", "pynamodb"},
+    "segments.handler": {"botocore", "pynamodb"},
     "background.sweeps.queues": {"botocore", "pynamodb"},
     "background.sweeps.tables": {"botocore", "pynamodb"},
     "background.sweeps.files": {"botocore", "pynamodb"},
@@ -116,6 +117,7 @@ OWN: dict[str, tuple[int, str]] = {
     "billing_webhook.handler": (29, "billing core http integrations"),
     "device_ingest.handler": (77, "alarms billing core devices identity integrations"),
     "previews.handler": (59, "billing core devices files integrations"),
+    "segments.handler": (60, "core files identity integrations search"),
     "realtime.handler": (43, "core identity realtime"),
 }
 """The most modules of ours that a first request loads, and their contexts."""

@@ -10,7 +10,16 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
-FUNCTIONS = ("api", "agent_stream", "device_ingest", "billing_webhook", "background", "previews", "realtime")
+FUNCTIONS = (
+    "api",
+    "agent_stream",
+    "device_ingest",
+    "billing_webhook",
+    "background",
+    "previews",
+    "realtime",
+    "segments",
+)
 PINNED = re.compile(r"^([a-z0-9-]+)==\S+", re.MULTILINE)
 
 

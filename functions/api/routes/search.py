@@ -1,6 +1,7 @@
 from __future__ import annotations
 
-from typing import Annotated
+from collections.abc import Mapping
+from typing import Annotated, Any
 
 from fastapi import Query
 
@@ -14,7 +15,8 @@ from karma.http.presenters import Answer, ok
 from karma.http.routing import Router
 from karma.identity.domain import Caller
 from karma.search.answers import SearchData, search_data
-from karma.search.domain import MAX_QUERY_CHARS, MAX_TAG_CHARS, ObjectType, Sort, Why
+from karma.search.domain import MAX_QUERY_CHARS, MAX_TAG_CHARS, Found, ObjectType, Sort, Why
+from karma.search.segments.merging import Behind
 from karma.search.service import SearchRequest
 
 router = Router("search")
@@ -38,8 +40,9 @@ async def search_objects(
     `q` has words in any order, "phrases", and fields: `type:device`, `status:online`, `tag:north`,
     `created_after:2026-01-31`. Words that mean a type or a status are filters, as in `online devices`; hits that only
     have the words come behind. `interpreted` says how it was read, and `why` of each hit what decided. Without words:
-    all that the filters let through, the last changed first. A change is found within a second. Of accounts with more
-    than 10,000 objects the newest are looked through.
+    all that the filters let through, the last changed first. A change is found within a second. Accounts with more
+    than 10,000 objects are searched by an index that is made in the background (`engine: segment`); until there is one,
+    or while it cannot be read, the newest are looked through, and `is_complete` is false.
     """
     service = search.service()
     types = [each.name for each in service.types.values() if caller.may(each.permission)]
@@ -48,7 +51,7 @@ async def search_objects(
             raise Forbidden.lacking(service.types[type].permission)
         types = [type]
     scope = scope_of("search", caller.user_id, q, types, status, tag, created_after, created_before, sort)
-    after = position(cursor, scope).get("why")
+    place = position(cursor, scope)
     asked = SearchRequest(
         query=q,
         types=types,
@@ -58,9 +61,19 @@ async def search_objects(
         created_before=created_before,
         sort=sort,
         limit=limit,
-        after=Why.of(after) if after is not None else None,
+        after=_behind(place) if "why" in place else None,
     )
     found = service.search(caller.user_id, asked)
-    last = found.found.last
-    following = {"why": list(last)} if last is not None else None
-    return ok(search_data(found, limit=limit, next_cursor=next_cursor(following, scope)))
+    return ok(search_data(found, limit=limit, next_cursor=next_cursor(_following(found.found), scope)))
+
+
+def _behind(place: Mapping[str, Any]) -> Behind:
+    floor = place.get("floor")
+    return Behind(Why.of(place["why"]), place.get("window", 0), Why.of(floor) if floor is not None else None)
+
+
+def _following(found: Found) -> dict[str, Any] | None:
+    if found.last is None:
+        return None
+    in_windows = {"window": found.window, "floor": list(found.floor) if found.floor is not None else None}
+    return {"why": list(found.last), **(in_windows if found.window else {})}

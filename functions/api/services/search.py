@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import cache
 from typing import TYPE_CHECKING
 
-from api.services.process import clock
+from api.services.process import clock, settings
 
 if TYPE_CHECKING:
     from karma.search.service import SearchService
@@ -15,8 +15,15 @@ if TYPE_CHECKING:
 def service() -> SearchService:
     """Return the search."""
     from karma.core.searchables import declared_types
+    from karma.integrations.s3_segments import S3Segments
+    from karma.integrations.sqs import SqsQueue
+    from karma.integrations.tantivy.engine import TantivyEngine
     from karma.search.cache import IndexCache
     from karma.search.repository import SearchRepository
+    from karma.search.segments.opening import Segments
+    from karma.search.segments.requests import QueuedRequests
     from karma.search.service import SearchService
 
-    return SearchService(IndexCache(SearchRepository(), clock()), declared_types())
+    requests = QueuedRequests(SqsQueue(settings().segments_queue_url))
+    segments = Segments(TantivyEngine(), S3Segments(settings().files_bucket), requests)
+    return SearchService(IndexCache(SearchRepository(), clock(), segments), declared_types())

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 import pytest
 
@@ -14,13 +14,14 @@ from karma.core.search_rows import RowChange, SearchKey, SearchText
 from karma.search.domain import MAX_TEXT_CHARS
 from karma.search.ports import SearchRows, StampedChange
 from karma.search.repository import SearchRepository
-from tests.contexts.search import stamped
+from tests.contexts.search import SEGMENT, facts, stamped
 from tests.fakes.search import MemorySearchRows
 from tests.support.accounts import open_account
 from tests.support.rows import NOW
 from tests.support.stores import Database, Store
 
 ADA, BOB, GONE = (UserId(new_id()) for _ in range(3))
+OTHER = "01994b9c-4f70-7e6b-89a0-2b3c4d5e6f72"
 LATER = NOW + timedelta(minutes=5)
 
 
@@ -69,11 +70,11 @@ def test_long_texts_are_cut() -> None:
 
 def test_an_older_change_changes_nothing_and_a_repeat_neither(rows: SearchRows) -> None:
     assert rows.write(ADA, [stamped(ADA, sequence=20, name="new")], at=NOW) == 1
-    before = rows.changes(ADA)
+    before = rows.head(ADA).changes
     for sequence in (3, 19, 20):
         assert rows.write(ADA, [stamped(ADA, sequence=sequence, name="old")], at=NOW) == 0
     assert names(rows, ADA) == ["new"]
-    assert rows.changes(ADA) == before
+    assert rows.head(ADA).changes == before
     assert rows.write(ADA, [stamped(ADA, sequence=100, name="newest")], at=NOW) == 1
     assert names(rows, ADA) == ["newest"]
 
@@ -105,15 +106,15 @@ def test_changes_since_a_moment_are_told_with_those_that_ended(rows: SearchRows)
 
 
 def test_the_head_moves_with_every_change_and_for_its_owner_alone(rows: SearchRows) -> None:
-    assert rows.changes(ADA) == 0
+    assert rows.head(ADA).changes == 0
     seen = [0]
     for n in range(1, 4):
         rows.write(ADA, [stamped(ADA, n)], at=NOW)
-        seen.append(rows.changes(ADA))
+        seen.append(rows.head(ADA).changes)
     rows.forget(ADA)
-    seen.append(rows.changes(ADA))
+    seen.append(rows.head(ADA).changes)
     assert seen == sorted(set(seen))
-    assert rows.changes(BOB) == 0
+    assert rows.head(BOB).changes == 0
 
 
 def test_what_is_forgotten_can_be_filled_anew_but_not_what_is_gone(rows: SearchRows) -> None:
@@ -146,11 +147,129 @@ def test_any_order_and_any_batches_of_changes_give_the_newest_of_each_row(rows: 
     assert sorted(names(rows, ADA)) == sorted(f"{n}:4" for n in range(1, 60) if n % 3)
 
 
+def begun(rows: SearchRows, *, instead_of: str = "", segment_id: str = SEGMENT, at: datetime = NOW) -> bool:
+    return rows.begin_segment(ADA, segment_id, instead_of=instead_of, now=at, until=at + timedelta(minutes=1))
+
+
+def told(rows: SearchRows, *, since: datetime = NOW, most: int = 500) -> list[tuple[str, str | None]]:
+    return sorted(
+        (key.id, text.name if text else None) for key, text in rows.journal(ADA, since=since, most=most).changes
+    )
+
+
+def test_a_journal_tells_what_was_written_since_a_segment_was_begun_each_row_once(rows: SearchRows) -> None:
+    rows.write(ADA, [stamped(ADA, n) for n in (1, 2)], at=NOW)
+    assert begun(rows)
+    assert told(rows) == []
+    written = [stamped(ADA, n, sequence=n, name=f"n{n}") for n in range(2, 130)]
+    assert rows.write(ADA, written, at=NOW) == 128
+    rows.write(ADA, [stamped(ADA, 2, sequence=3, removed=True), stamped(ADA, 3, sequence=2, name="old")], at=LATER)
+    newest = [("id-2", None), *sorted((f"id-{n}", f"n{n}") for n in range(3, 130))]
+    assert told(rows) == sorted(newest)
+    assert told(rows, since=LATER) == [("id-2", None)]
+    assert rows.journal(ADA, since=NOW, most=500).is_complete
+    assert not rows.journal(ADA, since=NOW, most=5).is_complete
+
+
+def test_the_last_change_of_a_row_is_told_in_whatever_order_entries_stand(rows: SearchRows) -> None:
+    rows.write(ADA, [stamped(ADA)], at=NOW)
+    begun(rows)
+    rows.write(ADA, [stamped(ADA, sequence=2, name="older")], at=LATER)
+    rows.write(ADA, [stamped(ADA, sequence=10, name="newer")], at=NOW)
+    assert told(rows) == [("id-1", "newer")]
+
+
+def test_rows_of_any_size_are_written_together_with_their_journal(rows: SearchRows) -> None:
+    rows.write(ADA, [stamped(ADA)], at=NOW)
+    begun(rows)
+    tags = tuple("设" * 50 for _ in range(20))
+    large = [
+        StampedChange(RowChange(stamped(ADA, n).change.key, SearchText(name="备" * 255, tags=tags)), "5")
+        for n in range(1, 91)
+    ]
+    assert rows.write(ADA, large, at=NOW) == 90
+    assert len(told(rows)) == 90
+
+
+def test_a_segment_counts_once_it_is_published_and_until_another_one_does(rows: SearchRows) -> None:
+    assert not begun(rows)
+    rows.write(ADA, [stamped(ADA)], at=NOW)
+    assert not begun(rows, instead_of=OTHER)
+    assert begun(rows)
+    assert not begun(rows, segment_id=OTHER)
+    assert not rows.publish_segment(ADA, facts(OTHER))
+    assert rows.head(ADA).segment is None
+    assert rows.publish_segment(ADA, facts())
+    assert rows.head(ADA) == (1, facts())
+    assert not rows.publish_segment(ADA, facts())
+    assert not begun(rows, segment_id=OTHER)
+    assert begun(rows, segment_id=OTHER, instead_of=SEGMENT)
+    assert rows.head(ADA).segment == facts()
+    assert rows.publish_segment(ADA, facts(OTHER))
+    assert rows.head(ADA).segment == facts(OTHER)
+    assert rows.head(BOB).segment is None
+
+
+def test_a_segment_whose_builder_s_time_is_over_is_begun_by_another_one(rows: SearchRows) -> None:
+    rows.write(ADA, [stamped(ADA)], at=NOW)
+    begun(rows)
+    assert begun(rows, segment_id=OTHER, at=NOW + timedelta(minutes=1))
+    assert not rows.publish_segment(ADA, facts())
+    assert not rows.end_segments(ADA, SEGMENT)
+    assert rows.publish_segment(ADA, facts(OTHER))
+
+
+def test_where_segments_end_no_journal_is_kept(rows: SearchRows) -> None:
+    rows.write(ADA, [stamped(ADA)], at=NOW)
+    begun(rows)
+    rows.publish_segment(ADA, facts())
+    begun(rows, segment_id=OTHER, instead_of=SEGMENT)
+    assert rows.end_segments(ADA, OTHER)
+    assert rows.head(ADA).segment is None
+    assert rows.write(ADA, [stamped(ADA, 2)], at=NOW) == 1
+    assert told(rows) == []
+    assert begun(rows)
+
+
+def test_what_is_forgotten_is_in_no_segment_and_no_journal(rows: SearchRows) -> None:
+    rows.write(ADA, [stamped(ADA)], at=NOW)
+    begun(rows)
+    rows.publish_segment(ADA, facts())
+    rows.write(ADA, [stamped(ADA, sequence=2)], at=NOW)
+    begun(rows, segment_id=OTHER, instead_of=SEGMENT)
+    rows.forget(ADA)
+    assert (rows.head(ADA).segment, told(rows)) == (None, [])
+    assert not rows.publish_segment(ADA, facts(OTHER))
+    assert rows.write(ADA, [stamped(ADA, sequence=0, name="filled")], at=NOW) == 1
+
+
+def test_two_who_write_meet_a_journal_that_another_one_began(database: Database) -> None:
+    one, other = stored(database), SearchRepository()
+    for sequence, rows in ((1, one), (2, other)):
+        rows.write(ADA, [stamped(ADA, sequence=sequence)], at=NOW)
+    begun(one)
+    for sequence, rows in ((3, one), (4, other), (5, one), (6, other)):
+        rows.write(ADA, [stamped(ADA, sequence, name=f"n{sequence}")], at=NOW)
+    assert told(one) == [(f"id-{n}", f"n{n}") for n in range(3, 7)]
+
+
+def test_no_segment_of_a_deleted_account_is_published(database: Database) -> None:
+    rows = stored(database)
+    rows.write(ADA, [stamped(ADA)], at=NOW)
+    begun(rows)
+    rows.write(ADA, [stamped(ADA, 2)], at=NOW)
+    purge = PurgeAttempt(user_id=ADA, requested_at=NOW, ends_at=monotonic() + 60, settled=True)
+    assert rows.purge_account(purge)
+    assert not rows.publish_segment(ADA, facts())
+    assert not rows.end_segments(ADA, SEGMENT)
+    assert (rows.head(ADA), told(rows)) == ((0, None), [])
+
+
 def test_a_deleted_account_leaves_nothing_and_is_not_written_again(database: Database) -> None:
     rows = stored(database)
     rows.write(ADA, [stamped(ADA, n) for n in range(120)], at=NOW)
     rows.write(BOB, [stamped(BOB)], at=NOW)
     purge = PurgeAttempt(user_id=ADA, requested_at=NOW, ends_at=monotonic() + 60, settled=True)
     assert rows.purge_account(purge)
-    assert (rows.changes(ADA), rows.newest(ADA, most=5).rows) == (0, [])
+    assert (rows.head(ADA).changes, rows.newest(ADA, most=5).rows) == (0, [])
     assert len(rows.newest(BOB, most=5).rows) == 1

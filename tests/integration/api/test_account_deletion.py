@@ -83,6 +83,7 @@ def test_a_deleted_account_leaves_a_tombstone_and_nothing_else(
     table = {"Bucket": stack.bucket, "Key": f"exports/{user_id}/{export['id']}/{new_id()}"}
     stack.aws("s3").put_object(**table, Body=b"ts,value")
     stack.aws("s3").create_multipart_upload(**table)
+    stack.aws("s3").put_object(Bucket=stack.bucket, Key=f"segments/{user_id}/{new_id()}", Body=b"an index")
     key = me.call("POST", "/api/v1/api-keys", {"name": "ci"}, idempotency_key="twice").data["key"]
     me.call("POST", "/api/v1/realtime/ticket")
     task = {"title": "Inventory", "subtasks": [{"title": "Count"}, {"title": "Report"}]}

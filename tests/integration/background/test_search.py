@@ -191,7 +191,7 @@ def test_a_device_that_goes_on_speaking_costs_nothing(stack: Stack, streamed: St
     for second in range(100, 104):
         rows.devices.merge_latest(rows.serial_claim, Latest(last_seen_ms=second * 1_000), now=NOW)
     handle("devices", streamed("devices"))
-    changes = SearchRepository().changes(rows.ada.id)
+    changes = SearchRepository().head(rows.ada.id).changes
     spoken = [
         each
         for each in streamed("devices")
@@ -199,7 +199,7 @@ def test_a_device_that_goes_on_speaking_costs_nothing(stack: Stack, streamed: St
     ]
     assert len(spoken) == 4
     handle("devices", spoken[1:])
-    assert SearchRepository().changes(rows.ada.id) == changes
+    assert SearchRepository().head(rows.ada.id).changes == changes
 
 
 def test_nothing_is_found_of_an_account_that_is_gone(stack: Stack, streamed: Streams, handle: Handle) -> None:

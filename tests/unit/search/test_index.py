@@ -13,16 +13,19 @@ from hypothesis import strategies as st
 
 from karma.core.ids import UserId
 from karma.core.search_rows import RowChange, SearchKey, SearchText
+from karma.integrations.tantivy.engine import TantivyEngine
 from karma.search.cache import IndexCache
 from karma.search.domain import MAX_ROWS, Filters, Found, SearchRow, Why
 from karma.search.grammar import read_query
 from karma.search.index import Index
 from karma.search.ports import StampedChange
 from karma.search.ranking import find
+from karma.search.segments.opening import Segments
 from karma.search.text import fold, tokens_of, words_of
 from karma.search.typos import Misspelled, allowed_typos, letters_of
 from tests.fakes.runs import SetClock
 from tests.fakes.search import MemorySearchRows
+from tests.fakes.segments import AskedSegments, MemorySegments
 from tests.support.rows import NOW
 from tests.unit.search.judged import OWNER, lexicon, rows
 
@@ -36,6 +39,10 @@ def row(n: int, name: str, *, owner: UserId = OWNER, **more: object) -> SearchRo
 
 def stored(n: int, owner: UserId = OWNER) -> StampedChange:
     return StampedChange(RowChange(*row(n, f"pump {n}", owner=owner)), "1")
+
+
+def no_segments() -> Segments:
+    return Segments(TantivyEngine(), MemorySegments(), AskedSegments())
 
 
 def search(index: Index, query: str, *, limit: int = 1_000, after: Why | None = None) -> Found:
@@ -107,6 +114,15 @@ def test_words_are_the_same_with_places_and_without(text: str) -> None:
     assert words_of(fold(text)) == words_of(text) or not text.isascii()
 
 
+@pytest.mark.fault("F-36a")
+def test_a_beginning_that_is_not_the_last_word_counts_as_a_typo_whatever_its_length() -> None:
+    index = Index([row(1, "hall measurement"), row(2, "hall measure"), row(3, "hall pumping")])
+    found = search(index, "measure hall")
+    assert [(hit.row.key.id, hit.why.typos) for hit in found.hits] == [("r2", 0), ("r1", 1)]
+    assert [hit.why.typos for hit in search(index, "pump hall").hits] == [1]
+    assert [hit.why.typos for hit in search(index, "hall measure").hits[:2]] == [0, 0]
+
+
 def _distance(one: str, other: str) -> int:
     """Return the typos between two words by the plain algorithm."""
     table = [[i + j if not i * j else 0 for j in range(len(other) + 1)] for i in range(len(one) + 1)]
@@ -139,7 +155,7 @@ def test_how_many_typos_a_word_may_have(word: str, typos: int) -> None:
 
 def test_a_cache_answers_as_the_store_after_every_change_and_reads_little() -> None:
     store, clock = MemorySearchRows(), SetClock(NOW)
-    cache = IndexCache(store, clock)
+    cache = IndexCache(store, clock, no_segments())
     dice = random.Random(9)
     for sequence in range(1, 200):
         clock.at = NOW + timedelta(seconds=sequence)
@@ -161,7 +177,9 @@ def test_a_cache_keeps_what_fits_and_those_who_asked_last() -> None:
             StampedChange(RowChange(row(n, "pump", owner=person).key, SearchText(name="pump")), "1") for n in range(9)
         ]
         store.write(person, changes, at=NOW)
-    cache = IndexCache(store, SetClock(NOW), memory_bytes=2 * Index([row(n, "pump") for n in range(9)]).memory_bytes)
+    cache = IndexCache(
+        store, SetClock(NOW), no_segments(), memory_bytes=2 * Index([row(n, "pump") for n in range(9)]).memory_bytes
+    )
     first = cache.index(people[0])
     assert cache.index(people[0]) is first
     for person in people[1:]:
@@ -177,7 +195,7 @@ def test_of_too_many_objects_the_newest_are_looked_through() -> None:
         for n in range(MAX_ROWS + 5)
     ]
     store.write(OWNER, changes, at=NOW)
-    kept = IndexCache(store, SetClock(NOW)).index(OWNER)
+    kept = IndexCache(store, SetClock(NOW), no_segments()).index(OWNER)
     assert (len(kept.index), kept.is_complete) == (MAX_ROWS, False)
     assert not ids(search(kept.index, '"pump 3"'))
 

@@ -89,7 +89,10 @@ class SearchData(TypedDict):
     limit: int
     next_cursor: str | None
     interpreted: InterpretedView
-    engine: Literal["memory"]
+    engine: Literal["memory", "segment"]
+    """`segment`: an index made in the background; what has changed since is looked through as well."""
+    as_of: ShownMoment
+    """Whatever was stored at this moment was looked through."""
     searched: int
     """Objects that were looked through."""
     is_complete: bool
@@ -104,7 +107,8 @@ def search_data(answer: SearchAnswer, *, limit: int, next_cursor: str | None) ->
         "limit": limit,
         "next_cursor": next_cursor,
         "interpreted": interpreted_view(answer.query),
-        "engine": "memory",
+        "engine": "segment" if answer.in_segment else "memory",
+        "as_of": iso(answer.as_of),
         "searched": answer.searched,
         "is_complete": answer.is_complete,
     }

@@ -179,3 +179,7 @@ class Found(Record, kw_only=True):
     total: int
     last: Why | None = None
     """Rank of the last hit, behind which the next page goes on; None: there is no next page."""
+    window: int = 0
+    """Of hits in a segment, the window in which the last one is: karma/search/segments/merging.py."""
+    floor: Why | None = None
+    """The greatest rank of the windows before that one."""

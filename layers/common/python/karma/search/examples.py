@@ -49,6 +49,7 @@ FIELDS: Mapping[str, Any] = {
     "InterpretedView.ignored": [],
     "InterpretedView.cut": [],
     "SearchData.engine": "memory",
+    "SearchData.as_of": _AT,
     "SearchData.searched": 412,
     "SearchData.is_complete": True,
 }

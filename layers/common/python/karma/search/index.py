@@ -53,6 +53,8 @@ class Index:
         self._entries: list[Entry | None] = []
         self._numbers: dict[SearchKey, int] = {}
         self._postings: dict[str, array[int]] = {}
+        self.types: set[str] = set()
+        """Types of its rows, those among them that have gone."""
         for row in rows:
             self._add(row)
         self._sorted = sorted(self._postings)
@@ -64,6 +66,10 @@ class Index:
     def __len__(self) -> int:
         """Return the number of rows."""
         return len(self._numbers)
+
+    def __contains__(self, key: SearchKey) -> bool:
+        """Tell whether it has a row with a key."""
+        return key in self._numbers
 
     @property
     def memory_bytes(self) -> int:
@@ -131,7 +137,7 @@ class Index:
     def _add(self, row: SearchRow) -> list[str]:
         """Add a row, and return those of its words that no row had."""
         number = len(self._entries)
-        words, places = _placed(row)
+        words, places = placed(row)
         fresh: list[str] = []
         seen: set[str] = set()
         for word, place in zip(words, places, strict=True):
@@ -145,10 +151,12 @@ class Index:
             posting.append(number << _PLACE_BITS | place)
         self._entries.append(Entry(row, tuple(words), places, len(words_of(row.text.name))))
         self._numbers[row.key] = number
+        self.types.add(row.key.type)
         return fresh
 
 
-def _placed(row: SearchRow) -> tuple[list[str], array[int]]:
+def placed(row: SearchRow) -> tuple[list[str], array[int]]:
+    """Return the words of a row in their order, and the place of each."""
     text = row.text
     words: list[str] = []
     places = array("H")

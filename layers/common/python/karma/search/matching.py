@@ -12,7 +12,7 @@ from karma.search.index import Index
 from karma.search.text import is_unspaced, pairs_of
 from karma.search.typos import Misspelled, allowed_typos
 
-_INNER_PREFIX_CHARS: Final = 3
+INNER_PREFIX_CHARS: Final = 3
 """Letters from which on a word that is not the last one may be a beginning, which counts as a typo."""
 _PLACE_BITS: Final = 12
 _INEXACT: Final = 1 << _PLACE_BITS
@@ -43,8 +43,11 @@ class Matches:
             return
         self.words[word] = match
         rank = match.typos * _TYPO + (0 if match.is_exact else _INEXACT)
+        best = self.best
         for number, place in index.having(word):
-            self.note(number, rank | place)
+            packed = rank | place
+            if best.get(number, packed) >= packed:
+                best[number] = packed
 
     def note(self, number: int, packed: int) -> None:
         """Note a match of a row, unless it has a better one."""
@@ -76,9 +79,9 @@ def match_terms(index: Index, terms: Sequence[Term]) -> list[Matches]:
 
 def _match(index: Index, term: Term) -> Matches:
     if term.is_phrase:
-        return _phrase(index, _words_of_phrase(term.words))
+        return _phrase(index, words_of_phrase(term.words))
     [word] = term.words
-    if _has_pairs(word):
+    if has_pairs(word):
         return _run(index, pairs_of(word))
     return _word(index, word, as_prefix=term.as_prefix)
 
@@ -86,13 +89,14 @@ def _match(index: Index, term: Term) -> Matches:
 def _word(index: Index, word: str, *, as_prefix: bool) -> Matches:
     matches = Matches()
     matches.add(index, word, WordMatch(0, is_exact=True, shown=len(word)))
-    if as_prefix or len(word) >= _INNER_PREFIX_CHARS:
+    if as_prefix or len(word) >= INNER_PREFIX_CHARS:
         for longer in index.beginning_with(word):
             matches.add(index, longer, WordMatch(int(not as_prefix), is_exact=False, shown=len(word)))
     most = allowed_typos(word)
     if most:
         for near in Misspelled(word, most).near(index.spelled()):
-            matches.add(index, near.word, WordMatch(near.typos, is_exact=False, shown=len(near.word)))
+            if near.typos:  # others are the word, or begin with it
+                matches.add(index, near.word, WordMatch(near.typos, is_exact=False, shown=len(near.word)))
         _split(index, word, matches)
     return matches
 
@@ -133,7 +137,7 @@ def _run(index: Index, pairs: Sequence[str]) -> Matches:
             count[number] = count.get(number, 0) + 1
             first.setdefault(number, place)
     kinds = len(set(pairs))
-    most = _missing_pairs(kinds)
+    most = missing_pairs(kinds)
     for number, had in count.items():
         missing = kinds - had
         if missing <= most:
@@ -141,7 +145,7 @@ def _run(index: Index, pairs: Sequence[str]) -> Matches:
     return matches
 
 
-def _missing_pairs(pairs: int) -> int:
+def missing_pairs(pairs: int) -> int:
     """Return how many of so many pairs may be missing: the pairs of one character in four, and of two in eight."""
     if pairs <= 2:
         return 0
@@ -162,12 +166,13 @@ def _following(index: Index, words: Sequence[str]) -> Iterator[tuple[int, int]]:
                 break
 
 
-def _words_of_phrase(runs: Sequence[str]) -> list[str]:
+def words_of_phrase(runs: Sequence[str]) -> list[str]:
     """Return the words that follow each other where a phrase stands; its last run may go on there."""
     *before, last = runs
-    whole = [word for run in before for word in ([*pairs_of(run), run[-1]] if _has_pairs(run) else [run])]
-    return whole + (pairs_of(last) if _has_pairs(last) else [last])
+    whole = [word for run in before for word in ([*pairs_of(run), run[-1]] if has_pairs(run) else [run])]
+    return whole + (pairs_of(last) if has_pairs(last) else [last])
 
 
-def _has_pairs(run: str) -> bool:
+def has_pairs(run: str) -> bool:
+    """Tell whether a run of letters is looked up by its pairs."""
     return len(run) > 1 and is_unspaced(run)

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import datetime
-from typing import NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from karma.core.ids import UserId
 from karma.core.search_rows import RowChange
 from karma.search.domain import SearchRow
+
+if TYPE_CHECKING:
+    from karma.search.segments.domain import SegmentFacts
 
 
 class StampedChange(NamedTuple):
@@ -26,11 +29,27 @@ class NewestRows(NamedTuple):
     """False: the owner has older ones."""
 
 
+class SearchHead(NamedTuple):
+    """Facts of all rows of an owner."""
+
+    changes: int = 0
+    """Number of times that they have changed: the version of what is searched."""
+    segment: SegmentFacts | None = None
+
+
+class Journal(NamedTuple):
+    """Changes of an owner's rows since a moment, each row once."""
+
+    changes: Sequence[RowChange]
+    is_complete: bool
+    """False: there is more."""
+
+
 class SearchRows(Protocol):
     """Stored rows. All calls block."""
 
-    def changes(self, owner: UserId) -> int:
-        """Return the number of times that an owner's rows have changed, strongly consistent; 0: never."""
+    def head(self, owner: UserId) -> SearchHead:
+        """Read an owner's head, strongly consistent."""
         ...
 
     def newest(self, owner: UserId, *, most: int) -> NewestRows:
@@ -39,6 +58,10 @@ class SearchRows(Protocol):
 
     def changed(self, owner: UserId, *, since: datetime, oldest_ms: int) -> Sequence[RowChange]:
         """Read what has changed of an owner's rows since a moment, of objects made at `oldest_ms` or later."""
+        ...
+
+    def journal(self, owner: UserId, *, since: datetime, most: int) -> Journal:
+        """Read what the journal of an owner says since a moment, strongly consistent, `most` entries or some more."""
         ...
 
     def write(self, owner: UserId, changes: Sequence[StampedChange], *, at: datetime) -> int:
@@ -53,5 +76,21 @@ class SearchRows(Protocol):
         ...
 
     def forget(self, owner: UserId) -> None:
-        """Delete an owner's rows, but not its tombstones, so that they can be filled anew."""
+        """Delete an owner's rows, but not its tombstones, so that they can be filled anew; no segment counts then."""
+        ...
+
+    def begin_segment(self, owner: UserId, segment_id: str, *, instead_of: str, now: datetime, until: datetime) -> bool:
+        """Begin to make a segment, which nobody else does until a moment, and from now on keep a journal.
+
+        Return False where another segment than `instead_of` ("": none) counts by now, another one is being made, or
+        the account is gone.
+        """
+        ...
+
+    def publish_segment(self, owner: UserId, facts: SegmentFacts) -> bool:
+        """Let a segment count; False, where another one was begun since, or the account is gone."""
+        ...
+
+    def end_segments(self, owner: UserId, segment_id: str) -> bool:
+        """End the journal and let no segment count, instead of publishing the one that was begun; False as there."""
         ...

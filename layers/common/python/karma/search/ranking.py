@@ -6,7 +6,8 @@ measured by the others.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence, Set
+from dataclasses import replace
 from heapq import nsmallest
 from itertools import pairwise
 from typing import Any
@@ -23,21 +24,20 @@ Numbers = set[int]
 
 def find(index: Index, query: Query, *, limit: int, after: Why | None = None, sort: Sort | None = None) -> Found:
     """Return the page of hits that begins behind the rank `after`."""
-    hits: list[Hit] = []
+    best: list[tuple[Ranking, Why, SearchRow]] = []
     seen: Numbers = set()
     for n, reading in enumerate(query.readings):
-        ranking = _Ranking(index, reading, n, sort)
+        ranking = Ranking(index, reading, n, sort)
         fresh = ranking.numbers - seen
         seen |= fresh
-        if len(hits) <= limit and (after is None or n >= after.reading):
-            for why, number in ranking.ranked(fresh, after, most=limit + 1 - len(hits)):
-                row = index.entry(number).row
-                hits.append(Hit(row=row, why=why, pieces=pieces_of(row, ranking.matches)))
-    page = tuple(hits[:limit])
-    return Found(hits=page, total=len(seen), last=page[-1].why if len(hits) > limit else None)
+        if len(best) <= limit and (after is None or n >= after.reading):
+            ranked = ranking.ranked(fresh, after, most=limit + 1 - len(best))
+            best += [(ranking, why, index.entry(number).row) for why, number in ranked]
+    hits = tuple(Hit(row=row, why=why, pieces=pieces_of(row, by.matches)) for by, why, row in best[:limit])
+    return Found(hits=hits, total=len(seen), last=hits[-1].why if len(best) > limit else None)
 
 
-class _Ranking:
+class Ranking:
     """The rows that one reading of a query finds, and their order."""
 
     def __init__(self, index: Index, reading: QueryReading, n: int, sort: Sort | None) -> None:
@@ -46,9 +46,12 @@ class _Ranking:
         self._sort = _sort_key(sort)
         self._name_words = len(words_of(" ".join(word for term in reading.terms for word in term.words)))
         self.matches = match_terms(index, reading.terms)
-        lets_through = _filter(reading.filters)
+        lets_through = _filter(reading.filters, index.types)
         self._levels = [
-            {number for number in level if lets_through(index.entry(number).row)} for level in self._matching(reading)
+            set(level)
+            if lets_through is None
+            else {number for number in level if lets_through(index.entry(number).row)}
+            for level in self._matching(reading)
         ]
         """Rows by how many terms they lack, from none on."""
         self.numbers: Numbers = set().union(*self._levels)
@@ -66,6 +69,10 @@ class _Ranking:
             lacking.insert(0, () if term.is_joined else had - more)
             had = more
         return [had] if reading.is_whole else [had, *lacking]
+
+    def row(self, number: int) -> SearchRow:
+        """Return the row of a number."""
+        return self._index.entry(number).row
 
     def ranked(self, numbers: Numbers, after: Why | None, *, most: int) -> list[tuple[Why, int]]:
         """Return the best of the numbers behind a rank, with their own."""
@@ -133,8 +140,12 @@ def _sort_key(sort: Sort | None) -> Callable[[SearchRow], tuple[int | str, ...]]
     return lambda _: ()
 
 
-def _filter(filters: Filters) -> Callable[[SearchRow], bool]:
-    """Return what tells whether a row is let through."""
+def _filter(filters: Filters, there_are: Set[str]) -> Callable[[SearchRow], bool] | None:
+    """Return what tells whether a row of the types that there are is let through; None: all are."""
+    if filters.types is not None and filters.types >= there_are:
+        filters = replace(filters, types=None)
+    if filters == Filters():
+        return None
     types, statuses, tags = filters.types, filters.statuses, filters.tags
     begin, end = filters.created_from_ms, filters.created_until_ms
 

@@ -9,10 +9,12 @@ from karma.core.clock import epoch_ms
 from karma.core.ids import UserId
 from karma.core.records import Record
 from karma.core.search_rows import SearchType
-from karma.search.cache import IndexCache
-from karma.search.domain import Filters, Found, Query, Sort, Why
+from karma.search.cache import IndexCache, KeptIndex
+from karma.search.domain import Filters, Found, Query, Sort
 from karma.search.grammar import Lexicon, read_query
 from karma.search.ranking import find
+from karma.search.segments.merging import Behind, find_in_segment
+from karma.search.segments.ports import SegmentUnusable
 from karma.search.text import fold
 
 
@@ -28,8 +30,8 @@ class SearchRequest(Record, kw_only=True):
     created_before: datetime | None = None
     sort: Sort | None = None
     limit: int
-    after: Why | None = None
-    """Rank of the hit behind which the page begins."""
+    after: Behind | None = None
+    """Place of the hit behind which the page begins."""
 
     @property
     def filters(self) -> Filters:
@@ -52,6 +54,10 @@ class SearchAnswer(Record, kw_only=True):
     """False: only the newest objects were looked through."""
     searched: int
     """Objects that were looked through."""
+    in_segment: bool
+    """They were looked through in a segment, but for those that have changed since it was made."""
+    as_of: datetime
+    """Moment at which nothing was stored that was not looked through."""
 
 
 class SearchService:
@@ -71,5 +77,31 @@ class SearchService:
         """
         query = read_query(asked.query, self._lexicon, asked.filters)
         kept = self._cache.index(owner)
-        found = find(kept.index, query, limit=asked.limit, after=asked.after, sort=asked.sort)
-        return SearchAnswer(found=found, query=query, is_complete=kept.is_complete, searched=len(kept.index))
+        try:
+            found = _found(kept, query, asked)
+        except SegmentUnusable:
+            kept = self._cache.without_segment(owner, kept)
+            found = _found(kept, query, asked)
+        return SearchAnswer(
+            found=found,
+            query=query,
+            is_complete=kept.is_complete,
+            searched=kept.searched,
+            in_segment=kept.segment is not None,
+            as_of=kept.as_of,
+        )
+
+
+def _found(kept: KeptIndex, query: Query, asked: SearchRequest) -> Found:
+    if kept.segment is None:
+        why = asked.after.why if asked.after is not None else None
+        return find(kept.index, query, limit=asked.limit, after=why, sort=asked.sort)
+    return find_in_segment(
+        kept.segment.segment,
+        kept.index,
+        kept.segment.was,
+        query,
+        limit=asked.limit,
+        after=asked.after,
+        sort=asked.sort,
+    )

@@ -10,14 +10,15 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Final, NamedTuple
 
-_ONE_FROM: Final = 5
+ONE_TYPO_FROM: Final = 5
+"""Letters from which on a word may have a typo."""
 _TWO_FROM: Final = 9
 _BITS: Final = 61
 
 
 def allowed_typos(word: str) -> int:
     """Return the number of typos that a word may have."""
-    if len(word) < _ONE_FROM or not word.isalpha():
+    if len(word) < ONE_TYPO_FROM or not word.isalpha():
         return 0
     return 1 if len(word) < _TWO_FROM else 2
 
