@@ -25,6 +25,8 @@ MAX_ROUNDS: Final = 5
 MAX_CONTENT_CHARS: Final = 16_000
 """Characters of JSON of the content that is given for one form."""
 ACTIONS: Final = ("accept", "decline", "cancel")
+_FORMATS: Final = {"email": "idn-email", "uri": "iri", "date": "date", "date-time": "date-time"}
+"""Formats of forms, by the one of JSON Schema that is checked: addresses may have letters of all scripts."""
 _NAME_CHARS: Final = 64
 """Characters of a field's name in the error that names it."""
 
@@ -122,7 +124,29 @@ def _wrong_content(form: Mapping[str, Any], content: dict[str, Any], at: str) ->
             JsonArguments({"type": "object", "properties": {name: fields[name]}}).checked({name: value})
         except BadArguments as exc:
             found += _entry(f"{at}.{name[:_NAME_CHARS]}", f"does not fit: {str(exc).removeprefix(f'{name}: ')}")
+            continue
+        if not _has_format(fields[name].get("format"), value):
+            found += _entry(
+                f"{at}.{name[:_NAME_CHARS]}", f"does not fit: must be of the format '{fields[name]['format']}'"
+            )
     return found
+
+
+def _has_format(asked: object, value: object) -> bool:
+    """Tell whether a text has the format that a form asks for; others than the protocol names are the tool's to check.
+
+    The tool is called only once with an answer, so that what it would refuse has to be told before.
+    """
+    checked = _FORMATS.get(asked) if isinstance(asked, str) else None
+    if checked is None or not isinstance(value, str):
+        return True
+    try:
+        JsonArguments({"type": "object", "properties": {"it": {"format": checked}}}, has_formats=True).checked(
+            {"it": value}
+        )
+    except BadArguments:
+        return False
+    return True
 
 
 def _entry(field: str, message: str) -> list[object]:

@@ -66,9 +66,13 @@ class Expansion(NamedTuple):
 class JsonArguments:
     """The schema of a tool's arguments."""
 
-    def __init__(self, schema: Json) -> None:
-        """`schema` is of type object, and refers to nothing outside of itself."""
+    def __init__(self, schema: Json, *, has_formats: bool = False) -> None:
+        """`schema` is of type object, and refers to nothing outside of itself.
+
+        With `has_formats` a `format` is a rule; else it is a remark, as JSON Schema has it.
+        """
         self.schema = schema
+        self._has_formats = has_formats
         self._expansion: Expansion | None = None
         self._validator: jsonschema_rs.Draft202012Validator | None = None
         self._is_ready = False
@@ -83,7 +87,9 @@ class JsonArguments:
             raise BadArguments(freeform.TOO_DEEP)
         if not self._is_ready:
             self._expansion = expansion_of(self.schema)
-            self._validator = None if self._expansion is None else _validator(self.schema)
+            self._validator = (
+                None if self._expansion is None else _validator(self.schema, has_formats=self._has_formats)
+            )
             self._is_ready = True
         if self._validator is None or self._expansion is None or self._expansion.steps(arguments) > MAX_STEPS:
             return arguments
@@ -146,14 +152,16 @@ def _target(schema: Json, reference: str) -> Any:
     return found
 
 
-def _validator(schema: Json) -> jsonschema_rs.Draft202012Validator | None:
+def _validator(schema: Json, *, has_formats: bool) -> jsonschema_rs.Draft202012Validator | None:
     """Compile a schema whose expansion is bounded; None: it is malformed, or has patterns that are not checked."""
     import jsonschema_rs
 
     bounded = jsonschema_rs.RegexOptions(size_limit=_PATTERN_BYTES, dfa_size_limit=_PATTERN_BYTES)
     own = {name: value for name, value in schema.items() if name not in _ROOT_ONLY}
     try:
-        return jsonschema_rs.Draft202012Validator(own, pattern_options=bounded, validate_formats=False, offline=True)
+        return jsonschema_rs.Draft202012Validator(
+            own, pattern_options=bounded, validate_formats=has_formats, offline=True
+        )
     except (ValueError, jsonschema_rs.ReferencingError):
         return None
 
