@@ -9,13 +9,15 @@ from typing import Any
 import orjson
 import pytest
 
+from karma.conversations.domain import MAX_ADDED_BYTES
 from karma.core.clock import monotonic
 from karma.core.errors import RateLimited, StorageUnavailable
-from karma.models.ports import StopReason, TextDelta
+from karma.models.ports import StopReason, TextDelta, ToolArguments, ToolBegun
 from karma.runs.domain import OwnershipLost, RunStatus
 from tests.fakes.runs import (
     KeptFrames,
     MemoryRuns,
+    Step,
     caller,
     ended,
     text,
@@ -253,6 +255,32 @@ class TestLargeAnswers:
         assert [m.role for m in world.thread().messages] == ["user"]
         assert world.stored(request).error_code == "ANSWER_TOO_LARGE"
         assert world.thread().active_run_id is None
+
+    @pytest.mark.fault("F-33h")
+    @pytest.mark.parametrize(("said", "written"), [(0, 501), (400, 301), (0, 5_000)])
+    def test_arguments_stop_it_once_they_cannot_be_stored_with_their_blocks(
+        self, monkeypatch: pytest.MonkeyPatch, said: int, written: int
+    ) -> None:
+        monkeypatch.setattr("karma.runs.turn.MAX_ADDED_BYTES", 1_000)
+        went_on: list[int] = []
+        begun: list[Step] = [[ToolBegun("c", "echo")], [ToolArguments("c", '{"word":"' + "x" * (written - 9))]]
+        world = World(
+            [*text(*["y" * said] * bool(said)), *begun, lambda: went_on.append(1), *ended(StopReason.TOOL_USE)]
+        )
+
+        events = world.run(asked(user("hi")))
+
+        assert events[-1]["code"] == "ANSWER_TOO_LARGE"
+        assert not went_on, "nobody pays for more of what cannot be kept"
+
+    @pytest.mark.fault("F-33h")
+    def test_arguments_that_can_be_stored_are_made(self) -> None:
+        word = "x" * (MAX_ADDED_BYTES // 2 - 2_000)
+        call = {"type": "tool_use", "id": "c", "name": "echo", "input": {"word": word}}
+        made = [*tool("c", "echo", orjson.dumps({"word": word}).decode()), *ended(StopReason.TOOL_USE, None, call)]
+        world = World(made, [*text("Done."), *ended()])
+
+        assert world.run(asked(user("hi")))[-1]["type"] == "RUN_FINISHED"
 
     def test_what_the_model_thinks_counts_too(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr("karma.runs.plan.MAX_ADDED_BYTES", 1_000)

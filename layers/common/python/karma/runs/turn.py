@@ -179,7 +179,8 @@ class Speaker:
                         self._note(turn, event)
                 if frames:
                     write(b"".join(frames))
-                if turn.said.size + turn.args_chars + reasoning.chars > MAX_ADDED_BYTES:
+                # Arguments are stored twice: as the model wrote them, and in its blocks.
+                if turn.said.size + 2 * turn.args_chars + reasoning.chars > MAX_ADDED_BYTES:
                     # It could not be stored: the model is stopped rather than paid to go on.
                     raise RunFailed(RunErrorCode.ANSWER_TOO_LARGE)
         _require_answer(turn, request)
