@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from karma.search.domain import Piece, SearchRow
 from karma.search.matching import Matches, WordMatch
-from karma.search.text import tokens_of, words_of
+from karma.search.text import MAX_WORD_CHARS, ascii_words, tokens_of
 
 
 def pieces_of(row: SearchRow, matches: Sequence[Matches]) -> Mapping[str, Sequence[Piece]]:
@@ -15,15 +15,18 @@ def pieces_of(row: SearchRow, matches: Sequence[Matches]) -> Mapping[str, Sequen
     words: dict[str, WordMatch] = {}
     for each in matches:
         words |= each.words
-    texts = {"name": row.text.name, "code": row.text.code, "text": row.text.text}
-    matching = {name: text for name, text in texts.items() if not words.keys().isdisjoint(words_of(text))}
-    return {name: list(_pieces(text, words)) for name, text in matching.items()}
+    found: dict[str, Sequence[Piece]] = {}
+    for name, text in (("name", row.text.name), ("code", row.text.code), ("text", row.text.text)):
+        shown = unicodedata.normalize("NFC", text)
+        spans = list(_merged(_spans(shown, words)))
+        if spans:
+            found[name] = list(_pieces(shown, spans))
+    return found
 
 
-def _pieces(text: str, words: Mapping[str, WordMatch]) -> Iterator[Piece]:
-    text = unicodedata.normalize("NFC", text)
+def _pieces(text: str, spans: Sequence[tuple[int, int]]) -> Iterator[Piece]:
     at = 0
-    for start, end in _merged(_spans(text, words)):
+    for start, end in spans:
         if start > at:
             yield Piece(text[at:start], matches=False)
         yield Piece(text[start:end], matches=True)
@@ -33,6 +36,15 @@ def _pieces(text: str, words: Mapping[str, WordMatch]) -> Iterator[Piece]:
 
 
 def _spans(text: str, words: Mapping[str, WordMatch]) -> Iterator[tuple[int, int]]:
+    if text.isascii():
+        # As below, in a third of the time.
+        for found in ascii_words(text):
+            word = found.group()
+            match = words.get(word[:MAX_WORD_CHARS])
+            if match is not None:
+                start, end = found.span()
+                yield start, start + match.shown if match.shown < len(word) <= MAX_WORD_CHARS else end
+        return
     for token in tokens_of(text):
         match = words.get(token.word)
         if match is not None:

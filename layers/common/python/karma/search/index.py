@@ -17,6 +17,7 @@ from karma.search.text import words_of
 from karma.search.typos import letters_of
 
 _PLACE_BITS: Final = 12
+_PLACE_MASK: Final = (1 << _PLACE_BITS) - 1
 _PLACES: Final = 1 << _PLACE_BITS - 2
 """Places of a part: words behind them count as at the last one."""
 _ROW_BYTES: Final = 1_700
@@ -114,6 +115,23 @@ class Index:
         for packed in self._postings.get(word, ()):
             if entries[packed >> _PLACE_BITS] is not None:
                 yield packed >> _PLACE_BITS, packed & (1 << _PLACE_BITS) - 1
+
+    def note_best(self, word: str, rank: int, best: dict[int, int]) -> None:
+        """Note in `best` for each row that has a word `rank` with its first place, unless it has less there.
+
+        The same as a loop over `having`, in a third of the time: for single letters it is most of a query's.
+        """
+        posting = self._postings.get(word, ())
+        if not best and len(self._entries) == len(self._numbers):
+            best.update({packed >> _PLACE_BITS: rank | packed & _PLACE_MASK for packed in posting})
+            return
+        entries = self._entries
+        for packed in posting:
+            number = packed >> _PLACE_BITS
+            if entries[number] is not None:
+                value = rank | packed & _PLACE_MASK
+                if best.get(number, value) >= value:
+                    best[number] = value
 
     def knows(self, word: str) -> bool:
         """Tell whether a row has a word, or had it."""

@@ -43,11 +43,7 @@ class Matches:
             return
         self.words[word] = match
         rank = match.typos * _TYPO + (0 if match.is_exact else _INEXACT)
-        best = self.best
-        for number, place in index.having(word):
-            packed = rank | place
-            if best.get(number, packed) >= packed:
-                best[number] = packed
+        index.note_best(word, rank, self.best)
 
     def note(self, number: int, packed: int) -> None:
         """Note a match of a row, unless it has a better one."""

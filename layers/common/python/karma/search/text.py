@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from collections.abc import Iterator
 from functools import lru_cache
 from typing import Final, NamedTuple
 
@@ -69,8 +70,7 @@ def words_of(text: str) -> list[str]:
 def tokens_of(text: str) -> list[Token]:
     """Return the words of a text with the parts that they are, by positions in the text's form NFC."""
     if text.isascii():
-        matches = _ASCII_WORD.finditer(text.lower())
-        return [Token(match.group()[:MAX_WORD_CHARS], match.start(), match.end()) for match in matches]
+        return [Token(match.group()[:MAX_WORD_CHARS], *match.span()) for match in ascii_words(text)]
     folded, at = _folded_with_places(unicodedata.normalize("NFC", text))
     found: list[Token] = []
     for match in _WORD.finditer(folded):
@@ -81,6 +81,11 @@ def tokens_of(text: str) -> list[Token]:
         found += [Token(folded[n : n + 2], at[n][0], at[n + 1][1]) for n in range(start, end - 1)]
         found.append(Token(folded[end - 1], at[end - 1][0], at[end - 1][1]))
     return found
+
+
+def ascii_words(text: str) -> Iterator[re.Match[str]]:
+    """Return the matches of the words of a text in ASCII, folded and whole."""
+    return _ASCII_WORD.finditer(text.lower())
 
 
 def runs_of(text: str) -> list[str]:
