@@ -1,4 +1,4 @@
-"""Who goes back to open calls and says something new passes them over: none is made, and none is open for good."""
+"""A new message behind open calls to which somebody goes back: none of them is made, and none is open for good."""
 
 from __future__ import annotations
 

@@ -46,7 +46,8 @@ def test_also_where_it_asks_again() -> None:
 
 
 def test_what_the_answer_names_itself_stands() -> None:
-    world = Approving(calls("hi"), DONE)
+    world = Approving(DONE, calls("hi"), DONE)
+    world.run(world.ask(user("hi"), thread="t0", run="p"))
     asked_by(world)
     other = "https://other.example.com/"
     answer = replace(world.ask(resume={"r1/1": {"approved": True}}, run="r2", parentRunId="p"), webhook=other)

@@ -275,6 +275,7 @@ OTHERS: Final = {
     "runs.plan": "the execution",
     "tools.toolbox": "arguments of calls",
     "mcp.offering": "calls",
+    "models.ports": "the execution",
     "agents.service": "writes of the catalogue",
 }
 """Names of what the same modules raise elsewhere, by their beginning."""

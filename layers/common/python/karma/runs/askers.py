@@ -13,19 +13,21 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from typing import Final
 
 from karma.agents.domain import Agent
 from karma.configuration.current import RunChoice
 from karma.configuration.domain import ComponentUnavailable
 from karma.conversations.domain import Thread
 from karma.core.errors import AppError, Conflict, NotFound
-from karma.core.ids import AgentId, UserId
+from karma.core.ids import AgentId, RunId, UserId
 from karma.models.domain import ModelNotConfigured, Target
-from karma.runs.domain import Run
+from karma.runs.domain import Run, RunKey
 from karma.runs.interrupts import AnswerStatus, run_of_interrupt
 from karma.runs.ports import Configured, Runs
 from karma.runs.requests import ResumeEntry, RunInput
 
+NO_PARENT: Final = "parentRunId names no run of yours"
 Askers = Mapping[str, Run]
 """Runs by the ids of the questions that they asked, in the order of the request."""
 
@@ -110,6 +112,18 @@ def choice_of(
             raise
         return configuration.for_refusal(), exc
     return choice, None
+
+
+def with_own_parent(store: Runs, user_id: UserId, asked: RunInput) -> RunInput:
+    """Return a request whose parent is a run of its account, in whichever thread; else one that names none. May block.
+
+    One Get, where it names one. What is left out is told as any other part of a request that is not used: a client may
+    name a run that was deleted since, and nobody learns whether another account has a run of that id.
+    """
+    named = asked.parent_run_id
+    if not named or (named != asked.run_id and store.run(RunKey(user_id, RunId(named))) is not None):
+        return asked
+    return replace(asked, parent_run_id="", warnings=(*asked.warnings, NO_PARENT))
 
 
 def going_on(asked: RunInput, askers: Askers) -> RunInput:

@@ -30,7 +30,7 @@ from karma.identity.domain import Caller
 from karma.mcp.offering import McpTools
 from karma.models.budgets import Spent, afford
 from karma.models.domain import Target
-from karma.runs.askers import Askers, Prepared, askers_of, choice_of, going_on, going_on_with
+from karma.runs.askers import Askers, Prepared, askers_of, choice_of, going_on, going_on_with, with_own_parent
 from karma.runs.asking import Asking, Beginning, Execution, Planned
 from karma.runs.budgets import budgets_of
 from karma.runs.domain import LEASE, NOBODYS, NOT_EXECUTED, Run, RunExists, RunKey, Segment, ThreadBusy
@@ -155,6 +155,8 @@ class RunRecorder:
         self, caller: Caller, asked: RunInput, deadline: datetime | None, admission: Admission | None
     ) -> Asking:
         thread_key = ThreadKey(caller.user_id, asked.thread_id)
+        if asked.parent_run_id:  # few clients name one
+            asked = await asyncio.to_thread(with_own_parent, self._store, caller.user_id, asked)
         askers = await asyncio.to_thread(askers_of, self._store, caller.user_id, asked.resume) if asked.resume else {}
         (agent, choice, thread, unavailable), allowance, before, servers, *_ = await asyncio.gather(
             asyncio.to_thread(self._prepare, asked, askers, thread_key),

@@ -48,7 +48,7 @@ class StartRunBody(RunBody):
     """`POST /runs`; what it asks for is what a body of `POST /api/agent` asks for, whose rules hold."""
 
     parent_run_id: ClientId | None = None
-    """Run from which the client says that this one comes; only shown."""
+    """Run from which the client says that this one comes; only shown, and left out where you have no such run."""
     tools: Annotated[list[FreeForm], Field(max_length=128)] = Field(default_factory=list)
     """Tools of the client as AG-UI has them; the run ends when the model calls one, and names the call."""
     resume: Annotated[list[FreeForm], Field(max_length=MAX_INTERRUPTS)] = Field(default_factory=list)
