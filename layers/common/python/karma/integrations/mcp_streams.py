@@ -1,12 +1,14 @@
 """Reads the answer of an MCP server: one message in JSON, or events of which one is the message.
 
+Servers of revision 2025-03-26 may put it into a batch, a list of messages, in either of them.
+
 Since revision 2025-11-25 a server may leave a stream before its answer, to go on in another one: it numbers its events,
 and the client asks for those behind the last one. A connection that broke is taken up in the same way.
 """
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -88,7 +90,8 @@ async def read(
             raise
         # The end of its connection is the end of such a body.
     if kind == "application/json":
-        return _parsed(bytes(body).removeprefix(BYTE_ORDER_MARK))
+        messages = _messages(bytes(body).removeprefix(BYTE_ORDER_MARK)) or []
+        return messages[0] if len(messages) == 1 else _answer_among(messages, request_id, place)
     if kind in {"", "text/plain"}:
         place.said = body[:_MAX_WORDS].decode(errors="replace")
     return None
@@ -138,15 +141,25 @@ def _answer_in(block: bytes, request_id: int | None, place: StreamPlace) -> dict
     data = fields.get(b"data", b"")
     if not data.strip() or fields.get(b"event", b"") not in _MESSAGES:
         return None  # a comment, an event that only names the place, or one of no meaning here, such as a `ping`
-    message = _parsed(data)
-    if message is None:
+    messages = _messages(data)
+    if messages is None:
         raise McpFailed(McpErrorCode.BAD_ANSWER, "The server's stream holds what is no message")
-    if "method" not in message:
-        return message if _answers(message.get("id"), request_id) else None
-    take = place.reply if "id" in message else place.heed
-    if take is not None:
-        take(message)
-    return None
+    return _answer_among(messages, request_id, place)
+
+
+def _answer_among(
+    messages: Sequence[Mapping[str, Any]], request_id: int | None, place: StreamPlace
+) -> dict[str, Any] | None:
+    """Return the message that answers a request; what else came with it is heeded. None: it is not among them."""
+    answer: dict[str, Any] | None = None
+    for message in messages:
+        if "method" not in message:
+            answer = answer or (dict(message) if _answers(message.get("id"), request_id) else None)
+            continue
+        take = place.reply if "id" in message else place.heed
+        if take is not None:
+            take(message)
+    return answer
 
 
 def _answers(message_id: object, request_id: int | None) -> bool:
@@ -154,16 +167,25 @@ def _answers(message_id: object, request_id: int | None) -> bool:
     return message_id is None or message_id == request_id or message_id == str(request_id)
 
 
-def _parsed(body: bytes) -> dict[str, Any] | None:
+def _messages(body: bytes) -> list[dict[str, Any]] | None:
+    """Read a message, or the batch of them that revision 2025-03-26 knows; None: it is neither."""
+    is_batch = body.lstrip()[:1] == b"["
     try:
-        message = freeform.loads(body, levels=_MAX_LEVELS, replace_surrogates=True, is_exact=False)
+        value = freeform.loads(body, levels=_MAX_LEVELS + is_batch, replace_surrogates=True, is_exact=False)
     except ValueError:
         return None
-    if not isinstance(message, dict):
+    messages = value if isinstance(value, list) else [value]
+    if not messages or not all(isinstance(each, dict) for each in messages):
         return None
-    found = message.get("result")
-    if isinstance(found, dict) and found.get("structuredContent") is not None and freeform.too_large(body):
+    if any(map(_has_structure, messages)) and freeform.too_large(body):
         # What was found is told to a model, digit by digit; schemas of tools are no such texts.
         exact = freeform.loads(freeform.large_as_texts(body), levels=None, replace_surrogates=True)
-        found["structuredContent"] = exact["result"]["structuredContent"]
-    return message
+        for message, digits in zip(messages, exact if is_batch else [exact], strict=True):
+            if _has_structure(message):
+                message["result"]["structuredContent"] = digits["result"]["structuredContent"]
+    return messages
+
+
+def _has_structure(message: Mapping[str, Any]) -> bool:
+    found = message.get("result")
+    return isinstance(found, dict) and found.get("structuredContent") is not None
