@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from sdk.clients import generate
+from tests.support import made_clients
 from tests.support.cut_runs import CutRun
 from tests.support.lost_runs import KEY
 
@@ -31,7 +32,7 @@ Follow = Callable[[object], dict[str, Any]]
 
 @pytest.fixture
 def follow(tmp_path: Path) -> Iterator[Follow]:
-    made = generate.make_agent(tmp_path / "agent")
+    made = made_clients.agent(tmp_path / "agent")
     command = [str(NODE), str(SCRIPT), str(made / "dist")]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdin is not None
@@ -77,7 +78,7 @@ END = 'id: 2\ndata: {"type":"RUN_FINISHED","threadId":"t","runId":"r"}\n\n'
 
 @pytest.mark.fault("F-29r")
 def test_failures_of_proxies_and_torn_frames_are_cut_connections_and_long_pauses_are_told(tmp_path: Path) -> None:
-    made = generate.make_agent(tmp_path / "agent")
+    made = made_clients.agent(tmp_path / "agent")
     failed = [{"status": status, "body": "<html>proxy</html>"} for status in (408, 425, 500, 520, 529)]
     torn = ['data: {"type":"RUN_FIN\n\n', "id: x\ndata: {}\n\n", "data: 7\n\n"]
     ok, rest = {"status": 200, "body": TOLD}, {"status": 200, "body": END}

@@ -11,6 +11,7 @@ import pytest
 
 from local import prerequisites
 from sdk.clients import generate
+from tests.support import made_clients
 from tests.support.bad_bodies import Shapes
 
 USE_TYPESCRIPT = """
@@ -84,7 +85,7 @@ def clients(tmp_path_factory: pytest.TempPathFactory) -> Path:
 class TestTheTypeScriptClient:
     @pytest.mark.fault("F-24f")
     def test_compiles_and_knows_paths_and_bodies(self, clients: Path) -> None:
-        made = generate.make_typescript(clients / "js")
+        made = made_clients.typescript(clients / "js")
         use = made / "use"
         use.mkdir()
         (use / "use.ts").write_text(USE_TYPESCRIPT + smallest_calls())
@@ -107,7 +108,7 @@ class TestTheTypeScriptClient:
 
 class TestThePythonClient:
     def test_is_typed_and_knows_answers(self, clients: Path) -> None:
-        made = generate.make_python(clients / "python")
+        made = made_clients.python(clients / "python")
         (made / "use.py").write_text(USE_PYTHON)
         done = subprocess.run(
             [sys.executable, "-m", "mypy", "--no-incremental", "--follow-imports=silent", "use.py"],

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from sdk.clients import generate
+from tests.support import made_clients
 from tests.support.agui_client import HeldMessages
 from tests.support.cut_answers import WORLDS, answers, told
 
@@ -27,7 +28,7 @@ pytestmark = pytest.mark.skipif(
 
 @pytest.fixture(scope="module")
 def package(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    made = generate.make_agent(tmp_path_factory.mktemp("clients") / "agent")
+    made = made_clients.agent(tmp_path_factory.mktemp("clients") / "agent")
     (made / "node_modules").symlink_to(generate.ROOT / "node_modules")
     return made / "dist"
 

@@ -16,6 +16,7 @@ from karma.runs.joining import join
 from karma.runs.replay import read
 from sdk.clients import generate
 from tests.fakes.runs import KeptFrames, MemoryRuns
+from tests.support import made_clients
 from tests.support.agui_client import HeldMessages
 from tests.support.lost_runs import KEY, Life, World, begin, go_on
 from tests.unit.runs.test_joining import Until
@@ -56,7 +57,7 @@ def test_wherever_it_joins_it_ends_with_the_same_messages_and_state(tmp_path: Pa
             held = [each for each in expected.messages if each["role"] != "reasoning" and dice.random() < part]
             joins.append({"head": head, "tail": tail, "messages": held})
 
-    made = generate.make_agent(tmp_path / "agent")
+    made = made_clients.agent(tmp_path / "agent")
     (made / "node_modules").symlink_to(generate.ROOT / "node_modules")
     done = subprocess.run(
         [str(NODE), str(SCRIPT), str(made / "dist/index.js")],

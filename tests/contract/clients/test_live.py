@@ -46,6 +46,7 @@ from sdk.clients import generate
 from tests.fakes.identity import MovableClock
 from tests.fakes.live import LiveThings, image
 from tests.fakes.realtime import MemoryChannels, MemoryInboxes, MemoryRealtime
+from tests.support import made_clients
 
 SCRIPT = Path(__file__).with_name("live.mjs")
 NODE = shutil.which("node")
@@ -283,7 +284,7 @@ class Page:
 
 @pytest.fixture
 def package(tmp_path: Path) -> Path:
-    return generate.make_agent(tmp_path / "agent") / "dist"
+    return made_clients.agent(tmp_path / "agent") / "dist"
 
 
 @pytest.mark.req("R-K-21")

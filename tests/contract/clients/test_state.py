@@ -15,6 +15,7 @@ from karma.core.json_patch import is_same
 from karma.runs import events
 from karma.runs.events import Event, frames
 from sdk.clients import generate
+from tests.support import made_clients
 from tests.unit.core.test_json_patch import changed, value_of
 
 SCRIPT = Path(__file__).with_name("joining.mjs")
@@ -59,7 +60,7 @@ def test_the_stock_client_holds_the_same_state(tmp_path: Path) -> None:
         {"head": head(events.state_snapshot(old), *each), "tail": "", "messages": []}
         for (old, _), each in zip(pairs, told, strict=True)
     ]
-    made = generate.make_agent(tmp_path / "agent")
+    made = made_clients.agent(tmp_path / "agent")
     (made / "node_modules").symlink_to(generate.ROOT / "node_modules")
     done = subprocess.run(
         [str(NODE), str(SCRIPT), str(made / "dist/index.js")],
