@@ -30,7 +30,7 @@ WATCHED, PAST = 30, 70
 """Samples of each device, of a metric that a rule watches and of an hour that is over. A killed process makes samples
 late by more than the network does; within 32 of a metric no order changes how many alarms there are (docs/adr/0062)."""
 WITHIN_S = 600
-"""What a killed process had taken comes again when its time is over."""
+"""Seconds for all to be stored: messages that a killed process had taken come again when its time is over."""
 NEVER = 1 << 53
 _HOUR = 3_600_000
 _HANDSHAKE = 2_500

@@ -106,15 +106,6 @@ class TestIdsOfCalls:
         assert events[-1]["type"] == "RUN_FINISHED"
         assert world.model.requests[1].messages[-1].content == "blue"
 
-    @pytest.mark.fault("F-07a")
-    def test_two_calls_of_one_answer_with_one_id_are_two(self) -> None:
-        calls = [*tool("call_0", "echo", '{"word":"one"}'), *tool("call_0", "echo", '{"word":"two"}')]
-        world = World([*calls, *ended(StopReason.TOOL_USE)], [*text("Done."), *ended()])
-
-        results = [e for e in world.run(asked(user("go"))) if e["type"] == "TOOL_CALL_RESULT"]
-
-        assert [orjson.loads(result["content"])["said"] for result in results] == ["one", "two"]
-
 
 def use_of(call_id: str) -> dict[str, Any]:
     return {"type": "tool_use", "id": call_id, "name": "echo", "input": {}}

@@ -1,4 +1,4 @@
-"""What one process compiled of the tests is what another one's import takes."""
+"""Test modules that one process has compiled are those that another one imports."""
 
 from __future__ import annotations
 
