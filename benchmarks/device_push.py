@@ -46,8 +46,8 @@ def handler(event, context):
 
 def measure() -> list[Row]:
     """Return the row of a device's value on its way to a socket."""
-    with tempfile.TemporaryDirectory() as folder, _deployed(Path(folder)) as deployment:
-        stream_delay = _stream_probe(deployment, Path(folder))
+    with tempfile.TemporaryDirectory() as folder, deployed(Path(folder)) as deployment:
+        stream_delay = stream_probe(deployment, Path(folder))
         with _watched_device(deployment, Path(folder)) as publish:
             publish()  # cold starts are not what is measured
             stream_delay()
@@ -60,7 +60,8 @@ def measure() -> list[Row]:
 
 
 @contextmanager
-def _deployed(folder: Path) -> Iterator[Deployment]:
+def deployed(folder: Path) -> Iterator[Deployment]:
+    """Deploy the whole backend on an engine of its own."""
     running = Deployment(Places(base=folder), persistent=False, given=Given(), progress=Progress())
     try:
         running.start()
@@ -112,7 +113,7 @@ def _told(device: Device, socket: Connection, value: float) -> float:
             return time.perf_counter() - began
 
 
-def _stream_probe(deployment: Deployment, folder: Path) -> Callable[[], float]:
+def stream_probe(deployment: Deployment, folder: Path) -> Callable[[], float]:
     """Deploy a table whose stream calls a function that writes down when; returns what measures one write's delay."""
     seen = folder / "stream-probe.txt"
     given = deployment.engine.client_environment()

@@ -29,6 +29,8 @@ _CHANGED: Final = 500
 
 def measure(world: World) -> list[Row]:  # noqa: ARG001  each area is given it
     """Return the rows of search."""
+    from benchmarks import search_push
+
     found: list[Row] = []
     for objects, target in _IN_MEMORY:
         service, built_ms = _in_memory(objects)
@@ -36,7 +38,7 @@ def measure(world: World) -> list[Row]:  # noqa: ARG001  each area is given it
     objects, target = _IN_A_SEGMENT
     service, told = _in_a_segment(objects)
     where = f"among {objects:,} objects in a segment, {_CHANGED} changed since"
-    return [*found, _queries(service, where, told, target)]
+    return [*found, _queries(service, where, told, target), *search_push.measure()]
 
 
 def _queries(service: SearchService, where: str, told: str, target_ms: float) -> Row:

@@ -38,8 +38,8 @@ from karma.search.typos import ONE_TYPO_FROM
 if TYPE_CHECKING:
     from tantivy import Document, IndexWriter, Schema
 
-HEAP_BYTES: Final = 256 * 1024 * 1024
-"""Memory of a build: as much as several hundred thousand rows take, which so become one part, in their order."""
+HEAP_BYTES: Final = 1024 * 1024 * 1024
+"""Memory that a build takes at the most, so that all rows become one part, in their order; half a million take less."""
 SHORT: Final = 3
 """Letters of a beginning up to which it is a token of its own."""
 _WHITESPACE: Final = "whitespace"
