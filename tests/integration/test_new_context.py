@@ -60,11 +60,19 @@ class Copy:
             if name and (ROOT / name).is_file():
                 (folder / name).parent.mkdir(parents=True, exist_ok=True)
                 shutil.copy2(ROOT / name, folder / name)
+                self._copy_compiled(ROOT / name, folder / name)
         self.before = self.files()
         (ROOT / SYNTHESIZED).mkdir(parents=True, exist_ok=True)
         (folder / SYNTHESIZED).parent.mkdir()
         for name in (*INSTALLED, SYNTHESIZED):
             (folder / name).symlink_to(ROOT / name)
+
+    @staticmethod
+    def _copy_compiled(source: Path, copy: Path) -> None:
+        """Spare the copy's processes what these have compiled: it counts for a source of the same time and content."""
+        for compiled in (source.parent / "__pycache__").glob(f"{source.stem}.*.pyc") if source.suffix == ".py" else ():
+            (copy.parent / "__pycache__").mkdir(exist_ok=True)
+            shutil.copy2(compiled, copy.parent / "__pycache__" / compiled.name)
 
     def files(self) -> dict[str, str]:
         """Return the files with a digest of each."""
