@@ -466,7 +466,14 @@ FUNCTIONS: dict[FunctionName, FunctionSpec] = {
             handler="background.sweeps.devices.lambda_handler",
             timeout_s=50,
             memory_mb=512,
-            environment=("DEVICES_TABLE", "TELEMETRY_TABLE", "BILLING_TABLE", "FILES_BUCKET", "DEVICE_POLICY_NAME"),
+            environment=(
+                "DEVICES_TABLE",
+                "TELEMETRY_TABLE",
+                "BILLING_TABLE",
+                "WORK_TABLE",
+                "FILES_BUCKET",
+                "DEVICE_POLICY_NAME",
+            ),
         ),
         FunctionSpec(
             name=FunctionName.FIRMWARE_SWEEP,

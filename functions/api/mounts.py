@@ -29,6 +29,7 @@ PATHS: dict[str, tuple[str, ...]] = {
     "mcp": ("mcp-servers",),
     "models": ("llm",),
     "oauth": ("auth/oauth",),
+    "project_devices": ("projects/*/devices", "devices/*/projects"),
     "projects": ("projects", "invitations"),
     "runs": ("runs", "agents/*/stop", "agent"),
     "telemetry": ("telemetry", "devices/*/telemetry"),

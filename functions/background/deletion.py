@@ -39,6 +39,8 @@ from karma.integrations.s3_firmware import S3Firmware
 from karma.integrations.s3_segments import S3Segments
 from karma.integrations.sqs import SqsQueue
 from karma.integrations.stripe import StripeGateway
+from karma.projects.removal import SharesOfDevices
+from karma.projects.repository.devices import ProjectDeviceRepository
 from karma.runs.attachment_removal import AttachmentsRemoval
 from karma.runs.attachment_repository import AttachmentRepository
 from karma.runs.purge import RunsPurge
@@ -136,6 +138,7 @@ def _accounts(settings: Settings, queue: SqsQueue, clock: Clock) -> Cascade:
                         RollupRepository(), S3Archives(settings.files_bucket, kept_days=all_archived_days()), clock
                     ),
                     AlarmRepository(),
+                    SharesOfDevices(ProjectDeviceRepository()),
                 ),
             ),
             FirmwarePurge(rollouts=RolloutRepository(), store=S3Firmware(settings.files_bucket), jobs=IotJobs()),

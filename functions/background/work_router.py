@@ -41,7 +41,7 @@ def services() -> tuple[StreamConsumer, ...]:
     sources, clock = live.declared(), SystemClock()
     return (
         # First: who has left is not told what comes behind.
-        SubscriptionRights(sources, RealtimeRepository()),
+        SubscriptionRights(sources, RealtimeRepository(), ChannelRepository()),
         LiveRouter(sources, ChannelRepository(), SqsQueue(settings.pushes_queue_url), clock),
         Feed(SearchRepository(), searchables.declared(), clock),
     )

@@ -5,22 +5,30 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import cached_property
+from typing import Any
 
 import pytest
 
 from karma.audit.domain import NOWHERE
 from karma.core.clock import SystemClock
 from karma.core.errors import AlreadyExists
-from karma.core.ids import ProjectId, UserId, new_id
+from karma.core.ids import DeviceId, ProjectId, UserId, new_id
 from karma.core.requests import RETENTION
+from karma.devices.repository.devices import DeviceRepository
+from karma.projects.access import ProjectAccess
+from karma.projects.devices import ProjectDevices
 from karma.projects.domain import INVITATION_TTL, Invitation, Membership, Project, ProjectRole, ProjectStatus
 from karma.projects.ports import MemberChange
+from karma.projects.repository.devices import ProjectDeviceRepository
 from karma.projects.repository.invitations import InvitationRepository
 from karma.projects.repository.projects import ProjectRepository
 from karma.projects.service import NewProject, ProjectService
+from karma.projects.shares import DeviceShare
 from tests.fakes.projects import MemoryProjects
 from tests.integration.permissions.world import Bodies, Objects, World
 from tests.support.contexts import Checks, Fakes, Scenarios, made
+from tests.support.devices import provisioning_device
+from tests.support.plans import reserved
 from tests.support.projects import invitations, join
 from tests.support.requests import asked
 from tests.support.rows import LATER, NOW, AccountRows
@@ -48,6 +56,7 @@ class ProjectRows(AccountRows):
     def __init__(self) -> None:
         super().__init__()
         self.projects = ProjectRepository()
+        self.devices = ProjectDeviceRepository()
 
     def new_project(self) -> tuple[Project, Membership]:
         made = replace(new_project(self.ada.id), id=ProjectId(new_id()))
@@ -93,6 +102,21 @@ class ProjectRows(AccountRows):
             entries=[self.entry],
             invitation=invitation,
         )
+
+    def new_share(self, device_id: str = "", **changes: Any) -> DeviceShare:
+        """Return a share of a device of Ada's with her project."""
+        project, owner = self.project
+        made = DeviceShare(
+            project_id=project.id, device_id=DeviceId(device_id or new_id()), owner_id=owner.user_id, shared_at=NOW
+        )
+        return replace(made, **changes)
+
+    def add_share(self, share: DeviceShare) -> DeviceShare:
+        self.devices.add(share, actor=self.project[1], also=lambda _: None)
+        return share
+
+    def shared(self, device_id: str = "") -> DeviceShare:
+        return self.add_share(self.new_share(device_id))
 
     @cached_property
     def deleted_project(self) -> Project:
@@ -145,6 +169,17 @@ SCENARIOS = Scenarios[ProjectRows](
             lambda r: r.invitation, lambda r, n: r.projects.decline(n, by=r.ada.id, at=NOW, entry=r.entry)
         ),
         "InvitationRepository.withdraw": made(lambda r: r.invitation, lambda r, n: r.projects.withdraw(n)),
+        "ProjectDeviceRepository.of_device": made(
+            lambda r: r.shared(), lambda r, share: r.devices.of_device(share.device_id)
+        ),
+        "ProjectDeviceRepository.of_project": made(
+            lambda r: r.shared(), lambda r, share: r.devices.of_project(share.project_id)
+        ),
+        "ProjectDeviceRepository.at": made(
+            lambda r: r.shared(), lambda r, share: r.devices.at(share, UserId(new_id()))
+        ),
+        "ProjectDeviceRepository.add": made(lambda r: r.new_share(), lambda r, share: r.add_share(share)),
+        "ProjectDeviceRepository.remove": made(lambda r: r.shared(), lambda r, share: r.devices.remove(share)),
         "ProjectRepository.create": made(
             lambda r: r.new_project(), lambda r, n: r.projects.create(n[0], n[1], request=asked("t"))
         ),
@@ -203,7 +238,24 @@ def _project_of_somebody(*, accepted: bool) -> Callable[[World, str, Mapping[str
     return make
 
 
+def _device_of(world: World, owner: str) -> str:
+    person, at = world.person(owner), SystemClock().now()
+    devices, device = DeviceRepository(), provisioning_device(person.id)
+    devices.claim(device, reservation=reserved(person.id), attempt="a", now=at)
+    devices.activate(device, attempt="a", certificate_id="c1", now=at)
+    return device.id
+
+
+def _shown_device(world: World, owner: str, ids: Mapping[str, str]) -> str:
+    """Make a device of the person's that their project shows."""
+    device_id = _device_of(world, owner)
+    service = ProjectDevices(ProjectDeviceRepository(), ProjectAccess(ProjectRepository()), SystemClock())
+    service.share(world.person(owner).id, ids["project_id"], device_id, also=lambda _: None)
+    return device_id
+
+
 OBJECTS: Objects = {
+    "device_id of DELETE /api/v1/projects/{project_id}/devices/{device_id}": _shown_device,
     "project_id": _project,
     "project_id of POST /api/v1/projects/{project_id}/invitations/accept": _project_of_somebody(accepted=False),
     "project_id of POST /api/v1/projects/{project_id}/invitations/decline": _project_of_somebody(accepted=False),
@@ -215,6 +267,7 @@ OBJECTS: Objects = {
 
 BODIES: Bodies = {
     "POST /api/v1/projects": lambda *_: {"name": "Greenhouse"},
+    "POST /api/v1/projects/{project_id}/devices": lambda world, owner: {"device_id": _device_of(world, owner)},
     "PATCH /api/v1/projects/{project_id}": lambda *_: {"progress": 50},
     "POST /api/v1/projects/{project_id}/members": lambda world, _: {"user_id": world.stranger().id},
     "POST /api/v1/projects/{project_id}/invitations": lambda world, _: {"user_id": world.stranger().id},

@@ -40,7 +40,7 @@ class LiveThings:
     def rights(self, change: ItemChange) -> Sequence[RightsChange]:
         if text_in(change.old, "type") == "member":
             project, user = text_in(change.old, "project"), UserId(text_in(change.old, "user"))
-            return (RightsChange(Channel(project, "project", project), user),)
+            return (RightsChange(Channel(project, "project", project), user or None),)
         if text_in(change.old, "type") == "account":
             return (RightsChange(None, UserId(text_in(change.old, "user"))),)
         return ()

@@ -101,7 +101,10 @@ OWN: dict[str, tuple[int, str]] = {
         "agents alarms audit billing configuration conversations core devices files identity integrations mail mcp "
         "models notices runs schedules tools",
     ),
-    "background.sweeps.devices": (95, "alarms billing core devices files identity integrations notices telemetry"),
+    "background.sweeps.devices": (
+        103,
+        "alarms billing core devices files identity integrations notices projects telemetry",
+    ),
     "background.sweeps.files": (54, "billing core devices files integrations"),
     "background.sweeps.firmware": (76, "billing core devices files firmware identity integrations"),
     "background.sweeps.queues": (

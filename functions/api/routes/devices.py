@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Annotated, Literal
 
 from fastapi import Query, Request
@@ -8,6 +9,7 @@ from starlette.responses import Response
 
 from api.services import billing, devices, process, waiting
 from karma.core.errors import NotFound
+from karma.core.ids import UserId
 from karma.core.paging import shown
 from karma.devices.answers import (
     CertificateListData,
@@ -27,7 +29,7 @@ from karma.devices.answers import (
     latest_data,
 )
 from karma.devices.device_csv import read_table
-from karma.devices.domain import MAX_TAG_CHARS, CurrentDevice, DeviceModel, DeviceStatus
+from karma.devices.domain import MAX_TAG_CHARS, Command, CurrentDevice, DeviceModel, DeviceStatus
 from karma.devices.import_answers import ImportData, import_data
 from karma.devices.reading import MAX_TEXT_CHARS, DeviceQuery
 from karma.devices.schemas import (
@@ -106,13 +108,14 @@ async def import_devices(request: Request, body: ImportDevicesBody, caller: Writ
     return await once(request, caller, create, find=lambda made: devices.service().get(caller.user_id, made))
 
 
-@router.get("/devices", responses=answers(errors=(400,)))
+@router.get("/devices", responses=answers(errors=(400, 404)))
 async def list_devices(
     caller: Reader,
     status: DeviceStatus | None = None,
     model: DeviceModel | None = None,
     tag: Annotated[str | None, Query(min_length=1, max_length=MAX_TAG_CHARS)] = None,
     q: Annotated[str, Query(max_length=MAX_TEXT_CHARS)] = "",
+    project: Annotated[str | None, Query(min_length=1, max_length=64)] = None,
     page: PageNumber | None = None,
     page_size: Limit | None = None,
     limit: Limit | None = None,
@@ -125,10 +128,12 @@ async def list_devices(
 ) -> Answer[DeviceListData]:
     """List the caller's devices, by page, by offset, or by the `next_cursor` of the page before.
 
+    With `project` those that a project of the caller's shows to its members, whoever has them.
+
     `tag` is one of a device's tags, spelled as there. `q` has words that all stand in name, serial number, MAC, model,
     tags or location, in any order and case; `GET /search` forgives typos and ranks.
     """
-    scope = scope_of("devices", caller.user_id, sort, order, status, model, tag, q)
+    scope = scope_of("devices", caller.user_id, sort, order, status, model, tag, q, project)
     place = Place.of(scope, page=page, page_size=page_size, limit=limit, offset=offset, cursor=cursor)
     query = DeviceQuery(
         limit=place.size,
@@ -141,9 +146,13 @@ async def list_devices(
         tag=tag,
         text=q,
     )
-    found = devices.service().list(caller.user_id, query)
+    if project is None:
+        found = devices.service().list(caller.user_id, query)
+    else:
+        found = devices.shared().page(caller.user_id, project, query)
     kept, written = shown(found.devices, device_view)
-    more = found.next_position if len(kept) == len(found.devices) else query.position_of(kept[-1])
+    position_of = query.position_of if project is None else query.key_position_of
+    more = found.next_position if len(kept) == len(found.devices) else position_of(kept[-1])
     data: DeviceListData = {
         "devices": written,
         "total": found.total,
@@ -156,7 +165,7 @@ async def list_devices(
 @router.get("/devices/{device_id}", responses=answers(etag=True, errors=(404,)))
 async def get_device(device_id: str, caller: Reader) -> Answer[DeviceData]:
     """Show a device with its status and newest values; the ETag is its version."""
-    return _device(devices.service().get(caller.user_id, device_id))
+    return _device(_shown(caller, device_id))
 
 
 @router.patch("/devices/{device_id}", responses=answers(etag=True, errors=(404, 409)))
@@ -238,7 +247,7 @@ async def remove_certificate(device_id: str, certificate_id: str, caller: Writer
 @router.get("/devices/{device_id}/latest", responses=answers(errors=(404,)))
 async def latest_values(device_id: str, caller: Reader) -> Answer[LatestData]:
     """Show the newest value of each metric."""
-    return ok(latest_data(devices.service().get(caller.user_id, device_id)))
+    return ok(latest_data(_shown(caller, device_id)))
 
 
 @router.get("/devices/{device_id}/dead-letters", responses=answers(errors=(404,)))
@@ -275,7 +284,7 @@ async def get_dead_letter(device_id: str, letter_id: str, caller: Reader) -> Ans
     idempotent=True,
     limit="command",
     status_code=201,
-    responses=answers(status=201, errors=(404, 409)),
+    responses=answers(status=201, errors=(403, 404, 409)),
 )
 async def send_command(
     request: Request, device_id: str, body: SendCommandRequest, caller: Controller
@@ -288,23 +297,30 @@ async def send_command(
             return send(left_s)
 
     def send(left_s: Callable[[], float]) -> Outcome[CommandData]:
-        service = devices.commands()
-        sent = service.send(
-            caller.user_id,
+        sent = devices.shared().to_control(caller.user_id, device_id, send_to)
+        if body.wait_s:
+            sent = devices.commands().wait(sent.user_id, sent, timeout_s=left_s())
+        return Outcome(status=201, data={"command": command_view(sent)}, made_id=sent.id)
+
+    def send_to(owner: UserId) -> Command:
+        key, by = idempotency_key(request, caller), "user"
+        if owner != caller.user_id:
+            # The record of the request is the owner's, who may use the same key.
+            by = f"member:{caller.user_id}"
+            key = key and replace(key, value=f"{caller.user_id}:{key.value}")
+        return devices.commands().send(
+            owner,
             device_id,
             body.command,
             body.params,
             ttl_s=body.ttl_s,
             serial_order=body.serial,
-            requested_by="user",
-            idempotency_key=idempotency_key(request, caller),
+            requested_by=by,
+            idempotency_key=key,
         )
-        if body.wait_s:
-            sent = service.wait(caller.user_id, sent, timeout_s=left_s())
-        return Outcome(status=201, data={"command": command_view(sent)}, made_id=sent.id)
 
     def find(made: str) -> object:
-        return devices.commands().get(caller.user_id, device_id, made)
+        return _command(caller, device_id, made)
 
     return await once(request, caller, create, find=find)
 
@@ -316,7 +332,11 @@ async def list_commands(
     """List a device's commands, newest first; they are kept for 30 days."""
     scope = scope_of("commands", caller.user_id, device_id)
     after = str(position(cursor, scope).get("id", ""))
-    found, following = devices.commands().list(caller.user_id, device_id, limit=limit, after=after)
+
+    def use(owner: UserId) -> tuple[tuple[Command, ...], str | None]:
+        return devices.commands().list(owner, device_id, limit=limit, after=after)
+
+    found, following = devices.shared().to_read(caller.user_id, device_id, use)
     kept, written = shown(found, command_view)
     return ok(
         {
@@ -332,15 +352,14 @@ async def get_command(
     device_id: str, command_id: str, caller: Reader, wait_s: Annotated[float, Query(ge=0, le=20)] = 0
 ) -> Answer[CommandData]:
     """Show a command; with `wait_s` once it has ended, or as it is after that many seconds."""
-    service = devices.commands()
-    command = service.get(caller.user_id, device_id, command_id)
+    command = _command(caller, device_id, command_id)
     if wait_s and not command.finished:
         with waiting.held(caller.user_id, seconds=wait_s) as left_s:
-            command = service.wait(caller.user_id, command, timeout_s=left_s())
+            command = devices.commands().wait(command.user_id, command, timeout_s=left_s())
     return ok({"command": command_view(command)})
 
 
-@router.delete("/devices/{device_id}/commands/{command_id}", responses=answers(errors=(404, 409)))
+@router.delete("/devices/{device_id}/commands/{command_id}", responses=answers(errors=(403, 404, 409)))
 async def cancel_command(
     device_id: str,
     command_id: str,
@@ -348,8 +367,30 @@ async def cancel_command(
     force: Annotated[bool, Query(description="Also one that was sent: the device may still carry it out")] = False,
 ) -> Answer[CommandData]:
     """Cancel a command that has not been sent yet, or with `force` one that was."""
-    command = devices.commands().cancel(caller.user_id, device_id, command_id, force=force)
+
+    def use(owner: UserId) -> Command:
+        return devices.commands().cancel(owner, device_id, command_id, force=force)
+
+    command = devices.shared().to_control(caller.user_id, device_id, use)
     return ok({"command": command_view(command)})
+
+
+def _command(caller: Caller, device_id: str, command_id: str) -> Command:
+    """Return a command of a device as `_shown` does the device."""
+
+    def use(owner: UserId) -> Command:
+        return devices.commands().get(owner, device_id, command_id)
+
+    return devices.shared().to_read(caller.user_id, device_id, use)
+
+
+def _shown(caller: Caller, device_id: str) -> CurrentDevice:
+    """Return a device of the caller's, or of who shares it with a project of theirs."""
+
+    def use(owner: UserId) -> CurrentDevice:
+        return devices.service().get(owner, device_id)
+
+    return devices.shared().to_read(caller.user_id, device_id, use)
 
 
 def _device(current: CurrentDevice) -> Answer[DeviceData]:

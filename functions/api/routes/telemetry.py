@@ -7,8 +7,9 @@ from typing import Annotated
 from fastapi import Query, Request
 from pydantic import AfterValidator
 
-from api.services import billing, telemetry
+from api.services import billing, devices, telemetry
 from karma.core.clock import epoch_ms, from_epoch_ms, parse_iso
+from karma.core.ids import UserId
 from karma.core.paging import shown
 from karma.devices.samples import MAX_METRIC_CHARS, metric_name
 from karma.http.access import permit
@@ -28,7 +29,7 @@ from karma.telemetry.answers import (
     telemetry_data,
 )
 from karma.telemetry.domain import Resolution
-from karma.telemetry.query import MAX_POINTS, TelemetryQuery
+from karma.telemetry.query import MAX_POINTS, TelemetryPage, TelemetryQuery
 from karma.telemetry.schemas import ExportTelemetryBody, QueryTelemetryBody, percents_of
 
 router = Router("devices")
@@ -98,7 +99,11 @@ async def read_telemetry(
         limit=limit,
         after=position(cursor, scope) or None,
     )
-    found = telemetry.reader().read(caller.user_id, query)
+
+    def use(owner: UserId) -> TelemetryPage:
+        return telemetry.reader().read(owner, query)
+
+    found = devices.shared().to_read(caller.user_id, device_id, use)
     return ok(telemetry_data(found, named=not metric, next_cursor=next_cursor(found.next_position, scope)))
 
 

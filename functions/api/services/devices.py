@@ -15,8 +15,10 @@ if TYPE_CHECKING:
     from karma.devices.repository.dead_letters import DeadLetterRepository
     from karma.devices.repository.devices import DeviceRepository
     from karma.devices.service import DeviceService
+    from karma.devices.sharing import SharedDevices
     from karma.devices.transfers import TransferService
     from karma.integrations.iot import IotRegistry
+    from karma.projects.devices import ProjectDevices
 
 
 @cache
@@ -57,6 +59,25 @@ def certificates() -> CertificateService:
     from karma.devices.repository.rotations import RotationRepository
 
     return CertificateService(repository(), RotationRepository(), registry(), clock())
+
+
+@cache
+def shared() -> SharedDevices:
+    """Return what reaches devices that others share with projects of the caller's."""
+    from karma.devices.sharing import SharedDevices
+
+    return SharedDevices(of_projects, repository())
+
+
+@cache
+def of_projects() -> ProjectDevices:
+    """Return the service of devices that projects show."""
+    from api.services import projects
+    from karma.projects.access import ProjectAccess
+    from karma.projects.devices import ProjectDevices
+    from karma.projects.repository.devices import ProjectDeviceRepository
+
+    return ProjectDevices(ProjectDeviceRepository(), ProjectAccess(projects.repository()), clock())
 
 
 @cache

@@ -22,6 +22,8 @@ from karma.files.removal import FilesOfDevices
 from karma.files.repository.files import FileRepository
 from karma.integrations.iot import IotRegistry
 from karma.integrations.s3 import S3Archives, S3Files
+from karma.projects.removal import SharesOfDevices
+from karma.projects.repository.devices import ProjectDeviceRepository
 from karma.telemetry.removal import TelemetryOfDevices
 from karma.telemetry.repository import RollupRepository
 
@@ -34,6 +36,7 @@ class Settings(FunctionSettings, kw_only=True):
 
     devices_table: str
     telemetry_table: str
+    work_table: str
     billing_table: str
     files_bucket: str
     device_policy_name: str
@@ -50,6 +53,7 @@ def services() -> Sweeps:
         FilesOfDevices(FileRepository(), S3Files(settings.files_bucket)),
         TelemetryOfDevices(RollupRepository(), S3Archives(settings.files_bucket, kept_days=all_archived_days()), clock),
         AlarmRepository(),
+        SharesOfDevices(ProjectDeviceRepository()),
     )
     rotations = RotationRepository()
     certificates = CertificateService(DeviceRepository(), rotations, registry, clock)

@@ -17,12 +17,18 @@ from cryptography.x509.oid import NameOID
 
 from karma.billing.arrival import Arrival
 from karma.billing.repository.arrivals import ArrivalRepository
+from karma.core.clock import SystemClock
 from karma.core.ids import CommandId, DeviceId, UserId, new_id
 from karma.devices.domain import Command, CommandStatus, Device
 from karma.devices.repository.commands import CommandRepository
 from karma.devices.repository.devices import DeviceRepository
 from karma.devices.service import DeviceService
 from karma.integrations.iot import IotRegistry
+from karma.projects.access import ProjectAccess
+from karma.projects.devices import ProjectDevices
+from karma.projects.repository.devices import ProjectDeviceRepository
+from karma.projects.repository.projects import ProjectRepository
+from karma.projects.service import NewProject, ProjectService
 from karma.telemetry.domain import HOUR_MS, Level, Period
 from tests.fakes.devices import FakeClock
 from tests.support.accounts import open_account
@@ -217,6 +223,7 @@ def test_the_schedule_removes_what_nobody_owns_any_more(
     s3.put_object(Bucket=stack.bucket, Key=key, Body=b"stored")
     s3.create_multipart_upload(Bucket=stack.bucket, Key=key)
     world.archives.keep(f"365/{gone.current.device.id}/{'0' * 64}", b"a day")
+    share_with_a_project(gone.current.device.id)
     world.devices.delete(USER, gone.current.device.id)
     stack.aws("iot").create_keys_and_certificate(setAsActive=False)
 
@@ -225,7 +232,14 @@ def test_the_schedule_removes_what_nobody_owns_any_more(
     assert world.kinds("telemetry") == ["telemetry_directory"], "closed, so that nothing is written behind it"
     assert stack.aws("iot").list_certificates()["certificates"] == []
     assert "Versions" not in s3.list_object_versions(Bucket=stack.bucket)
+    assert ProjectDeviceRepository().of_device(gone.current.device.id) == []
     assert "Uploads" not in s3.list_multipart_uploads(Bucket=stack.bucket)
+
+
+def share_with_a_project(device_id: DeviceId) -> None:
+    project = ProjectService(ProjectRepository(), SystemClock()).create(USER, NewProject(name="Greenhouse")).project
+    service = ProjectDevices(ProjectDeviceRepository(), ProjectAccess(ProjectRepository()), SystemClock())
+    service.share(USER, project.id, device_id, also=lambda _: None)
 
 
 def kinds(stack: Stack) -> Counter[str]:

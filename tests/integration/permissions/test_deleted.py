@@ -16,6 +16,7 @@ PART_OF = {
     "/api/v1/devices/{device_id}/certificates": "/api/v1/devices/{device_id}",
     "/api/v1/devices/{device_id}/commands": "/api/v1/devices/{device_id}",
     "/api/v1/devices/{device_id}/transfer": "/api/v1/devices/{device_id}",
+    "/api/v1/projects/{project_id}/devices": "/api/v1/projects/{project_id}",
     "/api/v1/projects/{project_id}/invitations": "/api/v1/projects/{project_id}",
     "/api/v1/projects/{project_id}/members": "/api/v1/projects/{project_id}",
 }

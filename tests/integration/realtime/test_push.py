@@ -185,6 +185,52 @@ class TestConnections:
 
 
 class TestRights:
+    @pytest.mark.fault("F-35c")
+    @pytest.mark.parametrize("end", ["taken back", "left", "the project is deleted"])
+    def test_a_member_hears_of_a_device_as_long_as_a_project_shows_it(self, live: Live, end: str) -> None:
+        rows, work = DeviceRows(), ProjectRows()
+        work.ada = rows.ada
+        device, (project, owner) = rows.device, work.project
+        joining = work.joining()
+        work.projects.change_member(joining)
+        assert joining.after is not None
+        member, channel = joining.after.user_id, f"device:{device.id}"
+        live.connect(member, "member")
+        live.connect(rows.ada.id, "owner")
+        assert live.say("member", action="subscribe", channel=channel)["events"] == [], "nobody shows it yet"
+        share = work.shared(device.id)
+        for name in ("owner", "member"):
+            [first] = live.say(name, action="subscribe", channel=channel)["events"]
+            assert first["data"]["id"] == device.id
+        live.route("work")
+        live.route("devices")
+        live.push()
+        live.news("member")
+        rows.devices.merge_latest(rows.serial_claim, Latest(last_seen_ms=1_700_000_000_000), now=LATER)
+        assert len(live.told("devices", "member")) == 1
+
+        if end == "taken back":
+            assert work.devices.remove(share)
+        elif end == "left":
+            now, members = work.projects.read(project.id, owner.user_id, member)
+            assert now is not None
+            before, people = members[member], (owner.user_id,)
+            gone = MemberChange(
+                project=now, actor=owner, before=before, after=None, owners=people, at=LATER, entries=[]
+            )
+            work.projects.change_member(gone)
+        else:
+            found = work.projects.read(project.id, owner.user_id)
+            assert found.project is not None
+            work.projects.begin_delete(found.project, actor=found.members[owner.user_id], at=LATER)
+            assert work.projects.finish_delete(project.id, most=5)
+        live.route("work")
+        live.news("owner")
+        rows.devices.merge_latest(rows.serial_claim, Latest(last_seen_ms=1_700_000_009_000), now=LATER)
+        assert live.told("devices", "member") == []
+        assert len(live.news("owner")) == 1
+        assert live.say("member", action="subscribe", channel=channel)["events"] == []
+
     def test_a_member_who_left_hears_nothing_more(self, live: Live) -> None:
         rows = ProjectRows()
         project, owner = rows.project

@@ -29,6 +29,7 @@ from karma.files import domain as files
 from karma.http.gateway import Gateway
 from karma.identity.api_keys.service import MAX_API_KEYS
 from karma.projects import domain as projects
+from karma.projects.shares import MAX_PROJECTS_OF_A_DEVICE
 from karma.runs.opening import MAX_SNAPSHOT_BYTES
 from karma.runs.waiting import SEGMENT_BYTES
 from karma.tasks import domain as tasks
@@ -74,6 +75,7 @@ WHOLE: Final[dict[str, tuple[int, int]]] = {
     "projects/{project_id}/members": (100, SMALL),
     "projects/{project_id}/invitations": (projects.MAX_INVITATIONS, SMALL),
     "invitations": (100, SMALL),
+    "devices/{device_id}/projects": (2 * MAX_PROJECTS_OF_A_DEVICE, SMALL),
     "transfers": (MAX_RECEIVED, SMALL + ESCAPED * devices.MAX_NAME_CHARS),
     "devices/{device_id}/files": (
         100,

@@ -11,6 +11,8 @@ from karma.projects.permissions import ROLES_OF, ProjectPermission, allows, need
 
 READ, CHANGE, DELETE = ProjectPermission.READ, ProjectPermission.CHANGE, ProjectPermission.DELETE
 MANAGE, ROLES = ProjectPermission.MANAGE_MEMBERS, ProjectPermission.CHANGE_ROLES
+SEE = ProjectPermission.READ_DEVICES
+DEVICES = {ProjectPermission.CONTROL_DEVICES, ProjectPermission.SHARE_DEVICES}
 RANK = (ProjectRole.VIEWER, ProjectRole.MEMBER, ProjectRole.ADMIN, ProjectRole.OWNER)
 
 
@@ -18,10 +20,10 @@ RANK = (ProjectRole.VIEWER, ProjectRole.MEMBER, ProjectRole.ADMIN, ProjectRole.O
 @pytest.mark.parametrize(
     ("role", "may"),
     [
-        (ProjectRole.OWNER, {READ, CHANGE, DELETE, MANAGE, ROLES}),
-        (ProjectRole.ADMIN, {READ, CHANGE, MANAGE}),
-        (ProjectRole.MEMBER, {READ, CHANGE}),
-        (ProjectRole.VIEWER, {READ}),
+        (ProjectRole.OWNER, {READ, CHANGE, DELETE, MANAGE, ROLES, SEE, *DEVICES}),
+        (ProjectRole.ADMIN, {READ, CHANGE, MANAGE, SEE, *DEVICES}),
+        (ProjectRole.MEMBER, {READ, CHANGE, SEE, *DEVICES}),
+        (ProjectRole.VIEWER, {READ, SEE}),
     ],
 )
 def test_a_role_has_exactly_its_permissions(role: ProjectRole, may: set[ProjectPermission]) -> None:

@@ -58,7 +58,7 @@ class World:
         self.users: dict[UserId, User] = {}
         self.gateway = Gateway()
         self.router = LiveRouter(self.sources, self.channels, self, self.clock)
-        self.rights = SubscriptionRights(self.sources, self.tickets)
+        self.rights = SubscriptionRights(self.sources, self.tickets, self.channels)
         self.connection_rights = ConnectionRights(self.sources, self.tickets, self, self.gateway, self.clock)
         self.pusher = Pusher(self.tickets, self.channels, self.gateway, self.clock)
 
@@ -254,6 +254,14 @@ class TestRights:
         world.push()
         assert [name for name, _ in world.gateway.sent] == ["bob"]
         assert [each.kind for each in world.tickets.channels("ada1")] == ["user"]
+
+    @pytest.mark.fault("F-35c")
+    def test_what_ends_for_everybody_is_asked_of_each_who_listens(self, world: World) -> None:
+        world.things.members["p"].discard(BOB)
+        ended = StreamRecord(Key("p", "s"), ItemChange(image("member", project="p", user=""), None), "1")
+        assert world.rights.take([ended]) == 1
+        assert world.tickets.channels("bob") == []
+        assert len(world.tickets.channels("ada2")) == 1
 
     def test_a_late_record_of_somebody_who_came_back_ends_nothing(self, world: World) -> None:
         assert world.rights.take([self.member()]) == 0

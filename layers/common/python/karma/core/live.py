@@ -99,7 +99,8 @@ class RightsChange(NamedTuple):
 
     channel: Channel | None
     """Channel that they may not listen to any more; None: their connections themselves may be over."""
-    user_id: UserId
+    user_id: UserId | None
+    """None: everybody who listens to the channel is looked at again."""
 
 
 class LiveSource(Protocol):

@@ -5,15 +5,18 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from karma.core.happenings import Image, ItemChange, number_in, text_in
-from karma.core.ids import DeviceId, UserId
-from karma.core.live import Channel, LiveSource, ObjectState, OwnersAlone, Update
+from karma.core.ids import DeviceId, ProjectId, UserId
+from karma.core.live import Channel, LiveSource, ObjectState, RightsChange, Update
 from karma.devices.images import device_of
 
 _KINDS = frozenset({"device", "device_latest", "device_presence"})
 
 
-class LiveDevices(OwnersAlone):
-    """Channels `device:<id>`; the list in `user:<id>` is told what changes a line of it, not each newest value."""
+class LiveDevices:
+    """Channels `device:<id>`; the list in `user:<id>` is told what changes a line of it, not each newest value.
+
+    A channel lies in the space of the device's owner; members of projects that show the device listen there, too.
+    """
 
     permissions: Mapping[str, str] = {"device": "device:read"}
 
@@ -39,6 +42,30 @@ class LiveDevices(OwnersAlone):
         listed = kind == "device_presence" or _condition(change.old) != _condition(change.new)
         return (Update(channels=(own, all_) if listed else (own,), state=None),)
 
+    def rights(self, change: ItemChange) -> Sequence[RightsChange]:
+        """See LiveSource: whoever listens to a device that a project shows no more, and who left such a project."""
+        kind = text_in(change.old, "type")
+        if change.new is not None or kind not in {"project_device", "project_member"}:
+            return ()
+        if kind == "project_device":
+            owner, device_id = text_in(change.old, "owner_id"), text_in(change.old, "device_id")
+            return (RightsChange(Channel(owner, "device", device_id), None),)
+        # Those that are gone by now have told of it themselves.
+        from karma.projects.lookup import shares_of
+
+        gone = UserId(text_in(change.old, "user_id"))
+        shares = shares_of(ProjectId(text_in(change.old, "project_id")))
+        return [
+            RightsChange(Channel(each.owner_id, "device", each.device_id), None if each.owner_id == gone else gone)
+            for each in shares
+        ]
+
+    def space(self, kind: str, object_id: str, viewer: UserId) -> str:  # noqa: ARG002
+        """See LiveSource; one Query of the index, and a BatchGet for each project that may show the device."""
+        from karma.projects.lookup import owner_shown_to
+
+        return owner_shown_to(viewer, object_id) or viewer
+
     def states(
         self,
         channel: Channel,
@@ -49,7 +76,9 @@ class LiveDevices(OwnersAlone):
         from karma.devices.answers import device_view
         from karma.devices.repository.devices import DeviceRepository
 
-        current, version = DeviceRepository().versioned(viewer, DeviceId(channel.object_id))
+        if channel.space != viewer and self.space(channel.kind, channel.object_id, viewer) != channel.space:
+            return None
+        current, version = DeviceRepository().versioned(UserId(channel.space), DeviceId(channel.object_id))
         if current is None:
             return None
         view = device_view(current)

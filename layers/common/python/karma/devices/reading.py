@@ -59,6 +59,10 @@ class DeviceQuery(Record, kw_only=True):
         """Return the position behind a device, from which the next page's `after` goes on."""
         if self.in_order:
             return {"id": current.device.id, "name": current.device.name}
+        return self.key_position_of(current)
+
+    def key_position_of(self, current: CurrentDevice) -> Mapping[str, object]:
+        """Return the position behind a device in a list that is sorted in memory."""
         return {"id": current.device.id, "key": _sort_key(self.sort)(current)[0]}
 
 
@@ -154,25 +158,30 @@ class DeviceReader:
             raise InvalidRequest(
                 f"Owners of more than {MAX_OFFSET_ROWS} devices can sort by created_at or name", code="INVALID_SORT"
             )
-        words = query.words
-        matches = [each for each in rows.devices if _matches(each, query) and _says(each.device, words)]
-        matches.sort(key=_sort_key(query.sort), reverse=query.descending)
-        total, key = len(matches), _sort_key(query.sort)
-        if query.after is not None:
-            passed = (query.after.get("key"), query.after.get("id"))
-            matches = [each for each in matches if (key(each) < passed if query.descending else key(each) > passed)]
-        shown = matches[query.offset : query.offset + query.limit]
-        more = query.offset + query.limit < len(matches)
-        return DevicePage(
-            devices=tuple(shown),
-            total=total,
-            total_capped=rows.more,
-            next_position=query.position_of(shown[-1]) if more and shown else None,
-        )
+        return page_of(rows.devices, query, is_cut=rows.more)
 
     def among(self, user_id: UserId, ids: Sequence[DeviceId]) -> Sequence[CurrentDevice]:
         """Return those of the devices that are the owner's and active, in their order, by one batch read a 33."""
         return self._devices.among(user_id, ids)
+
+
+def page_of(devices: Sequence[CurrentDevice], query: DeviceQuery, *, is_cut: bool = False) -> DevicePage:
+    """Return a page of devices that were read; `is_cut`: there are more, that were not."""
+    words = query.words
+    matches = [each for each in devices if _matches(each, query) and _says(each.device, words)]
+    matches.sort(key=_sort_key(query.sort), reverse=query.descending)
+    total, key = len(matches), _sort_key(query.sort)
+    if query.after is not None:
+        passed = (query.after.get("key"), query.after.get("id"))
+        matches = [each for each in matches if (key(each) < passed if query.descending else key(each) > passed)]
+    shown = matches[query.offset : query.offset + query.limit]
+    more = query.offset + query.limit < len(matches)
+    return DevicePage(
+        devices=tuple(shown),
+        total=total,
+        total_capped=is_cut,
+        next_position=query.key_position_of(shown[-1]) if more and shown else None,
+    )
 
 
 def _matches(current: CurrentDevice, query: DeviceQuery) -> bool:

@@ -8,6 +8,7 @@ from pydantic import Field
 
 from karma.core.clock import iso
 from karma.projects.domain import MAX_PROGRESS, Invitation, Membership, Project, ProjectRole, ProjectStatus
+from karma.projects.shares import DeviceShare
 
 
 class ProjectView(TypedDict):
@@ -172,4 +173,36 @@ class ReceivedInvitationListData(TypedDict):
     """`GET /invitations`."""
 
     invitations: list[ReceivedInvitationView]
+    total: int
+
+
+class DeviceShareView(TypedDict):
+    """A device that a project shows to its members."""
+
+    project_id: str
+    device_id: str
+    owner_id: str
+    shared_at: str
+
+
+def device_share_view(share: DeviceShare) -> DeviceShareView:
+    """Return a share of a device in the shape of the API."""
+    return {
+        "project_id": share.project_id,
+        "device_id": share.device_id,
+        "owner_id": share.owner_id,
+        "shared_at": iso(share.shared_at),
+    }
+
+
+class DeviceShareData(TypedDict):
+    """`POST /projects/{project_id}/devices`."""
+
+    share: DeviceShareView
+
+
+class DeviceShareListData(TypedDict):
+    """`GET /devices/{device_id}/projects`."""
+
+    shares: list[DeviceShareView]
     total: int

@@ -18,6 +18,8 @@ FIELDS: Mapping[str, Any] = {
     "declined": False,
     "joined_at": BEGAN,
     "ProjectView.id": _PROJECT,
+    "shared_at": BEGAN,
+    "list_devices.project": _PROJECT,
     **dict.fromkeys(("ProjectView.status", "CreateProjectRequest.status", "ChangeProjectRequest.status"), "active"),
     **dict.fromkeys(("ProjectView.description", "CreateProjectRequest.description"), "Everything under glass"),
     "ProjectView.role": "owner",

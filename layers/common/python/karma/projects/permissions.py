@@ -25,6 +25,12 @@ class ProjectPermission(StrEnum):
     """Invite and remove members and viewers."""
     CHANGE_ROLES = "change_roles"
     """Give any role but ownership to any member; invite and remove owners and administrators."""
+    READ_DEVICES = "read_devices"
+    """See the devices that it shows: their description, telemetry and commands, also live."""
+    CONTROL_DEVICES = "control_devices"
+    """Send them commands, and cancel these."""
+    SHARE_DEVICES = "share_devices"
+    """Let it show devices of one's own. Taking others' out needs MANAGE_MEMBERS; one's own can always be taken out."""
 
 
 _OWNER = frozenset({ProjectRole.OWNER})
@@ -37,6 +43,9 @@ ROLES_OF: Mapping[ProjectPermission, frozenset[ProjectRole]] = {
     ProjectPermission.DELETE: _OWNER,
     ProjectPermission.MANAGE_MEMBERS: _ADMINS,
     ProjectPermission.CHANGE_ROLES: _OWNER,
+    ProjectPermission.READ_DEVICES: frozenset(ProjectRole),
+    ProjectPermission.CONTROL_DEVICES: _MEMBERS,
+    ProjectPermission.SHARE_DEVICES: _MEMBERS,
 }
 
 

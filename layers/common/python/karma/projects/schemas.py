@@ -67,3 +67,9 @@ class ChangeMemberRequest(Body):
     role: ProjectRole
     version: Version | None = None
     """Of the membership that was read; `If-Match` goes before it."""
+
+
+class ShowDeviceRequest(Body):
+    """A device that a project is to show to its members."""
+
+    device_id: Annotated[str, StringConstraints(min_length=1, max_length=64)]

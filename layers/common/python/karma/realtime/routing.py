@@ -115,10 +115,11 @@ def _newer(one: Update | None, other: Update) -> Update:
 class SubscriptionRights:
     """Ends subscriptions to channels that somebody may not listen to any more; changes may be given again."""
 
-    def __init__(self, sources: Sequence[LiveSource], store: Tickets) -> None:
+    def __init__(self, sources: Sequence[LiveSource], store: Tickets, channels: Channels) -> None:
         self._sources = sources
         self._by_kind: Mapping[str, LiveSource] = by_kind(sources)
         self._store = store
+        self._channels = channels
 
     def take(self, records: Sequence[StreamRecord]) -> int:
         """Check again what the changes of a batch concern, and return how many subscriptions ended.
@@ -128,14 +129,19 @@ class SubscriptionRights:
         Raises:
             StorageThrottled, StorageUnavailable: all may be given again.
         """
-        ended = sum(
-            self._ended(change.channel, change.user_id)
-            for change in rights_in(self._sources, records)
-            if change.channel is not None
-        )
+        concerned: dict[tuple[Channel, UserId], None] = {}
+        for change in rights_in(self._sources, records):
+            if change.channel is not None:
+                people = [change.user_id] if change.user_id is not None else self._listeners(change.channel)
+                concerned.update(dict.fromkeys((change.channel, each) for each in people))
+        ended = sum(self._ended(*each) for each in concerned)
         if ended:
             count("SubscriptionEnded", ended)
         return ended
+
+    def _listeners(self, channel: Channel) -> list[UserId]:
+        connections = (self._store.get_connection(each) for page in self._channels.listeners(channel) for each in page)
+        return list(dict.fromkeys(each.user_id for each in connections if each is not None))
 
     def _ended(self, channel: Channel, user_id: UserId) -> int:
         connections = self._store.connections_of(user_id)
@@ -166,8 +172,8 @@ class ConnectionRights:
         Raises:
             StorageThrottled, StorageUnavailable: all may be given again.
         """
-        changed = {each.user_id: None for each in rights_in(self._sources, records) if each.channel is None}
-        ended = sum(map(self._closed, changed))
+        found = [each.user_id for each in rights_in(self._sources, records) if each.channel is None]
+        ended = sum(self._closed(each) for each in dict.fromkeys(found) if each is not None)
         if ended:
             count("ConnectionEnded", ended)
         return ended

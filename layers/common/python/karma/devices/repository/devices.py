@@ -111,10 +111,14 @@ class DeviceRepository:
 
     def among(self, user_id: UserId, ids: Sequence[DeviceId]) -> list[CurrentDevice]:
         """Read those of the devices that are active, in the order of their ids: one batch read a 33 of them."""
-        keys = [key(user_id, each) for each in ids for key in (device_key, latest_key, presence_key)]
+        return self.each_of([(user_id, each) for each in ids])
+
+    def each_of(self, devices: Sequence[tuple[UserId, DeviceId]]) -> list[CurrentDevice]:
+        """Read devices of several owners as `among` does."""
+        keys = [key(*each) for each in devices for key in (device_key, latest_key, presence_key)]
         found = batch_get(DevicesItem, keys)
-        devices = current_devices_of([found[key] for key in keys if key in found])
-        return [each for each in devices if each.device.state is DeviceState.ACTIVE]
+        there = current_devices_of([found[key] for key in keys if key in found])
+        return [each for each in there if each.device.state is DeviceState.ACTIVE]
 
     def by_age(self, user_id: UserId, *, newest_first: bool, limit: int, after: DeviceId | None = None) -> DeviceSlice:
         """Read active devices by creation: one query of 3N + 1 items, another only when some are being deleted."""

@@ -38,6 +38,7 @@ MOVING: Final = "PROJECTS#MOVING"
 INVITE_PREFIX: Final = "INVITE#"
 INVITED_PREFIX: Final = "INVITED#"
 LEFT_PREFIX: Final = "LEFT#"
+DEVICE_PREFIX: Final = "DEVICE#"
 
 
 class ProjectsItem(Item):

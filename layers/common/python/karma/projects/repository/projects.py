@@ -44,6 +44,7 @@ from karma.projects.repository.invitations import (
 )
 from karma.projects.repository.items import (
     DELETING,
+    DEVICE_PREFIX,
     INVITE_PREFIX,
     INVITED_PREFIX,
     LEFT_PREFIX,
@@ -274,6 +275,11 @@ class ProjectRepository(InvitationRepository):
             tx = Transaction()
             for key in keys:
                 tx.delete(LeftItem(*key))
+            tx.commit()
+        for keys in pages(ProjectsItem, project_key(project_id).pk, prefix=DEVICE_PREFIX):
+            tx = Transaction()
+            for key in keys:
+                tx.delete(ProjectsItem(*key))
             tx.commit()
         while members := self.of_project(project_id, limit=_MEMBERS_A_TRANSACTION, after=None).members:
             if removed >= most:
