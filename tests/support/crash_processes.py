@@ -64,7 +64,7 @@ class Processes:
         self._log = tempfile.TemporaryFile(mode="w+b")  # noqa: SIM115  closed in __exit__
 
     def __enter__(self) -> Processes:
-        on_demand.make_all()
+        on_demand.make_told(os.environ.values())
         ours, theirs = socket.socketpair()
         ours.settimeout(_IMPORT_S + 2 * _DEADLINE_S)
         self._socket, self._lines = ours, ours.makefile("rwb")

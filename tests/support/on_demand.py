@@ -3,13 +3,13 @@
     name = owe("test-devices", lambda: client.create_table(TableName="test-devices", ...))
 
 A hook of botocore reads the names in each call of this process, presigned ones included. Before other processes are
-told names, `make_all` makes everything.
+told names, `make_all` makes everything, and `make_told` what their environment names.
 """
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import Context
 from typing import Any
@@ -39,6 +39,17 @@ def tables(client: Any, shapes: Mapping[str, Mapping[str, Any]], prefix: str) ->
 def make_all() -> None:
     """Make all registered resources now."""
     _settle(list(_owed))
+
+
+def make_told(texts: Iterable[str]) -> None:
+    """Make the registered resources whose names stand in texts of which another process is told."""
+    told = "\n".join(texts)
+    _settle([name for name in _owed if name in told])
+
+
+def is_owed(name: str) -> bool:
+    """Tell whether a resource is registered and not made yet, so that it holds nothing."""
+    return name in _owed
 
 
 def forget() -> None:

@@ -37,6 +37,15 @@ def test_is_made_once_by_the_first_call_that_names_it(params: dict[str, object])
     assert made == ["x"]
 
 
+def test_what_another_process_is_told_of_is_made_and_nothing_else() -> None:
+    made: list[str] = []
+    for name in ("test-one", "test-two", "test-three"):
+        on_demand.owe(name, lambda name=name: made.append(name))  # type: ignore[misc]
+    on_demand.make_told(['{"tables": ["test-one"]}', "test-three"])
+    assert made == ["test-one", "test-three"]
+    assert [on_demand.is_owed(name) for name in ("test-one", "test-two", "test-three")] == [False, True, False]
+
+
 def test_who_asks_while_it_is_made_waits() -> None:
     began, may_end = threading.Event(), threading.Event()
     made: list[str] = []
