@@ -22,7 +22,7 @@ from karma_agent.errors import RunRefused
 from local.api_client import agent_events
 from local.deployment import Deployment
 from sdk.clients import generate
-from tests.support import chromium
+from tests.support import chromium, made_clients
 from tests.support.agui import verify
 from tests.support.cutting import cutting
 from tests.support.lost_runs import screen
@@ -189,7 +189,7 @@ class TestOurClients:
     def test_in_node_has_the_whole_answer_once_over_five_cuts(
         self, user: User, deployment: Deployment, tmp_path: Path, seed: int
     ) -> None:
-        cuts, package = Cuts(random.Random(seed)), generate.make_agent(tmp_path / "agent")
+        cuts, package = Cuts(random.Random(seed)), made_clients.agent(tmp_path / "agent")
         (package / "node_modules").symlink_to(generate.ROOT / "node_modules")
 
         async def ask() -> dict[str, Any]:
@@ -211,7 +211,7 @@ class TestOurClients:
         self, user: User, deployment: Deployment, tmp_path: Path, seed: int
     ) -> None:
         cuts, program = Cuts(random.Random(seed)), str(chromium.found())
-        write_page(tmp_path / "site", generate.make_agent(tmp_path / "agent"))
+        write_page(tmp_path / "site", made_clients.agent(tmp_path / "agent"))
 
         async def ask() -> dict[str, Any]:
             async with (

@@ -15,6 +15,7 @@ import pytest
 
 from local.deployment import Deployment
 from sdk.clients import generate
+from tests.support import made_clients
 
 JS_PROGRAM = Path(__file__).with_name("clients.mjs")
 PYTHON_PROGRAM = """
@@ -72,11 +73,11 @@ def assert_lived(report: dict[str, Any], serial: str) -> None:
 @pytest.mark.needs("iot")
 class TestTheGeneratedClient:
     def test_for_typescript_lives_a_user_s_first_minute(self, deployment: Deployment, tmp_path: Path) -> None:
-        made = generate.make_typescript(tmp_path / "js")
+        made = made_clients.typescript(tmp_path / "js")
         (made / "node_modules").symlink_to(generate.ROOT / "node_modules", target_is_directory=True)
         node = str(shutil.which("node"))
         assert_lived(*first_minute([node, JS_PROGRAM, made / "dist/index.js"], deployment))
 
     def test_for_python_lives_a_user_s_first_minute(self, deployment: Deployment, tmp_path: Path) -> None:
-        made = generate.make_python(tmp_path / "python")
+        made = made_clients.python(tmp_path / "python")
         assert_lived(*first_minute([sys.executable, "-c", PYTHON_PROGRAM], deployment, PYTHONPATH=str(made)))

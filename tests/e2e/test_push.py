@@ -18,7 +18,7 @@ from websockets.sync.connection import Connection
 
 from karma.core.ids import new_id
 from local.deployment import Deployment
-from sdk.clients import generate
+from tests.support import made_clients
 
 from .conftest import DEADLINE_S, User
 
@@ -101,7 +101,7 @@ def test_a_stranger_hears_nothing(make_user: Callable[[], User]) -> None:
 
 @pytest.mark.skipif(shutil.which("node") is None, reason="node is not installed")
 def test_the_npm_package_watches_a_list(user: User, deployment: Deployment, tmp_path: Path) -> None:
-    made = generate.make_agent(tmp_path / "agent")
+    made = made_clients.agent(tmp_path / "agent")
     node = str(shutil.which("node"))
     version = int(
         subprocess.run([node, "--version"], capture_output=True, text=True, check=True).stdout[1:].split(".")[0]
