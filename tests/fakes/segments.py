@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from karma.core.errors import Upstream
 from karma.core.ids import UserId
+from karma.integrations.tantivy.engine import TantivyEngine
+from karma.search.segments.opening import Segments
 
 
 class MemorySegments:
@@ -45,3 +47,8 @@ class AskedSegments:
         if self.is_away:
             raise Upstream("The queue does not answer")
         self.asked.append((owner, instead_of))
+
+
+def no_segments() -> Segments:
+    """Return segments of which none is there."""
+    return Segments(TantivyEngine(), MemorySegments(), AskedSegments())

@@ -46,7 +46,7 @@ def test_tools_of_runs_in_the_background_read_search_and_devices(stack: Stack) -
     owner = UserId(new_id())
     rows = indexed(stack, owner)
     with acting(stack, FunctionName.EXECUTION):
-        assert rows.changes(owner) > 0
+        assert rows.head(owner).changes > 0
         assert len(rows.newest(owner, most=5).rows) == 1
         assert DeviceRepository().among(owner, [DeviceId(new_id())]) == []
 

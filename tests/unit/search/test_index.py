@@ -13,19 +13,17 @@ from hypothesis import strategies as st
 
 from karma.core.ids import UserId
 from karma.core.search_rows import RowChange, SearchKey, SearchText
-from karma.integrations.tantivy.engine import TantivyEngine
 from karma.search.cache import IndexCache
 from karma.search.domain import MAX_ROWS, Filters, Found, SearchRow, Why
 from karma.search.grammar import read_query
 from karma.search.index import Index
 from karma.search.ports import StampedChange
 from karma.search.ranking import find
-from karma.search.segments.opening import Segments
 from karma.search.text import fold, tokens_of, words_of
 from karma.search.typos import Misspelled, allowed_typos, letters_of
 from tests.fakes.runs import SetClock
 from tests.fakes.search import MemorySearchRows
-from tests.fakes.segments import AskedSegments, MemorySegments
+from tests.fakes.segments import no_segments
 from tests.support.rows import NOW
 from tests.unit.search.judged import OWNER, lexicon, rows
 
@@ -39,10 +37,6 @@ def row(n: int, name: str, *, owner: UserId = OWNER, **more: object) -> SearchRo
 
 def stored(n: int, owner: UserId = OWNER) -> StampedChange:
     return StampedChange(RowChange(*row(n, f"pump {n}", owner=owner)), "1")
-
-
-def no_segments() -> Segments:
-    return Segments(TantivyEngine(), MemorySegments(), AskedSegments())
 
 
 def search(index: Index, query: str, *, limit: int = 1_000, after: Why | None = None) -> Found:

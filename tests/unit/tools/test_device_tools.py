@@ -33,6 +33,7 @@ from karma.tools.device_tools import DeviceServices, DeviceTools
 from karma.tools.toolbox import Toolbox, ToolOutcome, schema_of
 from tests.fakes.runs import SetClock, caller
 from tests.fakes.search import MemorySearchRows
+from tests.fakes.segments import no_segments
 from tests.support.rows import NOW
 
 ARM = CurrentDevice(
@@ -79,7 +80,7 @@ def finder() -> SearchService:
     }
     changes = [StampedChange(RowChange(SearchKey(owner, *key, 1), text), "1") for key, text in found.items()]
     rows.write(owner, changes, at=NOW)
-    return SearchService(IndexCache(rows, SetClock(NOW)), declared_types())
+    return SearchService(IndexCache(rows, SetClock(NOW), no_segments()), declared_types())
 
 
 class FakeCommands:
