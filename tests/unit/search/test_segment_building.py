@@ -161,9 +161,14 @@ def _other_bytes(world: World) -> None:
         world.objects.stored[key] = data[:-1] + bytes([data[-1] ^ 1])
 
 
+def _another(world: World) -> None:
+    secret = SearchRow(SearchKey(OWNER, "device", "s", 1), SearchText(name="pump of somebody else"))
+    world.objects.stored = dict.fromkeys(world.objects.stored, world.engine.build([secret]).data)
+
+
 @pytest.mark.fault("F-36b")
 @pytest.mark.req("R-C-31")
-@pytest.mark.parametrize("breaks", [_missing, _other_bytes], ids=["missing", "other_bytes"])
+@pytest.mark.parametrize("breaks", [_missing, _other_bytes, _another], ids=["missing", "other_bytes", "another"])
 def test_without_its_segment_an_account_s_newest_objects_are_found_and_another_one_is_made(
     breaks: Callable[[World], None],
 ) -> None:
