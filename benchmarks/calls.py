@@ -285,6 +285,13 @@ class Rows:
         yield cost
         project = f"/api/v1/projects/{made['project']['id']}"
         yield self._measure(meter, Step("PATCH /projects/{id}", "PATCH", project, body={"progress": 50}))[0]
+        device_id = self._account.first.device_id
+        shown = f"{project}/devices"
+        step = Step("POST /projects/{id}/devices", "POST", shown, body={"device_id": device_id})
+        yield self._measure(meter, step)[0]
+        step = Step("GET /devices?project=", "GET", "/api/v1/devices", query={"project": made["project"]["id"]})
+        yield self._measure(meter, step)[0]
+        yield self._measure(meter, Step("DELETE /projects/{id}/devices/{id}", "DELETE", f"{shown}/{device_id}"))[0]
         yield self._measure(meter, Step("DELETE /projects/{id}", "DELETE", project))[0]
 
 
