@@ -270,7 +270,7 @@ FUNCTIONS: dict[FunctionName, FunctionSpec] = {
             # The largest file, read at 20 MB/s.
             timeout_s=300,
             memory_mb=1769,  # one whole processor: two digests are computed
-            environment=("DEVICES_TABLE", "BILLING_TABLE", "FILES_BUCKET"),
+            environment=("DEVICES_TABLE", "BILLING_TABLE", "FILES_BUCKET", "FILES_QUEUE_URL"),
         ),
         FunctionSpec(
             name=FunctionName.PREVIEWS,

@@ -187,8 +187,8 @@ GRANTS: dict[FunctionName, tuple[Grant, ...]] = {
         Grant("table/billing", (UPDATE,)),
     ),
     FunctionName.FILES: (
-        Grant("queue/files", CONSUME),
-        Grant("table/devices", (GET, PUT, UPDATE, DELETE, CHECK)),
+        Grant("queue/files", (*CONSUME, *SEND)),
+        Grant("table/devices", (GET, BATCH_GET, QUERY, PUT, UPDATE, DELETE, CHECK)),
         Grant("table/billing", (UPDATE,)),
         Grant("bucket/files", (*SEE, *REMOVE_LISTED)),
         Grant("objects/files", (*REMOVE, "s3:GetObject")),

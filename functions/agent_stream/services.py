@@ -388,7 +388,7 @@ def awaited_files() -> AwaitedFiles:
 
     files, devices = FileRepository(), DeviceLookup(DeviceRepository())
     store = S3Files(execution_settings().files_bucket)
-    return AwaitedFiles(files, Entries(files, devices, clock()), store, devices)
+    return AwaitedFiles(Entries(files, devices, clock()), store, devices)
 
 
 @cache

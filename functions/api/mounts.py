@@ -35,6 +35,7 @@ PATHS: dict[str, tuple[str, ...]] = {
     "telemetry": ("telemetry", "devices/*/telemetry"),
     "threads": ("threads", "interrupts"),
     "transfers": ("transfers", "devices/*/transfer"),
+    "tree_changes": ("devices/*/tree-changes",),
 }
 """Beginnings of the paths of modules that do not go by their own name alone; `*` stands for any one segment."""
 

@@ -251,14 +251,18 @@ class StoredFileRows(DeviceRows, FileRows):
         self.devices.begin_delete(self.device, now=NOW)
 
 
-FAKES: Fakes = {MemoryFiles: (FileRepository,), MemoryPreviews: (PreviewRepository,), MemoryShares: (ShareRepository,)}
+FAKES: Fakes = {
+    MemoryFiles: (FileRepository,),
+    MemoryPreviews: (PreviewRepository,),
+    MemoryShares: (ShareRepository,),
+}
 
 
 def _renamed(r: StoredFileRows) -> Call:
     file = r.ready
     changed = replace(file, name="other.txt", path="/c", revision=file.revision + 1)
     folder = r.new_directory("c")
-    return lambda: r.files.change(file, changed, directories=[folder])
+    return lambda: r.files.change(file, changed, directories=[folder], seen=0)
 
 
 SCENARIOS = Scenarios[StoredFileRows](
@@ -296,7 +300,10 @@ SCENARIOS = Scenarios[StoredFileRows](
         "FileRepository.cleaned": made(lambda r: r.rejected, lambda r, f: r.files.cleaned(f, now=NOW)),
         "FileRepository.begin_delete": made(lambda r: r.ready, lambda r, f: r.files.begin_delete(f, now=NOW, due=NOW)),
         "FileRepository.forget": made(lambda r: r.vanishing, lambda r, f: r.files.forget(f)),
-        "FileRepository.remove_directory": made(lambda r: r.subfolder, lambda r, f: r.files.remove_directory(f)),
+        "FileRepository.remove_directory": made(
+            lambda r: r.subfolder, lambda r, f: r.files.remove_directory(f, seen=0)
+        ),
+        "FileRepository.marks": made(lambda r: r.device, lambda r, d: r.files.marks(d.id)),
         "ShareRepository.add": made(lambda r: r.ready, lambda r, _: r.shared),
         "ShareRepository.of_file": made(lambda r: r.shared, lambda r, s: r.shares.of_file(s.device_id, s.file_id)),
         "ShareRepository.find": made(lambda r: r.shared, lambda r, s: r.shares.find(s.device_id, s.file_id, s.id)),
@@ -426,5 +433,9 @@ def _share_over(rows: StoredFileRows) -> None:
 
 EXPIRES = Checks[StoredFileRows](
     StoredFileRows,
-    {"device_file_request": _made_file_over, "device_file": _file_over, "device_file_share": _share_over},
+    {
+        "device_file_request": _made_file_over,
+        "device_file": _file_over,
+        "device_file_share": _share_over,
+    },
 )

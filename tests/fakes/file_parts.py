@@ -42,7 +42,7 @@ class MemoryShares(ShareRepository):
         found = self._files.entries.get(share.file_id)
         if found is None or found.status is not FileStatus.READY:
             raise NotFound(f"File {share.file_id} not found")
-        self._files._require_device(found)
+        self._files.require_device(found)
         if request is not None and (made := self._requests.setdefault(request.key.token, share.id)) != share.id:
             repeated = AlreadyCreated("This request was carried out; its link was shown once")
             repeated.details = {"id": made}

@@ -29,10 +29,12 @@ from karma.files.domain import (
     split_path,
     too_many_names,
 )
+from karma.files.marks import TreeMarks
 from karma.files.ports import ObjectGone, StoredPart, UploadGone
 from karma.files.previews import expected_of
 from karma.files.repository.files import FilePosition, FileRepository, FileSlice
 from karma.files.repository.items import directory_sk
+from karma.files.repository.names import marks_changed
 from karma.integrations.s3 import FileStorageUnavailable
 from tests.fakes.requests import MemoryRequests
 from tests.fakes.usage import MemoryUsage
@@ -154,6 +156,7 @@ class MemoryFiles(FileRepository):
         self.dues: dict[FileId, datetime] = {}
         self.requests = MemoryRequests()
         self.counts: dict[DeviceId, int] = {}
+        self.marked: dict[DeviceId, TreeMarks] = {}
 
     # Reading
 
@@ -167,6 +170,9 @@ class MemoryFiles(FileRepository):
     def unlisted(self, device_id: DeviceId, file_id: FileId) -> DeviceFile | None:
         found = self._entry(device_id, file_id)
         return found if found is not None and found.status is not FileStatus.READY else None
+
+    def marks(self, device_id: DeviceId) -> TreeMarks:
+        return self.marked.get(device_id, TreeMarks())
 
     def holder(self, device_id: DeviceId, path: str, name: str) -> FileId | None:
         return self.names.get((device_id, path, name))
@@ -214,12 +220,14 @@ class MemoryFiles(FileRepository):
         directories: Iterable[DeviceFile],
         due: datetime | None,
         request: RepeatableRequest | None = None,
+        seen: int | None = None,
     ) -> None:
         made = list(directories)
-        self._require_device(entry)
+        self.require_device(entry)
         self._require_free(entry)
         self._require_places(entry, made)
         self.requests.require_new(entry.device_id, request)
+        self.require_seen(entry.device_id, seen)
         self._require_room(entry, 1 + len(made))
         if reservation is not None:
             self.usage.reserve([reservation])
@@ -242,9 +250,9 @@ class MemoryFiles(FileRepository):
         return found
 
     def publish(self, file: DeviceFile, found: Digests, *, now: datetime) -> None:
-        self._require_device(file)
+        self.require_device(file)
         stored = self._in(file, *sources_of(FileStatus.READY))
-        if self._names_of(file) != file.id or not self._stands(file.device_id, file.path):
+        if self._names_of(file) != file.id or not self.stands(file.device_id, file.path):
             raise ConditionFailed
         self.entries[file.id] = replace(
             stored,
@@ -259,9 +267,11 @@ class MemoryFiles(FileRepository):
 
     # Changing
 
-    def change(self, file: DeviceFile, changed: DeviceFile, *, directories: Iterable[DeviceFile]) -> None:
+    def change(
+        self, file: DeviceFile, changed: DeviceFile, *, directories: Iterable[DeviceFile], seen: int | None = None
+    ) -> None:
         made = list(directories)
-        self._require_device(file)
+        self.require_device(file)
         moved = (file.path, file.name) != (changed.path, changed.name)
         stale = StaleVersion(f"File {file.id} was changed by somebody else; read it again")
         if moved and self._names_of(file) != file.id:
@@ -272,6 +282,8 @@ class MemoryFiles(FileRepository):
         stored = self.entries.get(file.id)
         if stored is None or stored.status is not FileStatus.READY or stored.revision != file.revision:
             raise stale
+        if moved:
+            self.require_seen(file.device_id, seen)
         self._require_room(file, len(made))
         if moved:
             self._free(file)
@@ -315,12 +327,11 @@ class MemoryFiles(FileRepository):
         del self.entries[file.id]
         self.dues.pop(file.id, None)
 
-    def remove_directory(self, directory: DeviceFile) -> None:
+    def remove_directory(self, directory: DeviceFile, *, seen: int | None = None) -> None:
         if self._in(directory, FileStatus.READY).revision != directory.revision:
             raise ConditionFailed
-        own = (directory.device_id, child_of(directory.path, directory.name))
-        if any((device, path) == own for device, path, _ in self.names):
-            raise DirectoryNotEmpty(f"Directory {directory.name} is not empty")
+        self.require_empty(directory.device_id, directory.id, child_of(directory.path, directory.name))
+        self.require_seen(directory.device_id, seen)
         self._free(directory)
         del self.entries[directory.id]
 
@@ -356,8 +367,36 @@ class MemoryFiles(FileRepository):
             raise ConditionFailed
         return found
 
-    def _require_device(self, entry: DeviceFile) -> None:
+    # Of names and marks, for the fakes of trees: none of these is a call of its own
+
+    def require_device(self, entry: DeviceFile) -> None:
         self._owners.require(entry.user_id, entry.device_id)
+
+    def require_seen(self, device_id: DeviceId, seen: int | None) -> None:
+        if seen not in (None, self.marked.get(device_id, TreeMarks()).version):
+            raise marks_changed()
+
+    def require_empty(self, device_id: DeviceId, directory_id: FileId, path: str) -> None:
+        if any((device, above) == (device_id, path) for device, above, _ in self.names):
+            raise DirectoryNotEmpty(f"Directory {path} is not empty")
+        if self.names.get((device_id, *split_path(path))) != directory_id:
+            raise ConditionFailed
+
+    def take_place(self, entry: DeviceFile, made: Sequence[DeviceFile]) -> None:
+        """Take a name without a row of its own, and make the directories above it."""
+        self._require_free(entry)
+        self._require_places(entry, made)
+        self._require_room(entry, 1 + len(made))
+        self._take(entry, *made)
+        self.entries |= {each.id: each for each in made}
+
+    def free_place(self, device_id: DeviceId, path: str) -> None:
+        del self.names[device_id, *split_path(path)]
+        self.counts[device_id] -= 1
+
+    def stands(self, device_id: DeviceId, path: str) -> bool:
+        holder = self.names.get((device_id, *split_path(path)))
+        return path == ROOT or (holder is not None and self.entries[holder].is_directory)
 
     def _names_of(self, entry: DeviceFile) -> FileId | None:
         return self.names.get((entry.device_id, entry.path, entry.name))
@@ -370,12 +409,8 @@ class MemoryFiles(FileRepository):
         new = {child_of(each.path, each.name) for each in made}
         if any(self._names_of(each) is not None for each in made):
             raise ConditionFailed
-        if not all(each.path in new or self._stands(each.device_id, each.path) for each in (entry, *made)):
+        if not all(each.path in new or self.stands(each.device_id, each.path) for each in (entry, *made)):
             raise ConditionFailed
-
-    def _stands(self, device_id: DeviceId, path: str) -> bool:
-        holder = self.names.get((device_id, *split_path(path)))
-        return path == ROOT or (holder is not None and self.entries[holder].is_directory)
 
     def _require_room(self, entry: DeviceFile, names: int) -> None:
         if names and self.counts.get(entry.device_id, 0) > MAX_NAMES - names:

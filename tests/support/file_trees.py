@@ -16,11 +16,18 @@ from typing import Any, Literal
 from karma.core.errors import AppError
 from karma.core.ids import DeviceId, FileId, UserId
 from karma.files.domain import ROOT, DeviceFile, FileStatus, child_of, split_path
+from karma.files.entries import Entries
+from karma.files.marks import MAX_MARKS, TreeChangeId, is_within
 from karma.files.ports import Devices
 from karma.files.repository.files import FileRepository
-from karma.files.schemas import ChangeFileRequest, CreateDirectoryRequest, CreateFileRequest
+from karma.files.repository.tree_changes import TreeChangeRepository
+from karma.files.repository.trees import TreeRepository
+from karma.files.schemas import ChangeFileRequest, CreateDirectoryRequest, CreateFileRequest, MoveDirectoryRequest
 from karma.files.service import FileQuery, FileService
 from karma.files.sweeps import FileSweep
+from karma.files.trees.domain import TreeChange, TreeChangeKey
+from karma.files.trees.service import TreeService
+from karma.files.trees.work import TreeTools, TreeWorker
 from karma.files.uploads import NewFile, UploadService
 from karma.files.verification import UploadVerifier
 from tests.fakes.devices import FakeClock
@@ -31,7 +38,10 @@ from tests.support.plans import allowance
 
 NAMES = ("a", "A", "\u00e9")
 """The last one is spelled in two ways."""
-KINDS = ("make", "upload", "upload", "complete", "verify", "move", "delete", "delete", "expire")
+KINDS = (
+    *("make", "upload", "upload", "complete", "verify", "move", "delete", "delete", "expire"),
+    *("move tree", "move tree", "delete tree", "work", "work", "work", "cancel"),
+)
 
 
 @dataclass(frozen=True)
@@ -63,6 +73,8 @@ class Workshop:
     """Carries operations out on entries by their paths; `ids` finds the last entry of a path also when it is gone."""
 
     files: FileRepository
+    changes: TreeChangeRepository
+    trees: TreeRepository
     devices: Devices
     owner_id: UserId
     device_id: DeviceId
@@ -71,6 +83,8 @@ class Workshop:
     ids: dict[str, FileId] = field(default_factory=dict)
     begun: set[FileId] = field(default_factory=set)
     """Every entry that was created by name, also one whose path another has taken since."""
+    asked: dict[TreeChangeId, None] = field(default_factory=dict)
+    """Every tree change, in the order in which it was asked for."""
     remembers: bool = True
     """True: operations reach for the last entry of a path when none is there."""
 
@@ -81,6 +95,12 @@ class Workshop:
         self._service = FileService(self.files, self.store, self.devices, self.clock)
         self._verifier = UploadVerifier(self.files, self.store, self.clock)
         self._sweep = FileSweep(self.files, self.store, queue, self.clock)
+        self._entries = Entries(self.files, self.devices, self.clock)
+        self._trees = TreeService(self.files, self.changes, self.devices, queue, self.clock)
+        tools = TreeTools(
+            files=self.files, changes=self.changes, trees=self.trees, store=self.store, queue=queue, clock=self.clock
+        )
+        self._worker = TreeWorker(tools, work_s=0)
 
     def carry_out(self, operation: Operation) -> AppError | None:
         """Return the error that the client gets, if any; anything else is raised."""
@@ -93,6 +113,10 @@ class Workshop:
             "move": lambda: self._move(operation.path, target),
             "delete": lambda: self._delete(operation.path),
             "expire": self._expire,
+            "move tree": lambda: self._move_tree(operation.path, target),
+            "delete tree": lambda: self._delete_tree(operation.path),
+            "work": self.work,
+            "cancel": self._cancel,
         }[operation.kind]
         try:
             act()
@@ -108,6 +132,29 @@ class Workshop:
             return exc.code
         return {entry.name for entry in page.files}
 
+    def work(self) -> None:
+        """Have the oldest tree change go on by one attempt, as short as one can be."""
+        for change in self.open_changes()[:1]:
+            self.clock.pass_time(minutes=16)  # the hold of a worker that died or gave up is over
+            self._worker.take(change.key)
+
+    def finish_work(self) -> None:
+        """Have all tree changes go on until they are over."""
+        for _ in range(1_000):
+            if not self.open_changes():
+                return
+            self.work()
+        raise AssertionError("a tree change does not end")
+
+    def open_changes(self) -> list[TreeChange]:
+        """Return the tree changes that are not over, the oldest first."""
+        return [change for change in self.all_changes() if change.is_open]
+
+    def all_changes(self) -> list[TreeChange]:
+        """Return all tree changes that were asked for, the oldest first, as they are now."""
+        found = [self.changes.get(TreeChangeKey(self.device_id, change_id)) for change_id in list(self.asked)]
+        return [change for change in found if change is not None]
+
     def empty(self) -> None:
         """Delete every entry that has a name, the lowest first: nothing refuses."""
         for entry in sorted(self.named(), key=lambda entry: -len(child_of(entry.path, entry.name).split("/"))):
@@ -116,7 +163,7 @@ class Workshop:
 
     def named(self) -> list[DeviceFile]:
         """Return the entries that have a name, of those that were ever made."""
-        found = [self.files.find(self.device_id, file_id) for file_id in self.made]
+        found = [self._entries.made(self.device_id, file_id) for file_id in self.made]
         return [entry for entry in found if entry is not None and has_name(entry)]
 
     @property
@@ -126,7 +173,9 @@ class Workshop:
         return {*self.begun, *(entry.id for entry in listed)}
 
     def _at(self, path: str) -> FileId | None:
-        return self.files.holder(self.device_id, *split_path(path)) or (self.ids.get(path) if self.remembers else None)
+        return self._entries.holder(self.device_id, *split_path(path)) or (
+            self.ids.get(path) if self.remembers else None
+        )
 
     def _make(self, path: str) -> None:
         place = CreateDirectoryRequest(path=path).place()
@@ -176,6 +225,26 @@ class Workshop:
             if self.ids.get(path) == file_id:
                 del self.ids[path]
 
+    def _move_tree(self, path: str, target: str) -> None:
+        if (file_id := self._at(path)) is None:
+            return
+        above, name = split_path(target)
+        body = MoveDirectoryRequest(path=above, name=name)
+        made = self._trees.move(self.owner_id, self.device_id, file_id, path=body.path, name=body.name)
+        self.asked[made.key.change_id] = None
+
+    def _delete_tree(self, path: str) -> None:
+        if (file_id := self._at(path)) is None:
+            return
+        if (made := self._trees.delete(self.owner_id, self.device_id, file_id)) is None:
+            self._service.delete(self.owner_id, self.device_id, file_id)
+        else:
+            self.asked[made.key.change_id] = None
+
+    def _cancel(self) -> None:
+        for change in self.open_changes()[-1:]:
+            self._trees.cancel(self.owner_id, self.device_id, change.key.change_id)
+
     def _expire(self) -> None:
         self.clock.pass_time(hours=25)
         self._sweep.run()
@@ -190,7 +259,7 @@ def bytes_of(entries: Iterable[DeviceFile]) -> int:
     )
 
 
-def in_turns(files: FileRepository, methods: Iterable[str]) -> None:
+def in_turns(files: object, methods: Iterable[str]) -> None:
     """Let actors of an interleaving take turns before each call of these methods of a repository."""
 
     def turning(name: str, method: Callable[..., Any]) -> Callable[..., Any]:
@@ -209,28 +278,57 @@ def has_name(entry: DeviceFile) -> bool:
     return entry.status not in (FileStatus.REJECTED, FileStatus.DELETING)
 
 
-def check_tree(entries: Iterable[DeviceFile], holders: Mapping[str, FileId]) -> Counter[str]:
-    """Check that entries with names, and the names' holders by path, are a tree; return how many each path holds."""
+def check_tree(entries: Iterable[DeviceFile], holders: Mapping[str, FileId] | None = None) -> Counter[str]:
+    """Check that entries with names, and the names' holders by path, are a tree; return how many each path holds.
+
+    While trees are being moved or deleted, the names of what is not shown stand beside them; then there are no holders.
+    """
     named = [entry for entry in entries if has_name(entry)]
     by_path = {child_of(entry.path, entry.name): entry for entry in named}
     assert len(by_path) == len(named), "two entries have one path"
-    assert holders == {path: entry.id for path, entry in by_path.items()}
+    assert holders is None or holders == {path: entry.id for path, entry in by_path.items()}
     for entry in named:
         above = by_path.get(entry.path)
         assert entry.path == ROOT or (above is not None and above.is_directory), f"{entry.path} is gone or a file"
     return Counter(entry.path for entry in named)
 
 
+@dataclass
+class TreeWork:
+    """A tree change as the model knows it."""
+
+    source: str
+    target: str = ""
+    is_begun: bool = False
+    is_open: bool = True
+
+
 class Tree:
-    """Predicted state of each path: `directory`, or a file's."""
+    """Predicted state of each path: `directory`, or a file's; and the trees at which work is done."""
 
     def __init__(self) -> None:
         self.states: dict[str, str] = {}
+        self.works: list[TreeWork] = []
+        """Every one that was asked for, oldest first."""
 
     def foretell(self, operation: Operation) -> str | None:
         """Apply an operation; return the code of the error that it should end in."""
-        act: Callable[[Operation], str | None] = getattr(self, f"_{operation.kind}")
+        act: Callable[[Operation], str | None] = getattr(self, f"_{operation.kind.replace(' ', '_')}")
         return act(operation)
+
+    def learn(self, changes: Iterable[TreeChange]) -> None:
+        """Take over how far each tree change is, of all that were made, oldest first."""
+        for work, change in zip(self.works, changes, strict=True):
+            if work.target and change.is_begun and not work.is_begun:
+                moved = {path: state for path, state in self.states.items() if is_within(path, work.source)}
+                self.states = {path: state for path, state in self.states.items() if path not in moved}
+                self.states |= {work.target + path.removeprefix(work.source): state for path, state in moved.items()}
+            work.is_begun, work.is_open = change.is_begun, change.is_open
+
+    @property
+    def open_works(self) -> list[TreeWork]:
+        """Return the works that are not over."""
+        return [work for work in self.works if work.is_open]
 
     def listing(self, path: str) -> str | set[str]:
         """Predict the names that listing a directory shows, or the code of the refusal."""
@@ -258,7 +356,13 @@ class Tree:
 
     def _move(self, operation: Operation) -> str | None:
         state = self.states.get(operation.path)
-        if state is None or (operation.path == operation.target and state in ("ready", "directory")):
+        if state is None:
+            return None
+        if state not in ("ready", "directory"):
+            return "INVALID_TRANSITION"
+        if self._is_busy(operation.path, state == "directory"):
+            return "TREE_BUSY"
+        if operation.path == operation.target:
             return None
         if state != "ready":
             return "INVALID_TRANSITION"
@@ -268,6 +372,9 @@ class Tree:
         return refused
 
     def _delete(self, operation: Operation) -> str | None:
+        state = self.states.get(operation.path)
+        if state is not None and self._is_busy(operation.path, state == "directory"):
+            return "TREE_BUSY"
         if any(split_path(path)[0] == operation.path for path in self.states):
             return "DIRECTORY_NOT_EMPTY"
         self.states.pop(operation.path, None)
@@ -277,11 +384,61 @@ class Tree:
         self.states = {path: state for path, state in self.states.items() if state in ("ready", "directory")}
         return None
 
+    def _move_tree(self, operation: Operation) -> str | None:
+        state, target = self.states.get(operation.path), operation.target
+        if state is None:
+            return None
+        if state != "directory":
+            return "INVALID_TRANSITION"
+        if is_within(target, operation.path):
+            return "VALIDATION_ERROR"
+        if self._is_busy(target):
+            return "TREE_BUSY"
+        above = self._above(target)
+        if any(self.states.get(each, "directory") != "directory" for each in above):
+            return "NOT_A_DIRECTORY"
+        if self._is_busy(operation.path, True):
+            return "TREE_BUSY"
+        if len(self.open_works) == MAX_MARKS:
+            return "RATE_LIMITED"
+        refused = self._put(target, "directory")
+        if refused is None:
+            del self.states[target]  # the name is taken, and nothing shows it
+            self.works.append(TreeWork(operation.path, target))
+        return refused
+
+    def _delete_tree(self, operation: Operation) -> str | None:
+        if (state := self.states.get(operation.path)) is None:
+            return None
+        if self._is_busy(operation.path, state == "directory"):
+            return "TREE_BUSY"
+        if state == "directory" and len(self.open_works) == MAX_MARKS:
+            return "RATE_LIMITED"
+        self.states = {path: state for path, state in self.states.items() if not is_within(path, operation.path)}
+        if state == "directory":
+            self.works.append(TreeWork(operation.path, is_begun=True))
+        return None
+
+    def _work(self, _: Operation) -> str | None:
+        return None
+
+    def _cancel(self, _: Operation) -> str | None:
+        return "INVALID_TRANSITION" if any(work.is_begun for work in self.open_works[-1:]) else None
+
     def _put(self, path: str, state: str) -> str | None:
-        above = [path[:at] for at, char in enumerate(path) if char == "/" and at]
+        if self._is_busy(path):
+            return "TREE_BUSY"
+        above = self._above(path)
         if any(self.states.get(each, "directory") != "directory" for each in above):
             return "NOT_A_DIRECTORY"
         if path in self.states:
             return "ALREADY_EXISTS"
         self.states |= dict.fromkeys(above, "directory") | {path: state}
         return None
+
+    def _above(self, path: str) -> list[str]:
+        return [path[:at] for at, char in enumerate(path) if char == "/" and at]
+
+    def _is_busy(self, path: str, with_what_is_in_it: bool = False) -> bool:
+        places = [place for work in self.open_works for place in (work.source, work.target) if place]
+        return any(is_within(path, place) or (with_what_is_in_it and is_within(place, path)) for place in places)

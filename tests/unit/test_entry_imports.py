@@ -83,7 +83,7 @@ OWN: dict[str, tuple[int, str]] = {
     "background.identity_router": (50, "audit core identity integrations mail realtime"),
     "background.pushes": (42, "core identity integrations realtime"),
     "background.webhooks": (53, "audit core identity integrations webhooks"),
-    "background.files": (53, "billing core devices files integrations"),
+    "background.files": (55, "billing core devices files integrations"),
     "background.inbox": (67, "audit billing core identity integrations notices"),
     "background.mail": (55, "audit core identity integrations mail"),
     "background.metrics": (65, "billing conversations core identity metrics models runs tools"),
@@ -97,15 +97,15 @@ OWN: dict[str, tuple[int, str]] = {
     ),
     "background.samples": (45, "core devices telemetry"),
     "background.schedules": (
-        216,
+        218,
         "agents alarms audit billing configuration conversations core devices files identity integrations mail mcp "
         "models notices runs schedules tools",
     ),
     "background.sweeps.devices": (
-        103,
+        105,
         "alarms billing core devices files identity integrations notices projects telemetry",
     ),
-    "background.sweeps.files": (54, "billing core devices files integrations"),
+    "background.sweeps.files": (61, "billing core devices files integrations"),
     "background.sweeps.firmware": (76, "billing core devices files firmware identity integrations"),
     "background.sweeps.queues": (
         177,

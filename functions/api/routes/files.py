@@ -24,8 +24,16 @@ from karma.files.answers import (
     upload_view,
 )
 from karma.files.domain import DeviceFile, clean_path
-from karma.files.schemas import ChangeFileRequest, CreateDirectoryRequest, CreateFileRequest, PartsRequest, ShareRequest
+from karma.files.schemas import (
+    ChangeFileRequest,
+    CreateDirectoryRequest,
+    CreateFileRequest,
+    MoveDirectoryRequest,
+    PartsRequest,
+    ShareRequest,
+)
 from karma.files.service import FileQuery
+from karma.files.trees.answers import TreeChangeData, tree_change_view
 from karma.files.uploads import NewFile, expires_at
 from karma.http.access import permit
 from karma.http.idempotency import Outcome, idempotency_key, once
@@ -158,20 +166,52 @@ async def change_file(
     caller: Writer,
     if_match: IfMatch = None,
 ) -> Answer[FileData]:
-    """Rename, move or describe a file; directories can be described only."""
+    """Rename, move or describe a file, or describe a directory, which `POST …/move` renames and moves."""
     changes = body.model_dump(exclude_unset=True, exclude={"version"})
     version = expected_version(if_match, body.version)
     return _file(files.service().change(caller.user_id, device_id, file_id, changes, version=version))
 
 
-@router.delete(_FILE, status_code=204, responses=answers(status=204, errors=(404, 409)))
-async def delete_file(device_id: str, file_id: str, caller: Writer, if_match: IfMatch = None) -> Response:
+@router.delete(_FILE, status_code=204, responses=answers(status=204, also=(202,), errors=(404, 409)))
+async def delete_file(
+    device_id: str, file_id: str, caller: Writer, recursive: bool = False, if_match: IfMatch = None
+) -> Answer[TreeChangeData] | Response:
     """Delete a file in any state, which also ends its upload, or an empty directory.
 
     A directory is not empty while a name in it is taken, also by an unfinished upload; the 409 names such an entry.
+    With `recursive` a directory goes at once with all that is in it; the 202 has the work, as a repeat does.
     """
-    files.service().delete(caller.user_id, device_id, file_id, version=expected_version(if_match))
+    version = expected_version(if_match)
+    if recursive:
+        change = files.trees().delete(caller.user_id, device_id, file_id, version=version)
+        if change is not None:
+            return ok({"tree_change": tree_change_view(change)}, 202)
+    files.service().delete(caller.user_id, device_id, file_id, version=version)
     return no_content()
+
+
+@router.post(f"{_FILE}/move", idempotent=True, status_code=202, responses=answers(status=202, errors=(404, 409)))
+async def move_directory(
+    request: Request, device_id: str, file_id: str, body: MoveDirectoryRequest, caller: Writer
+) -> Answer[TreeChangeData]:
+    """Move a directory, or give it another name, with all that is in it: in the background.
+
+    It is seen at its new path, whole, from one moment on; `GET …/tree-changes/{tree_change_id}` tells how far it is.
+    """
+
+    def create() -> Outcome[TreeChangeData]:
+        made = files.trees().move(
+            caller.user_id,
+            device_id,
+            file_id,
+            path=body.path,
+            name=body.name,
+            version=body.version,
+            idempotency_key=idempotency_key(request, caller),
+        )
+        return Outcome(status=202, data={"tree_change": tree_change_view(made)}, made_id=made.key.change_id)
+
+    return await once(request, caller, create, find=lambda made: files.trees().get(caller.user_id, device_id, made))
 
 
 @router.get(f"{_FILE}/download", responses=answers(errors=(404, 409)))

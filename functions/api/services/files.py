@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from karma.files.repository.files import FileRepository
     from karma.files.service import FileService
     from karma.files.shares import ShareService
+    from karma.files.trees.service import TreeService
     from karma.files.uploads import UploadService
     from karma.integrations.s3 import S3Files
 
@@ -79,3 +80,14 @@ def service() -> FileService:
     from karma.files.service import FileService
 
     return FileService(repository(), store(), device_parent(), clock())
+
+
+@cache
+def trees() -> TreeService:
+    """Return the service of trees that are moved and deleted."""
+    from karma.files.repository.tree_changes import TreeChangeRepository
+    from karma.files.trees.service import TreeService
+    from karma.integrations.sqs import SqsQueue
+
+    queue = SqsQueue(settings().files_queue_url)
+    return TreeService(repository(), TreeChangeRepository(), device_parent(), queue, clock())

@@ -10,7 +10,9 @@ from karma.core.clock import SystemClock
 from karma.core.dynamo.tables import bind_tables
 from karma.core.settings import FunctionSettings, load
 from karma.files.repository.files import FileRepository
+from karma.files.repository.tree_changes import TreeChangeRepository
 from karma.files.sweeps import FileSweep
+from karma.files.trees.sweep import send_open_changes
 from karma.integrations.s3 import S3Files
 from karma.integrations.sqs import SqsQueue
 
@@ -32,8 +34,9 @@ def services() -> Sweeps:
     """Build the sweep of this function, once a process."""
     settings = load(Settings)
     bind_tables(settings)
-    store, queue = S3Files(settings.files_bucket), SqsQueue(settings.files_queue_url)
-    return {"files": FileSweep(FileRepository(), store, queue, SystemClock()).run}
+    store, queue, clock = S3Files(settings.files_bucket), SqsQueue(settings.files_queue_url), SystemClock()
+    files, changes = FileSweep(FileRepository(), store, queue, clock), TreeChangeRepository()
+    return {"files": lambda: files.run() + send_open_changes(changes, queue, clock)}
 
 
 def lambda_handler(event: Any, context: LambdaContext) -> dict[str, int]:

@@ -9,7 +9,7 @@ from tests.contexts.avatars import AvatarRows
 from tests.contexts.billing import BillingRows
 from tests.contexts.configuration import ConfigurationRows
 from tests.contexts.core import CoreRows
-from tests.contexts.files import StoredFileRows
+from tests.contexts.file_trees import StoredTreeRows
 from tests.contexts.notices import NoticeRows
 from tests.contexts.oauth import OAuthRows
 from tests.contexts.projects import ProjectRows
@@ -23,7 +23,7 @@ class Rows(
     OAuthRows,
     AuditRows,
     CoreRows,
-    StoredFileRows,
+    StoredTreeRows,
     RunRows,
     AgentRows,
     ProjectRows,

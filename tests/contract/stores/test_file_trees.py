@@ -10,18 +10,23 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from karma.core.errors import Conflict, NotFound
+from karma.core.errors import Conflict, NotFound, RateLimited, ValidationFailed
 from karma.core.ids import FileId
 from karma.devices.lookup import DeviceLookup
 from karma.files.domain import child_of
+from karma.files.removal import FilesOfDevices
 from karma.files.repository.files import FileRepository
 from karma.files.repository.items import name_key
+from karma.files.repository.tree_changes import TreeChangeRepository
+from karma.files.repository.trees import TreeRepository
 from tests.contract.stores.rows import Rows
-from tests.support.file_trees import Workshop, bytes_of, check_tree, in_turns, random_operation
+from tests.support.file_trees import Operation, Workshop, bytes_of, check_tree, in_turns, random_operation
 from tests.support.interleaving import play
 from tests.support.stores import Database, methods
 
 INTERLEAVINGS = 4
+TOLD = Conflict | NotFound | RateLimited | ValidationFailed
+"""Errors that clients who meet are told."""
 
 
 @pytest.mark.fault("F-13a", "F-13b", "F-19a")
@@ -29,14 +34,46 @@ def test_many_at_once_leave_a_tree_that_can_be_emptied(database: Database, rows:
     for seed in range(INTERLEAVINGS):
         chance = random.Random(f"engine {seed}")
         owner, device = rows.ada.id, rows.device
-        tried = Workshop(rows.files, DeviceLookup(rows.devices), owner, device.id)
+        tried = Workshop(rows.files, rows.changes, rows.trees, DeviceLookup(rows.devices), owner, device.id)
         for _ in range(5):
             tried.carry_out(random_operation(chance))
         in_turns(tried.files, methods(FileRepository))
+        in_turns(tried.changes, methods(TreeChangeRepository))
+        in_turns(tried.trees, methods(TreeRepository))
         play(seed, {f"client {n}": client(tried, random.Random(f"{seed} {n}")) for n in range(3)})
+        tried.finish_work()
         check(database, rows, tried)
         tried.empty()
         assert [item["sk"]["S"] for item in stored(database) if item["sk"]["S"].startswith(("NAME#", "FILE#"))] == []
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("kind", ["move tree", "delete tree"])
+def test_a_device_that_is_deleted_meanwhile_leaves_nothing(
+    database: Database, rows: Rows, kind: str, seed: int
+) -> None:
+    tried = Workshop(rows.files, rows.changes, rows.trees, DeviceLookup(rows.devices), rows.ada.id, rows.device.id)
+    for path in ("/a/a/a", "/a/a/A", "/a/A"):
+        assert tried.carry_out(Operation("upload", path)) is None
+    assert tried.carry_out(Operation(kind, "/a", "/A")) is None
+    remover = FilesOfDevices(tried.files, tried.store)
+    in_turns(tried.files, methods(FileRepository))
+    in_turns(tried.changes, methods(TreeChangeRepository))
+    in_turns(tried.trees, methods(TreeRepository))
+
+    def work() -> None:
+        for _ in range(8):
+            tried.work()
+
+    def remove() -> None:
+        while remover.remove(rows.device.id, limit=4) == 4:
+            pass
+
+    play(seed, {"worker": work, "deletion": remove})
+    remove()
+    tried.work()
+    assert list(stored(database)) == []
+    assert rows.stored_bytes == 0
 
 
 def client(tried: Workshop, chance: random.Random) -> Callable[[], None]:
@@ -45,7 +82,7 @@ def client(tried: Workshop, chance: random.Random) -> Callable[[], None]:
     def act() -> None:
         for _ in range(4):
             refused = tried.carry_out(random_operation(chance))
-            assert refused is None or isinstance(refused, Conflict | NotFound), refused
+            assert refused is None or isinstance(refused, TOLD), refused
 
     return act
 

@@ -61,6 +61,7 @@ FOREIGN: dict[str, Any] = (
             "names",
             "commands",
             "releases",
+            "marks_version",
         )
     }
     | {"type": {"S": "email_guard"}}

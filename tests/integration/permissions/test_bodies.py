@@ -144,8 +144,8 @@ BESIDE_OTHERS = {
 }
 """Fields beside the id of an agent or the name of a tool, of which these bodies name none that is there."""
 
-OF_FILES = {"change_file.name", "change_file.path"}
-"""The world's file is a directory, which keeps its name: 409."""
+OF_FILES = {"change_file.name", "change_file.path", "move_directory.name", "move_directory.path"}
+"""The world's file is a directory, which keeps its name: 409; also while it is moved, by its first request."""
 
 
 ONLY = os.environ.get("ROUTES", "")

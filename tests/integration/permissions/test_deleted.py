@@ -25,9 +25,16 @@ OF_THREADS = ("/api/v1/runs", "/api/v1/checkpoints", "/api/runs", "/api/checkpoi
 """Runs and their points have no route that deletes them: they go with their thread (tests/integration/threads)."""
 OF_WEBHOOKS = ("/api/v1/webhooks/{webhook_id}/rotate-secret", "/api/v1/webhooks/{webhook_id}/test")
 """These make a secret and a delivery, which are no objects of their own and go with their webhook."""
-KEPT = ("/api/v1/commands/bulk", "/api/v1/firmware/rollouts", "/api/v1/telemetry/exports", "/api/v1/devices/import")
+KEPT = (
+    "/api/v1/commands/bulk",
+    "/api/v1/firmware/rollouts",
+    "/api/v1/telemetry/exports",
+    "/api/v1/devices/import",
+    "/api/v1/devices/{device_id}/files/{file_id}/move",
+)
 """No route deletes a bulk command, a rollout or an export: it is cancelled, or paused, and kept for some time then.
-An import makes many objects: tests/integration/devices/test_import.py.
+The move of a directory is no object either, but work that is over at some time. An import makes many objects:
+tests/integration/devices/test_import.py.
 """
 REGISTER = "/api/v1/auth/register"
 UNNOTED = {REGISTER, *PART_OF}

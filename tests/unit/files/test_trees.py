@@ -9,9 +9,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from karma.core.errors import Conflict, NotFound
+from karma.core.errors import Conflict, NotFound, RateLimited, ValidationFailed
 from karma.core.ids import DeviceId, UserId, new_id
 from karma.files.domain import ROOT, DirectoryNotEmpty, child_of
+from karma.files.marks import TreeMarks
+from karma.files.repository.files import FileRepository
+from karma.files.repository.tree_changes import TreeChangeRepository
+from karma.files.repository.trees import TreeRepository
+from tests.fakes.file_trees import MemoryTreeChanges, MemoryTrees
 from tests.fakes.files import MemoryDevices, MemoryFiles
 from tests.support.file_trees import (
     KINDS,
@@ -21,7 +26,6 @@ from tests.support.file_trees import (
     Workshop,
     bytes_of,
     check_tree,
-    has_name,
     in_turns,
     random_operation,
 )
@@ -29,6 +33,8 @@ from tests.support.interleaving import play
 from tests.support.stores import methods
 
 INTERLEAVINGS = 150
+TOLD = Conflict | NotFound | RateLimited | ValidationFailed
+"""Errors that clients who meet are told."""
 
 PATHS = st.lists(st.sampled_from(NAMES), min_size=1, max_size=3).map(lambda names: "/" + "/".join(names))
 OPERATIONS = st.builds(Operation, st.sampled_from(KINDS), PATHS, PATHS, st.booleans())
@@ -38,15 +44,18 @@ def workshop() -> tuple[Workshop, MemoryFiles]:
     owner, device = UserId(new_id()), DeviceId(new_id())
     devices = MemoryDevices({device: owner})
     files = MemoryFiles(devices)
-    return Workshop(files, devices, owner, device), files
+    return Workshop(files, MemoryTreeChanges(files), MemoryTrees(files), devices, owner, device), files
 
 
 def check(files: MemoryFiles) -> None:
     assert sum(files.usage.taken.values()) == bytes_of(files.entries.values())
+    [marks] = files.marked.values() or [TreeMarks()]
+    shown = [entry for entry in map(marks.shown, files.entries.values()) if entry is not None]
+    if marks.marks:
+        check_tree(shown)
+        return
     assert sum(files.counts.values()) == len(files.names)
-    check_tree(
-        files.entries.values(), {child_of(path, name): holder for (_, path, name), holder in files.names.items()}
-    )
+    check_tree(shown, {child_of(path, name): holder for (_, path, name), holder in files.names.items()})
 
 
 @pytest.mark.fault("F-13a", "F-13b", "F-13d", "F-19a")
@@ -58,8 +67,9 @@ def test_operations_one_after_the_other_leave_the_tree_that_the_model_foretells(
     for operation in operations:
         refused = tried.carry_out(operation)
         assert (refused.code if refused else None) == tree.foretell(operation), operation
+        tree.learn(tried.all_changes())
         check(files)
-        named = [entry for entry in files.entries.values() if has_name(entry)]
+        named = tried.named()
         assert {
             child_of(entry.path, entry.name): "directory" if entry.is_directory else str(entry.status)
             for entry in named
@@ -68,6 +78,11 @@ def test_operations_one_after_the_other_leave_the_tree_that_the_model_foretells(
             inside = {entry.id for entry in named if entry.path == operation.path}
             assert isinstance(refused.details, dict)
             assert refused.details["id"] in inside
+    for path in {ROOT, *(each for operation in operations for each in (operation.path, operation.target))}:
+        assert tried.listing(path) == tree.listing(path), path
+    tried.finish_work()
+    tree.learn(tried.all_changes())
+    check(files)
     for path in {ROOT, *(each for operation in operations for each in (operation.path, operation.target))}:
         assert tried.listing(path) == tree.listing(path), path
 
@@ -80,8 +95,12 @@ def test_operations_at_the_same_time_leave_a_tree_that_can_be_emptied(part: int)
         chance = random.Random(seed)
         for _ in range(6):
             tried.carry_out(random_operation(chance))
-        in_turns(files, methods(MemoryFiles))
+        in_turns(files, methods(FileRepository))
+        in_turns(tried.changes, methods(TreeChangeRepository))
+        in_turns(tried.trees, methods(TreeRepository))
         play(seed, {f"client {n}": client(tried, files, random.Random(f"{seed} {n}")) for n in range(3)})
+        check(files)
+        tried.finish_work()
         check(files)
         tried.empty()
         assert files.names == {}, f"seed {seed}"
@@ -93,7 +112,7 @@ def client(tried: Workshop, files: MemoryFiles, chance: random.Random) -> Callab
     def act() -> None:
         for _ in range(5):
             refused = tried.carry_out(random_operation(chance))
-            assert refused is None or isinstance(refused, Conflict | NotFound), refused
+            assert refused is None or isinstance(refused, TOLD), refused
             check(files)
 
     return act

@@ -202,6 +202,7 @@ ACROSS: dict[str, list[tuple[dict[str, Any], str]]] = {
         ({"subtasks": [{"title": ""}, {"title": "b", "dependencies": ["b"]}]}, "subtasks.1.dependencies.0"),
     ],
     "InviteRequest": [({}, "user_id"), ({"user_id": "u", "email": "a@example.com"}, "email")],
+    "MoveDirectoryRequest": [({}, "path"), ({"path": None, "name": None}, "path")],
     "OfferDeviceBody": [({}, "user_id"), ({"user_id": "u", "email": "a@example.com"}, "email")],
     "SendBulkCommandBody": [
         ({"tag": None, "device_ids": None}, "tag"),
@@ -259,6 +260,7 @@ _DECIDING = {
     "CreateScheduleBody": ("cron", "at", "run"),
     "ChangeUser": ("role", "disabled"),
     "InviteRequest": ("user_id", "email"),
+    "MoveDirectoryRequest": ("path", "name"),
     "OfferDeviceBody": ("user_id", "email"),
     "CreateDirectoryRequest": ("name", "path"),
     "CreateRolloutBody": ("device_ids", "tag", "all"),

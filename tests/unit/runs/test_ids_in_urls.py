@@ -55,7 +55,7 @@ OURS = {
         "share_id",
         "subtask_id",
     ),
-    *("delivery_id", "schedule_id", "subtask_id", "task_id", "token", "user_id", "webhook_id"),
+    *("delivery_id", "schedule_id", "subtask_id", "task_id", "token", "tree_change_id", "user_id", "webhook_id"),
 }
 """Ids and tokens made here, names of a fixed list, and a payment provider's ids."""
 NAMED_IN_THE_PATH = {"component_name", "thread_name"}

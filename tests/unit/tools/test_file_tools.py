@@ -43,7 +43,7 @@ class World:
         self.uploads = UploadService(self.files, self.store, devices, MemoryQueue(), clock)
         self.service = FileService(self.files, self.store, devices, clock)
         self.verifier = UploadVerifier(self.files, self.store, clock)
-        self.awaited = AwaitedFiles(self.files, Entries(self.files, devices, clock), self.store, devices)
+        self.awaited = AwaitedFiles(Entries(self.files, devices, clock), self.store, devices)
         self.then: list[Callable[[], object]] = []
         self.shown: list[dict[str, Any]] = []
         self.id = FileId("")

@@ -10,7 +10,6 @@ from karma.core.records import Record
 from karma.files.domain import DeviceFile, FileStatus, child_of, clean_path, split_path
 from karma.files.entries import Entries
 from karma.files.ports import ObjectStore, UploadGone
-from karma.files.repository.files import FileRepository
 
 EXPECTED: Final = "expected"
 """State of a path at which there is no file yet."""
@@ -49,8 +48,7 @@ class AwaitedFile(Record, kw_only=True):
 class AwaitedFiles:
     """Looks at files that are being uploaded."""
 
-    def __init__(self, files: FileRepository, entries: Entries, store: ObjectStore, devices: DeviceFinder) -> None:
-        self._files = files
+    def __init__(self, entries: Entries, store: ObjectStore, devices: DeviceFinder) -> None:
         self._entries = entries
         self._store = store
         self._devices = devices
@@ -71,7 +69,7 @@ class AwaitedFiles:
         path, file_id = "", FileId(file_ref)
         if not is_id(file_ref):
             path = _path_of(file_ref)
-            holder = self._files.holder(device_id, *split_path(path))
+            holder = self._entries.holder(device_id, *split_path(path))
             if holder is None:
                 return AwaitedFile(device_id=device_id, path=path, status=EXPECTED)
             file_id = holder

@@ -9,6 +9,7 @@ from karma.core.examples import LATER
 
 _FILE = "01994b93-51c4-7a08-b3d2-7e1f90ac6d54"
 _SHARE = "01994b93-61d2-7b19-8c4e-2f80a1bd7e65"
+_CHANGE = "01994b93-7a10-7c3d-9e5f-4b91c2ad8f03"
 _LINK = "AZlLk1HEegiz0n4fkKxtVAGZS5NRxHoIs9J-H5CsbVQBmUuTYdJ7GYxOL4ChvX5lq3xk1wWJ2mQm0cQy9sQmN1o8Zz0e1o7B"
 _SHA256 = "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08"
 _SHA256_BASE64 = "n4bQgYhMfWWaL+qgxVrQFaO/TxsrC4Is0V1sFbDwCgg="
@@ -59,4 +60,20 @@ FIELDS: Mapping[str, Any] = {
     **dict.fromkeys(("FileView.name", "CreateFileRequest.name", "ChangeFileRequest.name"), "boot.log"),
     "FileView.status": "ready",
     "CreateDirectoryRequest.name": "2026",
+    "recursive": True,
+    "tree_change_id": _CHANGE,
+    "TreeChangeView.id": _CHANGE,
+    "directory_id": _FILE,
+    "TreeChangeView.kind": "move",
+    "TreeChangeView.state": "running",
+    "has_begun": True,
+    "source_path": "/logs",
+    "target_path": "/archive/logs",
+    "TreeChangeView.total": 12000,
+    "TreeChangeView.done": 4500,
+    "TreeChangeView.error": None,
+    "TreeChangeView.ended_at": None,
+    "TreeChangeView.expires_at": None,
+    "MoveDirectoryRequest.path": "/archive",
+    "MoveDirectoryRequest.name": "logs",
 }

@@ -140,6 +140,21 @@ class CreateDirectoryRequest(Body):
         return (self.path, self.name) if self.name is not None else split_path(self.path)
 
 
+class MoveDirectoryRequest(Body):
+    """The new place of a directory: another path, another name, or both."""
+
+    path: Path | None = None
+    """Path of the directory that will hold it, whose missing parts are made; its own one when absent."""
+    name: Name | None = None
+    """Its new name; the one that it has when absent."""
+    version: Version | None = None
+
+    @classmethod
+    def across(cls, given: Mapping[str, Any]) -> Sequence[tuple[str, str]]:
+        """Return what is wrong when neither is given."""
+        return [("path", "give path, name or both")] if given.get("path") is given.get("name") is None else ()
+
+
 class ShareRequest(Body):
     """A link to a file."""
 

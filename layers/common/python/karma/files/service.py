@@ -15,10 +15,11 @@ from karma.core.records import Record
 from karma.core.requests import IdempotencyKey, no_longer, repeatable
 from karma.files.domain import DeviceFile, DirectoryNotEmpty, FileStatus, child_of, directories_above
 from karma.files.entries import TRIES, Entries, directory
+from karma.files.marks import TreeMarks, TreeMarksChanged
 from karma.files.media import BINARY
 from karma.files.ports import Devices, ObjectStore
 from karma.files.removal import finish_removal
-from karma.files.repository.files import FilePosition, FileRepository
+from karma.files.repository.files import FilePosition, FileRepository, FileSlice
 from karma.files.uploads import GRACE
 
 MAX_COUNTED = 1_000
@@ -80,16 +81,19 @@ class FileService:
             Conflict: NOT_A_DIRECTORY, the path is that of a file.
         """
         owned = self._devices.require(user_id, device_id)
-        filtered = query.type is not None or query.category is not None
+        marks = self._files.marks(owned)
+        # Of a tree that is being deleted nothing is shown, though some is read.
+        filtered = query.type is not None or query.category is not None or bool(marks.marks)
         after = _place(query.after) if query.after is not None else None
         wanted = MAX_COUNTED if filtered else query.limit
         if query.path is None:
             rows = self._files.newest(owned, limit=wanted, after=after.id if after is not None else None)
         else:
-            rows = self._files.in_directory(owned, query.path, limit=wanted, after=after)
+            rows = self._in_directory(owned, query.path, marks, limit=wanted, after=after)
             if not rows.files and after is None:
-                self._require_directory(owned, query.path)
-        matches = [file for file in rows.files if query.matches(file)]
+                self._require_directory(owned, query.path, marks)
+        seen = (marks.shown(file) for file in rows.files)
+        matches = [file for file in seen if file is not None and query.matches(file)]
         shown = matches[: query.limit]
         if query.after is not None:
             total, capped = int(str(query.after["total"])), bool(query.after["capped"])
@@ -106,15 +110,28 @@ class FileService:
             next_position=_position(last, total=total, capped=capped) if last is not None else None,
         )
 
-    def _require_directory(self, device_id: DeviceId, path: str) -> None:
-        above = directories_above(path)
-        try:
-            # Read consistently, unlike the rows: a directory that was made a moment ago is there.
-            is_missing = self._files.missing(device_id, above[-1:])
-        except AlreadyExists as exc:
-            raise Conflict(f"{path} is a file, not a directory", code=exc.code) from None
-        if is_missing:
-            raise NotFound(f"Directory {path} not found")
+    def _in_directory(
+        self, device_id: DeviceId, path: str, marks: TreeMarks, *, limit: int, after: FilePosition | None
+    ) -> FileSlice:
+        """Read entries of a directory, of one that is being moved from its old place, too."""
+        other = marks.other_place(path)
+        if other is None:
+            return self._files.in_directory(device_id, path, limit=limit, after=after)
+        # The old place first: a worker may take an entry from there to the new one meanwhile.
+        read = [self._files.in_directory(device_id, place, limit=limit, after=after) for place in (other, path)]
+        found = {file.id: file for rows in read for file in rows.files}
+        files = sorted(found.values(), key=FilePosition.order_of)
+        return FileSlice(files[:limit], any(rows.more for rows in read) or len(files) > limit)
+
+    def _require_directory(self, device_id: DeviceId, path: str, marks: TreeMarks) -> None:
+        for place in (marks.other_place(path), path):
+            try:
+                # Read consistently, unlike the rows: a directory that was made a moment ago is there.
+                if place is not None and not self._files.missing(device_id, directories_above(place)[-1:]):
+                    return
+            except AlreadyExists as exc:
+                raise Conflict(f"{path} is a file, not a directory", code=exc.code) from None
+        raise NotFound(f"Directory {path} not found")
 
     def download_url(self, user_id: UserId, device_id: str, file_id: str) -> str:
         """Sign a URL that downloads the file as an attachment for 15 minutes.
@@ -157,13 +174,16 @@ class FileService:
         request = repeatable(idempotency_key, path, name, at=now)
         try:
             self._entries.write(
-                new, lambda above: self._files.add(new, reservation=None, directories=above, due=None, request=request)
+                new,
+                lambda above, marks: self._files.add(
+                    new, reservation=None, directories=above, due=None, request=request, seen=marks.version
+                ),
             )
         except AlreadyExists:
             made = self._files.made_by(owned, request) if request else None
             if made is None:
                 raise
-            found = self._files.find(owned, made)
+            found = self._entries.made(owned, made)
             if found is None:
                 raise no_longer(made) from None
             return found
@@ -178,24 +198,32 @@ class FileService:
             NotFound: the file does not exist or has another owner.
             InvalidTransition: the file is not ready, or a directory is to be renamed or moved.
             AlreadyExists: the new name is taken.
+            TreeBusy: it is, or would be, in a tree that is being moved or deleted.
             StaleVersion: `version` is not the stored one.
         """
-        file = self._entries.get(user_id, device_id, file_id)
+        file, marks = self._entries.look(user_id, device_id, file_id)
+        if file.status is FileStatus.DELETING:
+            raise NotFound(f"File {file_id} not found")
         if file.status is not FileStatus.READY:
             raise InvalidTransition(f"File {file_id} is {file.status}; only a ready one can be changed")
+        _require_still(file, marks)
         if version is not None and version != file.revision:
             raise StaleVersion(f"File {file_id} was changed by somebody else; read it again")
         changed = replace(file, **changes, revision=file.revision + 1, modified_at=iso(self._clock.now()))
         moved = (file.path, file.name) != (changed.path, changed.name)
         if moved and file.is_directory:
-            raise InvalidTransition("A directory cannot be renamed or moved: its entries name it")
+            raise InvalidTransition("A directory is renamed or moved by a request of its own: its entries name it")
         if not changes:
             return file
         if moved:
-            self._entries.write(changed, lambda above: self._files.change(file, changed, directories=above))
+            self._entries.write(changed, lambda above, seen: self._move(file, changed, above, seen))
         else:
             self._files.change(file, changed, directories=())
         return changed
+
+    def _move(self, file: DeviceFile, changed: DeviceFile, above: Sequence[DeviceFile], marks: TreeMarks) -> None:
+        _require_still(file, marks)
+        self._files.change(file, changed, directories=above, seen=marks.version)
 
     def delete(self, user_id: UserId, device_id: str, file_id: str, *, version: int | None = None) -> None:
         """Delete a file in any state, or an empty directory.
@@ -206,32 +234,34 @@ class FileService:
         Raises:
             NotFound: the file does not exist or has another owner.
             DirectoryNotEmpty: the directory holds an entry, named in `details`, which may be an unfinished upload.
+            TreeBusy: it is in a tree that is being moved or deleted, or has one in it.
             StaleVersion: `version` is not the stored one.
             Conflict: others changed the file at each of `TRIES` attempts.
         """
         for _ in range(TRIES):
-            file = self._entries.find(user_id, device_id, file_id)
+            file, marks = self._entries.look(user_id, device_id, file_id)
             # A deletion that has begun is gone on with, whichever version it was meant for.
             if version not in (None, file.revision) and file.status is not FileStatus.DELETING:
                 raise StaleVersion(f"File {file_id} was changed by somebody else; read it again")
+            _require_still(file, marks)
             try:
                 if file.is_directory:
-                    self._remove_directory(file)
+                    self._remove_directory(file, marks)
                     return
                 if file.status is not FileStatus.DELETING:
                     now = self._clock.now()
                     self._files.begin_delete(file, now=now, due=now + GRACE)
                     count("FileDeleted")
-            except ConditionFailed:
-                # Its state has changed since it was read.
+            except (ConditionFailed, TreeMarksChanged):
+                # Its state, or what happens around it, has changed since it was read.
                 continue
             self._finish(replace(file, status=FileStatus.DELETING))
             return
         raise Conflict(f"File {file_id} is being changed; try again")
 
-    def _remove_directory(self, directory: DeviceFile) -> None:
+    def _remove_directory(self, directory: DeviceFile, marks: TreeMarks) -> None:
         try:
-            self._files.remove_directory(directory)
+            self._files.remove_directory(directory, seen=marks.version)
         except DirectoryNotEmpty as exc:
             inside = self._inside(directory)
             if inside is None:
@@ -250,6 +280,11 @@ class FileService:
             finish_removal(self._files, self._store, file, now=self._clock.now())
         except (Upstream, ConditionFailed) as exc:
             logger.warning("file.left_for_sweep", file_id=file.id, cause=type(exc).__name__)
+
+
+def _require_still(file: DeviceFile, marks: TreeMarks) -> None:
+    if file.status not in (FileStatus.REJECTED, FileStatus.DELETING):  # these have no name
+        marks.require_still(child_of(file.path, file.name), with_what_is_in_it=file.is_directory)
 
 
 def _position(last: DeviceFile, *, total: int, capped: bool) -> dict[str, object]:

@@ -84,34 +84,19 @@ class UploadService:
             AlreadyCreated: the first request's file was deleted meanwhile.
             IdempotencyKeyReused: the first request asked for another file.
             QuotaExceeded: the owner's plan has no room for so many bytes.
+            TreeBusy: the place is in a directory that is being moved or deleted.
         """
         owned = self._devices.require(user_id, device_id)
         now = self._clock.now()
-        file_id = FileId(new_id())
-        file = DeviceFile(
-            id=file_id,
-            device_id=owned,
-            user_id=user_id,
-            name=new.name,
-            path=new.path,
-            type=new.type or type_of(new.name),
-            category=new.category,
-            size=new.size,
-            status=FileStatus.UPLOADING,
-            storage_url=self._store.address(owned, file_id),
-            declared_sha256=new.sha256,
-            metadata=new.metadata,
-            permissions=new.permissions,
-            upload_expires_ms=epoch_ms(now + UPLOAD_TIME),
-            created_at=iso(now),
-            modified_at=iso(now),
-        )
+        file = self._new(user_id, owned, new)
         request = repeatable(idempotency_key, new, at=now)
         room, due = allowance.reserve(Metric.STORAGE, new.size), now + UPLOAD_TIME
         try:
             self._entries.write(
                 file,
-                lambda above: self._files.add(file, reservation=room, directories=above, due=due, request=request),
+                lambda above, marks: self._files.add(
+                    file, reservation=room, directories=above, due=due, request=request, seen=marks.version
+                ),
             )
         except AlreadyExists:
             made = self._files.made_by(owned, request) if request else None
@@ -121,8 +106,29 @@ class UploadService:
         count("FileUploadBegun")
         return file
 
+    def _new(self, user_id: UserId, device_id: DeviceId, new: NewFile) -> DeviceFile:
+        now, file_id = self._clock.now(), FileId(new_id())
+        return DeviceFile(
+            id=file_id,
+            device_id=device_id,
+            user_id=user_id,
+            name=new.name,
+            path=new.path,
+            type=new.type or type_of(new.name),
+            category=new.category,
+            size=new.size,
+            status=FileStatus.UPLOADING,
+            storage_url=self._store.address(device_id, file_id),
+            declared_sha256=new.sha256,
+            metadata=new.metadata,
+            permissions=new.permissions,
+            upload_expires_ms=epoch_ms(now + UPLOAD_TIME),
+            created_at=iso(now),
+            modified_at=iso(now),
+        )
+
     def _made_before(self, device_id: DeviceId, made: FileId) -> DeviceFile:
-        found = self._files.find(device_id, made)
+        found = self._entries.made(device_id, made)
         if found is None or found.status is FileStatus.DELETING:
             raise no_longer(made)
         return found
@@ -226,7 +232,8 @@ class UploadService:
                 raise _incomplete(file, []) from None
         now = self._clock.now()
         try:
-            return self._files.completed(file, now=now, due=now + GRACE)
+            completed = self._files.completed(file, now=now, due=now + GRACE)
+            return replace(completed, path=file.path, revision=file.revision)
         except ConditionFailed:
             return self._entries.get(file.user_id, file.device_id, file.id)
 

@@ -14,6 +14,7 @@ from karma.core.errors import NotFound
 from karma.core.ids import DeviceId, FileId, is_id
 from karma.core.observability import count
 from karma.files.domain import DeviceFile, Digests, FileStatus, Rejection, extension_of
+from karma.files.entries import TRIES
 from karma.files.media import HEAD_BYTES, mime_type_of
 from karma.files.ports import ObjectGone, ObjectStore
 from karma.files.removal import finish_removal
@@ -81,18 +82,26 @@ class UploadVerifier:
             reason = file.rejection_of(found)
         except ObjectGone:
             found, reason = None, Rejection.LOST
-        now = self._clock.now()
-        try:
-            if found is not None and reason is None:
-                self._files.publish(file, found, now=now)
-                count("FileReady")
-                return "ready"
-            reject(self._files, self._store, file, reason or Rejection.LOST, clock=self._clock)
-        except ConditionFailed:
-            return "decided by another"
-        except NotFound:
-            # The device is being deleted; its sweep removes rows and objects.
-            return "device gone"
+        for _ in range(TRIES):
+            try:
+                return self._write(file, found, reason)
+            except ConditionFailed:
+                # Another has decided, or the directory that it is in was moved.
+                current = self._files.unlisted(file.device_id, file.id)
+                if current is None or current.status is not FileStatus.VERIFYING or current.path == file.path:
+                    break
+                file = current
+            except NotFound:
+                # The device is being deleted; its sweep removes rows and objects.
+                return "device gone"
+        return "decided by another"
+
+    def _write(self, file: DeviceFile, found: Digests | None, reason: Rejection | None) -> str:
+        if found is not None and reason is None:
+            self._files.publish(file, found, now=self._clock.now())
+            count("FileReady")
+            return "ready"
+        reject(self._files, self._store, file, reason or Rejection.LOST, clock=self._clock)
         return "rejected"
 
 

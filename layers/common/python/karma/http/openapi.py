@@ -166,7 +166,8 @@ def _show(responses: dict[str, Any], answered: Sequence[tuple[type, bool]]) -> N
     """Write the shapes of a route's data into its answers that are no errors, in the order of their statuses."""
     if not answered:
         return
-    untold = [response for _, response in sorted(responses.items()) if not _is_shown(response)]
+    # A 204 has no body.
+    untold = [told for status, told in sorted(responses.items()) if status != "204" and not _is_shown(told)]
     for response, (shape, enveloped) in zip(untold, chain(answered, repeat(answered[-1])), strict=False):
         schema: dict[str, Any] = {"$ref": _REF + shape.__name__}
         if enveloped:

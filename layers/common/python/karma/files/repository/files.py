@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from datetime import datetime
@@ -10,27 +9,31 @@ from typing import NamedTuple
 
 from pynamodb.expressions.condition import Condition
 
-from karma.billing.allowances import Metric, Reservation, given_back
-from karma.billing.transactional import adjust_usage, reserve_usage
+from karma.billing.allowances import Reservation
+from karma.billing.transactional import reserve_usage
 from karma.core.clock import epoch_ms, iso
 from karma.core.dynamo.access import batch_get, count, delete, get, query, update
 from karma.core.dynamo.failures import ConditionFailed
 from karma.core.dynamo.requests import note_request, noted, request_key
 from karma.core.dynamo.transaction import MAX_ITEMS, Transaction
 from karma.core.errors import AlreadyExists, StaleVersion
-from karma.core.ids import DeviceId, FileId, UserId
+from karma.core.ids import DeviceId, FileId
 from karma.core.requests import RepeatableRequest
 from karma.devices.transactional import require_device
-from karma.files.domain import REJECTED_TIME, DeviceFile, Digests, FileStatus, Rejection, sources_of
+from karma.files.domain import REJECTED_TIME, DeviceFile, Digests, FileStatus, Rejection, child_of, sources_of
+from karma.files.marks import TreeMarks
 from karma.files.previews import expected_of
+from karma.files.repository.ending import end_file, free_name, give_back, remove_items
 from karma.files.repository.items import (
     LISTED_PREFIX,
     NAME_KEY_CHARS,
     SWEEP_PARTITION,
+    CountItem,
     FileItem,
     FileNameItem,
     FileRequestItem,
     FilesItem,
+    count_key,
     directory_pk,
     directory_sk,
     files_pk,
@@ -39,7 +42,7 @@ from karma.files.repository.items import (
     names_prefix,
     upload_key,
 )
-from karma.files.repository.mapping import due_key, file_of, listed_item, unlisted_item
+from karma.files.repository.mapping import due_key, file_of, listed_item, marks_of, unlisted_item
 from karma.files.repository.names import NameChanges, require_name
 
 
@@ -63,6 +66,12 @@ class FilePosition(NamedTuple):
         """Return an entry's position."""
         return cls(entry.id, entry.name[:NAME_KEY_CHARS], entry.is_directory)
 
+    @classmethod
+    def order_of(cls, entry: DeviceFile) -> str:
+        """Return what orders an entry in its directory."""
+        at = cls.of(entry)
+        return directory_sk(at.name, at.id, is_directory=at.is_directory)
+
 
 class FileRepository:
     """Reads and conditional writes of files in one `devices` table."""
@@ -82,6 +91,11 @@ class FileRepository:
         """Read a file that is not listed, strongly consistent: one read."""
         item = get(FileItem, upload_key(device_id, file_id), consistent=True)
         return file_of(item) if item is not None else None
+
+    def marks(self, device_id: DeviceId) -> TreeMarks:
+        """Read the marks of a device's trees, strongly consistent: one read."""
+        item = get(CountItem, count_key(device_id), consistent=True)
+        return marks_of(item) if item is not None else TreeMarks()
 
     def holder(self, device_id: DeviceId, path: str, name: str) -> FileId | None:
         """Return the id of the entry that has a name in a directory; None: the name is free."""
@@ -158,6 +172,7 @@ class FileRepository:
         directories: Iterable[DeviceFile],
         due: datetime | None,
         request: RepeatableRequest | None = None,
+        seen: int | None = None,
     ) -> None:
         """Write a new entry, its unique name, the missing directories above it and its reservation: all or none.
 
@@ -167,16 +182,18 @@ class FileRepository:
             directories: the missing directories above it, as `missing` returned them.
             due: moment at which a sweep must look at the file; None for a directory.
             request: the request that asks for it, whose record is written, too.
+            seen: version of the device's marks by which the name is in no tree that is moved or deleted.
 
         Raises:
             AlreadyExists: the name is taken, or `made_by` names a file of this request.
             QuotaExceeded: the owner's plan has no room for the file.
             NotFound: the device does not exist any more.
             ConditionFailed: another request made or removed one of the directories above it meanwhile.
+            TreeMarksChanged: the marks are others by now.
         """
         tx = Transaction()
         require_device(tx, entry.user_id, entry.device_id)
-        names = NameChanges(tx, entry.device_id)
+        names = NameChanges(tx, entry.device_id, seen)
         names.take(entry, on_fail=AlreadyExists(f"{entry.name} exists in {entry.path}"))
         tx.put(listed_item(entry) if due is None else unlisted_item(entry, due=due))
         names.make(directories)
@@ -239,7 +256,9 @@ class FileRepository:
 
     # Changing
 
-    def change(self, file: DeviceFile, changed: DeviceFile, *, directories: Iterable[DeviceFile]) -> None:
+    def change(
+        self, file: DeviceFile, changed: DeviceFile, *, directories: Iterable[DeviceFile], seen: int | None = None
+    ) -> None:
         """Replace the fields of a listed entry that its owner may change; a new name or path must be free.
 
         Raises:
@@ -247,13 +266,14 @@ class FileRepository:
             NotFound: the device does not exist any more.
             StaleVersion: another request changed or deleted it since `file` was read.
             ConditionFailed: another request made or removed one of the directories above it meanwhile.
+            TreeMarksChanged: the device's marks are not of the version `seen`, and it has a new name or path.
         """
         stale = StaleVersion(f"File {file.id} was changed by somebody else; read it again")
         item = FileItem(*listed_key(file.device_id, file.id))
         tx = Transaction()
         require_device(tx, file.user_id, file.device_id)
         if (file.path, file.name) != (changed.path, changed.name):
-            names = NameChanges(tx, file.device_id)
+            names = NameChanges(tx, file.device_id, seen)
             names.free(file, on_fail=stale)
             names.take(changed, on_fail=AlreadyExists(f"{changed.name} exists in {changed.path}"))
             names.make(directories)
@@ -307,7 +327,7 @@ class FileRepository:
             ConditionFailed: the file's state has changed.
         """
         tx = Transaction()
-        _free(tx, file)
+        free_name(tx, file)
         tx.update(
             FileItem(*upload_key(file.device_id, file.id)),
             [
@@ -318,7 +338,7 @@ class FileRepository:
             ],
             FileItem.status == file.status,
         )
-        _give_back(tx, [file])
+        give_back(tx, [file])
         tx.commit()
 
     def cleaned(self, file: DeviceFile, *, now: datetime) -> None:
@@ -346,46 +366,28 @@ class FileRepository:
             ConditionFailed: the file's state has changed.
         """
         tx = Transaction()
-        if file.status is FileStatus.READY:
-            tombstone = unlisted_item(file, due=due)
-            tombstone.status, tombstone.updated_at = FileStatus.DELETING, iso(now)
-            # The revision fences a rename: its unique item would be another one.
-            tx.delete(FileItem(*listed_key(file.device_id, file.id)), FileItem.revision == file.revision)
-            _free(tx, file)
-            tx.put(tombstone)
-        else:
-            # A rejected file has lost its name, perhaps to another.
-            if file.status is not FileStatus.REJECTED:
-                _free(tx, file)
-            tx.update(
-                FileItem(*upload_key(file.device_id, file.id)),
-                [
-                    FileItem.status.set(FileStatus.DELETING),
-                    FileItem.updated_at.set(iso(now)),
-                    FileItem.expires_at.remove(),
-                    FileItem.gsi1pk.set(SWEEP_PARTITION),
-                    FileItem.gsi1sk.set(due_key(due, file.id)),
-                ],
-                FileItem.status == file.status,
-            )
-        _give_back(tx, [file])
+        names = NameChanges(tx, file.device_id)
+        end_file(tx, names, file, now=now, due=due)
+        names.write()
+        give_back(tx, [file])
         tx.commit()
 
     def forget(self, file: DeviceFile) -> None:
         """Remove the tombstone of a deleted file."""
         delete(FileItem(*upload_key(file.device_id, file.id)), FileItem.status == FileStatus.DELETING)
 
-    def remove_directory(self, directory: DeviceFile) -> None:
+    def remove_directory(self, directory: DeviceFile, *, seen: int | None = None) -> None:
         """Remove a directory's entry and free its name.
 
         Raises:
             ConditionFailed: the directory was changed or removed.
             DirectoryNotEmpty: the directory holds a name, perhaps of an unfinished upload.
+            TreeMarksChanged: the device's marks are not of the version `seen`.
         """
         tx = Transaction()
         tx.delete(FileItem(*listed_key(directory.device_id, directory.id)), FileItem.revision == directory.revision)
-        names = NameChanges(tx, directory.device_id)
-        names.free_empty(directory)
+        names = NameChanges(tx, directory.device_id, seen)
+        names.free_empty(directory.id, child_of(directory.path, directory.name))
         names.write()
         tx.commit()
 
@@ -402,38 +404,12 @@ class FileRepository:
             if not items:
                 break
             try:
-                _remove(items)
+                remove_items(items)
             except ConditionFailed:
                 # Somebody else has ended one of these files: what is there now tells which are left.
                 continue
             removed += len(items)
         return removed
-
-
-def _remove(items: Sequence[FilesItem]) -> None:
-    tx = Transaction()
-    files = {item.key: file_of(item) for item in items if isinstance(item, FileItem)}
-    for item in items:
-        file = files.get(item.key)
-        as_read = FileItem.status == file.status if file is not None and file.takes_room else None
-        tx.delete(item, as_read)
-    _give_back(tx, files.values())
-    tx.commit()
-
-
-def _give_back(tx: Transaction, files: Iterable[DeviceFile]) -> None:
-    """Release, in a transaction that ends files, the reservations of their uploads."""
-    taken: Counter[UserId] = Counter()
-    for file in files:
-        if file.takes_room:
-            taken[file.user_id] += file.size
-    adjust_usage(tx, [given_back(user_id, Metric.STORAGE, size) for user_id, size in taken.items()])
-
-
-def _free(tx: Transaction, file: DeviceFile) -> None:
-    names = NameChanges(tx, file.device_id)
-    names.free(file)
-    names.write()
 
 
 def _may_become(status: FileStatus) -> Condition:

@@ -5,10 +5,12 @@ FILES#<device>   UPLOAD#<file>    one not listed (yet, or any more) gsi1: by whe
 FILES#<device>   NAME#<hash of path>#<hash of name>   a unique name, of one entry; see repository/names.py
 FILES#<device>   REQUEST#<token>  file made for an Idempotency-Key
 FILES#<device>   SHARE#<file>#<share>   a link to a file
-FILES#<device>   COUNT            number of all names of the device
+FILES#<device>   COUNT            number of all names of the device, and the marks of its trees (karma/files/marks.py)
+FILES#<device>   TREE#<change>    a tree that is or was moved or deleted   gsi1: by when a sweep must look at it
 
 gsi1   DIR#<device>#<hash of path>   <0 directory, 1 file>#<name, lower case>#<file>
        SWEEP#FILES                   <due>#<file>
+       SWEEP#TREES                   <due>#<change>
 """
 
 from __future__ import annotations
@@ -26,6 +28,8 @@ LISTED_PREFIX: Final = "FILE#"
 UPLOAD_PREFIX: Final = "UPLOAD#"
 SWEEP_PARTITION: Final = "SWEEP#FILES"
 NAME_PREFIX: Final = "NAME#"
+TREE_PREFIX: Final = "TREE#"
+TREE_SWEEP_PARTITION: Final = "SWEEP#TREES"
 NAME_KEY_CHARS: Final = 100
 """Characters of a name, in lower case, that order a directory: a cursor carries them and has to stay short."""
 
@@ -63,6 +67,11 @@ def shares_prefix(file_id: FileId) -> str:
 def count_key(device_id: DeviceId) -> Key:
     """Return the key of the number of a device's names."""
     return Key(files_pk(device_id), "COUNT")
+
+
+def tree_change_key(device_id: DeviceId, change_id: str) -> Key:
+    """Return the key of a tree change."""
+    return Key(files_pk(device_id), f"{TREE_PREFIX}{change_id}")
 
 
 def names_prefix(path: str) -> str:
@@ -150,6 +159,10 @@ class CountItem(FilesItem, discriminator="device_file_count"):
 
     names = NumberAttribute(default=0)
     """Names taken less names freed since this release; so the limit comes on top of what earlier ones stored."""
+    marks = JSONAttribute(null=True)
+    """`[[change, kind, directory, source, target, is begun], ...]`; absent: no tree is being moved or deleted."""
+    marks_version = NumberAttribute(null=True)
+    """Goes up with each change of the marks; absent: there never was one."""
 
 
 class FileShareItem(FilesItem, discriminator="device_file_share"):
@@ -162,3 +175,25 @@ class FileShareItem(FilesItem, discriminator="device_file_share"):
     secret_hash = UnicodeAttribute()
     downloads = NumberAttribute(default=0)
     max_downloads = NumberAttribute(null=True)
+
+
+class TreeChangeItem(FilesItem, discriminator="device_tree_change"):
+    """A move or a deletion of a tree; DynamoDB removes it some time after `expires_at`."""
+
+    change_id = UnicodeAttribute()
+    device_id = UnicodeAttribute()
+    user_id = UnicodeAttribute()
+    kind = UnicodeAttribute()
+    directory_id = UnicodeAttribute()
+    source = UnicodeAttribute()
+    target = UnicodeAttribute(null=True)
+    state = UnicodeAttribute()
+    is_begun = BooleanAttribute(default=False)
+    total = NumberAttribute(null=True)
+    done = NumberAttribute(default=0)
+    created_ms = NumberAttribute()
+    ended_ms = NumberAttribute(null=True)
+    attempts = NumberAttribute(default=0)
+    held_until_ms = NumberAttribute(default=0)
+    failure = JSONAttribute(null=True)
+    """`[code, message]`."""

@@ -10,9 +10,11 @@ from karma.core.clock import iso
 from karma.core.dynamo.items import Key
 from karma.core.ids import DeviceId, FileId, UserId
 from karma.files.domain import DeviceFile, FileStatus, Rejection
+from karma.files.marks import TreeChangeId, TreeChangeKind, TreeMark, TreeMarks
 from karma.files.previews import NOTHING, previews_of_json, previews_to_json
 from karma.files.repository.items import (
     SWEEP_PARTITION,
+    CountItem,
     FileItem,
     FileNameItem,
     directory_pk,
@@ -122,3 +124,25 @@ def file_of(item: FileItem) -> DeviceFile:
         forgotten_s=int(item.expires_at or 0),
         previews=previews_of_json(cast("Mapping[str, Any] | None", item.previews), item.excerpt or ""),
     )
+
+
+def stored_mark(mark: TreeMark) -> list[str | bool]:
+    """Return a mark as a device's count stores it."""
+    return [mark.change_id, mark.kind.value, mark.directory_id, mark.source, mark.target, mark.is_begun]
+
+
+def marks_of(item: CountItem) -> TreeMarks:
+    """Return the marks that a device's count stores."""
+    stored = cast("list[tuple[str, str, str, str, str, bool]]", item.marks or [])
+    marks = (
+        TreeMark(
+            change_id=TreeChangeId(change),
+            kind=TreeChangeKind(kind),
+            directory_id=FileId(directory),
+            source=source,
+            target=target,
+            is_begun=is_begun,
+        )
+        for change, kind, directory, source, target, is_begun in stored
+    )
+    return TreeMarks(int(item.marks_version or 0), tuple(marks))
