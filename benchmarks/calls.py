@@ -301,7 +301,7 @@ def limit_of(cost: Cost) -> int:
     Checkpoints say where the rest is (docs/adr/0047): a run's are listed beside its labels, which are kept apart, and
     one is shown with its run, what that was started with, its thread and the state at the point. Telemetry of a day is
     the device, what is known of its metrics, and a query of each (docs/adr/0060). An account's usage are four counts,
-    each kept where something is taken of it.
+    each kept where something is taken of it. What a project shows is the shares, the people, and the devices (0073).
     """
     if "/checkpoints" in cost.route:
         return 5 if "/checkpoints/{id}" in cost.route else 3
@@ -309,7 +309,7 @@ def limit_of(cost: Cost) -> int:
         return 4 if "two metrics" in cost.route else 3
     if cost.route == "GET /usage":
         return 4
-    return 3 if "sort=name" in cost.route else 2
+    return 3 if "sort=name" in cost.route or "project=" in cost.route else 2
 
 
 def page(costs: Sequence[Cost]) -> str:
