@@ -6,7 +6,7 @@ import random
 from collections.abc import Callable
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from karma.core.errors import Conflict, NotFound, RateLimited, ValidationFailed
@@ -37,6 +37,8 @@ TOLD = Conflict | NotFound | RateLimited | ValidationFailed
 """Errors that clients who meet are told."""
 
 PATHS = st.lists(st.sampled_from(NAMES), min_size=1, max_size=3).map(lambda names: "/" + "/".join(names))
+HALF = [Operation("make", path) for path in ("/a/a", "/a/A", "/a/\u00e9")]
+"""Operations that make a directory at which work is half done after one attempt, or two."""
 OPERATIONS = st.builds(Operation, st.sampled_from(KINDS), PATHS, PATHS, st.booleans())
 
 
@@ -59,6 +61,15 @@ def check(files: MemoryFiles) -> None:
 
 
 @pytest.mark.fault("F-13a", "F-13b", "F-13d", "F-19a")
+@example(
+    [
+        *HALF,
+        Operation("move tree", "/a", "/A/a"),
+        Operation("work", "/A/a"),
+        *[Operation("delete", f"/A/a/{name}") for name in NAMES],
+    ]
+)
+@example([*HALF, Operation("delete tree", "/a"), Operation("work", "/a/A"), Operation("make", "/a")])
 @given(st.lists(OPERATIONS, max_size=25))
 def test_operations_one_after_the_other_leave_the_tree_that_the_model_foretells(operations: list[Operation]) -> None:
     tried, files = workshop()
@@ -74,6 +85,8 @@ def test_operations_one_after_the_other_leave_the_tree_that_the_model_foretells(
             child_of(entry.path, entry.name): "directory" if entry.is_directory else str(entry.status)
             for entry in named
         } == tree.states
+        for path in (ROOT, *(work.target for work in tree.open_works if work.target)):
+            assert tried.listing(path) == tree.listing(path), path
         if isinstance(refused, DirectoryNotEmpty):
             inside = {entry.id for entry in named if entry.path == operation.path}
             assert isinstance(refused.details, dict)
