@@ -103,7 +103,9 @@ async def change_project(
     return _project(projects.service().change(caller.user_id, project_id, given, version=version))
 
 
-@router.delete("/projects/{project_id}", status_code=204, responses=answers(status=204, errors=(403, 404, 409)))
+@router.delete(
+    "/projects/{project_id}", limit="costly", status_code=204, responses=answers(status=204, errors=(403, 404, 409))
+)
 async def delete_project(project_id: str, caller: Writer, if_match: IfMatch = None) -> Response:
     """Delete a project and its memberships; for its owners."""
     projects.service().delete(caller.user_id, project_id, version=expected_version(if_match))

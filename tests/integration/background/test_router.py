@@ -69,8 +69,9 @@ def test_a_crash_at_any_call_is_repaired_by_the_redelivery(stack: Stack) -> None
         accept=lambda response: response == {"batchItemFailures": []},
     ).run()
     # Two changes count; the first of them makes the counter, when it has found none. Search reads devices, and writes
-    # their rows at once, again as the first of their owner. Nobody watches the devices, their owner's list neither.
-    writes = {"dynamodb.UpdateItem": 3, "dynamodb.TransactWriteItems": 3}
+    # their rows at once: for a head without a journal, with one, and again as the first of their owner. Nobody watches
+    # the devices, their owner's list neither.
+    writes = {"dynamodb.UpdateItem": 3, "dynamodb.TransactWriteItems": 4}
     assert Counter(report.calls) == {**writes, "dynamodb.GetItem": 1, "dynamodb.Query": 7}
 
 

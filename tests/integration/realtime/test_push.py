@@ -323,9 +323,9 @@ class TestDeaths:
             accept=lambda response: response == {"batchItemFailures": []},
         ).run()
         # docs/calls.md tells of them: who listens to the task, nobody; the list's number, and who listens to that.
-        # And the rows of search: the first write finds no head of the owner's, and the second one makes it.
+        # And the rows of search: two writes find no head, without a journal or with one, and the third one makes it.
         reads = {"dynamodb.Query": 2, "dynamodb.GetItem": 1}
-        searched = {"dynamodb.TransactWriteItems": 2}
+        searched = {"dynamodb.TransactWriteItems": 3}
         assert Counter(report.calls) == {**reads, **searched, "dynamodb.UpdateItem": 1, "sqs.SendMessageBatch": 1}
         live.push()
         told = live.news("c1")
