@@ -27,13 +27,13 @@ What a process is, and what an entry, says `crash_processes`.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
 from tests.support import on_demand
-from tests.support.crash_processes import Outcome, Processes, Side
+from tests.support.crash_processes import Death, Outcome, Processes, Side
 from tests.support.seeds import dice
 
 _MOST_AT_ONCE = 25
@@ -122,9 +122,9 @@ class CrashTest:
                 self._die_everywhere(processes, clean, expected, report)
             else:
                 deaths = self._deaths(clean)
-                for side, n in deaths:
-                    self._die(processes, side, n, expected, report)
-                report.points += len(clean.answers) - [side for side, _ in deaths].count("after")
+                for death in deaths:
+                    self._die(processes, death, expected, report)
+                report.points += len(clean.answers) - [side for side, *_ in deaths].count("after")
         assert report.at, f"{self._entry} makes no AWS call: nothing was tested"
         return report
 
@@ -134,30 +134,29 @@ class CrashTest:
     def _die_everywhere(self, processes: Processes, clean: Outcome, expected: Any, report: CrashReport) -> None:
         for n in range(1, self._max_calls + 2):
             assert n <= self._max_calls, f"{self._entry} still dies at call {n}"
-            if not self._die(processes, "after", n, expected, report):
+            if not self._die(processes, ("after", "", n), expected, report):
                 break
         for n in range(1, len(clean.calls) + 1):
-            self._die(processes, "before", n, expected, report)
+            self._die(processes, ("before", "", n), expected, report)
 
-    def _deaths(self, clean: Outcome) -> list[tuple[Side, int]]:
+    def _deaths(self, clean: Outcome) -> list[Death]:
         """Return the deaths after each answer to a change, and one of the others."""
-        count = len(clean.answers)
-        assert count < self._max_calls, f"{self._entry} gets {count} answers"
-        changes = [n for n, name in enumerate(clean.answers, 1) if not name.partition(".")[2].startswith(_READS)]
-        others: list[tuple[Side, int]] = [("after", n) for n in range(1, count + 1) if n not in changes]
-        others += [("before", n) for n in range(1, len(clean.calls) + 1)]
-        one = dice(Path(self._entry).name, clean.calls).sample(others, k=min(len(others), 1))
-        return [*(("after", n) for n in changes), *one]
+        assert len(clean.answers) < self._max_calls, f"{self._entry} gets {len(clean.answers)} answers"
+        after = _numbered("after", clean.answers)
+        changes = [each for each in after if not each[1].partition(".")[2].startswith(_READS)]
+        others = [*(each for each in after if each not in changes), *_numbered("before", clean.calls)]
+        return [*changes, *dice(Path(self._entry).name, clean.calls).sample(others, k=min(len(others), 1))]
 
-    def _die(self, processes: Processes, side: Side, n: int, expected: Any, report: CrashReport) -> bool:
-        """Try one death; False when the handler made fewer than `n` calls."""
+    def _die(self, processes: Processes, death: Death, expected: Any, report: CrashReport) -> bool:
+        """Try one death; False when the handler did not come to it."""
         self._empty()
         event = self._seed()
-        first = processes.run(event, die=(side, n))
+        first = processes.run(event, die=death)
         if not first.crashed:
-            self._assert_finished(first, f"that had fewer than {n} calls", processes)
+            self._assert_finished(first, f"that did not come to {death}", processes)
             return False
-        where = f"{side} {first.calls[-1]} (#{n})"
+        names = first.calls if death[0] == "before" else first.answers
+        where = f"{death[0]} {names[-1]} (#{len(names)})"
         second = processes.run(self._redeliver(event))
         self._assert_finished(second, f"after a crash {where}", processes)
         found = self._state()
@@ -204,3 +203,8 @@ class CrashTest:
         pages = self._aws("dynamodb").get_paginator("scan").paginate(TableName=table, ConsistentRead=True)
         for page in pages:
             yield from page["Items"]
+
+
+def _numbered(side: Side, names: Sequence[str]) -> list[Death]:
+    """Return the places on a side of each of these, by its name and its number among its like."""
+    return [(side, name, names[: at + 1].count(name)) for at, name in enumerate(names)]

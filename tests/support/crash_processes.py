@@ -23,7 +23,7 @@ import subprocess
 import sys
 import tempfile
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -39,6 +39,8 @@ CRASH_EXIT = 86
 """Exit status of a process that died where it was told to."""
 
 Side = Literal["before", "after"]
+Death = tuple[Side, str, int]
+"""Place of a death: on which side of a request, of which operation ("": any), and of which of those, from 1."""
 _DEADLINE_S = 60
 _IMPORT_S = 120
 
@@ -82,7 +84,7 @@ class Processes:
         self._socket.close()
         self._log.close()
 
-    def run(self, event: Any, *, die: tuple[Side, int] | None = None) -> Outcome:
+    def run(self, event: Any, *, die: Death | None = None) -> Outcome:
         """Give the event to a fresh process, which dies at the given call when one is given."""
         self._write({"event": event, "die": die})
         line = b""
@@ -184,7 +186,7 @@ class _Watch:
         import botocore.handlers
 
         self.calls: list[str] = []
-        self.die: tuple[Side, int] | None = None
+        self.die: Death | None = None
         self.result_fd = -1
         self.imported: set[str] = set()
         """Modules that were there before the event."""
@@ -200,14 +202,17 @@ class _Watch:
 
     def _before_send(self, event_name: str, **_: Any) -> None:
         self.calls.append(event_name.removeprefix("before-send."))
-        self._die_at(("before", len(self.calls)))
+        self._die_at("before", self.calls)
 
     def _after_call(self, event_name: str, **_: Any) -> None:
         self.answers.append(event_name.removeprefix("after-call."))
-        self._die_at(("after", len(self.answers)))
+        self._die_at("after", self.answers)
 
-    def _die_at(self, here: tuple[Side, int]) -> None:
-        if here == self.die:
+    def _die_at(self, side: Side, names: Sequence[str]) -> None:
+        """Die if the last of these is the one, counted among its like: requests side by side come in any order."""
+        if self.die is None or self.die[0] != side or self.die[1] not in ("", names[-1]):
+            return
+        if sum(self.die[1] in ("", name) for name in names) == self.die[2]:
             self.tell(CRASH_EXIT)
             os._exit(CRASH_EXIT)
 
@@ -234,7 +239,7 @@ def _be_as_ready(told: Mapping[str, Any]) -> None:
 
 
 def _be_the_process(request: dict[str, Any], function: Callable[[Any, Any], Any], watch: _Watch) -> None:
-    watch.die = (request["die"][0], request["die"][1]) if request["die"] else None
+    watch.die = tuple(request["die"]) if request["die"] else None
     try:
         response = function(request["event"], _Context())
     except BaseException:  # noqa: BLE001  the process edge: everything is told to the test

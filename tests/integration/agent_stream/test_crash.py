@@ -237,7 +237,7 @@ def test_wherever_the_process_dies_the_run_ends_once(
             scene.time_passes_for_limits()
             armed = scene.armed()
             scene.script(name)
-            died = processes.run({"body": scene.body(name), "headers": headers}, die=(side, n))
+            died = processes.run({"body": scene.body(name), "headers": headers}, die=(side, "", n))
             assert not died.error, f"{died.error}\n{processes.log()}"
             started = scene.store.run(scene.key(name)) is not None
             assert not started or scene.armed() > armed

@@ -59,7 +59,7 @@ def test_wherever_the_process_dies_the_run_goes_on_to_its_end(stack: Stack, side
         for n in range(1, 40):
             for table in ("agents", "billing"):
                 empty(stack, stack.tables[table])
-            died = processes.run(event, die=(side, n))
+            died = processes.run(event, die=(side, "", n))
             assert not died.error, died.error
             looked = [processes.run({**event, "deliver": "execution"}) for _ in range(2)]  # a repeat is harmless
             assert not any(each.error for each in looked), looked
