@@ -42,6 +42,8 @@ class Interpreter:
         self.events: list[Dispatched] = []
         self.last_id = ""
         self.retry_ms: int | None = None
+        """As of the last event that ended: nobody waits for what stands in one that does not."""
+        self._retry_ms: int | None = None
         self._data = self._kind = self._id = ""
 
     def interpret(self, stream: bytes) -> Interpreter:
@@ -69,10 +71,10 @@ class Interpreter:
         elif field == "id" and "\0" not in value:
             self._id = value
         elif field == "retry" and value.isascii() and value.isdigit():
-            self.retry_ms = int(value)
+            self._retry_ms = int(value)
 
     def _dispatch(self) -> None:
-        self.last_id = self._id
+        self.last_id, self.retry_ms = self._id, self._retry_ms
         if self._data:
             self.events.append(Dispatched(self._kind or "message", self._data.removesuffix("\n")))
         self._data = self._kind = ""
@@ -111,6 +113,7 @@ def one_by_one(stream: bytes) -> Sequence[int]:
 @given(stream=streams(), at=cuts)
 @example(stream=b"data: a\r\rdata: b\r\r", at=[8, 9])
 @example(stream=b"data: a\r\n\r\n", at=[8, 9, 10])
+@example(stream=b"data: a\n\nretry: 1\n", at=[])
 @example(stream=b": data: no\n\ndata: {\ndata: }\nretry: 5\nid: 7\n\n", at=[3])
 @example(stream=BYTE_ORDER_MARK + b"data: a\n\n", at=[1, 2, 3])
 def test_any_stream_has_the_same_events_as_by_the_standard(stream: bytes, at: Sequence[int]) -> None:

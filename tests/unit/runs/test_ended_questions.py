@@ -382,3 +382,27 @@ def test_what_was_ended_is_asked_anew_by_a_run_that_goes_back_to_its_turn(*, in_
     talk.execute()
     assert sorted(talk.made) == ["c1", "c2", "c3"]
     assert talk.status(run) is RunStatus.CANCELLED
+
+
+@pytest.mark.fault("F-39a")
+@pytest.mark.parametrize("how", ["new words", "cancelled beside words", "cancelled run", "expired"])
+def test_a_model_is_not_told_of_an_agent_that_was_at_work_that_it_was_not(how: str) -> None:
+    talk = Asking([("scout", "look")])
+    talk.say("go", None, agent="brief")
+    talk.execute()
+    first, _ = talk.open()
+    assert first.inside is not None
+    if how == "cancelled beside words":
+        resume = [{"interruptId": first.id, "status": "cancelled"}]
+        talk.request({"id": "b", "role": "user", "content": "no"}, strategy=None, agent="brief", resume=resume)
+    elif how == "cancelled run":
+        talk.answer(first)
+        talk.cancel()
+    elif how == "expired":
+        talk.clock.pass_by(timedelta(seconds=WAIT_S + 1))
+    if how != "cancelled beside words":
+        talk.say("another thing", None, agent="brief")
+    talk.execute()
+    told = [str(each.content) for each in talk.branch() if each.tool_call_id == first.inside.root.id]
+    assert told
+    assert not any("not made" in each for each in told), told

@@ -8,7 +8,7 @@ from typing import Protocol
 
 import orjson
 
-from karma.conversations.domain import CallEffect, History, Json, Message, ThreadKey, ToolCall
+from karma.conversations.domain import History, Json, Message, ThreadKey, ToolCall
 from karma.conversations.history import stopped_words
 from karma.conversations.state import State
 from karma.core.ids import RunId, short_id
@@ -45,7 +45,14 @@ RESULTS_A_COMMIT = 16
 
 NOT_MADE = "The run ended before this call was approved: it was not made."
 NOT_BEGUN = "The run ended before it began: this call was not made."
-PASSED_OVER = "The user went back, and on with a new message: this call was passed over, and not made."
+AGENT_LEFT = (
+    "This agent waited for an answer of the user, who went on without it, or cancelled it: it does not go on. "
+    "What it had done before is done."
+)
+PASSED_OVER = (
+    "The user went back to before this call had a result, and on with a new message: it is not made from here. "
+    "Whether it was made before they went back is not told."
+)
 
 
 class Expected(Protocol):
@@ -199,8 +206,15 @@ def unanswered(question: Interrupt) -> Message:
     """Make the result of a call that waited for an answer when its run ended otherwise."""
     if question.reason is Reason.TOOL_CALL and question.inside is None:
         return not_made(question.awaited)
-    effect: CallEffect = "told" if question.inside is not None else effect_unanswered(question)
-    return result_message(question.awaited, ToolOutcome(cancelled(question, moved_on=True), failed=True, effect=effect))
+    if question.inside is not None:
+        return left_agent(question.awaited)
+    told, effect = cancelled(question, moved_on=True), effect_unanswered(question)
+    return result_message(question.awaited, ToolOutcome(told, failed=True, effect=effect))
+
+
+def left_agent(call: ToolCall) -> Message:
+    """Make the result of a call of a subagent that waited for an answer which it will not have: that was at work."""
+    return result_message(call, ToolOutcome(failure(AGENT_LEFT), failed=True))
 
 
 def told_of(results: Sequence[Message], speaks: Version) -> list[Event]:

@@ -21,12 +21,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import field, replace
 from datetime import datetime
 
-from karma.conversations.domain import CallEffect, Message, Thread, ToolCall
+from karma.conversations.domain import Message, Thread, ToolCall
 from karma.conversations.history import awaited_calls
 from karma.core.errors import ValidationFailed
 from karma.core.ids import RunId, UserId, short_id
 from karma.core.records import Record
 from karma.runs.budgets import Continued, continue_run
+from karma.runs.calls import left_agent
 from karma.runs.decisions import CallDecision, cancelled, decide, effect_unanswered, expired, unanswered
 from karma.runs.domain import Run, RunKey, RunStatus
 from karma.runs.interrupts import (
@@ -120,10 +121,11 @@ class Resumption(Record, kw_only=True):
     def _passed_over(self, interrupt: Interrupt, call: ToolCall, entry: ResumeEntry | None) -> Message | None:
         if entry is not None and entry.status is AnswerStatus.RESOLVED:
             return None
+        if interrupt.inside is not None:  # the agent was at work, whatever becomes of what is asked within it
+            return left_agent(call)
         is_expired = self.now is not None and interrupt.is_expired(self.now)
         told = expired(interrupt) if is_expired else cancelled(interrupt, moved_on=entry is None)
-        # A call of a subagent was made, whatever becomes of those that are asked about within it.
-        effect: CallEffect = effect_unanswered(interrupt) if interrupt.inside is None else "told"
+        effect = effect_unanswered(interrupt)
         return Message(id=short_id(), role="tool", content=told, tool_call_id=call.id, failed=True, effect=effect)
 
 
