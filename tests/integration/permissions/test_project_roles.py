@@ -11,11 +11,11 @@ from typing import Any, cast
 
 import pytest
 
+from karma.core.ids import new_id
 from karma.identity.limits import INVITATIONS, RULES, Rule
 from karma.projects import invitations
 from karma.projects.domain import ProjectRole
 from tests.integration.permissions.world import Person, Target, World, bearer, targets
-from tests.support.stack import Context, HttpEvent, Stack
 
 TABLE = Path(__file__).resolve().parents[3] / "docs/permissions.md"
 HEAD = "| of a project |"
@@ -86,28 +86,36 @@ class Asked:
         path = target.path.replace("{project_id}", project_id).replace("{user_id}", somebody.id)
         path = path.replace("{invitation_id}", somebody.id)
         body: Any = BODIES[key](somebody) if key in BODIES else None
-        if target.method == "POST" and body is not None:
+        if key == f"POST {PATH}/devices":
+            body = {"device_id": self._device(caller)}
+        if "{device_id}" in path:
+            shown = self._device(world.person("user"))
+            world.create("user", f"/api/v1/projects/{project_id}/devices", {"device_id": shown})
+            path = path.replace("{device_id}", shown)
+        if target.method == "POST" and about:
             body |= {"role": about}
         answer = world.api(target.method, path, body, headers=bearer(caller.token))
         assert answer.status < 500, answer.text
         assert answer.status not in {400, 422, 429}, (key, answer.text)
         return str(answer.status)
 
+    def _device(self, owner: Person) -> str:
+        body = {"name": "Pump", "model": "EOS-3A", "mac": "AA:BB:CC:00:11:22", "serial_number": f"EOS-{new_id()}"}
+        made = self._world.api("POST", "/api/v1/devices", body, headers=bearer(owner.token))
+        assert made.status == 201, made.text
+        return str(made.data["device"]["id"])
+
     def _join(self, project_id: str, person: Person, role: str) -> None:
         self._world.join("user", project_id, person, role)
-
-
-@pytest.fixture
-def world(stack: Stack, http_event: HttpEvent, lambda_context: Context) -> World:
-    return World(stack, http_event, lambda_context)
 
 
 @pytest.mark.req("R-K-17", "R-M-36")
 def test_every_route_of_a_project_answers_each_role_as_was_decided(
     world: World, monkeypatch: pytest.MonkeyPatch, seed: int
 ) -> None:
-    # One person adds more members here than anybody may in a minute.
-    monkeypatch.setitem(cast("dict[str, Rule]", RULES), "member", RULES["default"])
+    # One person adds more members and devices here than anybody may in a minute.
+    for name in ("member", "device"):
+        monkeypatch.setitem(cast("dict[str, Rule]", RULES), name, RULES["default"])
     monkeypatch.setattr(invitations, "INVITATIONS", replace(INVITATIONS, amount=10_000))
     world.become("api")
     every, written = Asked(world), decided()
