@@ -56,7 +56,7 @@ class ProjectRows(AccountRows):
     def __init__(self) -> None:
         super().__init__()
         self.projects = ProjectRepository()
-        self.devices = ProjectDeviceRepository()
+        self.project_devices = ProjectDeviceRepository()
 
     def new_project(self) -> tuple[Project, Membership]:
         made = replace(new_project(self.ada.id), id=ProjectId(new_id()))
@@ -112,10 +112,10 @@ class ProjectRows(AccountRows):
         return replace(made, **changes)
 
     def add_share(self, share: DeviceShare) -> DeviceShare:
-        self.devices.add(share, actor=self.project[1], also=lambda _: None)
+        self.project_devices.add(share, actor=self.project[1], also=lambda _: None)
         return share
 
-    def shared(self, device_id: str = "") -> DeviceShare:
+    def shown_device(self, device_id: str = "") -> DeviceShare:
         return self.add_share(self.new_share(device_id))
 
     @cached_property
@@ -170,16 +170,18 @@ SCENARIOS = Scenarios[ProjectRows](
         ),
         "InvitationRepository.withdraw": made(lambda r: r.invitation, lambda r, n: r.projects.withdraw(n)),
         "ProjectDeviceRepository.of_device": made(
-            lambda r: r.shared(), lambda r, share: r.devices.of_device(share.device_id)
+            lambda r: r.shown_device(), lambda r, share: r.project_devices.of_device(share.device_id)
         ),
         "ProjectDeviceRepository.of_project": made(
-            lambda r: r.shared(), lambda r, share: r.devices.of_project(share.project_id)
+            lambda r: r.shown_device(), lambda r, share: r.project_devices.of_project(share.project_id)
         ),
         "ProjectDeviceRepository.at": made(
-            lambda r: r.shared(), lambda r, share: r.devices.at(share, UserId(new_id()))
+            lambda r: r.shown_device(), lambda r, share: r.project_devices.at(share, UserId(new_id()))
         ),
         "ProjectDeviceRepository.add": made(lambda r: r.new_share(), lambda r, share: r.add_share(share)),
-        "ProjectDeviceRepository.remove": made(lambda r: r.shared(), lambda r, share: r.devices.remove(share)),
+        "ProjectDeviceRepository.remove": made(
+            lambda r: r.shown_device(), lambda r, share: r.project_devices.remove(share)
+        ),
         "ProjectRepository.create": made(
             lambda r: r.new_project(), lambda r, n: r.projects.create(n[0], n[1], request=asked("t"))
         ),

@@ -22,14 +22,14 @@ def work(rows: object) -> ProjectRows:
 
 class TestAShare:
     def test_is_found_by_its_project_and_its_device(self, work: ProjectRows) -> None:
-        first, second = work.shared(), work.shared()
-        assert set(work.devices.of_project(first.project_id)) == {first, second}
-        assert work.devices.of_device(first.device_id) == [first]
-        assert work.devices.of_device(DeviceId(new_id())) == []
+        first, second = work.shown_device(), work.shown_device()
+        assert set(work.project_devices.of_project(first.project_id)) == {first, second}
+        assert work.project_devices.of_device(first.device_id) == [first]
+        assert work.project_devices.of_device(DeviceId(new_id())) == []
 
     def test_is_read_with_all_that_decides_whether_it_counts(self, work: ProjectRows) -> None:
-        share, stranger = work.shared(), UserId(new_id())
-        found = work.devices.at(share, stranger)
+        share, stranger = work.shown_device(), UserId(new_id())
+        found = work.project_devices.at(share, stranger)
         assert found.project is not None
         assert (found.project.id, found.share, found.viewer) == (share.project_id, share, None)
         assert found.owner is not None
@@ -37,38 +37,40 @@ class TestAShare:
         member = work.joining().after
         assert member is not None
         work.projects.change_member(work.joining())
-        seen = work.devices.at(share, member.user_id)
+        seen = work.project_devices.at(share, member.user_id)
         assert seen.viewer is not None
         assert (seen.viewer.role, seen.counts) == (ProjectRole.OWNER, True)
-        assert not work.devices.at(replace(share, device_id=DeviceId(new_id())), stranger).counts
+        assert not work.project_devices.at(replace(share, device_id=DeviceId(new_id())), stranger).counts
 
     def test_of_before_its_owner_joined_counts_no_more(self, work: ProjectRows) -> None:
         share = work.add_share(work.new_share(shared_at=NOW.replace(year=2025)))
-        assert not work.devices.at(share, share.owner_id).counts
+        assert not work.project_devices.at(share, share.owner_id).counts
         renewed = work.add_share(replace(share, shared_at=LATER))
-        assert work.devices.at(renewed, share.owner_id).counts
-        assert work.devices.of_device(share.device_id) == [renewed]
+        assert work.project_devices.at(renewed, share.owner_id).counts
+        assert work.project_devices.of_device(share.device_id) == [renewed]
 
     def test_needs_the_project_the_role_and_what_its_maker_asks(self, work: ProjectRows) -> None:
         share, owner = work.new_share(), work.project[1]
         with pytest.raises(NotFound):
-            work.devices.add(share, actor=owner, also=lambda tx: require_device(tx, share.owner_id, share.device_id))
+            work.project_devices.add(
+                share, actor=owner, also=lambda tx: require_device(tx, share.owner_id, share.device_id)
+            )
         with pytest.raises(ProjectChanged):
-            work.devices.add(share, actor=replace(owner, role=ProjectRole.VIEWER), also=lambda _: None)
+            work.project_devices.add(share, actor=replace(owner, role=ProjectRole.VIEWER), also=lambda _: None)
         work.deleted_project  # noqa: B018  a tombstone from here on
         with pytest.raises(ProjectChanged):
             work.add_share(share)
-        assert work.devices.of_project(share.project_id) == []
+        assert work.project_devices.of_project(share.project_id) == []
 
     def test_is_removed_once_and_by_its_owner_s_name(self, work: ProjectRows) -> None:
-        share = work.shared()
-        assert not work.devices.remove(replace(share, owner_id=UserId(new_id())))
-        assert work.devices.remove(share)
-        assert not work.devices.remove(share)
-        assert not work.devices.at(share, share.owner_id).counts
+        share = work.shown_device()
+        assert not work.project_devices.remove(replace(share, owner_id=UserId(new_id())))
+        assert work.project_devices.remove(share)
+        assert not work.project_devices.remove(share)
+        assert not work.project_devices.at(share, share.owner_id).counts
 
     def test_goes_with_its_project(self, work: ProjectRows) -> None:
-        share = work.shared()
+        share = work.shown_device()
         assert work.projects.finish_delete(work.deleted_project.id, most=5)
-        assert work.devices.of_project(share.project_id) == []
-        assert work.devices.of_device(share.device_id) == []
+        assert work.project_devices.of_project(share.project_id) == []
+        assert work.project_devices.of_device(share.device_id) == []

@@ -198,7 +198,7 @@ class TestRights:
         live.connect(member, "member")
         live.connect(rows.ada.id, "owner")
         assert live.say("member", action="subscribe", channel=channel)["events"] == [], "nobody shows it yet"
-        share = work.shared(device.id)
+        share = work.shown_device(device.id)
         for name in ("owner", "member"):
             [first] = live.say(name, action="subscribe", channel=channel)["events"]
             assert first["data"]["id"] == device.id
@@ -210,7 +210,7 @@ class TestRights:
         assert len(live.told("devices", "member")) == 1
 
         if end == "taken back":
-            assert work.devices.remove(share)
+            assert work.project_devices.remove(share)
         elif end == "left":
             now, members = work.projects.read(project.id, owner.user_id, member)
             assert now is not None
