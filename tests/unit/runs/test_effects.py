@@ -211,11 +211,11 @@ class Party:
             assert call_id in asked or self._answer(call_id) is thread.messages[said] or call_id in self._results(told)
             is_asked = '"ask"' in next(c for m in thread.messages for c in m.tool_calls if c.id == call_id).arguments
             # A message behind a run that nobody could go on with does not read how far that came (ADR 0047).
-            is_told = any(each.tool_call_id == call_id and each.effect == "unknown" for each in told)
+            is_told = any(each.tool_call_id == call_id and each.effect == "unknown" for each in thread.messages)
             is_made = call_id in talk.approved | self.gone_back_to
             assert not is_asked or is_made or (self.dies and status == "unknown" and is_told), "it was not made"
             assert (status != "succeeded") or call_id in talk.made
-            is_open_again = call_id in self.gone_back_to and status == "unknown" and is_told
+            is_open_again = call_id in self.gone_back_to and status == "unknown"
             assert self.dies or call_id in talk.made or is_open_again
         # What was open at the point may have been made in another branch alone, and refused in this one.
         for call_id in {*asked, *self._results([each for each in told if not each.failed])} & talk.made.keys():
@@ -261,3 +261,35 @@ def test_a_call_of_a_later_turn_is_named_where_its_process_was_lost() -> None:
         assert [(each.tool_call_id, each.status) for each in named] == [("c2", "succeeded" if told else "unknown")]
         met.add(("c2" in talk.made, named[0].status))
     assert met >= {(False, "unknown"), (True, "unknown"), (True, "succeeded")}
+
+
+@pytest.mark.fault("F-39b")
+@pytest.mark.parametrize("answer", ["refused", "cancelled"])
+def test_a_refused_call_is_asked_about_anew_though_the_run_of_its_refusal_was_lost(answer: str) -> None:
+    """Whoever goes on after that is told that nobody knows its outcome; that is no approval."""
+    said = {"status": "cancelled"} if answer == "cancelled" else {"status": "resolved", "payload": {"approved": False}}
+    were_lost = 0
+    for cut in range(1, 30):
+        talk = Talk([("again", "ask")], [], [])
+        talk.permission = "device:control"
+        first = talk.say("move it")
+        talk.execute()
+        (question,) = talk.open()
+        lost = talk.request(strategy=None, resume=[{"interruptId": question.id, **said}])
+        talk.execute(lambda: Life(cut, after=True))  # noqa: B023  at once
+        talk.clock.pass_by(LEASE + GIVE_UP_AFTER)
+        Inspector(talk.store, talk.executions, talk.clock).look(lost.key)
+        if talk.status(lost) is not RunStatus.FAILED:
+            continue
+        were_lost += 1
+        talk.say("instead", MultitaskStrategy.ROLLBACK)
+        talk.execute()
+        service = CheckpointService(talk.store, MemoryCheckpoints(talk.store), talk.clock)
+        point = write_point_id(service.page(USER, first.key.run_id, limit=9)[0].id)
+        again = forks(talk).restore_as_run(caller(), point, Modifications(), key=None).run
+        assert again is not None
+        talk.execute()
+        assert talk.status(again) is RunStatus.INTERRUPTED
+        assert [each.call.id for each in talk.open() if each.call is not None] == [question.asked.id]
+        assert talk.made == {}
+    assert were_lost

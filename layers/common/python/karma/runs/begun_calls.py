@@ -113,6 +113,8 @@ def _tried_by(store: Runs, run: Run, call: ToolCall, given: Sequence[CallEffect]
     stored = store.setup(run.key)
     setup = load_setup(stored) if stored else None
     decision = setup.decisions.get(call.id) if setup is not None else None
+    if decision is not None and decision.outcome is not None and decision.effect != "unknown":
+        return None  # it was refused, or given a result: this run does not make it, whatever was told of it since
     is_lost = not given and run.status not in ENDED_BY_ITSELF and may_be_made(call, setup)
     is_again = decision is not None and decision.outcome is None and decision.is_repeated
     if not (is_lost or is_again or "unknown" in given):
