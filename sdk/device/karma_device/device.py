@@ -439,6 +439,8 @@ class Device:
             turns.append(min(item.sent_at for item in self._inflight.values()) + self._config.ack_timeout_s)
         if self._stop_at is not None:
             turns.append(self._stop_at)
+        if self._updater is not None and link.subscribed:
+            turns.append(self._updater.turn(now))
         if self._tokens < 1:
             turns.append(now + 1 / self._config.publish_rate_per_s)
         return min(turns)

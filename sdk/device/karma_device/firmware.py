@@ -13,6 +13,7 @@ of which object), and in the end `<sha256>.bin`. Of several releases only the on
 import base64
 import binascii
 import hashlib
+import http.client
 import json
 import logging
 import os
@@ -34,6 +35,10 @@ _CHUNK_BYTES = 64 * 1024
 _SAFE_EVERY_BYTES = 1024 * 1024
 """Bytes after which what came is forced to the disk and noted: at the most, a cut of power costs so many."""
 _TIMEOUT_S = 30.0
+_REFUSALS = 8
+"""Links without a byte between them that the service refuses, fresh ones, until there is nothing behind them: a minute
+or so. Storage answers 403 also for what is not there any more."""
+_LINK_REFUSED = frozenset({403, 404, 410})
 _SHA256_DIGITS = 64
 
 Verify = Callable[[bytes, bytes, bytes], bool]
@@ -158,33 +163,36 @@ class FirmwareDownload:
 
         Args:
             url: Link to the bytes.
-            renew: Returns another link; asked when the service refuses one (403), whose time is over.
+            renew: Returns another link; asked when the service refuses one, whose time is over.
             within_s: Seconds for all of it, whatever happens.
 
         Raises:
-            FirmwareRefused: The disk is too full, or the bytes are not those of the manifest.
+            FirmwareRefused: The disk is too full, the bytes are not those of the manifest, or there are none.
             FirmwareUnfetched: It took longer; the next call goes on.
         """
         self._folder.mkdir(parents=True, exist_ok=True)
         self._forget_others()
         if self._whole.exists() and self._digest(self._whole) == self._manifest.sha256:
             return self._whole
-        self._require_space()
         ends_at, backoff = time.monotonic() + within_s, Backoff(base_s=0.5, cap_s=30.0)
-        anew = False
+        anew, refused = False, 0
         while True:
+            self._require_space()
             came = self._safe()[0]
             try:
                 is_whole = came == self._manifest.size or self._go_on(url, ends_at)
             except urllib.error.HTTPError as exc:
                 exc.close()
-                if exc.code == 416:
-                    self._start_over()
-                elif exc.code == 403:
-                    url = renew()
                 log.warning("firmware.refused: the service answers %d", exc.code)
                 is_whole = False
-            except OSError as exc:
+                if exc.code == 416:
+                    self._start_over()
+                elif exc.code in _LINK_REFUSED:
+                    refused += 1
+                    if refused >= _REFUSALS:
+                        raise FirmwareRefused("LINK", f"{refused} links to it were refused ({exc.code})") from exc
+                    url = renew()
+            except (OSError, http.client.HTTPException) as exc:
                 log.warning("firmware.cut: after %d of %d bytes: %s", self._safe()[0], self._manifest.size, exc)
                 is_whole = False
             if is_whole:
@@ -196,6 +204,7 @@ class FirmwareDownload:
                 anew = True  # a disk that was cut off may hold other bytes than it was given
                 continue
             if self._safe()[0] > came:
+                refused = 0
                 backoff.reset()
             pause_s = backoff.next_delay_s()
             if time.monotonic() + pause_s >= ends_at:
@@ -214,17 +223,21 @@ class FirmwareDownload:
                 file.truncate(offset)
                 file.seek(offset)
                 at = noted = offset
-                while chunk := answer.read(_CHUNK_BYTES):
-                    at += len(chunk)
-                    if at > self._manifest.size:
-                        raise FirmwareRefused("SIZE", f"more than the {self._manifest.size} bytes of the manifest came")
-                    file.write(chunk)
-                    if at - noted >= _SAFE_EVERY_BYTES:
-                        self._secure(file, at, tag)
-                        noted = at
-                    if time.monotonic() >= ends_at:
-                        break
-                self._secure(file, at, tag)
+                try:
+                    # What is there, and not so many bytes: who sends one a minute must not keep us beyond the deadline.
+                    while chunk := answer.read1(_CHUNK_BYTES):
+                        if at + len(chunk) > self._manifest.size:
+                            raise FirmwareRefused("SIZE", f"more than the manifest's {self._manifest.size} bytes came")
+                        file.write(chunk)
+                        at += len(chunk)
+                        if at - noted >= _SAFE_EVERY_BYTES:
+                            self._secure(file, at, tag)
+                            noted = at
+                        if time.monotonic() >= ends_at:
+                            break
+                finally:
+                    # Also of a connection that was reset: a line that is never whole for a megabyte gets on by it.
+                    self._secure(file, at, tag)
         return at == self._manifest.size
 
     def _safe(self) -> tuple[int, str]:

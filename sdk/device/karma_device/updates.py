@@ -13,16 +13,23 @@ a cut of the power, or a report that was lost, repeats what is not done and noth
 | has installed the job's release and runs another version | reports FAILED, `ROLLED_BACK`: its boot loader went back |
 | must not install it (`FirmwareRefused`) | reports REJECTED with the code |
 | neither | fetches what is missing, installs, restarts |
+| has reported the end of a job that comes again | reports it again, and does nothing else |
+
+An answer that was lost is asked for again, and news that was lost is found by asking now and then.
 """
 
 import json
 import logging
 import os
+import random
 import threading
+import time
+import unicodedata
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from karma_device.backoff import Backoff
 from karma_device.firmware import (
     FirmwareDownload,
     FirmwareRefused,
@@ -39,6 +46,10 @@ log = logging.getLogger(__name__)
 Send = Callable[[str, bytes], None]
 """Sends a message to a topic, at the next connection if there is none now."""
 _RENEW_WITHIN_S = 60.0
+_ANSWERS_WITHIN_S = 60.0
+"""Seconds after which a question counts as lost: that the broker has acknowledged it says nothing of an answer."""
+_MAX_WORDS = 500
+"""Characters of what is said of a failure; AWS takes 1,024, and none that controls anything, such as a line's end."""
 
 
 class FirmwareUpdater:
@@ -55,6 +66,7 @@ class FirmwareUpdater:
         restart: Callable[[], None],
         verify: Verify = ed25519,
         fetch_within_s: float = 3_600.0,
+        ask_every_s: float = 6 * 3_600.0,
     ) -> None:
         """Make it.
 
@@ -67,6 +79,8 @@ class FirmwareUpdater:
             restart: Restarts into it. What is running then must say its own version.
             verify: Checks a signature.
             fetch_within_s: Seconds for a download; what has come is kept for the next try.
+            ask_every_s: Seconds, give or take a quarter, after which a connected device asks for jobs that it was not
+                told of.
         """
         self._folder = Path(folder)
         self._model = model
@@ -81,6 +95,11 @@ class FirmwareUpdater:
         self._lock = threading.Lock()
         self._working = False
         self._restarting = False
+        self._ask_every_s = ask_every_s
+        self._ask_at = 0.0
+        self._backoff = Backoff(base_s=_ANSWERS_WITHIN_S / 4, cap_s=max(ask_every_s, _ANSWERS_WITHIN_S))
+        self._ended: dict[str, list[dict[str, Json]]] = {}
+        """Reports that are left to be tried of the job that ended here last, of which the last is tried for good."""
         self._renewed = threading.Condition()
         self._fresh: dict[str, str] = {}
 
@@ -97,7 +116,14 @@ class FirmwareUpdater:
 
     def connected(self) -> None:
         """Ask for the next job: after each SUBACK."""
+        self._ask_at = time.monotonic() + _ANSWERS_WITHIN_S
         self._send(self._topic("start-next"), b"{}")
+
+    def turn(self, now: float) -> float:
+        """Ask again if it is time, while connected; return the moment, by `time.monotonic`, of the next turn."""
+        if now >= self._ask_at:
+            self.connected()
+        return self._ask_at
 
     def receive(self, topic: str, payload: bytes) -> None:
         """Take a message of one of the `filters`; it never waits."""
@@ -106,6 +132,8 @@ class FirmwareUpdater:
         except ValueError:
             return
         execution = body.get("execution") if isinstance(body, dict) else None
+        if topic.endswith("/start-next/accepted"):
+            self._ask_at = time.monotonic() + random.uniform(0.75, 1.25) * self._ask_every_s  # noqa: S311  no secret
         if not isinstance(execution, dict) or "jobId" not in execution:
             return
         if topic.endswith("/notify-next"):
@@ -126,6 +154,13 @@ class FirmwareUpdater:
         with self._lock:
             if self._working:
                 return
+            if (reports := self._ended.get(job)) is not None:
+                # The service does not know of its end: the report was lost, is under way, or was refused.
+                self._send(
+                    self._topic(f"{job}/update"), encode_json(reports.pop(0) if len(reports) > 1 else reports[0])
+                )
+                self._ask_at = time.monotonic() + self._backoff.next_delay_s()
+                return
             self._working = True
         threading.Thread(target=self._work, args=(job, document), name="karma-firmware", daemon=True).start()
 
@@ -138,7 +173,7 @@ class FirmwareUpdater:
             log.warning("firmware.unfetched: %s: %s", job, exc)  # the next connection, or news, goes on
         except Exception as exc:
             log.exception("firmware.failed: %s", job)
-            self._report(job, "FAILED", code="INSTALL", message=f"{type(exc).__name__}: {exc}"[:200])
+            self._report(job, "FAILED", code="INSTALL", message=f"{type(exc).__name__}: {exc}")
         if self._restarting:
             return  # whatever comes until the process ends is the next one's
         with self._lock:
@@ -185,9 +220,12 @@ class FirmwareUpdater:
             return self._fresh[job]
 
     def _report(self, job: str, status: str, *, code: str = "", message: str = "") -> None:
-        details: dict[str, Json] = {"code": code, "message": message} if code else {}
+        words = {name: text for name, said in (("code", code), ("message", message)) if (text := _printable(said))}
+        details: dict[str, Json] = {**words}
         body: dict[str, Json] = {"status": status, "statusDetails": details}
         log.log(logging.INFO if status == "SUCCEEDED" else logging.ERROR, "firmware.%s: %s %s", status, code, message)
+        self._backoff.reset()
+        self._ended = {job: [body, {"status": status}]}
         self._send(self._topic(f"{job}/update"), encode_json(body))
 
     def _state(self) -> dict[str, Any]:
@@ -208,6 +246,11 @@ class FirmwareUpdater:
 
     def _topic(self, rest: str) -> str:
         return f"$aws/things/{self._thing}/jobs/{rest}"
+
+
+def _printable(text: str) -> str:
+    shown = (" " if unicodedata.category(each).startswith("C") else each for each in text)
+    return " ".join("".join(shown).split())[:_MAX_WORDS]
 
 
 def _document(execution: dict[str, Any]) -> dict[str, Any]:

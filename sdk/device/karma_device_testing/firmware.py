@@ -4,6 +4,8 @@ import hashlib
 import json
 import random
 import re
+import socket
+import struct
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -29,7 +31,12 @@ class Shop(ThreadingHTTPServer):
         self.cut_after: int | None = None
         """Bytes of an answer after which the connection is cut; None: never."""
         self.hang_after: int | None = None
+        self.reset_after: int | None = None
+        """Bytes of an answer after which the connection is reset, as when an address changes; None: never."""
+        self.drips_s = 0.0
+        """Seconds between two bytes."""
         self.forbids: set[str] = set()
+        self.forbids_all = False
         self.ranges: list[str] = []
         self.sent = 0
 
@@ -48,7 +55,7 @@ class Counter(BaseHTTPRequestHandler):
         """Send what is asked for, or a part of it."""
         shop, wanted = self.server, self.headers.get("Range", "")
         shop.ranges.append(wanted)
-        if self.path in shop.forbids:
+        if self.path in shop.forbids or shop.forbids_all:
             self.send_error(403)
             return
         begin = int(match[1]) if (match := re.fullmatch(r"bytes=(\d+)-", wanted)) else 0
@@ -67,10 +74,24 @@ class Counter(BaseHTTPRequestHandler):
             for at in range(0, len(body), 65_536):
                 if shop.hang_after is not None and shop.sent >= shop.hang_after:
                     time.sleep(60)
-                self.wfile.write(body[at : at + 65_536])
+                self._send(body[at : at + 65_536], at)
                 shop.sent += len(body[at : at + 65_536])
         except OSError:
             return
+
+    def _send(self, part: bytes, at: int) -> None:
+        shop = self.server
+        if shop.drips_s:
+            for each in part:
+                self.wfile.write(bytes([each]))
+                time.sleep(shop.drips_s)
+        elif shop.reset_after is not None and at + len(part) > shop.reset_after:
+            self.wfile.write(part[: max(0, shop.reset_after - at)])
+            self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            self.connection.close()
+            raise ConnectionResetError
+        else:
+            self.wfile.write(part)
 
     def log_message(self, *_: Any) -> None:
         """Say nothing."""

@@ -88,6 +88,48 @@ def test_another_object_behind_the_link_is_fetched_from_its_begin(shop: Shop, tm
     assert FirmwareDownload(tmp_path, MANIFEST).fetch(shop.url, renew=never).read_bytes() == DATA
 
 
+@pytest.fixture
+def no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let tries follow each other at once."""
+    monkeypatch.setattr("karma_device.backoff.Backoff.next_delay_s", lambda _: 0.0)
+
+
+@pytest.mark.fault("F-43a")
+@pytest.mark.usefixtures("no_pauses")
+def test_a_line_that_is_reset_before_each_megabyte_gets_on(shop: Shop, tmp_path: Path) -> None:
+    shop.reset_after = 700_000
+    assert FirmwareDownload(tmp_path, MANIFEST).fetch(shop.url, renew=never).read_bytes() == DATA
+    begins = [int(each.removeprefix("bytes=").removesuffix("-")) for each in shop.ranges[1:]]
+    assert begins == sorted(set(begins)), "each goes on behind the one before"
+
+
+@pytest.mark.fault("F-43b")
+def test_who_sends_a_byte_now_and_then_does_not_keep_a_device_beyond_its_time(shop: Shop, tmp_path: Path) -> None:
+    shop.drips_s = 0.01
+    begun = time.monotonic()
+    with pytest.raises(FirmwareUnfetched):
+        FirmwareDownload(tmp_path, MANIFEST).fetch(shop.url, renew=never, within_s=0.3)
+    assert time.monotonic() - begun < 20
+
+
+@pytest.mark.fault("F-43c")
+@pytest.mark.usefixtures("no_pauses")
+def test_bytes_that_are_not_there_any_more_are_refused(shop: Shop, tmp_path: Path) -> None:
+    shop.forbids_all = True
+    with pytest.raises(FirmwareRefused) as refused:
+        FirmwareDownload(tmp_path, MANIFEST).fetch(shop.url, renew=lambda: shop.url)
+    assert refused.value.code == "LINK"
+    shop.forbids_all, shop.forbids, shop.reset_after = False, {"/link"}, 100_000
+    links = iter(f"/fresh{number}" for number in range(1_000))
+
+    def renew() -> str:
+        # Each link is good for once: whoever gets bytes by it has another one refused later, and goes on.
+        shop.forbids = set() if len(shop.forbids) > 1 else {"/link", "/old"}
+        return shop.url.replace("/link", next(links))
+
+    assert FirmwareDownload(tmp_path, MANIFEST).fetch(shop.url, renew=renew).read_bytes() == DATA
+
+
 def test_other_bytes_are_refused_and_not_kept(shop: Shop, tmp_path: Path) -> None:
     shop.data = DATA[:-1] + b"x"
     with pytest.raises(FirmwareRefused) as refused:

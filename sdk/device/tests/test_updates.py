@@ -3,6 +3,7 @@
 import base64
 import json
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -34,11 +35,19 @@ class Cloud:
         self.ended: dict[str, Any] | None = None
         self.changed = threading.Event()
         self.updater: FirmwareUpdater | None = None
+        self.loses = 0
+        """Number of questions whose answers are lost next."""
+        self.refuses = 0
+        """Number of reports that are refused next."""
+        self.reports: list[dict[str, Any]] = []
 
     def send(self, topic: str, payload: bytes) -> None:
         assert self.updater is not None
         body, base = json.loads(payload), "$aws/things/EOS-1/jobs"
         if topic == f"{base}/start-next":
+            if self.loses:
+                self.loses -= 1
+                return
             execution = {} if self.ended else {"execution": {"jobId": "j1", "jobDocument": self.document}}
             self.updater.receive(f"{topic}/accepted", json.dumps(execution).encode())
         elif topic == f"{base}/j1/get":
@@ -47,23 +56,29 @@ class Cloud:
             self.updater.receive(f"{topic}/accepted", json.dumps(answer).encode())
         else:
             assert topic == f"{base}/j1/update"
+            self.reports.append(body)
+            if self.refuses:
+                self.refuses -= 1
+                return
             self.ended = body
             self.changed.set()
 
 
-Boot = Callable[..., tuple[list[bytes], threading.Event]]
+Boot = Callable[..., tuple[list[Any], threading.Event]]
 
 
 @pytest.fixture
 def boot(tmp_path: Path) -> Boot:
-    def start(cloud: Cloud, running: str, *, fails: bool = False) -> tuple[list[bytes], threading.Event]:
+    def start(cloud: Cloud, running: str, *, fails: bool = False) -> tuple[list[Any], threading.Event]:
         installed: list[bytes] = []
+        tried: list[Path] = []
         restarted = threading.Event()
 
         def install(path: Path, manifest: Manifest) -> None:
             assert manifest.version == "2.0.0"
             if fails:
-                raise OSError("the slot is worn out")
+                tried.append(path)
+                raise OSError("the slot\nis worn\x00 out" + "!" * 2_000)
             installed.append(path.read_bytes())
 
         cloud.updater = FirmwareUpdater(
@@ -76,7 +91,7 @@ def boot(tmp_path: Path) -> Boot:
         )
         cloud.updater.attach("EOS-1", cloud.send)
         cloud.updater.connected()
-        return installed, restarted
+        return (tried if fails else installed), restarted
 
     return start
 
@@ -117,6 +132,38 @@ def test_an_installer_that_fails_is_reported(shop: Shop, boot: Boot) -> None:
     assert cloud.changed.wait(20)
     assert cloud.ended is not None
     assert (cloud.ended["status"], cloud.ended["statusDetails"]["code"]) == ("FAILED", "INSTALL")
+
+
+@pytest.mark.fault("F-43d")
+def test_a_report_that_is_refused_comes_again_in_other_words_and_nothing_is_done_twice(shop: Shop, boot: Boot) -> None:
+    cloud = Cloud(shop)
+    cloud.refuses = 2
+    tried, _ = boot(cloud, "1.0.0", fails=True)
+    wait_until(lambda: len(cloud.reports) == 2, what="the report again")
+    assert cloud.updater is not None
+    assert cloud.updater.turn(0.0) > time.monotonic(), "and not at once"
+    assert cloud.updater.turn(time.monotonic() + 100) > 0
+    assert cloud.changed.wait(20)
+    first, again, bare = cloud.reports
+    assert (again, bare) == (first, {"status": "FAILED"})
+    message = first["statusDetails"]["message"]
+    assert message.startswith("OSError: the slot is worn out!")
+    assert len(message) <= 1_024, "AWS takes no more"
+    assert message.isprintable(), "nor anything that controls"
+    assert len(tried) == 1
+
+
+@pytest.mark.fault("F-43e")
+def test_a_question_whose_answer_was_lost_is_asked_again(shop: Shop, boot: Boot) -> None:
+    cloud = Cloud(shop)
+    cloud.loses = 1
+    _, restarted = boot(cloud, "1.0.0")
+    assert cloud.updater is not None
+    soon = cloud.updater.turn(time.monotonic())
+    assert 0 < soon - time.monotonic() <= 60
+    cloud.updater.turn(soon)
+    assert restarted.wait(20)
+    assert cloud.updater.turn(time.monotonic()) - time.monotonic() > 3_600, "news that is lost is found some time"
 
 
 def test_a_link_that_has_ended_is_asked_for_again(shop: Shop, boot: Boot) -> None:
