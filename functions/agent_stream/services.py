@@ -46,6 +46,7 @@ from karma.mcp.repository import McpServerRepository
 from karma.models.domain import ANTHROPIC, OPENAI
 from karma.models.retrying import RetryingModel
 from karma.models.router import RoutedModel
+from karma.runs import known
 from karma.runs.execution import Executor
 from karma.runs.plan import RunLimits
 from karma.runs.recording import RunRecorder
@@ -323,7 +324,7 @@ def recorder() -> RunRecorder:
         agents=catalogue(),
         configuration=configuration(),
         library=library(),
-        allowances=allowances(),
+        known=known.reader(mcp_tools(), clock()),
         clock=clock(),
         prepare=model().prepare,
     )

@@ -17,7 +17,6 @@ from karma.alarms.repository.alarms import AlarmRepository
 from karma.alarms.repository.rules import AlarmRuleRepository
 from karma.alarms.run_requests import AlarmKey, read_alarm_run
 from karma.alarms.run_starting import AlarmRunStarter
-from karma.billing.allowances import Allowances
 from karma.billing.repository.subscriptions import SubscriptionRepository
 from karma.billing.subscriptions import SubscriptionService
 from karma.configuration.current import CurrentConfiguration
@@ -44,6 +43,7 @@ from karma.integrations.sqs import SqsQueue
 from karma.mcp.offering import McpTools
 from karma.mcp.repository import McpServerRepository
 from karma.mcp.secrets import Endpoints
+from karma.runs import known
 from karma.runs.background import BackgroundRuns
 from karma.runs.plan import RunLimits
 from karma.runs.recording import RunRecorder
@@ -122,26 +122,25 @@ def _runs(settings: Settings, clock: Clock) -> BackgroundRuns:
     """Build what begins runs without a client; they are executed elsewhere, so their tools are only named."""
     executions = QueuedExecutions(SqsQueue(settings.executions_queue_url))
     tools = declared_tools()
+    mcp = McpTools(
+        McpServerRepository(),
+        lambda: _mcp_lists(settings),
+        lambda: Endpoints(KmsSeal(settings.vault_key_arn)),
+        clock,
+    )
     recorder = RunRecorder(
         store=RunRepository(),
         watchdog=QueueWatchdog(SqsQueue(settings.runs_queue_url)),
         executions=executions,
         tools=tools,
         limits=RunLimits(),
-        mcp=McpTools(
-            McpServerRepository(),
-            lambda: _mcp_lists(settings),
-            lambda: Endpoints(KmsSeal(settings.vault_key_arn)),
-            clock,
-        ),
+        mcp=mcp,
         agents=Catalogue(
             AgentRepository(), clock, models=(settings.model_id, *MODELS), tools=sorted(tool.name for tool in tools)
         ),
         configuration=CurrentConfiguration(ConfigurationRepository(), built_in=built_in_components(settings.model_id)),
         library=Library(S3Attachments(settings.files_bucket), _files(settings, clock), Fetcher()),
-        allowances=Allowances(
-            terms_of=SubscriptionService(subscriptions=SubscriptionRepository(), clock=clock).terms, clock=clock
-        ),
+        known=known.reader(mcp, clock),
         clock=clock,
     )
     return BackgroundRuns(recorder, executions)

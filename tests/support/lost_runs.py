@@ -49,7 +49,7 @@ from tests.fakes.attachments import library
 from tests.fakes.configuration import as_built
 from tests.fakes.runs import KeptFrames, MemoryRuns, RememberedWatchdog, RequestedExecutions, SetClock, caller
 from tests.support.plans import allowances
-from tests.support.run_services import executor, no_mcp_tools, run_service
+from tests.support.run_services import executor, known_by, no_mcp_tools, run_service
 from tests.support.run_world import asked, spec, user
 
 KEY = RunKey(caller().user_id, RunId("r1"))
@@ -248,17 +248,19 @@ class World:
     def background(self, life: Life) -> BackgroundRuns:
         """Return what begins runs without a client: it has no model, and no process of its own."""
         executions = Handle(self.executions, life)
+        store, mcp = Handle(self.store, life), no_mcp_tools(self.clock)
+        allowed = allowances(self.plan_name, clock=self.clock, a_day=self.day_cost_micros)
         records = RunRecorder(
-            store=Handle(self.store, life),
+            store=store,
             watchdog=Handle(self.watchdog, life),
             executions=executions,
             tools=self.tools(life),
             limits=RunLimits(),
-            mcp=no_mcp_tools(self.clock),
+            mcp=mcp,
             agents=self.agents(),
             configuration=as_built(),
             library=library(),
-            allowances=allowances(self.plan_name, clock=self.clock, a_day=self.day_cost_micros),
+            known=known_by(store, allowed, mcp),
             clock=self.clock,
         )
         return BackgroundRuns(records, executions)

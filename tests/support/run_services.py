@@ -10,11 +10,14 @@ from karma.billing.plans import PlanName
 from karma.conversations.attachments import Library
 from karma.conversations.domain import ThreadKey
 from karma.core.clock import Clock
+from karma.identity.domain import Caller
 from karma.integrations.mcp import McpClient
 from karma.mcp.offering import McpTools
 from karma.mcp.secrets import Endpoints
 from karma.models.ports import Model
+from karma.runs.domain import RunKey
 from karma.runs.execution import Executor
+from karma.runs.known import Known, ReadKnown
 from karma.runs.places import PlaceLeases, Places
 from karma.runs.plan import RunLimits
 from karma.runs.ports import Configured, Executions, Runs, Watchdog
@@ -31,6 +34,16 @@ from tests.fakes.runs import RequestedExecutions
 def no_mcp_tools(clock: Clock) -> McpTools:
     """Return what offers the tools of nobody's MCP servers."""
     return McpTools(MemoryMcpServers(), McpClient, lambda: Endpoints(OpenSeal()), clock)
+
+
+def known_by(store: Runs, allowances: Allowances, mcp: McpTools) -> ReadKnown:
+    """Return what reads one after another what `karma.runs.known` reads in one call."""
+
+    def read(caller: Caller, key: RunKey) -> Known:
+        allowance, servers = allowances.of(caller.user_id), mcp.servers(caller)
+        return Known(before=store.run(key), allowance=allowance, servers=servers)
+
+    return read
 
 
 def executor(
@@ -86,17 +99,18 @@ def recorder(
     mcp: McpTools | None = None,
 ) -> RunRecorder:
     """Build a recorder that refuses a run whose model is not configured."""
+    mcp = mcp or no_mcp_tools(clock)
     return RunRecorder(
         store=store,
         watchdog=watchdog,
         executions=executions,
         tools=tools,
         limits=limits,
-        mcp=mcp or no_mcp_tools(clock),
+        mcp=mcp,
         agents=agents,
         configuration=configuration,
         library=library,
-        allowances=allowances,
+        known=known_by(store, allowances, mcp),
         clock=clock,
         prepare=model.prepare,
     )

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 def runs() -> BackgroundRuns:
     """Return what begins runs without a client."""
     from karma.integrations.sqs import SqsQueue
+    from karma.runs import known
     from karma.runs.background import BackgroundRuns
     from karma.runs.plan import RunLimits
     from karma.runs.recording import RunRecorder
@@ -37,7 +38,7 @@ def runs() -> BackgroundRuns:
         agents=agents.catalogue(),
         configuration=configuration.current(),
         library=_library(),
-        allowances=billing.allowances(),
+        known=known.reader(mcp.tools(), clock()),
         clock=clock(),
     )
     return BackgroundRuns(recorder, executions)

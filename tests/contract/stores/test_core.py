@@ -19,6 +19,7 @@ from karma.core.dynamo.counters import CounterAttributes, counter_key, fold
 from karma.core.dynamo.failures import ConditionFailed
 from karma.core.dynamo.items import Item, Key, TableMeta
 from karma.core.dynamo.partitions import delete_keys, empty, pages
+from karma.core.dynamo.reads import Reads
 from karma.core.dynamo.transaction import Transaction
 from karma.core.errors import AlreadyExists, Gone, NotFound, StorageThrottled, StorageUnavailable
 from karma.core.ids import UserId
@@ -38,6 +39,15 @@ class BookItem(ShelfItem, discriminator="book"):
     copies = NumberAttribute(default=1)
 
 
+class DeskItem(Item):
+    class Meta(TableMeta):
+        logical = "agents"
+
+
+class MessageItem(DeskItem, discriminator="message_on_desk"):
+    text = UnicodeAttribute()
+
+
 class UniqueItem(ShelfItem, discriminator="unique"):
     pass
 
@@ -51,6 +61,14 @@ pytestmark = pytest.mark.usefixtures("database")
 
 def book(number: int, title: str = "t") -> BookItem:
     return BookItem("SHELF#1", f"BOOK#{number:04d}", title=title)
+
+
+def both(one: Key, other: Key) -> tuple[BookItem | None, UniqueItem | None, MessageItem | None]:
+    """Read a book, the same key as another type, and a key of another table, in one call."""
+    reads = Reads()
+    found = reads.item(BookItem, one), reads.item(UniqueItem, one), reads.item(MessageItem, other)
+    reads.read()
+    return found[0](), found[1](), found[2]()
 
 
 def purge(*, ends_in_s: float = 60) -> PurgeAttempt:
@@ -246,6 +264,7 @@ class TestABusyDatabase:
             lambda: update(book(1), [BookItem.copies.add(1)]),
             lambda: query(BookItem, "SHELF#1", limit=5),
             lambda: batch_get(BookItem, [book(1).key]),
+            lambda: both(book(1).key, book(2).key),
             tx.commit,
         ]
         with on(Wire(answer=lambda _number, _operation, _params: error(code))):
@@ -266,6 +285,31 @@ class TestABusyDatabase:
         with on(wire):
             assert set(batch_get(BookItem, [book(1).key])) == {book(1).key}
         assert len(wire.requests) == 3
+
+    @pytest.mark.parametrize("times", [1, 3, 4])
+    def test_is_asked_four_times_for_items_of_several_tables(self, times: int) -> None:
+        put(book(1))
+        put(MessageItem(*book(2).key, text="t"))
+
+        def left_out(number: int, _: str, params: Params) -> dict[str, Any] | None:
+            return {"Responses": {}, "UnprocessedKeys": params["RequestItems"]} if number < times else None
+
+        wire = Wire(answer=left_out)
+        with on(wire):
+            if times == 4:
+                with pytest.raises(StorageThrottled):
+                    both(book(1).key, book(2).key)
+            else:
+                book_1, unique, message = both(book(1).key, book(2).key)
+                assert book_1 is not None
+                assert message is not None
+                assert (book_1.title, unique, message.text) == ("t", None, "t")
+        assert len(wire.requests) == min(times + 1, 4)
+
+    def test_is_not_asked_for_nothing(self) -> None:
+        with on(wire := Wire()):
+            Reads().read()
+        assert not wire.requests
 
     @pytest.mark.parametrize("times", [1, 4, 5])
     def test_is_asked_five_times_to_delete_a_batch(self, database: Database, times: int) -> None:

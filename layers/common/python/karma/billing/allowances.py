@@ -201,6 +201,11 @@ class Allowance(Record):
     day_cost_micros: int | None = None
     """As in its terms."""
 
+    @classmethod
+    def under(cls, terms: Terms, user_id: UserId, at: datetime) -> Allowance:
+        """Return what an account may use under its terms at a moment."""
+        return cls(user_id, terms.plan, at, terms.day_cost_micros)
+
     @property
     def account_days(self) -> tuple[DaySpend, ...]:
         """Return the count of the account's day, if it has set a limit of that."""
@@ -252,8 +257,7 @@ class Allowances:
 
     def of(self, user_id: UserId) -> Allowance:
         """Read an account's allowance: one consistent read, so that a plan bought a moment ago counts."""
-        terms = self._terms_of(user_id)
-        return Allowance(user_id, terms.plan, self._clock.now(), terms.day_cost_micros)
+        return Allowance.under(self._terms_of(user_id), user_id, self._clock.now())
 
 
 def granted(user_id: UserId, metric: Metric, amount: int = 1) -> Reservation:

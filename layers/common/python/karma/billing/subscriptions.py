@@ -12,8 +12,18 @@ if TYPE_CHECKING:
     from karma.billing.allowances import Terms
     from karma.billing.domain import Subscription
     from karma.billing.plans import Catalog, Plan
-    from karma.billing.ports import Subscriptions
+    from karma.billing.ports import OwnLimits, Subscriptions
     from karma.core.ids import UserId
+
+
+def terms_at(now: datetime, user_id: UserId, found: OwnLimits) -> Terms:
+    """Return the plan whose limits hold for a user at a moment, with the limit that the user has set."""
+    from karma.billing.allowances import Terms
+    from karma.billing.domain import free_subscription
+    from karma.billing.plans import plan_at
+
+    subscription = found.subscription or free_subscription(user_id, now)
+    return Terms(plan=plan_at(subscription.entitled_plan(now), now), day_cost_micros=found.day_cost_micros)
 
 
 class SubscriptionService:
@@ -39,13 +49,7 @@ class SubscriptionService:
 
     def terms(self, user_id: UserId) -> Terms:
         """Return the plan whose limits hold for the user now, with the limit that the user has set: one read."""
-        from karma.billing.allowances import Terms
-        from karma.billing.domain import free_subscription
-        from karma.billing.plans import plan_at
-
-        now, found = self._clock.now(), self._subscriptions.limits(user_id)
-        subscription = found.subscription or free_subscription(user_id, now)
-        return Terms(plan=plan_at(subscription.entitled_plan(now), now), day_cost_micros=found.day_cost_micros)
+        return terms_at(self._clock.now(), user_id, self._subscriptions.limits(user_id))
 
     def catalog(self) -> Catalog:
         """Return the plans that are offered now."""

@@ -1,14 +1,19 @@
-"""Usage of plans in transactions of other contexts."""
+"""Usage of plans in transactions of other contexts, and allowances in their reads."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import TYPE_CHECKING
 
-from karma.billing.allowances import Adjustment, Reservation
+from karma.billing.allowances import Adjustment, Allowance, Reservation
 from karma.billing.repository import usage
 from karma.core.dynamo.transaction import Transaction
 from karma.core.errors import AppError
 from karma.core.ids import UserId
+
+if TYPE_CHECKING:
+    from karma.core.clock import Clock
+    from karma.core.dynamo.reads import Later, Reads
 
 
 def reserve_usage(tx: Transaction, reservations: Iterable[Reservation]) -> None:
@@ -34,3 +39,17 @@ def take_seat(tx: Transaction, reservation: Reservation, member_id: UserId, *, o
 def give_seats_back(tx: Transaction, taken: Iterable[tuple[UserId, UserId]], *, on_fail: AppError) -> None:
     """Count one project less for seats, (account, person) each; see repository/usage.py. One read an account."""
     usage.give_seats_back(tx, taken, on_fail=on_fail)
+
+
+def want_allowance(reads: Reads, user_id: UserId, clock: Clock) -> Later[Allowance]:
+    """Ask for an account's allowance with other items, as `Allowances.of` reads it alone: two items more."""
+    from karma.billing.repository.subscriptions import want_limits  # local: few functions read with others
+    from karma.billing.subscriptions import terms_at
+
+    limits = want_limits(reads, user_id)
+
+    def found() -> Allowance:
+        now = clock.now()
+        return Allowance.under(terms_at(now, user_id, limits()), user_id, now)
+
+    return found

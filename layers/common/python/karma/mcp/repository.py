@@ -45,6 +45,7 @@ from karma.tools.domain import ToolApproval, dump_rule, load_rule
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from karma.core.dynamo.reads import Later, Reads
     from karma.core.purge import PurgeAttempt
 
 _SERVER: Final = "SERVER#"
@@ -104,6 +105,12 @@ class McpServerRequestItem(RequestAttributes, McpItem, discriminator="mcp_server
     """Record of the server that a request with an Idempotency-Key created."""
 
 
+def want_directory(reads: Reads, user_id: UserId) -> Later[Directory]:
+    """Ask for what `McpServerRepository.directory` reads, as one item of a call that asks for more."""
+    found = reads.item(McpDirectoryItem, directory_key(user_id))
+    return lambda: _directory(found())
+
+
 class McpServerRepository:
     """MCP servers over DynamoDB."""
 
@@ -121,8 +128,7 @@ class McpServerRepository:
 
     def directory(self, user_id: UserId) -> Directory:
         """See McpServers; one Get."""
-        item = get(McpDirectoryItem, directory_key(user_id), consistent=True)
-        return Directory(ids=dict(item.ids), version=int(item.version)) if item else Directory(ids={}, version=0)
+        return _directory(get(McpDirectoryItem, directory_key(user_id), consistent=True))
 
     def made_by(self, user_id: UserId, request: RepeatableRequest) -> McpServerId | None:
         """See McpServers; one Get."""
@@ -231,6 +237,10 @@ def _item(server: McpServer) -> McpServerItem:
         created_at=iso(server.created_at),
         updated_at=iso(server.updated_at),
     )
+
+
+def _directory(item: McpDirectoryItem | None) -> Directory:
+    return Directory(ids=dict(item.ids), version=int(item.version)) if item else Directory(ids={}, version=0)
 
 
 def _server(item: McpServerItem) -> McpServer:

@@ -15,7 +15,7 @@ from functools import partial
 
 from karma.agents.domain import MultitaskStrategy
 from karma.agents.service import Catalogue
-from karma.billing.allowances import Allowances, Metric
+from karma.billing.allowances import Metric
 from karma.conversations.arrival import Admitted, MessageAdmission, recognise
 from karma.conversations.attachments import Library
 from karma.conversations.branches import Merged
@@ -35,6 +35,7 @@ from karma.runs.asking import Asking, Beginning, Execution, Planned
 from karma.runs.budgets import budgets_of
 from karma.runs.domain import LEASE, NOBODYS, NOT_EXECUTED, Run, RunExists, RunKey, Segment, ThreadBusy
 from karma.runs.events import SUBAGENTS_SINCE
+from karma.runs.known import ReadKnown
 from karma.runs.opening import Link, Tell, opening
 from karma.runs.plan import RunLimits, RunPlan, ToStart, model_request
 from karma.runs.ports import Also, Configured, Executions, Runs, Watchdog
@@ -70,7 +71,7 @@ class RunRecorder:
         agents: Catalogue,
         configuration: Configured,
         library: Library,
-        allowances: Allowances,
+        known: ReadKnown,
         clock: Clock,
         prepare: Callable[[Target], None] = lambda _: None,
     ) -> None:
@@ -88,7 +89,7 @@ class RunRecorder:
         self.limits = limits
         self._library = library
         self._arrivals = MessageAdmission(library)
-        self._allowances = allowances
+        self._known = known
         self._clock = clock
 
     async def record(
@@ -158,11 +159,9 @@ class RunRecorder:
         if asked.parent_run_id:  # few clients name one
             asked = await asyncio.to_thread(with_own_parent, self._store, caller.user_id, asked)
         askers = await asyncio.to_thread(askers_of, self._store, caller.user_id, asked.resume) if asked.resume else {}
-        (agent, choice, thread, unavailable), allowance, before, servers, *_ = await asyncio.gather(
+        (agent, choice, thread, unavailable), known, *_ = await asyncio.gather(
             asyncio.to_thread(self._prepare, asked, askers, thread_key),
-            asyncio.to_thread(self._allowances.of, caller.user_id),
-            asyncio.to_thread(self._store.run, RunKey(caller.user_id, asked.run_id)),
-            asyncio.to_thread(self._mcp.servers, caller),
+            asyncio.to_thread(self._known, caller, RunKey(caller.user_id, asked.run_id)),
             *([admission()] if admission is not None else ()),
         )
         return Asking(
@@ -171,10 +170,10 @@ class RunRecorder:
             deadline=deadline,
             agent=agent,
             choice=choice,
-            allowance=allowance,
+            allowance=known.allowance,
             thread=thread,
-            offer=await self._mcp.offer(servers, agent.id),
-            before=before,
+            offer=await self._mcp.offer(known.servers, agent.id),
+            before=known.before,
             askers=askers,
             unavailable=unavailable,
         )

@@ -88,6 +88,7 @@ from karma.runs.stored import (
     checkpoint_item,
     checkpoint_of,
     pieces,
+    present,
     run_of,
     segment_item,
     segment_of,
@@ -385,8 +386,7 @@ class RunRepository(
 
     def run(self, key: RunKey) -> Run | None:
         """See Runs; one Get."""
-        found = self.versioned(key)
-        return None if found is None else found[0]
+        return present(get(RunItem, Key(run_pk(key), HEAD), consistent=True))
 
     def versioned(self, key: RunKey) -> tuple[Run, int] | None:
         """Read a run as `run` does, with the version of its item, which each change makes higher."""

@@ -70,6 +70,11 @@ def budgets_json(run: Run) -> str | None:
     return as_json(dump_budgets(run.budgets)) if run.budgets else None
 
 
+def present(item: RunItem | None) -> Run | None:
+    """Read a run; None: there is no item, or its thread was deleted."""
+    return run_of(item) if item is not None and not item.deleted_at else None
+
+
 def run_of(item: RunItem) -> Run:
     """Read a run."""
     return Run(

@@ -15,6 +15,7 @@ from karma.billing.repository.keys import (
     CUSTOMER_PREFIX,
     EVENT_PREFIX,
     LOOKS,
+    budget_key,
     customer_key,
     event_key,
     look_sort_key,
@@ -34,12 +35,25 @@ from karma.identity.transactional import require_account
 from karma.notices.transactional import add_notice
 
 if TYPE_CHECKING:
+    from karma.core.dynamo.reads import Later, Reads
     from karma.core.purge import PurgeAttempt
     from karma.notices.domain import Notice
 
 _PAGE = 100
 _BEFORE_ALL = "0"
 """Sort key before every moment."""
+
+
+def want_limits(reads: Reads, user_id: UserId) -> Later[OwnLimits]:
+    """Ask for what `SubscriptionRepository.limits` reads, as two items of a call that asks for more."""
+    row = reads.item(SubscriptionItem, Key(*subscription_key(user_id)))
+    set_by_user = reads.item(DailyBudgetItem, Key(*budget_key(user_id)))
+    return lambda: _limits(row(), set_by_user())
+
+
+def _limits(row: SubscriptionItem | None, set_by_user: DailyBudgetItem | None) -> OwnLimits:
+    most = None if set_by_user is None else set_by_user.attribute_values.get("max_cost_micros")
+    return OwnLimits(None if row is None else subscription_of(row), None if most is None else int(most))
 
 
 class SubscriptionRepository:
@@ -57,9 +71,7 @@ class SubscriptionRepository:
         key = subscription_key(user_id)
         page = query(BillingItem, key.pk, BillingItem.sk.startswith(key.sk), limit=2, consistent=True)
         row = next((each for each in page.items if isinstance(each, SubscriptionItem)), None)
-        set_by_user = next((each for each in page.items if isinstance(each, DailyBudgetItem)), None)
-        most = None if set_by_user is None else set_by_user.attribute_values.get("max_cost_micros")
-        return OwnLimits(None if row is None else subscription_of(row), None if most is None else int(most))
+        return _limits(row, next((each for each in page.items if isinstance(each, DailyBudgetItem)), None))
 
     def save(
         self,
