@@ -15,6 +15,7 @@ class FunctionName(StrEnum):
     AGENT_STREAM = "agent_stream"
     EXECUTION = "agent_stream.execution"
     DEVICE_INGEST = "device_ingest"
+    DEVICE_FILES = "device_ingest.files"
     BILLING_WEBHOOK = "billing_webhook"
     REALTIME = "realtime"
     INBOX = "background.inbox"
@@ -229,6 +230,21 @@ FUNCTIONS: dict[FunctionName, FunctionSpec] = {
             timeout_s=60,
             memory_mb=512,
             environment=("DEVICES_TABLE", "TELEMETRY_TABLE", "INGEST_QUEUE_URL", "IOT_DATA_ENDPOINT"),
+        ),
+        FunctionSpec(
+            name=FunctionName.DEVICE_FILES,
+            handler="device_ingest.files.lambda_handler",
+            # Ten asks of some 15 calls each.
+            timeout_s=30,
+            memory_mb=512,
+            environment=(
+                "IDENTITY_TABLE",
+                "DEVICES_TABLE",
+                "BILLING_TABLE",
+                "FILES_BUCKET",
+                "FILES_QUEUE_URL",
+                "IOT_DATA_ENDPOINT",
+            ),
         ),
         FunctionSpec(
             name=FunctionName.BILLING_WEBHOOK,

@@ -3,7 +3,7 @@
 To let a function do more, add the action to its line here and to `tests/infra/golden/grants.json` (the test that
 compares them says how). An action stays only while a test of the integration ring is seen to use it
 (`tests/infra/test_recorded_calls.py`, docs/adr/0018). No function gets `Scan`, and `*` appears only in the resources of
-`WILDCARDS`, each with its reason.
+`WILDCARDS`, each with its reason. One file of more than 450 lines: it is one table, which is read as a whole.
 
 Resources are written as `kind/name`:
 
@@ -158,6 +158,21 @@ GRANTS: dict[FunctionName, tuple[Grant, ...]] = {
         Grant("table/devices", (GET, QUERY, PUT, UPDATE, DELETE, CHECK)),
         Grant("table/telemetry", (QUERY, PUT)),
         Grant("iot/requests", ("iot:Publish",)),
+        Grant("any/iot-account", ("iot:DescribeEndpoint",)),
+    ),
+    FunctionName.DEVICE_FILES: (
+        Grant("queue/asks", CONSUME),
+        Grant("table/identity", (GET,)),
+        Grant("table/devices", (GET, BATCH_GET, QUERY, PUT, UPDATE, CHECK)),
+        Grant("index/devices", (QUERY,)),
+        Grant("table/billing", (QUERY, UPDATE)),
+        Grant("queue/files", SEND),
+        Grant("bucket/files", SEE),
+        Grant(
+            "objects/files",
+            ("s3:GetObject", "s3:PutObject", "s3:ListMultipartUploadParts", "s3:AbortMultipartUpload"),
+        ),
+        Grant("iot/file-answers", ("iot:Publish",)),
         Grant("any/iot-account", ("iot:DescribeEndpoint",)),
     ),
     FunctionName.BILLING_WEBHOOK: (
@@ -405,6 +420,7 @@ IOT_RESOURCES: dict[str, tuple[str, ...]] = {
     "iot/certificates": ("cert/*",),
     "iot/jobs": ("job/*",),
     "iot/requests": ("topic/cmd/karma/*/request",),
+    "iot/file-answers": ("topic/file/karma/*/answer",),
 }
 """ARN tails of the IoT resources."""
 
@@ -433,6 +449,7 @@ WILDCARDS: dict[str, str] = {
     "iot/jobs": "jobs are made at run time, one a round and batch of a rollout; their ids derive from the rollout's",
     "iot/certificates": "certificate ids are minted by AWS IoT at run time",
     "any/iot-attachments": "AWS IoT defines no resource type for ties between things and certificates, nor for lists",
+    "iot/file-answers": "one answer topic a device; the pattern holds answers about their own files alone",
     "iot/requests": "one request topic a device; the pattern holds command requests and nothing else",
     "any/iot-account": "AWS IoT defines no resource type for making certificates and for describing the endpoint",
     "any/streams": "dynamodb:ListStreams knows no resource",

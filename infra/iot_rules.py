@@ -9,6 +9,8 @@ class RuleSpec:
 
     name: str
     topic_filter: str
+    queue: str = "ingest"
+    """Queue that gets its messages: `ingest`, or `asks`."""
 
 
 IOT_RULES: tuple[RuleSpec, ...] = (
@@ -16,6 +18,7 @@ IOT_RULES: tuple[RuleSpec, ...] = (
     RuleSpec(name="ready", topic_filter="cmd/karma/+/ready"),
     RuleSpec(name="response", topic_filter="cmd/karma/+/response"),
     RuleSpec(name="presence", topic_filter="$aws/events/presence/+/+"),
+    RuleSpec(name="ask", topic_filter="file/karma/+/ask", queue="asks"),
 )
 IOT_SQL_VERSION = "2016-03-23"
 """Stated because CloudFormation's default is the version of 2015."""

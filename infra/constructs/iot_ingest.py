@@ -1,4 +1,4 @@
-"""Permissions of devices at the broker, and the rules that send their messages to the ingest queue.
+"""Permissions of devices at the broker, and the rules that send their messages to the ingest queue, asks to another.
 
 Rules forward the unchanged payload in base64, so that a malformed one also becomes a dead letter of its owner, with the
 topic, the certificate (`principal()`, by which ingest refuses foreign senders) and the broker's time.
@@ -31,10 +31,11 @@ class DevicePolicy(Construct):
         basic_ingest = f"topic/$aws/rules/{settings.basic_ingest_rule}/dt/karma/{THING}/telemetry"
         published = [f"topic/dt/karma/{THING}/{kind}" for kind in ("telemetry", "heartbeat", "event")]
         published += [f"topic/cmd/karma/{THING}/{kind}" for kind in ("ready", "response")]
+        published.append(f"topic/file/karma/{THING}/ask")
         # Jobs have their ids in the topic, and AWS takes a document of 2,048 characters.
         jobs = f"$aws/things/{THING}/jobs/*"
         published.append(f"topic/{jobs}")
-        heard = [f"cmd/karma/{THING}/request", jobs]
+        heard = [f"cmd/karma/{THING}/request", f"file/karma/{THING}/answer", jobs]
         self.policy = iot.CfnPolicy(
             self,
             "Policy",
@@ -70,12 +71,14 @@ class DevicePolicy(Construct):
 
 
 class IotIngest(Construct):
-    """Rules -> SQS -> device_ingest; messages that a rule cannot deliver go to a separate queue."""
+    """Rules -> SQS -> device_ingest, for asks device_ingest.files; what a rule cannot deliver has its own queue."""
 
     def __init__(self, scope: Construct, construct_id: str, *, settings: StageSettings) -> None:
         super().__init__(scope, construct_id)
         timeout_s = FUNCTIONS[FunctionName.DEVICE_INGEST].timeout_s
         self.ingest = WorkQueue(self, "Ingest", settings=settings, consumer_timeout_s=timeout_s)
+        timeout_s = FUNCTIONS[FunctionName.DEVICE_FILES].timeout_s
+        self.asks = WorkQueue(self, "Asks", settings=settings, consumer_timeout_s=timeout_s)
         self.errors = DeadLetterQueue(self, "Errors", settings=settings, redriven=False)
         self.rules: dict[str, str] = {}
         if settings.iot:
@@ -91,12 +94,13 @@ class IotIngest(Construct):
                     statements=[
                         iam.PolicyStatement(
                             actions=["sqs:SendMessage"],
-                            resources=[self.ingest.queue.queue_arn, self.errors.queue.queue_arn],
+                            resources=[each.queue.queue_arn for each in (self.ingest, self.asks, self.errors)],
                         )
                     ]
                 )
             },
         )
+        queues = {"ingest": self.ingest.queue, "asks": self.asks.queue}
         for spec in IOT_RULES:
             rule = iot.CfnTopicRule(
                 self,
@@ -106,7 +110,7 @@ class IotIngest(Construct):
                     sql=IOT_SELECT.format(spec.topic_filter),
                     aws_iot_sql_version=IOT_SQL_VERSION,
                     rule_disabled=False,
-                    actions=[_send_to(self.ingest.queue, role)],
+                    actions=[_send_to(queues[spec.queue], role)],
                     error_action=_send_to(self.errors.queue, role),
                 ),
             )

@@ -140,6 +140,8 @@ class AppStack(StageStack):
     def _triggers(self, settings: StageSettings, data: DataStack, devices: DevicesStack) -> None:
         for name, queue, concurrency, batch in (
             (FunctionName.DEVICE_INGEST, devices.iot.ingest.queue, 50, QUEUE_BATCH),
+            # A device waits for its answer.
+            (FunctionName.DEVICE_FILES, devices.iot.asks.queue, 20, QUEUE_BATCH),
             (FunctionName.INBOX, data.inbox.queue, 5, QUEUE_BATCH),
             (FunctionName.RUNS, data.runs.queue, 20, QUEUE_BATCH),
             # Its time is for one run.
@@ -334,6 +336,7 @@ def _grantable(data: DataStack, devices: DevicesStack) -> dict[str, str]:
         "queue/router-failures": data.router_failures.queue.queue_arn,
         "key/vault": data.vault_key.key_arn,
         "role/firmware": data.firmware_role.role_arn,
+        "queue/asks": devices.iot.asks.queue.queue_arn,
         "queue/ingest": devices.iot.ingest.queue.queue_arn,
     }
     for name, table in data.tables.items():

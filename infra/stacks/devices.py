@@ -1,4 +1,4 @@
-"""Resources of the MQTT broker: device policy, IoT rules, ingest queue. In a stage without IoT only the queue."""
+"""Resources of the MQTT broker: device policy, IoT rules, their queues. In a stage without IoT only the queues."""
 
 from constructs import Construct
 
@@ -22,4 +22,6 @@ class DevicesStack(StageStack):
             self.output(f"Rule{name.capitalize()}", rule)
         self.output("QueueUrlIngest", self.iot.ingest.queue.queue_url)
         self.output("QueueUrlIngestDlq", self.iot.ingest.dead_letters.queue.queue_url)
+        self.output("QueueUrlAsks", self.iot.asks.queue.queue_url)
+        self.output("QueueUrlAsksDlq", self.iot.asks.dead_letters.queue.queue_url)
         self.output("QueueUrlIngestErrors", self.iot.errors.queue.queue_url)

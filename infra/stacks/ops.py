@@ -103,6 +103,7 @@ class OpsStack(StageStack):
     def _leftovers(self, data: DataStack, devices: DevicesStack) -> list[cloudwatch.Alarm]:
         queues: dict[str, sqs.Queue] = {
             "Ingest": devices.iot.ingest.dead_letters.queue,
+            "Asks": devices.iot.asks.dead_letters.queue,
             "IngestErrors": devices.iot.errors.queue,
             "Inbox": data.inbox.dead_letters.queue,
             "Runs": data.runs.dead_letters.queue,

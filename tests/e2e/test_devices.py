@@ -3,12 +3,17 @@
 import time
 from collections.abc import Callable
 from pathlib import Path
+from queue import Queue
 from typing import Any
 
+import paho.mqtt.client as mqtt
 import pytest
+from paho.mqtt.enums import CallbackAPIVersion
+from paho.mqtt.reasoncodes import ReasonCode
 
-from karma_device.config import DeviceConfig
+from karma_device.config import DeviceConfig, tls_context
 from karma_device.device import Device
+from karma_device.errors import FileRefused
 from local.api_client import ApiRefused
 
 from .conftest import Robot, User
@@ -87,6 +92,62 @@ class TestCommands:
 
         eventually(lambda: status() == "succeeded", "the command succeeded after the device came back")
         assert [each.id for each in robot.commands] == [sent["id"]]
+
+
+class TestFiles:
+    @pytest.mark.req("R-K-14", "R-K-15")
+    def test_what_a_device_sends_is_its_owners_and_comes_back(
+        self, user: User, robot: Robot, tmp_path: Path, eventually: Eventually
+    ) -> None:
+        sent = tmp_path / "run-7.log"
+        sent.write_bytes(b"a line of a log\n" * 10_000)
+
+        uploaded = robot.client.files.upload(sent, to="/logs", category="diagnosis", within_s=60)
+
+        files = f"/devices/{robot.id}/files"
+        [listed] = user.api.call("GET", f"{files}?path=/logs")["files"]
+        shown = (listed["id"], listed["name"], listed["category"], listed["status"])
+        assert shown == (uploaded.id, "run-7.log", "diagnosis", "ready")
+        with pytest.raises(FileRefused) as refused:
+            robot.client.files.upload(sent, to="/logs", within_s=60)
+        assert refused.value.code == "ALREADY_EXISTS"
+        back = robot.client.files.download(path="/logs/run-7.log", to=tmp_path / "back.log", within_s=60)
+        assert back.read_bytes() == sent.read_bytes()
+        assert [each.id for each in robot.client.files.list("/logs")] == [uploaded.id]
+
+        def found() -> list[dict[str, Any]]:
+            results: list[dict[str, Any]] = user.api.call("GET", "/search", q="run-7")["results"]
+            return results
+
+        eventually(lambda: [each["id"] for each in found()] == [uploaded.id], "the file in the search")
+        user.api.call("DELETE", f"{files}/{uploaded.id}")
+        with pytest.raises(FileRefused):
+            robot.client.files.download(uploaded.id, to=tmp_path / "gone.log", within_s=60)
+
+    def test_a_device_hears_no_answers_of_another(self, user: User, make_robot: Callable[..., Robot]) -> None:
+        robot, other = make_robot(user), make_robot(user)
+        robot.client.stop()
+        config = DeviceConfig.from_credentials(robot.credentials)
+        client = mqtt.Client(CallbackAPIVersion.VERSION2, client_id=robot.serial, protocol=mqtt.MQTTv5)
+        client.tls_set_context(tls_context(config))
+        told: Queue[bool] = Queue()
+        topics = [(f"file/karma/{each.serial}/answer", 1) for each in (robot, other)]
+
+        def subscribe(connected: mqtt.Client, *_: object) -> None:
+            connected.subscribe(topics)
+
+        def hear(_client: object, _data: object, _mid: int, codes: list[ReasonCode], _more: object) -> None:
+            for code in codes:
+                told.put(not code.is_failure)
+
+        client.on_connect, client.on_subscribe = subscribe, hear
+        client.connect(config.host, config.port)
+        client.loop_start()
+        try:
+            assert [told.get(timeout=20) for _ in range(2)] == [True, False]
+        finally:
+            client.disconnect()
+            client.loop_stop()
 
 
 class TestCertificates:

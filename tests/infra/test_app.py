@@ -210,7 +210,7 @@ def test_a_browser_may_read_each_header_of_answers(aws: Synthesized) -> None:
 
 def test_queue_consumers_answer_for_each_message(aws: Synthesized) -> None:
     mappings = [item["Properties"] for item in aws.of_type("AWS::Lambda::EventSourceMapping").values()]
-    assert len(mappings) == 21
+    assert len(mappings) == 22
     assert all(item["FunctionResponseTypes"] == ["ReportBatchItemFailures"] for item in mappings)
 
 
@@ -368,7 +368,7 @@ def test_alarms_watch_users_crashes_leftovers_and_facts(aws: Synthesized) -> Non
     ):
         assert f'"{metric}"' in watched, metric
     dead_letter_alarms = [path for path in ops if "Dlq" in path]
-    assert len(dead_letter_alarms) == 22
+    assert len(dead_letter_alarms) == 23
     for path, item in ops.items():
         assert item["Properties"]["AlarmActions"], path
         if path in dead_letter_alarms:

@@ -1,4 +1,4 @@
-"""IoT rules carry everything to the ingest queue; the device policy binds a device to its own topics."""
+"""IoT rules carry everything to the ingest queue, and asks to their own; a policy binds a device to its own topics."""
 
 import json
 
@@ -16,6 +16,7 @@ TOPICS = {
     "ready": "cmd/karma/+/ready",
     "response": "cmd/karma/+/response",
     "presence": "$aws/events/presence/+/+",
+    "ask": "file/karma/+/ask",
 }
 
 
@@ -33,7 +34,7 @@ def test_rules_forward_the_raw_payload_with_an_error_action(aws: Synthesized, na
     assert payload["Sql"] == f"{SELECT}'{TOPICS[name]}'"
     assert payload["RuleDisabled"] is False
     (action,) = payload["Actions"]
-    assert action["Sqs"]["QueueUrl"] == queue_url(aws, "devices", "IngestQueue")
+    assert action["Sqs"]["QueueUrl"] == queue_url(aws, "devices", "AsksQueue" if name == "ask" else "IngestQueue")
     assert action["Sqs"]["UseBase64"] is False
     assert payload["ErrorAction"]["Sqs"]["QueueUrl"] == queue_url(aws, "devices", "ErrorsQueue")
 
@@ -112,6 +113,7 @@ def test_queues_are_encrypted_tls_only_and_never_lose_a_message(aws: Synthesized
 def test_messages_stay_hidden_for_six_times_the_consumers_timeout(aws: Synthesized) -> None:
     consumers = {
         "devices/IotIngestQueue": FunctionName.DEVICE_INGEST,
+        "devices/IotAsksQueue": FunctionName.DEVICE_FILES,
         "data/InboxQueue": FunctionName.INBOX,
         "data/RunsQueue": FunctionName.RUNS,
         "data/DeletionsQueue": FunctionName.DELETION,

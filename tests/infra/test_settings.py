@@ -20,6 +20,7 @@ MODULES = {
     FunctionName.AGENT_STREAM: "agent_stream.settings",
     FunctionName.EXECUTION: "agent_stream.settings:WorkerSettings",
     FunctionName.DEVICE_INGEST: "device_ingest.handler",
+    FunctionName.DEVICE_FILES: "device_ingest.files",
     FunctionName.BILLING_WEBHOOK: "billing_webhook.handler",
     FunctionName.REALTIME: "realtime.settings",
     FunctionName.INBOX: "background.inbox",

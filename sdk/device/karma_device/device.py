@@ -15,6 +15,7 @@ from enum import Enum
 from types import TracebackType
 from typing import Self
 
+from karma_device.asking import Asking
 from karma_device.backoff import Backoff
 from karma_device.batching import Batcher, MetricValue, Sieve, TelemetryBuffer, encode_sample
 from karma_device.certificates import Certificates
@@ -22,6 +23,7 @@ from karma_device.clock import SteppedClock, is_possible, steady_ms
 from karma_device.commands import CommandRunner, Handler, Reply
 from karma_device.config import DeviceConfig
 from karma_device.errors import SampleInvalid
+from karma_device.files import DeviceFiles
 from karma_device.link import Link
 from karma_device.messages import Json, Topics, encode_json
 from karma_device.reasons import why_not_opened, why_not_published, why_unanswered, why_unconfirmed
@@ -43,6 +45,7 @@ class _Kind(Enum):
     HEARTBEAT = "heartbeat"
     REPLY = "reply"
     JOB = "job"
+    ASK = "ask"
     TELEMETRY = "telemetry"
 
 
@@ -112,10 +115,15 @@ class Device:
         self._buffer = TelemetryBuffer(max_bytes=config.buffer_max_bytes)
         self._sieve = Sieve()
         self._replies: deque[Reply] = deque()
-        self._job_messages: deque[tuple[str, bytes]] = deque()
+        self._messages: deque[tuple[_Kind, str, bytes]] = deque()
         self._updater = updater
         if updater is not None:
-            updater.attach(config.thing_name, self._enqueue_job_message)
+            updater.attach(config.thing_name, lambda *said: self._enqueue(_Kind.JOB, *said))
+        self._asking = Asking(
+            config.thing_name, send=lambda *said: self._enqueue(_Kind.ASK, *said), wait_ready=self.wait_ready
+        )
+        self.files = DeviceFiles(config.state_path.with_suffix(".uploads"), self._asking)
+        """Sends and fetches files of this device."""
         self._inflight: dict[int, _InFlight] = {}
         self._wake = threading.Event()
         self._ready = threading.Event()
@@ -213,6 +221,7 @@ class Device:
     def close(self) -> Unsent:
         """Stop and release the state file; the object is of no use afterwards, and its unsent samples are lost."""
         if self._left is None:
+            self._asking.close()
             self._left = self.stop()
             self._store.close()
             if self._left.samples:
@@ -308,9 +317,15 @@ class Device:
         self._replies.append(reply)
         self._wake.set()
 
-    def _enqueue_job_message(self, topic: str, payload: bytes) -> None:
-        self._job_messages.append((topic, payload))
+    def _enqueue(self, kind: _Kind, topic: str, payload: bytes) -> None:
+        self._messages.append((kind, topic, payload))
         self._wake.set()
+
+    def _receive(self, topic: str, payload: bytes) -> None:
+        if topic == self._asking.answer_topic:
+            self._asking.receive(payload)
+        elif self._updater is not None:
+            self._updater.receive(topic, payload)
 
     # The methods below run on the device's own thread.
 
@@ -348,8 +363,8 @@ class Device:
             config,
             on_request=self._commands.receive,
             wake=self._wake,
-            filters=self._updater.filters if self._updater is not None else (),
-            on_other=self._updater.receive if self._updater is not None else None,
+            filters=[self._asking.answer_topic, *(self._updater.filters if self._updater is not None else ())],
+            on_other=self._receive,
         )
         try:
             identity = self._config.identity
@@ -398,9 +413,10 @@ class Device:
                 self._next_heartbeat = now
                 body = encode_json({"boot": self.boot, "ts": self._clock_ms()})
                 self._publish(link, self._topics.ready, body, _Kind.READY)
+                # What was meant for an earlier connection is asked for, or reported, again.
+                self._messages.clear()
+                self._asking.connected()
                 if self._updater is not None:
-                    # What was meant for an earlier connection is asked for, or reported, again.
-                    self._job_messages.clear()
                     self._updater.connected()
             if (deferred := self._settle(link)) is not None:
                 return deferred
@@ -469,8 +485,9 @@ class Device:
                 link, self._topics.response, reply.payload, _Kind.REPLY, reply=reply, correlation=reply.correlation
             )
             return True
-        if self._job_messages and link.subscribed:
-            self._publish(link, *self._job_messages.popleft(), _Kind.JOB)
+        if self._messages and link.subscribed:
+            kind, topic, payload = self._messages.popleft()
+            self._publish(link, topic, payload, kind)
             return True
         if self._heartbeats(link) and now >= self._next_heartbeat:
             self._next_heartbeat = now + self._config.heartbeat_interval_s

@@ -5,11 +5,17 @@ DeviceError
 ├─ CredentialsInvalid a certificate or key cannot be read, or does not belong to the other
 ├─ StateFileBusy      another process already runs this device
 ├─ StateFileUnusable  the state file cannot be opened where it should be
-├─ FirmwareRefused    a release must not be installed: firmware.py
-├─ FirmwareUnfetched  a release could not be fetched in time: firmware.py
+├─ TransferRefused    bytes must not be sent or taken, as its code says
+│  ├─ FirmwareRefused a release must not be installed: firmware.py
+│  └─ FileRefused     the service does not take or give a file
+├─ TransferUnfinished what was to be sent or fetched was not in time; the same call goes on
+│  ├─ FirmwareUnfetched   a release: firmware.py
+│  └─ FileUnfinished  a file
 ├─ InvalidParams      raised by a handler: the command is answered `rejected`
 └─ CommandFailed      raised by a handler: the command is answered `failed` with its own code
 """
+
+from typing import Any
 
 
 class DeviceError(Exception):
@@ -30,6 +36,35 @@ class StateFileUnusable(DeviceError, OSError):
 
 class CredentialsInvalid(DeviceError, OSError):
     """A certificate or key cannot be read, is no PEM, or does not belong to the other; the message names which."""
+
+
+class TransferRefused(DeviceError):
+    """Bytes must not be sent or taken; the same call is refused again.
+
+    Args:
+        code: Machine-readable reason in capitals, such as `HASH`.
+        message: One sentence for a person.
+    """
+
+    def __init__(self, code: str, message: str) -> None:
+        super().__init__(message)
+        self.code = code
+
+
+class TransferUnfinished(DeviceError):
+    """The time was over first; what has come or gone is kept, and the same call goes on behind it."""
+
+
+class FileRefused(TransferRefused):
+    """The service does not take or give the file; `code` is the service's, `details` what it tells besides."""
+
+    def __init__(self, code: str, message: str, details: Any = None) -> None:
+        super().__init__(code, message)
+        self.details = details
+
+
+class FileUnfinished(TransferUnfinished):
+    """The time was over first; the same call goes on behind what has come or gone."""
 
 
 class InvalidParams(DeviceError):

@@ -12,48 +12,25 @@ of which object), and in the end `<sha256>.bin`. Of several releases only the on
 
 import base64
 import binascii
-import hashlib
-import http.client
 import json
-import logging
-import os
-import shutil
-import time
-import urllib.error
-import urllib.request
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
 
-from karma_device.backoff import Backoff
-from karma_device.errors import DeviceError
+from karma_device.errors import TransferRefused, TransferUnfinished
+from karma_device.fetching import TIMEOUT_S, Fetch
 
-log = logging.getLogger(__name__)
-
-_CHUNK_BYTES = 64 * 1024
-_SAFE_EVERY_BYTES = 1024 * 1024
-"""Bytes after which what came is forced to the disk and noted: at the most, a cut of power costs so many."""
-_TIMEOUT_S = 30.0
-_REFUSALS = 8
-"""Links without a byte between them that the service refuses, fresh ones, until there is nothing behind them: a minute
-or so. Storage answers 403 also for what is not there any more."""
-_LINK_REFUSED = frozenset({403, 404, 410})
 _SHA256_DIGITS = 64
 
 Verify = Callable[[bytes, bytes, bytes], bool]
 """Tells whether a key (32 bytes) has signed a message: key, message, signature."""
 
 
-class FirmwareRefused(DeviceError):
+class FirmwareRefused(TransferRefused):
     """The release must not be installed; `code` and the text are for the job's answer (REJECTED)."""
 
-    def __init__(self, code: str, message: str) -> None:
-        super().__init__(message)
-        self.code = code
 
-
-class FirmwareUnfetched(DeviceError):
+class FirmwareUnfetched(TransferUnfinished):
     """The release could not be fetched in time; what came is kept, and the next try goes on behind it."""
 
 
@@ -149,14 +126,19 @@ def _decoded(text: str) -> bytes:
 class FirmwareDownload:
     """The bytes of one release on the disk of this device."""
 
-    def __init__(self, folder: str | Path, manifest: Manifest, *, timeout_s: float = _TIMEOUT_S) -> None:
+    def __init__(self, folder: str | Path, manifest: Manifest, *, timeout_s: float = TIMEOUT_S) -> None:
         """Make it; `timeout_s` is the time without a byte after which a connection counts as dead."""
         self._folder = Path(folder)
         self._manifest = manifest
-        self._timeout_s = timeout_s
-        self._part = self._folder / f"{manifest.sha256}.part"
-        self._note = self._folder / f"{manifest.sha256}.json"
-        self._whole = self._folder / f"{manifest.sha256}.bin"
+        self._fetch = Fetch(
+            self._folder / f"{manifest.sha256}.part",
+            self._folder / f"{manifest.sha256}.bin",
+            size=manifest.size,
+            sha256=manifest.sha256,
+            timeout_s=timeout_s,
+            refused=FirmwareRefused,
+            unfinished=FirmwareUnfetched,
+        )
 
     def fetch(self, url: str, *, renew: Callable[[], str], within_s: float = 3_600.0) -> Path:
         """Fetch what is missing, and return the path of the whole, verified.
@@ -172,124 +154,10 @@ class FirmwareDownload:
         """
         self._folder.mkdir(parents=True, exist_ok=True)
         self._forget_others()
-        if self._whole.exists() and self._digest(self._whole) == self._manifest.sha256:
-            return self._whole
-        ends_at, backoff = time.monotonic() + within_s, Backoff(base_s=0.5, cap_s=30.0)
-        anew, refused = False, 0
-        while True:
-            self._require_space()
-            came = self._safe()[0]
-            try:
-                is_whole = came == self._manifest.size or self._go_on(url, ends_at)
-            except urllib.error.HTTPError as exc:
-                exc.close()
-                log.warning("firmware.refused: the service answers %d", exc.code)
-                is_whole = False
-                if exc.code == 416:
-                    self._start_over()
-                elif exc.code in _LINK_REFUSED:
-                    refused += 1
-                    if refused >= _REFUSALS:
-                        raise FirmwareRefused("LINK", f"{refused} links to it were refused ({exc.code})") from exc
-                    url = renew()
-            except (OSError, http.client.HTTPException) as exc:
-                log.warning("firmware.cut: after %d of %d bytes: %s", self._safe()[0], self._manifest.size, exc)
-                is_whole = False
-            if is_whole:
-                if self._digest(self._part) == self._manifest.sha256:
-                    return self._keep()
-                self._start_over()
-                if anew:
-                    raise FirmwareRefused("HASH", "the SHA-256 of what came is not that of the manifest")
-                anew = True  # a disk that was cut off may hold other bytes than it was given
-                continue
-            if self._safe()[0] > came:
-                refused = 0
-                backoff.reset()
-            pause_s = backoff.next_delay_s()
-            if time.monotonic() + pause_s >= ends_at:
-                raise FirmwareUnfetched(f"{self._safe()[0]} of {self._manifest.size} bytes came in time")
-            time.sleep(pause_s)
-
-    def _go_on(self, url: str, ends_at: float) -> bool:
-        """Read until the end, or the connection's; True: all has come."""
-        offset, tag = self._safe()
-        headers = {"Range": f"bytes={offset}-", **({"If-Range": tag} if tag else {})} if offset else {}
-        with urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=self._timeout_s) as answer:  # noqa: S310  links of the service
-            if answer.status != 206:
-                offset = 0  # another object, or a server without ranges
-            tag = answer.headers.get("ETag") or ""
-            with self._part.open("r+b" if self._part.exists() else "w+b") as file:
-                file.truncate(offset)
-                file.seek(offset)
-                at = noted = offset
-                try:
-                    # What is there, and not so many bytes: who sends one a minute must not keep us beyond the deadline.
-                    while chunk := answer.read1(_CHUNK_BYTES):
-                        if at + len(chunk) > self._manifest.size:
-                            raise FirmwareRefused("SIZE", f"more than the manifest's {self._manifest.size} bytes came")
-                        file.write(chunk)
-                        at += len(chunk)
-                        if at - noted >= _SAFE_EVERY_BYTES:
-                            self._secure(file, at, tag)
-                            noted = at
-                        if time.monotonic() >= ends_at:
-                            break
-                finally:
-                    # Also of a connection that was reset: a line that is never whole for a megabyte gets on by it.
-                    self._secure(file, at, tag)
-        return at == self._manifest.size
-
-    def _safe(self) -> tuple[int, str]:
-        """Return how many bytes are safe on the disk, and the tag of the object that they are of."""
-        try:
-            noted = json.loads(self._note.read_text())
-            offset, tag = int(noted["offset"]), str(noted["etag"])
-            return (offset, tag) if self._part.stat().st_size >= offset >= 0 else (0, "")
-        except (OSError, ValueError, KeyError, TypeError):
-            return 0, ""
-
-    def _secure(self, file: BinaryIO, offset: int, tag: str) -> None:
-        file.flush()
-        os.fsync(file.fileno())
-        beside = self._note.with_suffix(".new")
-        with beside.open("w") as note:
-            json.dump({"offset": offset, "etag": tag}, note)
-            note.flush()
-            os.fsync(note.fileno())
-        beside.replace(self._note)
-        self._secure_folder()
-
-    def _keep(self) -> Path:
-        self._part.replace(self._whole)
-        self._note.unlink(missing_ok=True)
-        self._secure_folder()
-        return self._whole
-
-    def _secure_folder(self) -> None:
-        folder = os.open(self._folder, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
-
-    def _start_over(self) -> None:
-        for path in (self._note, self._part):
-            path.unlink(missing_ok=True)
+        return self._fetch.fetch(url, renew=renew, within_s=within_s)
 
     def _forget_others(self) -> None:
         for path in self._folder.iterdir():
             is_ours = path.suffix in {".part", ".json", ".bin", ".new"} and len(path.stem) == _SHA256_DIGITS
             if is_ours and path.stem != self._manifest.sha256:
                 path.unlink(missing_ok=True)
-
-    def _require_space(self) -> None:
-        needed = self._manifest.size - self._safe()[0]
-        free = shutil.disk_usage(self._folder).free
-        if free < needed:
-            raise FirmwareRefused("DISK_FULL", f"{needed} bytes are needed, and {free} are free")
-
-    @staticmethod
-    def _digest(path: Path) -> str:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()

@@ -209,7 +209,7 @@ class Link:
         self, _client: mqtt.Client, _userdata: object, _mid: int, codes: list[ReasonCode], _properties: object
     ) -> None:
         if refused := [each for each, code in zip(self._filters, codes[1:], strict=False) if code.is_failure]:
-            log.error("jobs.subscribe_refused: no firmware arrives, the policy forbids %s", ", ".join(refused))
+            log.error("topics.subscribe_refused: nothing arrives there, the policy forbids %s", ", ".join(refused))
         if codes[0].is_failure:
             # Telemetry still works; the policy has to be mended in the account, which no retry from here would do.
             log.error(

@@ -5,6 +5,7 @@ dt/karma/<thing>/heartbeat   out  {"boot", "seq", "ts", "ip"?, "firmware_version
 cmd/karma/<thing>/ready      out  {"boot", "ts"}, after each SUBACK
 cmd/karma/<thing>/request    in   {"id", "device_id", "command", "params", "issued_at", "expires_at", "serial"}
 cmd/karma/<thing>/response   out  {"id", "status", "result", "error": {"code", "message"} | null, "ts"}
+file/karma/<thing>/{ask,answer}   files.py
 """
 
 import json

@@ -110,8 +110,9 @@ class Broker:
             f"{ACCOUNT_ARN}:topic/cmd/karma/{THING}/response",
             f"{ACCOUNT_ARN}:topic/$aws/rules/{RULE}/dt/karma/{THING}/telemetry",
             f"{ACCOUNT_ARN}:topic/$aws/things/{THING}/jobs/*",
+            f"{ACCOUNT_ARN}:topic/file/karma/{THING}/ask",
         ]
-        heard = [f"cmd/karma/{THING}/request", f"$aws/things/{THING}/jobs/*"]
+        heard = [f"cmd/karma/{THING}/request", f"file/karma/{THING}/answer", f"$aws/things/{THING}/jobs/*"]
         statements = [
             {
                 "Effect": "Allow",
@@ -138,6 +139,11 @@ class Broker:
         iot.create_policy(
             policyName="observer", policyDocument=json.dumps({"Version": "2012-10-17", "Statement": [everything]})
         )
+        self._add_rules()
+
+    def _add_rules(self) -> None:
+        iot = self.client("iot")
+        self.asks_url = self.client("sqs").create_queue(QueueName="asks")["QueueUrl"]
         select = "SELECT encode(*, 'base64') AS payload_b64, topic() AS topic, principal() AS principal"
         trust = {"Effect": "Allow", "Principal": {"Service": "iot.amazonaws.com"}, "Action": "sts:AssumeRole"}
         role = self.client("iam").create_role(
@@ -149,6 +155,14 @@ class Broker:
                 "sql": f"{select} FROM 'dt/karma/+/+'",
                 "awsIotSqlVersion": "2016-03-23",
                 "actions": [{"sqs": {"queueUrl": self.queue_url, "roleArn": role, "useBase64": False}}],
+            },
+        )
+        iot.create_topic_rule(
+            ruleName=f"{RULE}_asks",
+            topicRulePayload={
+                "sql": "SELECT *, topic(3) AS thing FROM 'file/karma/+/ask'",
+                "awsIotSqlVersion": "2016-03-23",
+                "actions": [{"sqs": {"queueUrl": self.asks_url, "roleArn": role, "useBase64": False}}],
             },
         )
 

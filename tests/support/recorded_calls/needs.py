@@ -32,7 +32,7 @@ ANY = "*"
 NOT_FOUND = ":404"
 _UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
 _SHA256 = re.compile(r"(?<![0-9a-f])[0-9a-f]{64}(?![0-9a-f])")
-_COMMAND_TOPIC = re.compile(r"cmd/karma/[^/]+/")
+_DEVICE_TOPIC = re.compile(r"(cmd|file)/karma/[^/]+/")
 
 
 class Need(NamedTuple):
@@ -147,7 +147,8 @@ def _send_email(told: Told, params: Params) -> Iterator[Need]:
 
 
 def _topic(_: Told, params: Params) -> str:
-    return f"topic/{_COMMAND_TOPIC.sub('cmd/karma/{thing}/', params['topic'])}"
+    topic = _DEVICE_TOPIC.sub(lambda found: f"{found[1]}/karma/{{thing}}/", params["topic"])
+    return f"topic/{topic}"
 
 
 def _fixed(resource: str) -> Callable[[Told, Params], str]:

@@ -106,6 +106,9 @@ CALLS: dict[str, Callable[[], object]] = {
     "S3Files.download_url": lambda: S3Files("b").download_url(DEVICE, FILE, filename="f", mime_type="text/plain"),
     "S3Files.remove": lambda: S3Files("b").remove(DEVICE, FILE),
     "S3Files.remove_all": lambda: S3Files("b").remove_all(DEVICE, limit=10),
+    "IotPublisher.publish_file_answer": lambda: IotPublisher(endpoint_url="https://127.0.0.1").publish_file_answer(
+        "t", {}, expires_in_s=1
+    ),
     "IotPublisher.publish_command": lambda: IotPublisher(endpoint_url="https://127.0.0.1").publish_command(
         "t", {}, command_id="c", expires_in_s=1
     ),

@@ -174,7 +174,7 @@ def examples() -> list[tuple[str, str]]:
 @pytest.mark.fault("F-14b")
 def test_the_page_s_examples_are_what_they_say() -> None:
     shown = examples()
-    assert {name for name, _ in shown} | {"ready"} == {*READERS, "request"}
+    assert {name for name, _ in shown} | {"ready"} == {*READERS, "request", "ask", "answer"}
     for name, text in shown:
         assert accepts(name, json.loads(text)), text
         if name in READERS:

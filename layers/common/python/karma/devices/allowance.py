@@ -1,5 +1,7 @@
 """Limits of one device an hour: of dead letters that are kept, of write units of telemetry, and of other messages.
 
+What a device asks of its files is counted in the table at each ask, which costs more calls anyway.
+
 A device publishes as fast as its broker lets it, and no plan counts its messages. Messages beyond a limit are refused,
 counted, and reported in one dead letter an hour (DeadLetterRepository.sum_up), so that a flood costs little.
 
@@ -29,6 +31,10 @@ ANSWERS_AN_HOUR: Final = 7_200
 They are apart from the others, so that a device that connects over and over is heard when it has done something.
 """
 MESSAGES_PORTION: Final = 120
+FILE_UNITS_AN_HOUR: Final = 1_200
+"""Asks of one device for its files an hour, and links of uploads beyond the first of an answer, 8 MiB each: 9 GiB."""
+FILE_REFUSALS_AN_HOUR: Final = 60
+"""Asks beyond them that are answered an hour."""
 _UNIT_BYTES: Final = 1_024
 _MAX_KNOWN: Final = 10_000
 
@@ -63,6 +69,14 @@ class HourlyAllowance:
         """Tell whether one more answer to a command may be taken; costs as `take_units` does."""
         most = ANSWERS_AN_HOUR
         return self._take_part(device_id, Cost.ANSWERS, 1, MESSAGES_PORTION, received_ms=received_ms, most=most)
+
+    def take_file_units(self, device_id: DeviceId, units: int, *, received_ms: int) -> bool:
+        """Tell whether a device may have so many more asks for its files, or links; one write."""
+        return self._take(device_id, Cost.FILES, units, hour=hour_of(received_ms), most=FILE_UNITS_AN_HOUR)
+
+    def take_file_refusal(self, device_id: DeviceId, *, received_ms: int) -> bool:
+        """Tell whether one more ask that is refused for its number may be answered; costs as `take_letter` does."""
+        return self._take(device_id, Cost.FILE_REFUSALS, 1, hour=hour_of(received_ms), most=FILE_REFUSALS_AN_HOUR)
 
     def give_back(self, device_id: DeviceId, units: int, *, received_ms: int) -> None:
         """Take units back of a message that could not be stored: it is delivered again, and asks for them again."""

@@ -3,6 +3,8 @@
 dt/karma/<thing>/{telemetry,heartbeat,event}      device -> cloud; also under $aws/rules/<rule>/ (Basic Ingest)
 cmd/karma/<thing>/{ready,response}                device -> cloud
 cmd/karma/<thing>/request                         cloud -> device
+file/karma/<thing>/ask                            device -> cloud, to a queue of its own (karma.files.by_device)
+file/karma/<thing>/answer                         cloud -> device
 $aws/events/presence/{connected,disconnected}/<client id>
 
 The thing's name, the client's id and the device's serial number are one. infra/constructs/iot_ingest.py forwards them.
@@ -46,3 +48,16 @@ def request_topic(thing: str) -> str:
 def response_topic(thing: str) -> str:
     """Return the topic on which a device answers them."""
     return f"cmd/karma/{thing}/response"
+
+
+def asking_thing(topic: str) -> str | None:
+    """Return the thing that asks for its files on a topic; None when it is not the topic of such an ask."""
+    match topic.split("/"):
+        case ["file", "karma", thing, "ask"] if thing:
+            return thing
+    return None
+
+
+def file_answer_topic(thing: str) -> str:
+    """Return the topic on which a device hears what becomes of its asks for files."""
+    return f"file/karma/{thing}/answer"

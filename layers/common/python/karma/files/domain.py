@@ -61,6 +61,10 @@ NAME_PATTERN: Final = rf"^[^/\\{NEVER}]+$"
 PATH_PATTERN: Final = rf"^[^\\{NEVER}]*$"
 """Pattern of the characters that `new_name` and `new_path` accept, for descriptions of bodies."""
 
+LABEL_PATTERN: Final = r"^[A-Za-z0-9][A-Za-z0-9_.-]*$"
+LABEL_WORDS: Final = "must be letters, digits and _.- and begin with a letter or digit"
+"""Form of a `type` and a `category`."""
+
 
 class FileStatus(StrEnum):
     """State of a file."""
@@ -169,8 +173,8 @@ class DeviceFile(Record, kw_only=True):
 
     @property
     def part_count(self) -> int:
-        """Return the number of parts of its upload; an empty file has one, which is empty."""
-        return max(1, -(-self.size // PART_BYTES))
+        """Return the number of parts of its upload."""
+        return parts_of(self.size)
 
     def part_bytes(self, number: int) -> int:
         """Return the size in bytes of one part, counted from 1."""
@@ -198,6 +202,11 @@ class FileShare(Record, kw_only=True):
     downloads: int = 0
     """Times that it was opened; a download that was begun twice by one opening counts once."""
     max_downloads: int | None = None
+
+
+def parts_of(size: int) -> int:
+    """Return the number of parts in which so many bytes are sent; an empty file has one, which is empty."""
+    return max(1, -(-size // PART_BYTES))
 
 
 def clean_name(text: str) -> str:

@@ -12,6 +12,8 @@ from pydantic import AfterValidator, Field, StringConstraints
 from karma.core.schemas import Body, FreeForm, Moment, Version, Whole, json_of_at_most, left_out
 from karma.core.wording import form
 from karma.files.domain import (
+    LABEL_PATTERN,
+    LABEL_WORDS,
     MAX_FILE_BYTES,
     MAX_LABEL_CHARS,
     MAX_OBJECT_BYTES,
@@ -29,7 +31,7 @@ from karma.files.domain import (
 
 _MAX_TEXT = 4096
 _PART_NUMBERS = 10_000
-_LABEL = form(r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", "must be letters, digits and _.- and begin with a letter or digit")
+_LABEL = form(LABEL_PATTERN, LABEL_WORDS)
 _SHA256 = form(r"^[0-9A-Fa-f]{64}$", "must be a SHA-256 in hexadecimal: 64 digits")
 
 

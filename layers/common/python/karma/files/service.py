@@ -35,6 +35,8 @@ class FileQuery(Record, kw_only=True):
     type: str | None = None
     category: str | None = None
     after: Mapping[str, object] | None = None
+    is_counted: bool = True
+    """False: nobody wants the total, which is then that of the page."""
 
     def matches(self, file: DeviceFile) -> bool:
         """Tell whether an entry passes the filters by type and category."""
@@ -97,7 +99,7 @@ class FileService:
         shown = matches[: query.limit]
         if query.after is not None:
             total, capped = int(str(query.after["total"])), bool(query.after["capped"])
-        elif filtered or not rows.more:
+        elif filtered or not rows.more or not query.is_counted:
             total, capped = len(matches), rows.more
         else:
             counted = self._files.count(owned, query.path, most=MAX_COUNTED + 1)
@@ -140,15 +142,30 @@ class FileService:
             NotFound: the file does not exist or has another owner.
             InvalidTransition: the file is not ready, or is a directory.
         """
-        file = self._entries.get(user_id, device_id, file_id)
+        return self.download_of(self._entries.get(user_id, device_id, file_id))
+
+    def download_of(self, file: DeviceFile) -> str:
+        """Sign a URL of a file that was read, as `download_url` does."""
         if file.is_directory or file.status is not FileStatus.READY:
             state = "a directory" if file.is_directory else file.status
-            raise InvalidTransition(f"File {file_id} is {state}; only a ready file can be downloaded")
+            raise InvalidTransition(f"File {file.id} is {state}; only a ready file can be downloaded")
         try:
             self._files.accessed(file, now=self._clock.now())
         except ConditionFailed:
-            raise NotFound(f"File {file_id} not found") from None
+            raise NotFound(f"File {file.id} not found") from None
         return self._store.download_url(file.device_id, file.id, filename=file.name, mime_type=file.mime_type or BINARY)
+
+    def at(self, user_id: UserId, device_id: str, *, path: str, name: str) -> DeviceFile:
+        """Return the entry that has a name in a directory, in any state but `deleting`.
+
+        Raises:
+            NotFound: there is none, or the device has another owner.
+        """
+        owned = self._devices.require(user_id, device_id)
+        holder = self._entries.holder(owned, path, name)
+        if holder is None:
+            raise NotFound(f"File {child_of(path, name)} not found")
+        return self._entries.get(user_id, owned, holder)
 
     # Changing
 

@@ -49,6 +49,13 @@ class PartUrl(Record):
     headers: Mapping[str, str]
 
 
+class PartsLeft(Record):
+    """Parts of an upload that have not arrived: URLs of the first of them, and the number of all."""
+
+    urls: Sequence[PartUrl]
+    missing: int
+
+
 class UploadService:
     """Use cases of an owner with files that are being uploaded."""
 
@@ -154,15 +161,34 @@ class UploadService:
         """
         file = self._uploading(user_id, device_id, file_id)
         ValidationFailed.together(lambda: _require_parts(file, numbers), lambda: _require_all(checksums, numbers))
-        file = self._begun(file, checksums=bool(checksums))
+        file, _ = self._begun(file, checksums=bool(checksums))
         if file.part_checksums != bool(checksums):
             said = "with" if file.part_checksums else "without"
             raise ValidationFailed.of("checksums", f"this upload was begun {said} checksums of its parts")
         return [self._part_url(file, number, checksums.get(number)) for number in numbers]
 
-    def _begun(self, file: DeviceFile, *, checksums: bool) -> DeviceFile:
-        if file.upload_id is not None and self._is_kept(file, file.upload_id):
-            return file
+    def parts_left(self, file: DeviceFile, *, most: int) -> PartsLeft:
+        """Sign a URL for each of the first `most` parts that have not arrived, without checksums, for 15 minutes.
+
+        An upload that the store has lost begins anew, so all of its parts are missing.
+
+        Raises:
+            InvalidTransition: the file is not being uploaded any more, or all its bytes have arrived.
+            Conflict: UPLOAD_HAS_CHECKSUMS, the upload was begun with checksums of its parts.
+        """
+        _require_uploading(file)
+        file, arrived = self._begun(file, checksums=False)
+        if file.part_checksums:
+            raise Conflict(f"The upload of file {file.id} wants checksums of parts", code="UPLOAD_HAS_CHECKSUMS")
+        missing = _missing(file, arrived)
+        return PartsLeft([self._part_url(file, number, None) for number in missing[:most]], len(missing))
+
+    def _begun(self, file: DeviceFile, *, checksums: bool) -> tuple[DeviceFile, Sequence[StoredPart]]:
+        """Return a file whose upload the store has begun, and the parts of it that have arrived."""
+        if file.upload_id is not None:
+            arrived = self._arrived(file, file.upload_id)
+            if arrived is not None:
+                return file, arrived
         upload_id = self._store.begin_upload(file.device_id, file.id, checksums=checksums)
         try:
             self._files.begin_upload(file, upload_id, checksums=checksums)
@@ -175,20 +201,22 @@ class UploadService:
                 or current.upload_id in (None, file.upload_id)
             ):
                 raise InvalidTransition(f"File {file.id} is not being uploaded any more") from None
-            return current
-        return replace(file, upload_id=upload_id, part_checksums=checksums)
+            return current, ()
+        return replace(file, upload_id=upload_id, part_checksums=checksums), ()
 
-    def _is_kept(self, file: DeviceFile, upload_id: str) -> bool:
-        """Ask the store, which may have lost an unfinished upload: by a rule of its bucket, or as a local one stops."""
+    def _arrived(self, file: DeviceFile, upload_id: str) -> Sequence[StoredPart] | None:
+        """Ask the store, which may have lost an unfinished upload: by a rule of its bucket, or as a local one stops.
+
+        None: it has.
+        """
         try:
-            self._store.parts(file.device_id, file.id, upload_id)
+            return self._store.parts(file.device_id, file.id, upload_id)
         except UploadGone:
             if self._store.exists(file.device_id, file.id):
                 raise InvalidTransition(f"All bytes of file {file.id} have arrived; complete its upload") from None
             logger.warning("files.upload_lost", file_id=file.id)
             count("FileUploadLost")
-            return False
-        return True
+            return None
 
     def _part_url(self, file: DeviceFile, number: int, sha256: str | None) -> PartUrl:
         size = file.part_bytes(number)
@@ -239,8 +267,7 @@ class UploadService:
 
     def _uploading(self, user_id: UserId, device_id: str, file_id: str) -> DeviceFile:
         file = self._entries.get(user_id, device_id, file_id)
-        if file.status is not FileStatus.UPLOADING:
-            raise InvalidTransition(f"File {file_id} is {file.status}; its upload is over")
+        _require_uploading(file)
         return file
 
 
@@ -254,11 +281,20 @@ def message(file: DeviceFile) -> str:
     return orjson.dumps({"device_id": file.device_id, "file_id": file.id}).decode()
 
 
+def _require_uploading(file: DeviceFile) -> None:
+    if file.status is not FileStatus.UPLOADING:
+        raise InvalidTransition(f"File {file.id} is {file.status}; its upload is over")
+
+
 def _check(file: DeviceFile, parts: Sequence[StoredPart]) -> None:
-    right = {part.number for part in parts if part.size == file.part_bytes(part.number)}
-    wrong = [number for number in range(1, file.part_count + 1) if number not in right]
-    if wrong:
+    if wrong := _missing(file, parts):
         raise _incomplete(file, wrong)
+
+
+def _missing(file: DeviceFile, parts: Sequence[StoredPart]) -> list[int]:
+    """Return the numbers of parts that have not arrived, or not in their size."""
+    right = {part.number for part in parts if part.size == file.part_bytes(part.number)}
+    return [number for number in range(1, file.part_count + 1) if number not in right]
 
 
 def _incomplete(file: DeviceFile, wrong: Sequence[int]) -> Conflict:

@@ -19,7 +19,7 @@ from karma.core import aws
 from karma.core.errors import Upstream, ValidationFailed
 from karma.core.faults import AWS_FAULTS, code_of, upstream_of
 from karma.devices.credentials import Certificate, Endpoint
-from karma.devices.topics import request_topic, response_topic
+from karma.devices.topics import file_answer_topic, request_topic, response_topic
 
 AMAZON_ROOT_CA_1: Final = "Amazon Root CA 1"
 
@@ -43,7 +43,7 @@ class DeviceServiceUnavailable(Upstream):
 
 
 class IotPublisher:
-    """Publishes commands through the IoT data endpoint."""
+    """Publishes commands, and answers to what devices ask, through the IoT data endpoint."""
 
     def __init__(self, *, endpoint_url: str = "") -> None:
         """Make a publisher; `endpoint_url` "": the endpoint is asked for once a process."""
@@ -71,6 +71,27 @@ class IotPublisher:
                 responseTopic=response_topic(thing),
                 correlationData=base64.b64encode(command_id.encode()).decode(),
                 # 0 would mean that it never expires.
+                messageExpiry=max(1, expires_in_s),
+            )
+
+    def publish_file_answer(self, thing: str, answer: Mapping[str, object], *, expires_in_s: int) -> None:
+        """Publish the answer to a device's ask for its files, QoS 1.
+
+        Args:
+            thing: name of the thing that has asked.
+            answer: the JSON body (docs/mqtt.md).
+            expires_in_s: seconds after which the broker drops it, at least 1: it may hold links.
+
+        Raises:
+            DeviceServiceThrottled, DeviceServiceUnavailable: the answer may or may not have been sent.
+        """
+        client = aws.client("iot-data", endpoint_url=self._endpoint_url or f"https://{data_host()}")
+        with device_service_errors():
+            client.publish(
+                topic=file_answer_topic(thing),
+                qos=1,
+                payload=orjson.dumps(answer),
+                contentType="application/json",
                 messageExpiry=max(1, expires_in_s),
             )
 

@@ -33,6 +33,10 @@ class Cost(StrEnum):
     """Answers to commands."""
     COMMANDS = "commands"
     """Kilobytes of commands, each rounded up."""
+    FILES = "files"
+    """Asks for files, and links of uploads beyond the first of an answer."""
+    FILE_REFUSALS = "file_refusals"
+    """Answers to asks that were beyond the hour."""
 
 
 class HourRepository:

@@ -333,6 +333,8 @@ class HourItem(DevicesItem, discriminator="device_hour"):
     words = NumberAttribute(default=0)
     answers = NumberAttribute(default=0)
     commands = NumberAttribute(default=0)
+    files = NumberAttribute(default=0)
+    file_refusals = NumberAttribute(default=0)
 
 
 class TombstoneItem(DevicesItem, discriminator="device_tombstone"):
