@@ -402,10 +402,17 @@ GRANTS: dict[FunctionName, tuple[Grant, ...]] = {
         Grant("table/devices", (GET, BATCH_GET, QUERY, PUT, UPDATE, DELETE)),
         Grant("index/devices", (QUERY,)),
         Grant(
-            "iot/jobs", ("iot:CreateJob", "iot:CancelJob", "iot:DescribeJobExecution", "iot:ListJobExecutionsForJob")
+            "iot/jobs",
+            (
+                "iot:CreateJob",
+                "iot:CancelJob",
+                "iot:CancelJobExecution",
+                "iot:DescribeJobExecution",
+                "iot:ListJobExecutionsForJob",
+            ),
         ),
-        # CreateJob and DescribeJobExecution name the things, too.
-        Grant("iot/things", ("iot:CreateJob", "iot:DescribeJobExecution")),
+        # These name the things, too.
+        Grant("iot/things", ("iot:CreateJob", "iot:CancelJobExecution", "iot:DescribeJobExecution")),
         Grant("role/firmware", ("iam:PassRole",)),
     ),
 }

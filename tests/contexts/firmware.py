@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from datetime import UTC, datetime
 from functools import cached_property
 from typing import Any
 
@@ -18,16 +19,17 @@ from karma.firmware.domain import (
     ReleaseId,
     ReleaseState,
     Rollout,
+    RolloutBatch,
     RolloutId,
     RolloutState,
     TargetState,
 )
-from karma.firmware.ports import RolloutLook
+from karma.firmware.ports import Fleet, RolloutLook
 from karma.firmware.purge import FirmwarePurge
 from karma.firmware.repository.releases import ReleaseRepository
 from karma.firmware.repository.rollouts import RolloutRepository
 from tests.contract.stores.test_firmware import NOW as MADE
-from tests.contract.stores.test_firmware import a_release, a_rollout, parts
+from tests.contract.stores.test_firmware import a_release, a_rollout, going_on, parts
 from tests.fakes.firmware import FakeJobs, MemoryBytes, MemoryReleases, MemoryRollouts
 from tests.integration.permissions.world import Bodies, Objects, World
 from tests.support.contexts import Checks, Fakes, Pages, Scenarios, made
@@ -41,6 +43,8 @@ class FirmwareRows(AccountRows):
         super().__init__()
         self.releases = ReleaseRepository()
         self.rollouts = RolloutRepository()
+        self.fleet = Fleet(open=frozenset(), version=0)
+        self.failed: list[RolloutBatch] = []
 
     def another(self) -> Release:
         return replace(a_release(user=self.ada.id), id=ReleaseId(new_id()))
@@ -66,6 +70,14 @@ class FirmwareRows(AccountRows):
         fleet = self.rollouts.fleet(rollout.user_id)
         self.rollouts.create(rollout, parts(rollout), fleet=fleet, request=asked("r"))
         return rollout
+
+    @cached_property
+    def completed(self) -> Rollout:
+        done = self.first.moved(RolloutState.COMPLETED, at=LATER)
+        self.rollouts.replace(self.first, done)
+        self.fleet = self.rollouts.fleet(done.user_id)
+        self.failed = self.rollouts.batches(done.id)
+        return done
 
     @cached_property
     def look(self) -> RolloutLook:
@@ -102,6 +114,9 @@ SCENARIOS = Scenarios[FirmwareRows](
         ),
         "RolloutRepository.replace": made(
             lambda r: r.first, lambda r, n: r.rollouts.replace(n, n.moved(RolloutState.CANCELLED, at=LATER))
+        ),
+        "RolloutRepository.retry": made(
+            lambda r: r.completed, lambda r, n: r.rollouts.retry(n, going_on(n), r.failed, fleet=r.fleet)
         ),
         "RolloutRepository.batches": made(lambda r: r.first, lambda r, n: r.rollouts.batches(n.id)),
         "RolloutRepository.save": made(lambda r: r.rollouts.batches(r.first.id)[0], lambda r, n: r.rollouts.save(n)),
@@ -158,9 +173,18 @@ def _uploaded(world: World, owner: str, _: Mapping[str, str]) -> str:
 
 def _begun(world: World, owner: str, _: Mapping[str, str]) -> str:
     """Store a rollout to a device of the owner's, which has begun."""
-    rollout = replace(a_rollout(_published(world, owner)), id=RolloutId(new_id()), size=1)
+    return _with(world, owner, TargetState.IN_PROGRESS)
+
+
+def _failed(world: World, owner: str, _: Mapping[str, str]) -> str:
+    """Store a rollout to a device of the owner's, which has failed."""
+    return _with(world, owner, TargetState.FAILED)
+
+
+def _with(world: World, owner: str, state: TargetState) -> str:
+    rollout = replace(a_rollout(_published(world, owner)), id=RolloutId(new_id()), size=1, created_at=datetime.now(UTC))
     batches = parts(rollout, [DeviceId(world.thing(owner, "device_id", {}))])
-    target = replace(batches[0].targets[0], state=TargetState.IN_PROGRESS, round=1)
+    target = replace(batches[0].targets[0], state=state, round=1)
     store = RolloutRepository()
     fleet = store.fleet(rollout.user_id)
     store.create(rollout, [replace(batches[0], targets=(target,))], fleet=fleet, request=None)
@@ -180,13 +204,14 @@ OBJECTS: Objects = {
     "rollout_id": _rollout,
     **{f"rollout_id of POST {_ROLLOUT}/{verb}": _rollout for verb in ("pause", "resume", "cancel")},
     f"rollout_id of POST {_ROLLOUT}/rollback": _begun,
+    f"rollout_id of POST {_ROLLOUT}/retry": _failed,
 }
 
 BODIES: Bodies = {
     "POST /api/v1/firmware/releases": _new_release,
     "POST /api/v1/firmware/rollouts": _new_rollout,
     "POST /api/v1/firmware/releases/{release_id}/publish": lambda *_: {},
-    **{f"POST {_ROLLOUT}/{verb}": lambda *_: {} for verb in ("pause", "resume", "cancel")},
+    **{f"POST {_ROLLOUT}/{verb}": lambda *_: {} for verb in ("pause", "resume", "cancel", "retry")},
     f"POST {_ROLLOUT}/rollback": lambda world, owner: {"release_id": _published(world, owner).id},
 }
 

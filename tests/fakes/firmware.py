@@ -138,6 +138,21 @@ class MemoryRollouts:
             self.firmware.count_up(new.user_id)
         self._look(new)
 
+    def retry(self, old: Rollout, new: Rollout, batches: Sequence[RolloutBatch], *, fleet: Fleet) -> None:
+        stored, parts = self.firmware.stored.get(old.id), self.firmware.parts.get(old.id, {})
+        same = all(each.number in parts and parts[each.number].version == each.version for each in batches)
+        if old.is_finished:
+            release = self.firmware.releases.get(old.release_id)
+            is_open = release is not None and release.state is ReleaseState.PUBLISHED
+            same = same and is_open and self.firmware.fleets.get(old.user_id, 0) == fleet.version
+        if stored is None or stored.version != old.version or not same:
+            raise FirmwareChanged(f"Rollout {old.id} was changed by another request; read it again")
+        self.firmware.stored[new.id] = new
+        self.firmware.parts[new.id] |= {each.number: replace(each, version=each.version + 1) for each in batches}
+        if old.is_finished:
+            self.firmware.count_up(new.user_id)
+        self._look(new)
+
     def batches(self, rollout_id: RolloutId) -> list[RolloutBatch]:
         return [batch for _, batch in sorted(self.firmware.parts.get(rollout_id, {}).items())]
 
@@ -212,6 +227,11 @@ class FakeJobs:
         self._maybe_fail("note")
         return self.notes.get((job_id, serial), "")
 
+    def withdraw(self, job_id: str, serial: str) -> None:
+        if self.jobs.get(job_id, {}).get(serial) in ("QUEUED", "IN_PROGRESS"):
+            self.jobs[job_id][serial] = "CANCELED"
+        self._maybe_fail("withdraw")
+
     def cancel(self, job_id: str) -> None:
         job = self.jobs.get(job_id)
         if job is not None:
@@ -252,6 +272,11 @@ class FakeFleet:
 
     devices: dict[DeviceId, RolloutCandidate] = field(default_factory=dict)
     tags: dict[DeviceId, set[str]] = field(default_factory=dict)
+    lately: set[DeviceId] = field(default_factory=set)
+    """Devices whose deletion, or change of hands, is still to be seen."""
+
+    def gone(self, user_id: UserId) -> frozenset[DeviceId]:
+        return frozenset(self.lately)
 
     def active(self, user_id: UserId, ids: Sequence[DeviceId]) -> frozenset[DeviceId]:
         return frozenset(each for each in ids if each in self.devices)

@@ -27,6 +27,7 @@ from karma.firmware.schemas import (
     FirmwareRollbackBody,
     MoveRolloutBody,
     PublishReleaseBody,
+    RetryRolloutBody,
 )
 from karma.firmware.service import SignedManifest
 from karma.http.access import permit
@@ -185,6 +186,17 @@ async def cancel_firmware_rollout(
 ) -> Answer[RolloutData]:
     """End a rollout; devices that have begun go on to their end."""
     return _moved(caller, rollout_id, RolloutState.CANCELLED, body, if_match)
+
+
+@router.post(f"{_ROLLOUTS}/{{rollout_id}}/retry", responses=answers(etag=True, errors=(404, 409)))
+async def retry_firmware_rollout(
+    rollout_id: str, caller: Writer, body: RetryRolloutBody | None = None, if_match: IfMatch = None
+) -> Answer[RolloutData]:
+    """Try devices that have failed once more: those that are named, or all of them; one that is being tried stays."""
+    version = expected_version(if_match, body.version if body else None)
+    named = body.named() if body else ()
+    rollout = firmware.rollouts().retry(caller.user_id, rollout_id, named, version=version)
+    return ok({"rollout": rollout_view(rollout)}, headers=etag(rollout.version))
 
 
 @router.post(

@@ -28,6 +28,7 @@ def releases() -> ReleaseService:
 def rollouts() -> RolloutService:
     """Begin, show, pause, resume, cancel and roll back rollouts. Jobs are only cancelled here; a sweep makes them."""
     from api.services import devices
+    from karma.devices.repository.deleted_devices import DeletedDeviceRepository
     from karma.firmware.fleet import DeviceFleet
     from karma.firmware.repository.rollouts import RolloutRepository
     from karma.firmware.rollouts import RolloutService
@@ -37,6 +38,6 @@ def rollouts() -> RolloutService:
         RolloutRepository(),
         IotJobs(),
         clock(),
-        candidates=DeviceFleet(devices.repository()),
+        candidates=DeviceFleet(devices.repository(), DeletedDeviceRepository()),
         release=releases().get,
     )

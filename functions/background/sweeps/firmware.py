@@ -9,6 +9,7 @@ from background.sweeps.schedule import Sweeps, run
 from karma.core.clock import SystemClock
 from karma.core.dynamo.tables import bind_tables
 from karma.core.settings import FunctionSettings, load
+from karma.devices.repository.deleted_devices import DeletedDeviceRepository
 from karma.devices.repository.devices import DeviceRepository
 from karma.firmware.advance import RolloutSweep
 from karma.firmware.fleet import DeviceFleet
@@ -40,7 +41,7 @@ def services() -> Sweeps:
         looks=rollouts,
         releases=ReleaseRepository(),
         jobs=IotJobs(bucket=settings.files_bucket, role_arn=settings.firmware_role_arn),
-        devices=DeviceFleet(DeviceRepository()),
+        devices=DeviceFleet(DeviceRepository(), DeletedDeviceRepository()),
         clock=SystemClock(),
     )
     return {"rollouts": sweep.run}

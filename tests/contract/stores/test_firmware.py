@@ -280,6 +280,48 @@ def test_a_batch_is_saved_on_the_version_that_was_read(both: Both) -> None:
         both.rollouts.save(replace(first, number=77))
 
 
+def going_on(rollout: Rollout) -> Rollout:
+    return replace(rollout, state=RolloutState.RUNNING, round=rollout.round + 1, version=rollout.version + 1)
+
+
+def test_a_retry_opens_a_finished_rollout_and_changes_its_batches_or_nothing(both: Both) -> None:
+    release = both.published()
+    rollout = both.begun(release)
+    done = rollout.moved(RolloutState.COMPLETED, at=NOW)
+    both.rollouts.replace(rollout, done)
+    seen, batches = both.rollouts.fleet(USER), both.rollouts.batches(rollout.id)
+    assert seen.open == set()
+    both.begun(release, 2)
+    with pytest.raises(FirmwareChanged):  # another rollout was begun meanwhile, maybe to the same devices
+        both.rollouts.retry(done, going_on(done), batches, fleet=seen)
+    fleet = both.rollouts.fleet(USER)
+    for wrong in (replace(batches[0], version=7), replace(batches[0], number=77)):
+        with pytest.raises(FirmwareChanged):
+            both.rollouts.retry(done, going_on(done), [batches[1], wrong], fleet=fleet)
+    with pytest.raises(FirmwareChanged):
+        both.rollouts.retry(rollout, going_on(rollout), batches, fleet=fleet)
+    assert both.rollouts.get(USER, rollout.id) == done
+    assert both.rollouts.batches(rollout.id) == batches
+    both.rollouts.retry(done, going_on(done), [offered(batches[1], 2)], fleet=fleet)
+    assert both.rollouts.get(USER, rollout.id) == going_on(done)
+    assert both.rollouts.batches(rollout.id) == [batches[0], replace(offered(batches[1], 2), version=2), *batches[2:]]
+    assert both.rollouts.fleet(USER).open == {rollout.id, a_rollout(release, 2).id}
+    assert len(both.looks.due(before=NOW + timedelta(minutes=1), limit=9)) == 2
+    again = going_on(going_on(done))
+    both.rollouts.retry(going_on(done), again, both.rollouts.batches(rollout.id), fleet=seen)
+    assert both.rollouts.get(USER, rollout.id) == again, "an open one depends on no fleet"
+
+
+def test_a_retry_of_a_deleted_release_is_refused(both: Both) -> None:
+    release = both.published()
+    rollout = both.begun(release)
+    done = rollout.moved(RolloutState.COMPLETED, at=NOW)
+    both.rollouts.replace(rollout, done)
+    both.releases.delete(release, fleet=both.rollouts.fleet(USER))
+    with pytest.raises(FirmwareChanged):
+        both.rollouts.retry(done, going_on(done), [], fleet=both.rollouts.fleet(USER))
+
+
 def test_a_look_is_taken_once_and_ended_only_as_it_was_taken(both: Both) -> None:
     rollout = both.begun(both.published())
     assert both.looks.due(before=NOW, limit=9) == []

@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
-from karma.core.ids import UserId, new_id
-from karma.firmware.domain import ReleaseId, RolloutId, offered
+from karma.core.ids import DeviceId, UserId, new_id
+from karma.firmware.domain import ReleaseId, RolloutId, RolloutState, TargetState, offered
 from karma.firmware.repository.releases import ReleaseRepository
 from karma.firmware.repository.rollouts import RolloutRepository
 from karma.identity.accounts.deletion import SETTLES_AFTER
@@ -230,6 +230,31 @@ def queued_things(iot: Any, rollout: Mapping[str, Any]) -> list[str]:
     return sorted(each["thingArn"].rpartition("/")[2] for page in pages for each in page)
 
 
+@pytest.mark.fault("F-43g")
+def test_a_device_that_changes_hands_is_offered_nothing_by_its_giver(
+    ada: Api, api: Api, stack: Stack, iot: Any
+) -> None:
+    away, begun, kept = [add_device(ada) for _ in range(3)]
+    new = {"release_id": published(ada)["id"], "all": True, "waves": [100]}
+    rollout = ada.call("POST", ROLLOUTS, new).data["rollout"]
+    look(stack, rollout["id"])
+    data = stack.aws("iot-jobs-data")
+    data.start_next_pending_job_execution(thingName=begun["serial_number"])
+    receiver = api.register()
+    bob = api.as_(authorization="Bearer " + api.log_in(receiver["email"])["access_token"])
+    for device in (away, begun):
+        path = f"/api/v1/devices/{device['id']}/transfer"
+        assert ada.call("POST", path, {"user_id": receiver["id"]}).status == 201
+        assert bob.call("POST", f"{path}/accept").status == 200
+    look(stack, rollout["id"])
+    for device in (away, begun):
+        assert data.start_next_pending_job_execution(thingName=device["serial_number"]).get("execution") is None
+    assert queued_things(iot, rollout) == [kept["serial_number"]]
+    progress = ada.call("GET", f"{ROLLOUTS}/{rollout['id']}").data["progress"]
+    assert {name: number for name, number in progress.items() if number} == {"removed": 2, "queued": 1}
+    look(stack, rollout["id"])
+
+
 def test_a_link_to_the_bytes_comes_with_the_document(ada: Api, stack: Stack, iot: Any) -> None:
     trust = {
         "Statement": [{"Effect": "Allow", "Principal": {"Service": "iot.amazonaws.com"}, "Action": "sts:AssumeRole"}]
@@ -275,10 +300,55 @@ def test_another_s_are_not_there(ada: Api, api: Api, iot: Any) -> None:
     other = api.as_(authorization="Bearer " + api.log_in(api.register()["email"])["access_token"])
     for path in (f"{RELEASES}/{release['id']}", f"{ROLLOUTS}/{rollout['id']}", f"{ROLLOUTS}/{rollout['id']}/devices"):
         assert other.call("GET", path).status == 404
-    for verb in ("pause", "resume", "cancel"):
+    for verb in ("pause", "resume", "cancel", "retry"):
         assert other.call("POST", f"{ROLLOUTS}/{rollout['id']}/{verb}").status == 404
     assert other.call("POST", ROLLOUTS, {"release_id": release["id"], "all": True}).status == 404
     assert other.call("GET", RELEASES).data["releases"] == []
+
+
+@pytest.mark.fault("F-43f")
+def test_failed_devices_are_tried_once_more(ada: Api, stack: Stack, iot: Any) -> None:
+    devices = {each["id"]: each["serial_number"] for each in (add_device(ada) for _ in range(2))}
+    release = published(ada)
+    new = {"release_id": release["id"], "device_ids": list(devices), "waves": [100], "abort_percent": 100}
+    path = f"{ROLLOUTS}/{ada.call('POST', ROLLOUTS, {**new, 'abort_min_finished': 9}).data['rollout']['id']}"
+    rollout_id = path.rpartition("/")[2]
+    assert ada.call("POST", f"{path}/retry").status == 200, "all are still to be tried"
+    look(stack, rollout_id)
+    data = stack.aws("iot-jobs-data")
+
+    def end(serial: str, status: str) -> None:
+        begun = data.start_next_pending_job_execution(thingName=serial)["execution"]
+        data.update_job_execution(jobId=begun["jobId"], thingName=serial, status=status)
+
+    for serial in devices.values():
+        end(serial, "FAILED")
+    look(stack, rollout_id)
+    shown = ada.call("GET", path)
+    assert shown.data["rollout"]["state"] == "completed"
+    first, second = devices
+    assert ada.call("POST", f"{path}/retry", {"version": 1}).code == "STALE_VERSION"
+    wrong: dict[str, Any]
+    for wrong in ({"device_ids": [new_id()]}, {"device_ids": []}, {"device_ids": ["x"]}):
+        answer = ada.call("POST", f"{path}/retry", wrong)
+        assert (answer.status, answer.code) == (422, "VALIDATION_ERROR"), wrong
+        assert answer.json["error"]["details"][0]["field"].startswith("device_ids")
+    answer = ada.call("POST", f"{path}/retry", {"device_ids": [first]}, if_match=shown.headers["etag"])
+    assert (answer.status, answer.data["rollout"]["state"]) == (200, "running")
+    assert ada.call("POST", f"{path}/retry", {"device_ids": [first]}).data == answer.data
+    assert ada.call("DELETE", f"{RELEASES}/{release['id']}").code == "RELEASE_IN_USE"
+    look(stack, rollout_id)
+    end(devices[first], "SUCCEEDED")
+    look(stack, rollout_id)
+    progress = ada.call("GET", path).data["progress"]
+    assert {name: number for name, number in progress.items() if number} == {"succeeded": 1, "failed": 1}
+    assert ada.call("POST", f"{path}/retry", {"device_ids": [first]}).status == 422, "it has it"
+    ada.call("POST", f"{path}/retry", {"device_ids": [second]})
+    look(stack, rollout_id)
+    end(devices[second], "SUCCEEDED")
+    look(stack, rollout_id)
+    assert ada.call("GET", path).data["rollout"]["state"] == "completed"
+    assert ada.call("POST", f"{path}/retry").code == "ROLLOUT_TO_NOBODY"
 
 
 def test_a_rollback_brings_back_who_has_begun(ada: Api, stack: Stack, iot: Any) -> None:
@@ -308,6 +378,25 @@ def test_devices_of_a_rollout_are_listed_by_pages(ada: Api, iot: Any) -> None:
     listed = [each["device_id"] for page in (first, second) for each in page["devices"]]
     assert sorted(listed) == sorted(each["id"] for each in devices)
     assert second["next_cursor"] is None
+
+
+def test_a_retry_that_dies_is_made_by_its_repeat(ada: Api, die: Callable[..., CrashReport]) -> None:
+    user_id = user_of(ada)
+
+    def failed() -> str:
+        releases, rollouts = ReleaseRepository(), RolloutRepository()
+        draft_ = replace(a_release(user=user_id), id=ReleaseId(new_id()), release_version=new_id()[-12:])
+        releases.create(draft_, request=None)
+        releases.publish(published_of(draft_))
+        rollout = replace(a_rollout(draft_), id=RolloutId(new_id()), created_at=datetime.now(UTC))
+        [part] = parts(rollout, [DeviceId(new_id())])
+        batches = [replace(part, targets=(replace(part.targets[0], state=TargetState.FAILED, round=1),))]
+        rollouts.create(rollout, batches, fleet=rollouts.fleet(user_id), request=None)
+        rollouts.replace(rollout, rollout.moved(RolloutState.COMPLETED, at=rollout.created_at))
+        return f"{ROLLOUTS}/{rollout.id}/retry"
+
+    report = die("POST", failed, table="devices", accept={200})
+    assert "after dynamodb.TransactWriteItems" in " ".join(report.at)
 
 
 def test_a_cancellation_that_dies_is_finished_by_its_repeat(ada: Api, die: Callable[..., CrashReport]) -> None:

@@ -236,6 +236,7 @@ NEEDS: Mapping[tuple[str, str], Mapper] = {
     ("iot", "CancelJob"): _on("iot:CancelJob", _JOB),
     ("iot", "DeleteJob"): _on("iot:DeleteJob", _JOB),
     ("iot", "ListJobExecutionsForJob"): _on("iot:ListJobExecutionsForJob", _JOB),
+    ("iot", "CancelJobExecution"): _of_job_and_thing("iot:CancelJobExecution"),
     ("iot", "DescribeJobExecution"): _of_job_and_thing("iot:DescribeJobExecution"),
     ("iot-data", "Publish"): _on("iot:Publish", _topic),
     ("apigatewaymanagementapi", "DeleteConnection"): _on("execute-api:ManageConnections", _SOCKETS),

@@ -262,6 +262,33 @@ def test_a_device_that_is_deleted_as_its_job_is_made_holds_up_nobody(world: Worl
     assert world.counts(rollout) == {"succeeded": 4, "removed": 1}
 
 
+@pytest.mark.fault("F-43g")
+@pytest.mark.parametrize("is_seen", [True, False], ids=["seen", "unseen"])
+def test_a_device_that_changes_hands_is_given_nothing_by_its_former_owner(world: World, is_seen: bool) -> None:
+    """Its thing and its jobs stay; its traces are seen at once, or it is missed within the hour."""
+    world.add_devices(5)
+    rollout = world.rollouts.create(USER, world.release().id, replace(PLAN, waves=(100,)))
+    world.minute()
+    queued, begun, ended, *_ = world.targets(rollout)
+    for each in (begun, ended):
+        world.jobs.begin(each.serial)
+    world.jobs.finish(ended.serial, "SUCCEEDED")
+    world.jobs.fails = 1  # one that does not answer is asked again
+    for each in (queued, begun, ended):
+        del world.fleet.devices[each.device_id]
+        if is_seen:
+            world.fleet.lately.add(each.device_id)
+    world.minute(2 if is_seen else 61)
+    assert not world.jobs.begin(queued.serial)
+    assert begun.serial not in [
+        it for job in world.jobs.jobs.values() for it, is_ in job.items() if is_ == "IN_PROGRESS"
+    ]
+    assert world.counts(rollout) == {"queued": 2, "removed": 2, "succeeded": 1}
+    world.work("2.0.0")
+    world.minute()
+    assert world.state(rollout) is RolloutState.COMPLETED
+
+
 def test_what_somebody_else_cancels_has_failed(world: World) -> None:
     world.add_devices(5)
     rollout = world.rollouts.create(USER, world.release().id, replace(PLAN, waves=(100,), abort_percent=100))

@@ -12,6 +12,8 @@
            │  └────> aborted ──> running     too many have failed; a person resumes
            │            └──> cancelled       by a person, from any of the three; or the rollout's time is over
            └──> completed                    no device is left
+           ^        │
+           └────────┘                        by a person, who has failed devices tried once more (`retry.py`)
 
 - **The truth** of what a device did are the executions of AWS IoT Jobs: a sweep reads them each minute
   (`advance.py`), and no step depends on an event that may be lost. Each step writes its intent first, under a version.

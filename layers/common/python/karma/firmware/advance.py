@@ -38,6 +38,7 @@ from karma.firmware.domain import (
 )
 
 if TYPE_CHECKING:
+    from karma.firmware.domain import JobExecution
     from karma.firmware.ports import Releases, RolloutJobs, RolloutLook, RolloutLooks, Rollouts
 
 EVERY: Final = timedelta(seconds=55)
@@ -45,6 +46,8 @@ EVERY: Final = timedelta(seconds=55)
 SETTLES: Final = timedelta(minutes=3)
 """Time after a stop in which a process that began before it may still make a job: the time of a sweep, and more."""
 LOOKS_A_SWEEP: Final = 50
+ALL_EVERY: Final = timedelta(hours=1)
+"""Time between two looks for every device that is gone; those that have just gone are looked for each time."""
 NOTES_A_STEP: Final = 25
 """Devices of which a step asks what they said of their failure; of those beyond, nothing is kept."""
 
@@ -54,6 +57,10 @@ class ActiveDevices(Protocol):
 
     def active(self, user_id: UserId, ids: Sequence[DeviceId]) -> frozenset[DeviceId]:
         """Return those of the devices that exist."""
+        ...
+
+    def gone(self, user_id: UserId) -> frozenset[DeviceId]:
+        """Return devices that were deleted, or changed hands, a few minutes ago: the first hundred of them."""
         ...
 
 
@@ -108,9 +115,11 @@ class RolloutSweep:
         now = self._clock.now()
         if not rollout.is_finished and now >= rollout.ends_at:
             rollout = self._move(rollout, RolloutState.CANCELLED, reason="expired")
-        batches = [self._follow(rollout, batch) for batch in self._rollouts.batches(rollout.id)]
+        batches = self._rollouts.batches(rollout.id)
+        lately = self._devices.gone(user_id) if any(batch.open_rounds for batch in batches) else frozenset()
+        batches = [self._follow(rollout, batch, lately) for batch in batches]
         if rollout.state is RolloutState.RUNNING:
-            rollout, batches = self._go_on(rollout, batches)
+            rollout, batches = self._go_on(rollout, batches, lately)
         if rollout.state is RolloutState.RUNNING:
             return False
         is_quiet = not any(batch.open_rounds for batch in batches)
@@ -118,7 +127,7 @@ class RolloutSweep:
 
     # Reading what devices did
 
-    def _follow(self, rollout: Rollout, batch: RolloutBatch) -> RolloutBatch:
+    def _follow(self, rollout: Rollout, batch: RolloutBatch, lately: frozenset[DeviceId]) -> RolloutBatch:
         """Take up what the jobs of a batch say, after those that nobody shall begin any more were cancelled."""
         after = batch
         for round_ in batch.open_rounds:
@@ -136,16 +145,35 @@ class RolloutSweep:
                 executions,
                 taken_back=is_taken_back,
                 settled=is_taken_back and self._clock.now() >= rollout.changed_at + SETTLES,
-                gone=self._gone(rollout.user_id, after, round_, executions or {}),
+                gone=self._gone(rollout, after, round_, executions or {}, lately),
             )
         after = self._noted(batch, after)
         return after if after == batch else self._rollouts.save(after)
 
-    def _gone(self, user_id: UserId, batch: RolloutBatch, round_: int, known: Mapping[str, object]) -> frozenset[str]:
-        """Return serial numbers of devices that are deleted, among those of which their job says nothing."""
-        unsaid = [each for each in batch.targets if each.round == round_ and each.serial not in known]
-        unsaid = [each for each in unsaid if each.state in LEFT]
-        return self._deleted(user_id, unsaid)
+    def _gone(
+        self,
+        rollout: Rollout,
+        batch: RolloutBatch,
+        round_: int,
+        known: Mapping[str, JobExecution],
+        lately: frozenset[DeviceId],
+    ) -> frozenset[str]:
+        """Return serial numbers of devices that are gone, and take back what they are still offered.
+
+        A deleted one is missing in its job. One that changed hands is not: its thing is somebody else's now, who must
+        not be given firmware by its former owner.
+        """
+        open_ = [each for each in batch.targets if each.round == round_ and each.state in LEFT]
+        asked = [each for each in open_ if each.serial not in known or self._is_time_for_all(rollout)]
+        gone = self._deleted(rollout.user_id, asked) | {each.serial for each in open_ if each.device_id in lately}
+        for serial in sorted(gone & known.keys()):
+            if known[serial].is_open:
+                self._jobs.withdraw(batch.job_id(round_), serial)
+        return gone
+
+    def _is_time_for_all(self, rollout: Rollout) -> bool:
+        since = self._clock.now() - rollout.created_at
+        return since % ALL_EVERY < timedelta(minutes=1)
 
     def _deleted(self, user_id: UserId, targets: Sequence[RolloutTarget]) -> frozenset[str]:
         if not targets:
@@ -166,12 +194,14 @@ class RolloutSweep:
 
     # Deciding, and offering
 
-    def _go_on(self, rollout: Rollout, batches: list[RolloutBatch]) -> tuple[Rollout, list[RolloutBatch]]:
+    def _go_on(
+        self, rollout: Rollout, batches: list[RolloutBatch], lately: frozenset[DeviceId]
+    ) -> tuple[Rollout, list[RolloutBatch]]:
         if not tally(each for batch in batches for each in batch.targets).left:
             return self._move(rollout, RolloutState.COMPLETED), batches
         if is_failing(rollout, batches):
             rollout = self._move(rollout, RolloutState.ABORTED, reason="failure_rate")
-            return rollout, [self._follow(rollout, batch) for batch in batches]
+            return rollout, [self._follow(rollout, batch, lately) for batch in batches]
         last = max(batch.wave for batch in batches)
         if rollout.wave < last and is_wave_over(rollout, batches, now=self._clock.now()):
             new = rollout.next_wave(at=self._clock.now())

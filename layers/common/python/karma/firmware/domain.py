@@ -80,7 +80,7 @@ class TargetState(StrEnum):
     """It refused before it began: wrong signature or hash, full disk, low battery."""
     TIMED_OUT = "timed_out"
     REMOVED = "removed"
-    """It was deleted."""
+    """It was deleted, or is another account's."""
 
 
 OPEN_TARGETS: Final = frozenset({TargetState.QUEUED, TargetState.IN_PROGRESS})
@@ -358,6 +358,11 @@ class JobExecution(Record, kw_only=True):
     status: str
     """QUEUED, IN_PROGRESS, SUCCEEDED, FAILED, REJECTED, TIMED_OUT, REMOVED or CANCELED."""
 
+    @property
+    def is_open(self) -> bool:
+        """Tell whether the device may still begin it, or go on with it."""
+        return self.status in ("QUEUED", "IN_PROGRESS")
+
 
 _SAID: Final[Mapping[str, TargetState]] = {
     "QUEUED": TargetState.QUEUED,
@@ -388,16 +393,16 @@ def followed(
         taken_back: the job was cancelled by us, so that a cancelled device waits again. Otherwise somebody else has
             cancelled it, and it has failed.
         settled: nobody can still make the job, if there is none.
-        gone: serial numbers of deleted devices.
+        gone: serial numbers of devices that are the account's no more.
     """
 
     def after(target: RolloutTarget) -> RolloutTarget:
         if target.round != round_ or target.state not in OPEN_TARGETS:
             return target
         said = executions.get(target.serial) if executions is not None else None
+        if target.serial in gone and (said is None or said.is_open):
+            return replace(target, state=TargetState.REMOVED)
         if said is None:
-            if target.serial in gone:
-                return replace(target, state=TargetState.REMOVED)
             return replace(target, state=TargetState.WAITING) if executions is None and settled else target
         if said.status != "CANCELED":
             return replace(target, state=_SAID.get(said.status, target.state))

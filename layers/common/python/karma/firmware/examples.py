@@ -52,6 +52,7 @@ FIELDS: Mapping[str, Any] = {
     **{f"{model}.abort_min_finished": 5 for model in ("RolloutView", "CreateRolloutBody")},
     **{f"{model}.timeout_minutes": 120 for model in ("RolloutView", "CreateRolloutBody")},
     "FirmwareRollbackBody.release_id": _EARLIER,
+    "RetryRolloutBody.device_ids": [_DEVICE],
     "ProgressView.waiting": 40,
     "ProgressView.queued": 3,
     "ProgressView.in_progress": 2,

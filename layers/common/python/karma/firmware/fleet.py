@@ -10,20 +10,26 @@ from karma.devices.domain import CurrentDevice
 from karma.firmware.rollouts import RolloutCandidate
 
 if TYPE_CHECKING:
+    from karma.devices.repository.deleted_devices import DeletedDeviceRepository
     from karma.devices.repository.devices import DeviceRepository
 
 _PAGE: Final = 100
 
 
 class DeviceFleet:
-    """Reads devices; all reads are eventually consistent."""
+    """Reads devices, eventually consistent but for those that are gone."""
 
-    def __init__(self, devices: DeviceRepository) -> None:
+    def __init__(self, devices: DeviceRepository, deleted: DeletedDeviceRepository) -> None:
         self._devices = devices
+        self._deleted = deleted
 
     def active(self, user_id: UserId, ids: Sequence[DeviceId]) -> frozenset[DeviceId]:
         """See advance.ActiveDevices; one batch read a 33 of them."""
         return frozenset(each.device.id for each in self._devices.among(user_id, ids))
+
+    def gone(self, user_id: UserId) -> frozenset[DeviceId]:
+        """See advance.ActiveDevices; one strongly consistent Query, of what a sweep has not removed yet."""
+        return frozenset(each.device_id for each in self._deleted.gone(user_id))
 
     def named(self, user_id: UserId, ids: Sequence[DeviceId]) -> list[RolloutCandidate]:
         """See rollouts.Candidates; one batch read a 33 of them."""

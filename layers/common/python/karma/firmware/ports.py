@@ -86,10 +86,18 @@ class Rollouts(Protocol):
         """
 
     def replace(self, old: Rollout, new: Rollout) -> None:
-        """FirmwareBytes `new`, which has the next version, in place of `old`; it is looked after from now on.
+        """Store `new`, which has the next version, in place of `old`; it is looked after from now on.
 
         Raises:
             FirmwareChanged: `old` is not the stored one any more.
+        """
+
+    def retry(self, old: Rollout, new: Rollout, batches: Sequence[RolloutBatch], *, fleet: Fleet) -> None:
+        """Store a rollout and those of its batches whose devices are tried once more; a finished one is open again.
+
+        Raises:
+            FirmwareChanged: rollout or batches are not of the stored version any more; of a finished rollout also: the
+                account's fleet is not `fleet` any more, or the release was deleted.
         """
 
     def batches(self, rollout_id: RolloutId) -> list[RolloutBatch]:
@@ -139,6 +147,9 @@ class RolloutJobs(Protocol):
 
     def note(self, job_id: str, serial: str) -> str:
         """Return what a device said of its end; "": nothing."""
+
+    def withdraw(self, job_id: str, serial: str) -> None:
+        """Take a job back from one device, also if it has begun; of an absent or ended one nothing."""
 
     def cancel(self, job_id: str) -> None:
         """Take the offer back from those that have not begun; of an absent or finished job nothing."""

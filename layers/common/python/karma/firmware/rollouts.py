@@ -1,4 +1,4 @@
-"""Use cases of rollouts: begin, list, read, pause, resume, cancel, roll back."""
+"""Use cases of rollouts: begin, list, read, pause, resume, cancel, retry, roll back."""
 
 from __future__ import annotations
 
@@ -30,6 +30,7 @@ from karma.firmware.domain import (
     batched,
 )
 from karma.firmware.ports import Fleet, RolloutJobs, Rollouts
+from karma.firmware.retry import retried
 from karma.firmware.service import MET
 
 _TOLD: Final = 5
@@ -197,6 +198,36 @@ class RolloutService:
 
         return repeat(once, on=MET)
 
+    def retry(
+        self, user_id: UserId, rollout_id: str, device_ids: Sequence[DeviceId] = (), *, version: int | None = None
+    ) -> Rollout:
+        """Try devices of a rollout that have failed once more: those of `device_ids`, or without any, all of them.
+
+        Raises:
+            NotFound: as `get`; or the rollout is completed, and its release was deleted.
+            StaleVersion: `version` is not the stored one.
+            InvalidTransition, ValidationFailed, RolloutToNobody: as karma.firmware.retry.retried.
+            DevicesInRollout, TooManyRollouts: the rollout is completed; as `create`.
+        """
+
+        def once() -> Rollout:
+            fleet = self._rollouts.fleet(user_id)
+            old = self._of_version(user_id, rollout_id, version)
+            again = retried(old, self._rollouts.batches(old.id), device_ids, at=self._clock.now())
+            if again is None:
+                return old
+            if old.is_finished:
+                self._published(user_id, old.release_id)
+                if len(fleet.open) >= MAX_OPEN:
+                    raise TooManyRollouts
+                self._require_free(again.targets, fleet)
+            self._rollouts.retry(old, again.rollout, again.batches, fleet=fleet)
+            count("RolloutRetried")
+            logger.info("rollout.retried", rollout_id=old.id, devices=len(again.targets))
+            return again.rollout
+
+        return repeat(once, on=MET)
+
     def move(self, user_id: UserId, rollout_id: str, to: RolloutState, *, version: int | None = None) -> Rollout:
         """Pause, resume or cancel a rollout; what is in that state already stays as it is.
 
@@ -209,9 +240,7 @@ class RolloutService:
         """
 
         def once() -> Rollout:
-            old = self.get(user_id, rollout_id)
-            if version is not None and old.version != version:
-                raise StaleVersion(f"Rollout {old.id} has version {old.version}")
+            old = self._of_version(user_id, rollout_id, version)
             if old.state is to:
                 return old
             new = old.moved(to, at=self._clock.now())
@@ -224,6 +253,12 @@ class RolloutService:
         if moved.state is not RolloutState.RUNNING:
             self._take_back(moved)
         return moved
+
+    def _of_version(self, user_id: UserId, rollout_id: str, version: int | None) -> Rollout:
+        rollout = self.get(user_id, rollout_id)
+        if version is not None and rollout.version != version:
+            raise StaleVersion(f"Rollout {rollout.id} has version {rollout.version}")
+        return rollout
 
     def _take_back(self, rollout: Rollout) -> None:
         try:

@@ -103,6 +103,17 @@ class MoveRolloutBody(Body):
     version: Version | None = None
 
 
+class RetryRolloutBody(Body):
+    """Devices of a rollout that are to be tried once more; without `device_ids` all that have failed."""
+
+    device_ids: Annotated[list[DeviceName], Field(min_length=1, max_length=MAX_DEVICES)] | None = None
+    version: Version | None = None
+
+    def named(self) -> list[DeviceId]:
+        """Return the devices that are named."""
+        return sorted({DeviceId(each) for each in self.device_ids or ()})
+
+
 class FirmwareRollbackBody(Body):
     """The release to which devices shall go back."""
 

@@ -103,6 +103,16 @@ class IotJobs:
         details = told["execution"].get("statusDetails", {}).get("detailsMap", {})
         return ": ".join(part for part in (details.get("code", ""), details.get("message", "")) if part)
 
+    def withdraw(self, job_id: str, serial: str) -> None:
+        """Take a job back from one device, also if it has begun; of an absent or ended one nothing."""
+        with device_service_errors():
+            try:
+                aws.client("iot").cancel_job_execution(jobId=job_id, thingName=serial, force=True)
+            except AWS_FAULTS as exc:
+                # InvalidStateTransitionException: it has ended.
+                if code_of(exc) not in {*_ABSENT, "InvalidStateTransitionException"}:
+                    raise
+
     def cancel(self, job_id: str) -> None:
         """Take the offer back from those that have not begun; of an absent or ended job nothing."""
         with device_service_errors():

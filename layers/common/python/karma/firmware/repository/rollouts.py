@@ -95,6 +95,25 @@ class RolloutRepository:
         _look(tx, new)
         tx.commit()
 
+    def retry(self, old: Rollout, new: Rollout, batches: Sequence[RolloutBatch], *, fleet: Fleet) -> None:
+        """See Rollouts; two items, one a batch, and of a finished one a check and one more: at most 24."""
+        tx = Transaction()
+        if old.is_finished:
+            published = ReleaseItem.state == ReleaseState.PUBLISHED.value
+            tx.check(ReleaseItem, release_key(old.user_id, old.release_id), published, on_fail=_fleet_changed())
+            actions = [FleetItem.open.add({old.id})]
+            same = FleetItem.version == fleet.version
+            tx.update(FleetItem(*fleet_key(old.user_id)), actions, same, on_fail=_fleet_changed())
+        item = rollout_item(new)
+        item.version = old.version
+        tx.put(item, on_fail=_changed(old))
+        for batch in batches:
+            part = RolloutBatchItem(*batch_key(batch.rollout_id, batch.number))
+            targets = [RolloutBatchItem.targets.set(targets_json(batch))]
+            tx.update(part, targets, RolloutBatchItem.version == batch.version, on_fail=_changed(old))
+        _look(tx, new)
+        tx.commit()
+
     def batches(self, rollout_id: RolloutId) -> list[RolloutBatch]:
         """See Rollouts; one Query: batches of a thousand devices have a third of a megabyte."""
         page = query(
