@@ -11,6 +11,7 @@ import subprocess
 import sys
 import urllib.request
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -21,6 +22,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from karma.firmware.repository.rollouts import RolloutRepository
+from karma.firmware.service import SignedManifest
 from local.api_client import ApiRefused
 from local.conversation import sell
 from local.deployment import Deployment
@@ -38,6 +40,7 @@ WITHIN_S = 120 + 6 * DEVICES
 KEYS = [base64.b64encode(KEY.public_key().public_bytes_raw()).decode()]
 OTHER_KEY = Ed25519PrivateKey.from_private_bytes(bytes(32))
 NEW = "2.0.0"
+NOBODY = (422, "ROLLOUT_TO_NOBODY")
 _MEGABYTE = 1024 * 1024
 
 pytestmark = [pytest.mark.needs("iot"), pytest.mark.needs("local-stage")]
@@ -81,6 +84,12 @@ class Stage:
         assert sent.status_code == 200, sent.text
         released: dict[str, Any] = self.call("POST", f"{path}/publish")["release"]
         return released
+
+    def refused(self, method: str, path: str, body: object = None) -> tuple[int, str]:
+        """Return status and code with which a call is refused."""
+        with pytest.raises(ApiRefused) as caught:
+            self.call(method, path, body)
+        return caught.value.status, caught.value.code
 
     def begin(self, release: dict[str, Any], **plan: Any) -> str:
         target = plan if {"tag", "device_ids", "all"} & set(plan) else {"tag": "fleet", **plan}
@@ -304,54 +313,66 @@ def test_what_somebody_else_has_or_nobody_has_is_given_nothing(stage: Stage, mak
     assert (kept.version, given.version) == (NEW, OLD)
 
 
-def test_a_stage_refuses_what_can_come_to_no_good(stage: Stage, eventually: Eventually) -> None:
-    def refused(body: dict[str, Any], path: str = "/rollouts") -> tuple[int, str]:
-        with pytest.raises(ApiRefused) as caught:
-            stage.call("POST", path, body)
-        return caught.value.status, caught.value.code
-
-    def draft(manifest: dict[str, Any], data: bytes | None) -> tuple[int, str]:
-        path = f"/releases/{stage.call('POST', '/releases', manifest)['release']['id']}"
+def test_a_release_that_is_not_what_was_signed_is_not_published(stage: Stage) -> None:
+    def published(manifest: SignedManifest, data: bytes | None) -> tuple[int, str]:
+        path = f"/releases/{stage.call('POST', '/releases', manifest._asdict())['release']['id']}"
         if data is not None:
             upload = stage.call("POST", f"{path}/upload")["upload"]
             httpx.put(upload["url"], content=data, headers=upload["headers"], trust_env=False)
-        return refused({}, f"{path}/publish")
+        return stage.refused("POST", f"{path}/publish")
 
     data = b"firmware" * 1_000
-    assert draft(signed(manifest_of(data, version="3.0.0"))._asdict(), None) == (409, "FIRMWARE_NOT_UPLOADED")
+    assert published(signed(manifest_of(data, version="3.0.0")), None) == (409, "FIRMWARE_NOT_UPLOADED")
     # S3 itself refuses other bytes by the signed checksum: what was sent is not there, or is other bytes.
-    wrong = draft(signed(manifest_of(data, version="3.0.1"))._asdict(), b"x" * len(data))
+    wrong = published(signed(manifest_of(data, version="3.0.1")), b"x" * len(data))
     assert wrong in {(409, "FIRMWARE_MISMATCH"), (409, "FIRMWARE_NOT_UPLOADED")}
-    other = signed(manifest_of(data), OTHER_KEY)
-    forged = {**signed(manifest_of(data))._asdict(), "signature": other.signature}
-    assert refused(forged, "/releases") == (422, "VALIDATION_ERROR")
+    forged = signed(manifest_of(data))._replace(signature=signed(manifest_of(data), OTHER_KEY).signature)
+    assert stage.refused("POST", "/releases", forged._asdict()) == (422, "VALIDATION_ERROR")
 
-    one, two = stage.add(2)
-    release = stage.release(NEW, data)
-    nobody = {"release_id": release["id"], "tag": "nobody-has-it"}
-    assert refused(nobody) == (422, "ROLLOUT_TO_NOBODY")
-    rollout = stage.begin(release, device_ids=[stage.ids[one.serial]], waves=[100])
-    assert refused({"release_id": release["id"], "tag": "fleet"}) == (409, "DEVICES_IN_ROLLOUT")
-    with pytest.raises(ApiRefused) as caught:
-        stage.call("DELETE", f"/releases/{release['id']}")
-    assert caught.value.code == "RELEASE_IN_USE"
-    assert stage.call("POST", f"/rollouts/{rollout}/retry")["rollout"]["version"] == 1, "nobody has failed, one waits"
 
-    # Signed by somebody whom no device trusts: the cloud knows no keys, the device refuses before the first byte.
-    distrusted = stage.release("4.0.0", data, key=OTHER_KEY)
-    second = stage.begin(distrusted, device_ids=[stage.ids[two.serial]], waves=[100])
-    for device in (one, two):
+def test_rollouts_that_can_come_to_no_good_are_refused_by_the_stage_or_by_the_device(
+    stage: Stage, eventually: Eventually
+) -> None:
+    data = b"firmware" * 1_000
+    good, distrusting, deceived = stage.add(3)
+    release, forged, changed = (
+        stage.release(version, data, key=key) for version, key in ((NEW, KEY), ("4.0.0", OTHER_KEY), ("5.0.0", KEY))
+    )
+    assert stage.refused("POST", "/rollouts", {"release_id": release["id"], "tag": "nobody-has-it"}) == NOBODY
+
+    def begin(made: dict[str, Any], device: UpdatingDevice) -> str:
+        try:
+            return stage.begin(made, device_ids=[stage.ids[device.serial]], waves=[100])
+        except ApiRefused as refused:
+            return refused.code
+
+    with ThreadPoolExecutor(2) as pool:
+        one, other = sorted(pool.map(begin, [release, changed], [good, good]))
+    assert (other, one == "DEVICES_IN_ROLLOUT") == ("DEVICES_IN_ROLLOUT", False), "two at once to one device"
+    if stage.call("GET", f"/rollouts/{one}")["rollout"]["release_id"] != release["id"]:
+        stage.call("POST", f"/rollouts/{one}/cancel")
+        one = begin(release, good)
+    assert stage.refused("DELETE", f"/releases/{release['id']}") == (409, "RELEASE_IN_USE")
+    assert stage.call("POST", f"/rollouts/{one}/retry")["rollout"]["version"] == 1, "it waits, and has not failed"
+
+    # Whoever holds the account and its bucket signs with another key, or puts other bytes in the place of signed ones.
+    two, three = begin(forged, distrusting), begin(changed, deceived)
+    bucket, key = stage.deployment.outputs["BucketName"], f"firmware/{stage.user.id}/{changed['id']}"
+    stage.deployment.adapter.client("s3").put_object(Bucket=bucket, Key=key, Body=b"x" * len(data))
+    for device in (good, distrusting, deceived):
         device.start()
-    assert stage.ended(rollout) == {"succeeded": 1}
-    assert stage.ended(second) == {"rejected": 1}
-    assert [each["note"].partition(":")[0] for each in stage.targets(second)] == ["SIGNATURE"]
-    assert two.version == OLD
+    assert stage.ended(one) == {"succeeded": 1}
+    assert [stage.ended(each) for each in (two, three)] == [{"rejected": 1}, {"rejected": 1}]
+    notes = [each["note"].partition(":")[0] for rollout in (two, three) for each in stage.targets(rollout)]
+    assert notes == ["SIGNATURE", "HASH"]
+    assert [each.version for each in (good, distrusting, deceived)] == [NEW, OLD, OLD]
 
     def reported() -> str:
-        return str(stage.user.api.call("GET", f"/devices/{stage.ids[one.serial]}")["device"]["firmware_version"])
+        return str(stage.user.api.call("GET", f"/devices/{stage.ids[good.serial]}")["device"]["firmware_version"])
 
     eventually(lambda: reported() == NEW, "the version that it runs")
-    assert refused({"release_id": release["id"], "device_ids": [stage.ids[one.serial]]}) == (422, "ROLLOUT_TO_NOBODY")
+    again = {"release_id": release["id"], "device_ids": [stage.ids[good.serial]]}
+    assert stage.refused("POST", "/rollouts", again) == NOBODY
 
 
 @pytest.mark.late
