@@ -12,6 +12,7 @@ from karma.core import aws
 from karma.core.clock import SystemClock, epoch_ms
 from karma.core.ids import new_id
 from tests.support.asks import Answer, Asking, code_of, sha256
+from tests.support.clients import hooked
 from tests.support.crash import CrashTest
 from tests.support.devices import World, sqs_record
 from tests.support.files import unbalanced_bytes
@@ -25,29 +26,39 @@ def asking(world: World) -> Asking:
     return Asking(world)
 
 
-def test_a_death_anywhere_makes_no_second_file(stack: Stack, asking: Asking) -> None:
-    body = {"id": "u-1", "op": "upload", "name": "a", "path": "/logs", "size": 1, "sha256": sha256(b"a")}
-    made: list[Asking] = []
+@pytest.mark.parametrize("operation", ["upload", "complete"])
+def test_a_death_anywhere_is_as_if_there_was_none(stack: Stack, operation: str) -> None:
+    asking: list[Asking] = []
 
     def seed() -> Any:
         stack.use("api")
-        made[:] = [Asking(World(stack))]
+        asking[:] = [Asking(World(stack))]
+        body = {"op": "upload", "name": "a", "path": "/logs", "size": 1, "sha256": sha256(b"a")}
+        if operation == "complete":
+            begun = asking[0].begin(b"a")
+            asking[0].send(begun, b"a")
+            body = {"op": "complete", "file_id": begun["file"]["id"]}
         stack.use("device_ingest.files")
-        message = made[0].message(body)
+        message = asking[0].message({"id": "u-1", **body})
         record = sqs_record("m1", message.topic, message.payload, message.certificate_id, _now_ms())
         return {"Records": [record]}
 
+    stack.use("device_ingest.files")
     report = CrashTest(
         entry="device_ingest.files:lambda_handler",
         aws=stack.aws,
         tables=[stack.tables[name] for name in ("devices", "billing")],
         seed=seed,
         normalise=_of_files,
-        ignore=("version", "created_at", "updated_at", "modified_at", "gsi1sk", "upload_expires_ms"),
+        ignore=("version", "created_at", "updated_at", "modified_at", "gsi1sk", "upload_expires_ms", "completed_ms"),
         other_state=lambda: unbalanced_bytes(stack),
         accept=lambda answer: answer == {"batchItemFailures": []},
     ).run()
-    assert {"dynamodb.TransactWriteItems", "s3.CreateMultipartUpload", "iot-data-plane.Publish"} <= set(report.calls)
+    wanted = {
+        "upload": {"dynamodb.TransactWriteItems", "s3.CreateMultipartUpload"},
+        "complete": {"s3.ListParts", "s3.CompleteMultipartUpload", "sqs.SendMessage"},
+    }
+    assert {"iot-data-plane.Publish", *wanted[operation]} <= set(report.calls)
 
 
 def _of_files(item: dict[str, Any]) -> dict[str, Any] | None:
@@ -162,3 +173,30 @@ class TestHandler:
         record = sqs_record("m", message.topic, message.payload, message.certificate_id, _now_ms())
         # The engine's host is none that answers here: the ask comes again.
         assert handle(record) == ["m"]
+
+
+def test_requests_of_each_ask(asking: Asking) -> None:
+    """The numbers of docs/adr/0076, with the plan's own."""
+    seen: list[str] = []
+
+    def requests(operation: str, **members: Any) -> list[str]:
+        seen.clear()
+        answer = asking.ask(operation, **members)
+        assert answer["status"] == "ok", answer
+        return list(seen)
+
+    who = ["GetItem", "UpdateItem", "GetItem"]
+    with hooked("dynamodb", "before-call.dynamodb", lambda event_name, **_: seen.append(event_name.rpartition(".")[2])):
+        new = {"name": "run.log", "path": "/logs", "size": len(DATA), "sha256": sha256(DATA)}
+        made = requests("upload", ask_id="u-1", **new)
+        assert made == [*who, "GetItem", "GetItem", "BatchGetItem", "TransactWriteItems", "UpdateItem"]
+        begun = asking.begin(DATA, ask_id="u-1")
+        asking.send(begun, DATA)
+        file_id = begun["file"]["id"]
+        assert requests("parts", file_id=file_id) == [*who, *["GetItem"] * 4]
+        assert requests("complete", file_id=file_id) == [*who, *["GetItem"] * 4, "UpdateItem"]
+        assert asking.verify(file_id) == "ready"
+        assert requests("show", file_id=file_id) == [*who, *["GetItem"] * 3]
+        assert requests("download", file_id=file_id) == [*who, *["GetItem"] * 3, "UpdateItem"]
+        assert requests("download", path="/logs", name="run.log") == [*who, *["GetItem"] * 6, "UpdateItem"]
+        assert requests("list") == [*who, "GetItem", "GetItem", "Query"]

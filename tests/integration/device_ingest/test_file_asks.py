@@ -11,7 +11,7 @@ from karma.billing.plans import PlanName
 from karma.core.dynamo.access import update
 from karma.core.errors import Upstream
 from karma.core.ids import new_id
-from karma.devices.allowance import FILE_REFUSALS_AN_HOUR, FILE_UNITS_AN_HOUR
+from karma.devices.allowance import FILE_REFUSALS_AN_HOUR, FILE_UNITS_AN_HOUR, LETTERS_AN_HOUR
 from karma.devices.repository.hours import Cost, HourRepository
 from karma.files.domain import PART_BYTES
 from karma.files.service import FileQuery
@@ -279,6 +279,14 @@ class TestFloods:
         assert asking.asks.take(asking.message({"id": "1", "op": "list"})) == "dropped TOO_FAST"
         asking.world.clock.pass_time(hours=1)
         assert asking.ask("list")["status"] == "ok"
+
+    def test_an_hour_has_so_many_dead_letters(self, asking: Asking) -> None:
+        hours, hour = HourRepository(), hour_of(asking.world)
+        assert hours.take(asking.id, Cost.LETTERS, LETTERS_AN_HOUR - 1, hour=hour, most=LETTERS_AN_HOUR)
+        for n in range(3):
+            asking.asks.take(asking.message(b"{" * (n + 1)))
+        letters, _ = asking.world.dead_letters.page(asking.id, limit=5)
+        assert [(each.refused[0].reason, each.refused_count) for each in letters] == [("NOT_JSON", 1), ("TOO_MANY", 2)]
 
     def test_links_are_counted(self, asking: Asking) -> None:
         hours, hour = HourRepository(), hour_of(asking.world)
