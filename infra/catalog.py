@@ -205,6 +205,7 @@ FUNCTIONS: dict[FunctionName, FunctionSpec] = {
             environment=(
                 "IDENTITY_TABLE",
                 "DEVICES_TABLE",
+                "WORK_TABLE",
                 "AGENTS_TABLE",
                 "BILLING_TABLE",
                 "SEARCH_TABLE",
@@ -229,7 +230,7 @@ FUNCTIONS: dict[FunctionName, FunctionSpec] = {
             handler="device_ingest.handler.lambda_handler",
             timeout_s=60,
             memory_mb=512,
-            environment=("DEVICES_TABLE", "TELEMETRY_TABLE", "INGEST_QUEUE_URL", "IOT_DATA_ENDPOINT"),
+            environment=("DEVICES_TABLE", "TELEMETRY_TABLE", "WORK_TABLE", "INGEST_QUEUE_URL", "IOT_DATA_ENDPOINT"),
         ),
         FunctionSpec(
             name=FunctionName.DEVICE_FILES,
@@ -421,6 +422,7 @@ FUNCTIONS: dict[FunctionName, FunctionSpec] = {
             environment=(
                 "IDENTITY_TABLE",
                 "DEVICES_TABLE",
+                "WORK_TABLE",
                 "AGENTS_TABLE",
                 "BILLING_TABLE",
                 "FILES_BUCKET",
@@ -439,7 +441,14 @@ FUNCTIONS: dict[FunctionName, FunctionSpec] = {
             # Ten hours of a device that sends all it may, or an attempt at an export.
             timeout_s=60,
             memory_mb=1024,
-            environment=("TELEMETRY_TABLE", "DEVICES_TABLE", "BILLING_TABLE", "FILES_BUCKET", "TELEMETRY_QUEUE_URL"),
+            environment=(
+                "TELEMETRY_TABLE",
+                "DEVICES_TABLE",
+                "WORK_TABLE",
+                "BILLING_TABLE",
+                "FILES_BUCKET",
+                "TELEMETRY_QUEUE_URL",
+            ),
         ),
         FunctionSpec(
             name=FunctionName.QUEUE_SWEEPS,

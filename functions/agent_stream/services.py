@@ -410,22 +410,9 @@ def run_reader() -> RunReader:
 @cache
 def device_services() -> DeviceServices:
     """Build the services of the device tools; imported here because most first requests do without them."""
-    from agent_stream.finding import finder
-    from karma.devices.commands import CommandService
-    from karma.devices.reading import DeviceReader
-    from karma.devices.repository.commands import CommandRepository
-    from karma.devices.repository.devices import DeviceRepository
-    from karma.devices.wake_ups import QueuedWakeUps
-    from karma.integrations.iot import IotPublisher
+    from agent_stream import finding
 
-    devices = DeviceRepository()
-    publisher = IotPublisher(endpoint_url=execution_settings().iot_data_endpoint)
-    wake_ups = QueuedWakeUps(SqsQueue(execution_settings().ingest_queue_url))
-    return DeviceServices(
-        finder=finder(execution_settings(), clock()),
-        devices=DeviceReader(devices),
-        commands=CommandService(devices, CommandRepository(), publisher, wake_ups, clock()),
-    )
+    return finding.device_services(execution_settings(), clock())
 
 
 @cache

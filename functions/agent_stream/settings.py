@@ -8,6 +8,7 @@ class ExecutionSettings(FunctionSettings, kw_only=True):
 
     identity_table: str
     devices_table: str
+    work_table: str
     agents_table: str
     billing_table: str
     search_table: str
@@ -42,7 +43,6 @@ class WorkerSettings(ExecutionSettings, kw_only=True):
 class Settings(ExecutionSettings, kw_only=True):
     """Variables of the stream function."""
 
-    work_table: str
     realtime_table: str
     auth_secret_arn: str
     """ARN of a secret with JSON `{"current": kid, kid: key, ...}`; every kid is accepted."""

@@ -29,7 +29,7 @@ from karma.core.errors import AppError
 from karma.core.ids import UserId
 from karma.core.records import Record
 from karma.core.settings import FunctionSettings, load
-from karma.devices.lookup import DeviceLookup
+from karma.devices.lookup import DeviceLookup, SharedLookup
 from karma.devices.repository.devices import DeviceRepository
 from karma.files.entries import Entries
 from karma.files.reading import FileReader
@@ -70,6 +70,7 @@ class Settings(FunctionSettings, kw_only=True):
     devices_table: str
     agents_table: str
     billing_table: str
+    work_table: str
     files_bucket: str
     runs_queue_url: str
     executions_queue_url: str
@@ -157,7 +158,7 @@ def _commands(settings: Settings, clock: Clock) -> ScheduledCommands:
     queue = QueuedBulkParts(SqsQueue(settings.ingest_queue_url))
     devices = DeviceRepository()
     bulks = BulkCommandService(BulkCommandRepository(), devices, CommandRepository(), queue, clock)
-    return ScheduledCommands(bulks, DeviceLookup(devices))
+    return ScheduledCommands(bulks, SharedLookup(devices, "control_devices"))
 
 
 def _mcp_lists(settings: Settings) -> McpClients:

@@ -12,7 +12,7 @@ from karma.core.dynamo.tables import bind_tables
 from karma.core.ids import UserId
 from karma.core.records import Record
 from karma.core.settings import FunctionSettings, load
-from karma.devices.lookup import DeviceLookup
+from karma.devices.lookup import SharedLookup
 from karma.devices.repository.devices import DeviceRepository
 from karma.devices.repository.telemetry import TelemetryRepository
 from karma.integrations.s3 import S3Archives
@@ -40,6 +40,7 @@ class Settings(FunctionSettings, kw_only=True):
     telemetry_table: str
     devices_table: str
     billing_table: str
+    work_table: str
     files_bucket: str
     telemetry_queue_url: str
 
@@ -64,7 +65,8 @@ def services() -> Services:
     rebuilding = Rebuilding(
         rollups, batches, clock, archives=notes, archiving=Archiving(raw, notes, objects, kept_days=kept_days)
     )
-    reader = TelemetryReader(DeviceLookup(DeviceRepository()), batches, rollups, clock, kept_days=kept_days)
+    devices = SharedLookup(DeviceRepository(), "read_devices")
+    reader = TelemetryReader(devices, batches, rollups, clock, kept_days=kept_days)
     worker = ExportWorker(
         ExportRepository(),
         reader,

@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from aws_lambda_powertools.utilities.typing import LambdaContext
 
     from karma.devices.bulk_sending import BulkSender
+    from karma.projects.devices import ShownDevices
 
 
 class Settings(FunctionSettings, kw_only=True):
@@ -48,6 +49,7 @@ class Settings(FunctionSettings, kw_only=True):
 
     devices_table: str
     telemetry_table: str
+    work_table: str
     ingest_queue_url: str
     iot_data_endpoint: str = ""
 
@@ -84,11 +86,20 @@ def services() -> Services:
         from karma.devices.bulk_sending import BulkSender
         from karma.devices.commands import CommandService
         from karma.devices.repository.bulk_commands import BulkCommandRepository
+        from karma.devices.sharing import ReachableDevices
 
         sender = CommandService(devices, commands, publisher, wake_ups, clock)
-        return BulkSender(BulkCommandRepository(), sender, commands, QueuedBulkParts(queue), clock)
+        reach = ReachableDevices(_shown_devices, devices)
+        return BulkSender(BulkCommandRepository(), sender, commands, QueuedBulkParts(queue), clock, reach)
 
     return Services(ingest, bulks)
+
+
+def _shown_devices() -> ShownDevices:
+    """Return what tells whose a device is; imported here because most bulk commands are for their senders' own."""
+    from karma.projects.lookup import shown_devices
+
+    return shown_devices()
 
 
 startup.over()

@@ -321,6 +321,7 @@ SCENARIOS = Scenarios[DeviceRows](
         "DeviceRepository.row": made(lambda r: r.device, lambda r, d: r.devices.row(d.user_id, d.id)),
         "DeviceRepository.current": made(lambda r: r.device, lambda r, d: r.devices.current(d.user_id, d.id)),
         "DeviceRepository.versioned": made(lambda r: r.device, lambda r, d: r.devices.versioned(d.user_id, d.id)),
+        "DeviceRepository.active_of": made(lambda r: r.device, lambda r, d: r.devices.active_of([(d.user_id, d.id)])),
         "DeviceRepository.among": made(lambda r: r.device, lambda r, d: r.devices.among(d.user_id, [d.id])),
         "DeviceRepository.each_of": made(lambda r: r.device, lambda r, d: r.devices.each_of([(d.user_id, d.id)])),
         "DeviceRepository.by_age": made(

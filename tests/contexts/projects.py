@@ -178,6 +178,15 @@ SCENARIOS = Scenarios[ProjectRows](
         "ProjectDeviceRepository.at": made(
             lambda r: r.shown_device(), lambda r, share: r.project_devices.at(share, UserId(new_id()))
         ),
+        "ProjectDeviceRepository.seen": made(
+            lambda r: r.shown_device(), lambda r, share: r.project_devices.seen(share.owner_id, [share.project_id])
+        ),
+        "ProjectDeviceRepository.members": made(
+            lambda r: r.shown_device(), lambda r, share: r.project_devices.members([(share.project_id, share.owner_id)])
+        ),
+        "ProjectDeviceRepository.readable": made(
+            lambda r: r.shown_device(), lambda r, share: r.project_devices.readable(share.owner_id, [share.project_id])
+        ),
         "ProjectDeviceRepository.add": made(lambda r: r.new_share(), lambda r, share: r.add_share(share)),
         "ProjectDeviceRepository.remove": made(
             lambda r: r.shown_device(), lambda r, share: r.project_devices.remove(share)
@@ -241,9 +250,14 @@ def _project_of_somebody(*, accepted: bool) -> Callable[[World, str, Mapping[str
 
 
 def _device_of(world: World, owner: str) -> str:
-    person, at = world.person(owner), SystemClock().now()
-    devices, device = DeviceRepository(), provisioning_device(person.id)
-    devices.claim(device, reservation=reserved(person.id), attempt="a", now=at)
+    return stored_device(world.person(owner).id)
+
+
+def stored_device(owner: UserId) -> DeviceId:
+    """Store an active device of somebody's, without its thing."""
+    at = SystemClock().now()
+    devices, device = DeviceRepository(), provisioning_device(owner)
+    devices.claim(device, reservation=reserved(owner), attempt="a", now=at)
     devices.activate(device, attempt="a", certificate_id="c1", now=at)
     return device.id
 

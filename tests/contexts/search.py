@@ -70,6 +70,8 @@ SCENARIOS = Scenarios[FoundRows](
     FoundRows,
     {
         "SearchRepository.head": made(lambda r: r.row, lambda r, _: r.rows.head(r.ada.id)),
+        "SearchRepository.changes_of": made(lambda r: r.row, lambda r, _: r.rows.changes_of([r.ada.id])),
+        "SearchRepository.rows_of": made(lambda r: r.row, lambda r, row: r.rows.rows_of([row.change.key])),
         "SearchRepository.newest": made(lambda r: r.row, lambda r, _: r.rows.newest(r.ada.id, most=5)),
         "SearchRepository.changed": made(
             lambda r: r.row, lambda r, _: r.rows.changed(r.ada.id, since=NOW, oldest_ms=0)

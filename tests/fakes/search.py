@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import NamedTuple
@@ -41,6 +41,13 @@ class MemorySearchRows:
     def head(self, owner: UserId) -> SearchHead:
         head = self.heads.get(owner, _Head())
         return SearchHead(head.changes, head.segment)
+
+    def changes_of(self, owners: Collection[UserId]) -> Mapping[UserId, int]:
+        return {each: self.head(each).changes for each in owners}
+
+    def rows_of(self, keys: Collection[SearchKey]) -> Sequence[SearchRow]:
+        found = ((key, self.stored.get(key)) for key in keys)
+        return [SearchRow(key, each.text) for key, each in found if each is not None and each.text is not None]
 
     def newest(self, owner: UserId, *, most: int) -> NewestRows:
         rows = [

@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from fastapi import Query
 
-from api.services import alarms
+from api.services import alarms, devices
 from karma.alarms.answers import AlarmData, AlarmListData, alarm_view
 from karma.http.access import permit
 from karma.http.openapi import answers
@@ -27,10 +27,14 @@ async def list_alarms(
     limit: Limit = DEFAULT_SIZE,
     cursor: Cursor | None = None,
 ) -> Answer[AlarmListData]:
-    """List the caller's alarms, those that were raised last first."""
+    """List the caller's alarms, those that were raised last first.
+
+    With `device_id` also of a device that a project shows to the caller: those that its owner's rules raised.
+    """
     scope = scope_of("alarms", caller.user_id, state, device_id)
     below = position(cursor, scope, of=str).get("below", "")
-    page = alarms.alarms().page(caller.user_id, is_open=state == "open", device_id=device_id, below=below, limit=limit)
+    owner = caller.user_id if device_id is None else devices.shared().owner_for(caller.user_id, device_id)
+    page = alarms.alarms().page(owner, is_open=state == "open", device_id=device_id, below=below, limit=limit)
     data: AlarmListData = {
         "alarms": [alarm_view(alarm) for alarm in page.alarms],
         "limit": limit,

@@ -35,7 +35,7 @@ async def search_objects(
     limit: Limit = DEFAULT_SIZE,
     cursor: Cursor | None = None,
 ) -> Answer[SearchData]:
-    """Search what the caller has, and the projects that it is a member of: the best hits first, typos forgiven.
+    """Search what the caller has, its projects, and the devices that these show: the best hits first, typos forgiven.
 
     `q` has words in any order, "phrases", and fields: `type:device`, `status:online`, `tag:north`,
     `created_after:2026-01-31`. Words that mean a type or a status are filters, as in `online devices`; hits that only

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 @cache
 def service() -> ScheduleService:
     """Create, show, change and delete schedules."""
-    from karma.devices.lookup import DeviceLookup
+    from karma.devices.lookup import SharedLookup
     from karma.schedules.repository import ScheduleRepository
     from karma.schedules.service import ScheduleService
 
@@ -24,7 +24,7 @@ def service() -> ScheduleService:
         ScheduleRepository(),
         clock(),
         agent_id_of=lambda ref: agents.catalogue().find(ref).id,
-        device_id_of=DeviceLookup(devices.repository()).resolve,
+        device_id_of=SharedLookup(devices.repository(), "control_devices").resolve,
         require_receiver=lambda user_id, url: webhooks.service().require_receiver(user_id, url, field="run.webhook"),
         plan_of=lambda user_id: billing.subscriptions().plan(user_id),
     )

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 def service() -> SearchService:
     """Return the search."""
     from karma.core.searchables import declared_types
+    from karma.devices.shared_search import SearchedShares
     from karma.integrations.s3_segments import S3Segments
     from karma.integrations.sqs import SqsQueue
     from karma.integrations.tantivy.engine import TantivyEngine
@@ -23,7 +24,10 @@ def service() -> SearchService:
     from karma.search.segments.opening import Segments
     from karma.search.segments.requests import QueuedRequests
     from karma.search.service import SearchService
+    from karma.search.showing import Showing
 
     requests = QueuedRequests(SqsQueue(settings().segments_queue_url))
     segments = Segments(TantivyEngine(), S3Segments(settings().files_bucket), requests)
-    return SearchService(IndexCache(SearchRepository(), clock(), segments), declared_types())
+    rows = SearchRepository()
+    cache = IndexCache(rows, clock(), segments, showing=Showing(rows, SearchedShares()))
+    return SearchService(cache, declared_types())

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 def reader() -> TelemetryReader:
     """Return the reader of telemetry."""
     from karma.billing.plans import archived_days
-    from karma.devices.lookup import DeviceLookup
+    from karma.devices.lookup import SharedLookup
     from karma.devices.repository.telemetry import TelemetryRepository
     from karma.integrations.s3 import S3Archives
     from karma.telemetry.archive_repository import ArchiveRepository
@@ -26,7 +26,7 @@ def reader() -> TelemetryReader:
     from karma.telemetry.repository import RollupRepository
 
     return TelemetryReader(
-        DeviceLookup(devices.repository()),
+        SharedLookup(devices.repository(), "read_devices"),
         ArchivedBatches(TelemetryRepository(), ArchiveRepository(), S3Archives(settings().files_bucket), clock()),
         RollupRepository(),
         clock(),

@@ -177,6 +177,8 @@ class TestLists:
         other = UserId(new_id())
         assert rows.devices.by_age(other, newest_first=True, limit=5) == ([], False)
         assert rows.devices.among(other, [rows.device.id]) == []
+        mine = (rows.ada.id, rows.device.id)
+        assert rows.devices.active_of([mine, (other, rows.device.id), (rows.ada.id, DeviceId(new_id()))]) == {mine}
         assert rows.devices.by_name(other, descending=True, limit=5) == ([], False)
         assert rows.devices.rows(other, limit=5) == []
         assert rows.devices.count(other) == 0

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from karma.core.errors import NotFound
-from karma.core.ids import DeviceId, UserId, new_id
+from karma.core.ids import DeviceId, ProjectId, UserId, new_id
 from karma.devices.transactional import require_device
 from karma.projects.domain import ProjectChanged, ProjectRole
 from tests.contexts.projects import ProjectRows
@@ -74,3 +74,40 @@ class TestAShare:
         assert work.projects.finish_delete(work.deleted_project.id, most=5)
         assert work.project_devices.of_project(share.project_id) == []
         assert work.project_devices.of_device(share.device_id) == []
+
+    def test_is_counted_with_each_change_of_its_project_until_that_is_deleted(self, work: ProjectRows) -> None:
+        project, owner = work.project
+
+        def changes() -> int:
+            seen = work.project_devices.seen(owner.user_id, [project.id, ProjectId(new_id())])
+            assert set(seen) <= {project.id}
+            return seen[project.id].changes if seen else 0
+
+        assert changes() == 0, "it has shown nothing yet"
+        first = work.shown_device()
+        counted = [changes()]
+        work.add_share(replace(first, shared_at=LATER))
+        counted.append(changes())
+        assert not work.project_devices.remove(replace(first, owner_id=UserId(new_id())))
+        assert changes() == counted[-1]
+        assert work.project_devices.remove(first)
+        counted.append(changes())
+        assert counted == sorted(set(counted))
+        assert work.project_devices.seen(UserId(new_id()), [project.id]) == {}, "who is no member sees none"
+        last = work.shown_device()
+        work.deleted_project  # noqa: B018  a tombstone from here on
+        assert changes() == 0
+        assert work.project_devices.remove(last)
+        assert changes() == 0
+        assert not work.project_devices.remove(last)
+
+    def test_is_read_with_its_owners_and_projects_with_their_members(self, work: ProjectRows) -> None:
+        project, owner = work.project
+        stranger = UserId(new_id())
+        asked = [(project.id, owner.user_id), (project.id, stranger)]
+        assert work.project_devices.members(asked) == {asked[0]: owner}
+        ids = [project.id, ProjectId(new_id())]
+        assert work.project_devices.readable(owner.user_id, ids) == {project.id}
+        assert work.project_devices.readable(stranger, ids) == work.project_devices.readable(stranger, []) == set()
+        work.deleted_project  # noqa: B018
+        assert work.project_devices.readable(owner.user_id, ids) == set()

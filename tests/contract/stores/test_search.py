@@ -54,6 +54,17 @@ def test_rows_are_read_as_they_were_written_the_newest_objects_first(rows: Searc
     assert rows.newest(BOB, most=2).rows == []
 
 
+def test_rows_of_several_owners_are_read_by_their_keys_with_the_numbers_of_their_changes(rows: SearchRows) -> None:
+    rows.write(ADA, [stamped(ADA, 1), stamped(ADA, 2)], at=NOW)
+    rows.write(ADA, [stamped(ADA, 2, sequence=2, removed=True)], at=NOW)
+    rows.write(BOB, [stamped(BOB, 3)], at=NOW)
+    assert rows.changes_of([ADA, BOB, GONE]) == {ADA: 2, BOB: 1, GONE: 0}
+    asked = [stamped(ADA, 1), stamped(ADA, 2), stamped(BOB, 3), stamped(BOB, 1)]
+    found = rows.rows_of([each.change.key for each in asked])
+    assert [(row.key, row.text) for row in found] == [asked[0].change, asked[2].change]
+    assert (rows.changes_of([]), rows.rows_of([])) == ({}, [])
+
+
 def test_the_oldest_are_left_out_where_there_are_too_many(rows: SearchRows) -> None:
     rows.write(ADA, [stamped(ADA, n, name=f"n{n}") for n in range(1, 6)], at=NOW)
     found = rows.newest(ADA, most=3)

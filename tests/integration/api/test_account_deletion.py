@@ -12,16 +12,22 @@ import pytest
 from karma.billing.allowances import Metric
 from karma.billing.repository.usage import UsageRepository
 from karma.billing.transactional import reserve_usage
-from karma.core.clock import iso
+from karma.core.clock import SystemClock, iso
 from karma.core.dynamo.transaction import Transaction
 from karma.core.ids import UserId, new_id
 from karma.identity.accounts.deletion import SETTLES_AFTER
 from karma.identity.accounts.repository.deletions import DeletionRepository
 from karma.identity.ownership import OwnedKind
 from karma.identity.transactional import add_owned
+from karma.projects.lookup import all_shares
+from karma.projects.repository.projects import ProjectRepository
+from karma.projects.service import NewProject, ProjectService
+from tests.contexts.projects import stored_device
 from tests.integration.api.conftest import PASSWORD, Api
+from tests.support.accounts import open_account
 from tests.support.crash import CrashTest
 from tests.support.plans import allowance
+from tests.support.projects import invitations, join, share
 from tests.support.stack import Context, Drain, HttpEvent, SqsEvent, Stack
 
 PATH = "/api/v1/users/me"
@@ -115,6 +121,28 @@ def test_a_deleted_account_leaves_a_tombstone_and_nothing_else(
     assert "Uploads" not in stack.aws("s3").list_multipart_uploads(Bucket=stack.bucket)
     stack.use("api")
     assert me.register("ada@example.com")["id"] != user_id
+
+
+@pytest.mark.fault("F-44b")
+def test_a_device_of_a_deleted_account_is_shown_by_no_project(
+    person: tuple[Api, UserId, dict[str, Any]],
+    stored: Callable[[str], list[dict[str, Any]]],
+    advance: Callable[[str], None],
+) -> None:
+    me, user_id, _ = person
+    host, guest = open_account(), open_account()
+    projects, clock = ProjectRepository(), SystemClock()
+    project_id = ProjectService(projects, clock).create(host, NewProject(name="Greenhouse")).project.id
+    for member in (user_id, guest):
+        join(invitations(projects, clock), project_id, member, by=host)
+    device_id = stored_device(user_id)
+    share(device_id, of=user_id, project_id=project_id)
+    seen = all_shares()
+    assert [each.device_id for each in seen.seen_by(guest, [project_id])] == [device_id]
+    assert me.call("DELETE", PATH, CONFIRMED).status == 202
+    advance(user_id)
+    assert "project_device" not in {item["type"]["S"] for item in stored("work")}
+    assert list(seen.seen_by(guest, [project_id])) == []
 
 
 @pytest.mark.fault("F-19b")

@@ -8,89 +8,27 @@ from typing import Any
 
 import pytest
 
-from karma.audit.domain import NOWHERE
-from karma.core.clock import SystemClock, epoch_ms
+from karma.core.clock import epoch_ms
 from karma.core.happenings import ItemChange
-from karma.core.ids import DeviceId, ProjectId, UserId, new_id
+from karma.core.ids import DeviceId, new_id
 from karma.core.live import Channel, RightsChange
 from karma.devices.live import LiveDevices
 from karma.devices.repository.telemetry import TelemetryRepository
 from karma.devices.samples import read_telemetry
-from karma.identity.accounts.repository.users import UserRepository
-from karma.projects.domain import ProjectRole
-from karma.projects.members import MemberService
 from karma.projects.removal import SharesOfDevices
 from karma.projects.repository.devices import ProjectDeviceRepository
-from karma.projects.repository.projects import ProjectRepository
-from karma.projects.service import NewProject, ProjectService
 from karma.projects.shares import MAX_PROJECTS_OF_A_DEVICE
-from tests.integration.api.conftest import Answer, Api
+from tests.integration.api.conftest import Api
 from tests.support.devices import World
 from tests.support.projects import invitations, join
 from tests.support.stack import Stack
+from tests.support.teams import MEMBERS, Team
 from tests.support.transfers import Transfers
-
-V1 = "/api/v1"
-
-
-ROLES = {"owen": ProjectRole.OWNER, "adam": ProjectRole.ADMIN, "mia": ProjectRole.MEMBER, "vic": ProjectRole.VIEWER}
-
-
-class Team:
-    """Ada's device, a project of hers, and people of each role in it."""
-
-    def __init__(self, stack: Stack, api: Api) -> None:
-        self.store, self.clock = ProjectRepository(), SystemClock()
-        self.ids: dict[str, UserId] = {}
-        self.api: dict[str, Api] = {}
-        for name in ("ada", *ROLES, "eve"):
-            user = api.register(verified=True)
-            self.ids[name] = UserId(user["id"])
-            self.api[name] = api.as_(authorization="Bearer " + api.log_in(user["email"])["access_token"])
-        self.projects = ProjectService(self.store, self.clock)
-        self.project = self.make_project()
-        for name, role in ROLES.items():
-            join(invitations(self.store, self.clock), self.project, self.ids[name], role, by=self.ids["ada"])
-        self.world = World(stack, user=self.ids["ada"])
-        self.made = self.world.create(tags=("north",))
-        self.device = self.made.current.device.id
-
-    def make_project(self, owner: str = "ada") -> ProjectId:
-        return self.projects.create(self.ids[owner], NewProject(name="Greenhouse")).project.id
-
-    def call(self, name: str, method: str, path: str, body: object = None, **more: Any) -> Answer:
-        return self.api[name].call(method, f"{V1}{path}", body, **more)
-
-    def share(self, name: str = "ada", project: str = "") -> Answer:
-        return self.call(name, "POST", f"/projects/{project or self.project}/devices", {"device_id": self.device})
-
-    def reads(self, name: str) -> set[int]:
-        """Return the statuses of all that reads the device."""
-        at = f"/devices/{self.device}"
-        return {self.call(name, "GET", at + path).status for path in ("", "/latest", "/telemetry", "/commands")}
-
-    def sends(self, name: str) -> Answer:
-        return self.call(name, "POST", f"/devices/{self.device}/commands", {"command": "blink", "ttl_s": 3600})
-
-    def listed(self, name: str, project: str = "") -> list[str]:
-        answer = self.call(name, "GET", "/devices", query=f"project={project or self.project}")
-        assert answer.status == 200, answer.text
-        return [each["id"] for each in answer.data["devices"]]
-
-    def space(self, name: str) -> str:
-        return LiveDevices().space("device", self.device, self.ids[name])
-
-    def leave(self, name: str) -> None:
-        members = MemberService(self.store, UserRepository(), self.clock)
-        members.leave(self.ids[name], self.project, may_hand_over=True, source=NOWHERE)
 
 
 @pytest.fixture
 def team(stack: Stack, api: Api) -> Team:
     return Team(stack, api)
-
-
-MEMBERS = sorted(ROLES)
 
 
 @pytest.mark.req("R-K-17")
@@ -191,20 +129,21 @@ def _member_left(team: Team) -> None:
         team.leave(name)
 
 
+ENDS = [
+    _taken_back,
+    _by_an_administrator,
+    _owner_left,
+    _owner_left_and_came_back,
+    _project_deleted,
+    _device_deleted,
+    _device_given,
+    _member_left,
+]
+"""Whatever ends that members see a device."""
+
+
 @pytest.mark.fault("F-35c")
-@pytest.mark.parametrize(
-    "end",
-    [
-        _taken_back,
-        _by_an_administrator,
-        _owner_left,
-        _owner_left_and_came_back,
-        _project_deleted,
-        _device_deleted,
-        _device_given,
-        _member_left,
-    ],
-)
+@pytest.mark.parametrize("end", ENDS)
 def test_nobody_sees_it_any_more_once(team: Team, end: Callable[[Team], None]) -> None:
     team.share()
     assert team.reads("vic") == {200}
@@ -243,6 +182,25 @@ def test_who_may_share_and_take_out(team: Team) -> None:
         assert team.call("ada", "DELETE", f"/projects/{project}/devices/{device}").status == 404
     for wrong in ({}, {"device_id": ""}, {"device_id": 1}, {"device_id": team.device, "role": "viewer"}):
         assert team.call("ada", "POST", f"/projects/{team.project}/devices", wrong).status == 422
+
+
+@pytest.mark.fault("F-44b")
+def test_a_late_repeat_of_a_share_that_was_taken_back_shares_nothing(team: Team) -> None:
+    path, body = f"/projects/{team.project}/devices", {"device_id": team.device}
+    first = team.call("ada", "POST", path, body, idempotency_key="once")
+    assert first.status == 201, first.text
+    assert team.call("ada", "DELETE", f"{path}/{team.device}").status == 204
+    team.call("ada", "POST", path, body, idempotency_key="once")
+    assert team.reads("vic") == {404}
+    assert team.listed("vic") == []
+
+
+def test_who_takes_their_own_out_twice_is_told_that_it_is_not_there(team: Team) -> None:
+    theirs = World(team.world.stack, user=team.ids["mia"]).create().current.device.id
+    path = f"/projects/{team.project}/devices"
+    assert team.call("mia", "POST", path, {"device_id": theirs}).status == 201
+    assert [team.call("mia", "DELETE", f"{path}/{theirs}").status for _ in range(2)] == [204, 404]
+    assert team.call("eve", "DELETE", f"{path}/{theirs}").status == 404
 
 
 def test_a_device_is_in_few_projects(team: Team) -> None:

@@ -37,6 +37,7 @@ from tests.support.accounts import open_account
 from tests.support.crash import CrashTest
 from tests.support.devices import provisioning_device
 from tests.support.plans import reserved, subscribe
+from tests.support.projects import leave, show
 from tests.support.queues import received
 from tests.support.stack import Stack
 
@@ -225,3 +226,21 @@ def test_a_process_that_dies_at_any_call_sends_each_device_one_command(functions
     ).run()
     assert report.points >= 6
     assert "after dynamodb.TransactWriteItems" in " ".join(report.at)
+
+
+@pytest.mark.fault("F-44c")
+def test_a_device_of_another_s_is_sent_it_while_a_project_lets_the_schedule_s_owner(
+    functions: Functions, owner: UserId
+) -> None:
+    host = UserId(new_id())
+    open_account(host)
+    device_id = a_device(host)
+    project_id = show(device_id, of=host, to=owner)
+    first, second = (due(owner, device_id=device_id) for _ in range(2))
+    functions.fire(fire_message(key_of(first)))
+    ingest(functions)
+    [command], _ = CommandRepository().page(device_id, limit=100)
+    assert (command.user_id, command.requested_by) == (host, f"member:{owner}")
+    leave(owner, project_id)
+    functions.fire(fire_message(key_of(second)))
+    assert error_of(second) == ("NOT_FOUND", f"Device {device_id} not found")

@@ -38,6 +38,8 @@ from karma.devices.repository.bulk_commands import BulkCommandRepository
 from karma.devices.repository.deleted_devices import DeletedDeviceRepository
 from karma.devices.repository.devices import DeviceRepository
 from karma.devices.service import Created
+from karma.devices.sharing import ReachableDevices
+from karma.projects.lookup import shown_devices
 from tests.fakes.devices import FakeIngestQueue
 from tests.support.clients import hooked
 from tests.support.devices import World, provisioning_device
@@ -57,7 +59,8 @@ class Bulks:
         parts = QueuedBulkParts(self.queue)
         devices, commands, clock = world.repository, world.command_repository, world.clock
         self.service = BulkCommandService(self.store, devices, commands, parts, clock)
-        self.sender = BulkSender(self.store, world.commands, commands, parts, clock)
+        reach = ReachableDevices(shown_devices, devices)
+        self.sender = BulkSender(self.store, world.commands, commands, parts, clock, reach)
         self.parts = parts
 
     def create(self, limit: BulkLimit = LIMIT, idempotency_key: Any = None, **order: Any) -> BulkCommand:

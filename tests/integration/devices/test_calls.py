@@ -40,7 +40,7 @@ def test_requests_of_each_pattern(world: World, calls: Callable[[Callable[[], An
     assert calls(lambda: world.devices.list(user, DeviceQuery(limit=5, tag="a", text="n7"))) == ["Query"]
     assert calls(lambda: world.devices.get(user, device_id)) == ["Query"]
     assert calls(lambda: world.devices.find_by_ref(user, made[0].current.device.serial_number)) == ["GetItem", "Query"]
-    assert calls(lambda: world.devices.among(user, [device_id])) == ["BatchGetItem"]
+    assert calls(lambda: world.devices.each_of([(user, device_id)])) == ["BatchGetItem"]
     assert calls(lambda: world.commands.send(user, device_id, "a")) == [
         "GetItem", "Query", "TransactWriteItems", "Query", "GetItem"
     ]  # fmt: skip

@@ -186,8 +186,11 @@ def test_status_filters_find_the_online_ones(world: World) -> None:
     assert [each.device.id for each in page.devices] == [on.current.device.id]
 
     both = [each.current.device.id for each in (off, on)]
-    assert [each.device.name for each in world.devices.among(world.user, both)] == ["Oven south", "Oven north"]
-    assert world.devices.among(UserId(new_id()), both) == []
+    assert [each.device.name for each in world.devices.each_of([(world.user, each) for each in both])] == [
+        "Oven south",
+        "Oven north",
+    ]
+    assert world.devices.each_of([(UserId(new_id()), each) for each in both]) == []
     assert off.current.device.model == "EOS-3B"
 
 

@@ -49,7 +49,8 @@ class World:
     """An account with more objects than are looked through in memory, and processes that are asked."""
 
     def __init__(self, rows: int = 12) -> None:
-        self.store, self.objects, self.asked = MemorySearchRows(), MemorySegments(), AskedSegments()
+        self.store: Any = MemorySearchRows()
+        self.objects, self.asked = MemorySegments(), AskedSegments()
         self.clock, self.engine = SetClock(NOW), Engine()
         self.sequence = 0
         self.service = self.process()

@@ -2,15 +2,15 @@
 
 import asyncio
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypeVar
 
 import orjson
 import pytest
 
 from karma.conversations.domain import Message, ToolCall
-from karma.core.errors import NotFound
+from karma.core.errors import Forbidden, NotFound
 from karma.core.ids import CommandId, DeviceId, RunId, UserId
 from karma.core.requests import IdempotencyKey
 from karma.core.search_rows import RowChange, SearchKey, SearchText
@@ -35,6 +35,8 @@ from tests.fakes.runs import SetClock, caller
 from tests.fakes.search import MemorySearchRows
 from tests.fakes.segments import no_segments
 from tests.support.rows import NOW
+
+T = TypeVar("T")
 
 ARM = CurrentDevice(
     device=Device(
@@ -62,13 +64,31 @@ ARM = CurrentDevice(
 
 
 class FakeDevices:
-    def among(self, user_id: UserId, ids: Sequence[DeviceId]) -> list[CurrentDevice]:
-        return [ARM] if user_id == caller().user_id and "d1" in ids else []
+    def each_of(self, devices: Sequence[tuple[UserId, DeviceId]]) -> list[CurrentDevice]:
+        return [ARM] if (caller().user_id, "d1") in devices else []
 
     def find_by_ref(self, user_id: UserId, ref: str) -> CurrentDevice:
         if ref not in {"d1", "EOS-1"}:
             raise NotFound(f"Device {ref} not found")
         return ARM
+
+
+OWNER = UserId("01890000-0000-7000-8000-0000000000aa")
+
+
+class Shares:
+    """Devices of another's, of which the caller may read or control some."""
+
+    def __init__(self, *, reads: Sequence[str] = (), controls: Sequence[str] = ()) -> None:
+        self.reads, self.controls = [*reads, *controls], controls
+
+    def to_read(self, viewer: UserId, device_ref: str, use: Callable[[UserId], T]) -> T:
+        return use(OWNER if device_ref in self.reads else viewer)
+
+    def to_control(self, viewer: UserId, device_ref: str, use: Callable[[UserId], T]) -> T:
+        if device_ref in self.reads and device_ref not in self.controls:
+            raise Forbidden.lacking("control_devices", where=" in this project")
+        return use(OWNER if device_ref in self.controls else viewer)
 
 
 def finder() -> SearchService:
@@ -92,7 +112,7 @@ class FakeCommands:
 
     def send(self, user_id: UserId, device_ref: str, command: str, params: Mapping[str, Any], **more: Any) -> Command:
         device = FakeDevices().find_by_ref(user_id, device_ref).device
-        self.sent.append({"command": command, "params": params, **more})
+        self.sent.append({"owner": user_id, "command": command, "params": params, **more})
         return Command(
             id=CommandId("c"),
             device_id=device.id,
@@ -119,9 +139,15 @@ class FakeCommands:
 
 
 def call(
-    name: str, commands: FakeCommands | None = None, *, role: Role = Role.USER, run: str = "run-1", **arguments: Any
+    name: str,
+    commands: FakeCommands | None = None,
+    *,
+    role: Role = Role.USER,
+    run: str = "run-1",
+    shares: Shares | None = None,
+    **arguments: Any,
 ) -> ToolOutcome:
-    services = DeviceServices(finder(), FakeDevices(), commands or FakeCommands())
+    services = DeviceServices(finder(), FakeDevices(), commands or FakeCommands(), shares or Shares())
     toolbox = Toolbox(DeviceTools(lambda: services).tools(), caller(role), shorten=str)
     asked = ToolCall("call-1", name, orjson.dumps(arguments).decode())
     return asyncio.run(toolbox.call(asked, run_id=RunId(run)))
@@ -150,7 +176,7 @@ def test_objects_of_other_types_are_found_too() -> None:
 def test_who_may_not_read_objects_of_a_type_does_not_find_them() -> None:
     key = replace(caller(), method="api_key", scopes=frozenset({"device:read"}))
     toolbox = Toolbox(
-        DeviceTools(lambda: DeviceServices(finder(), FakeDevices(), FakeCommands())).tools(), key, shorten=str
+        DeviceTools(lambda: DeviceServices(finder(), FakeDevices(), FakeCommands(), Shares())).tools(), key, shorten=str
     )
     asked = ToolCall("call-1", "searchDatabase", '{"query":"arm","type":"project"}')
     outcome = asyncio.run(toolbox.call(asked, run_id=RunId("run-1")))
@@ -176,6 +202,7 @@ def test_a_command_s_answer_comes_back() -> None:
     }
     assert commands.sent == [
         {
+            "owner": caller().user_id,
             "command": "move",
             "params": {"x": 1},
             "ttl_s": 60,
@@ -236,7 +263,7 @@ def test_who_watches_is_shown_each_state_of_a_command_while_its_call_waits() -> 
     commands = FakeCommands()
     commands.passes = [CommandStatus.QUEUED, CommandStatus.SENT, CommandStatus.ACKNOWLEDGED]
     toolbox = Toolbox(
-        DeviceTools(lambda: DeviceServices(finder(), FakeDevices(), commands)).tools(), caller(), shorten=str
+        DeviceTools(lambda: DeviceServices(finder(), FakeDevices(), commands, Shares())).tools(), caller(), shorten=str
     )
     shown: list[tuple[str, str, object]] = []
     toolbox.show_by(lambda call_id, kind, content: shown.append((call_id, kind, content)))
@@ -260,7 +287,7 @@ def test_a_call_that_was_cut_off_leaves_its_command_and_the_model_is_told_what_b
             yield command
 
     commands = Slow(status=CommandStatus.ACKNOWLEDGED)
-    tools = DeviceTools(lambda: DeviceServices(finder(), FakeDevices(), commands)).tools()
+    tools = DeviceTools(lambda: DeviceServices(finder(), FakeDevices(), commands, Shares())).tools()
     toolbox = Toolbox(tools, caller(), shorten=str)
     asked = ToolCall("call-1", "controlDevice", '{"device_id":"EOS-1","command":"move"}')
 
@@ -321,3 +348,16 @@ def test_models_are_told_each_parameter() -> None:
         "additionalProperties": False,
     }
     assert tools["searchDatabase"]["required"] == ["query"]
+
+
+@pytest.mark.fault("F-44c")
+def test_a_device_of_another_s_is_controlled_and_read_by_whom_a_project_lets() -> None:
+    commands = FakeCommands()
+    done = call("controlDevice", commands, shares=Shares(controls=["d1"]), device_id="d1", command="move")
+    assert orjson.loads(done.content)["success"] is True
+    [sent] = commands.sent[:1]
+    assert (sent["owner"], sent["requested_by"]) == (OWNER, f"member:{caller().user_id}")
+    commands = FakeCommands()
+    refused = call("controlDevice", commands, shares=Shares(reads=["d1"]), device_id="d1", command="move")
+    assert ("Insufficient permissions in this project" in refused.content, commands.sent) == (True, [])
+    assert orjson.loads(call("readTelemetry", shares=Shares(reads=["d1"]), device_id="d1").content)["id"] == "d1"

@@ -16,14 +16,15 @@ from datetime import datetime
 from functools import partial
 
 from karma.core.clock import Clock
-from karma.core.errors import NotFound, RateLimited
-from karma.core.ids import CommandId, DeviceId
+from karma.core.errors import Forbidden, NotFound, RateLimited
+from karma.core.ids import CommandId, DeviceId, UserId
 from karma.devices.bulk import LANES, BulkCancelled, BulkCommand, BulkPart, BulkRefusal, PartKey, PartStage
 from karma.devices.bulk_parts import QueuedBulkParts
 from karma.devices.commands import CommandService, PlannedCommand
 from karma.devices.domain import CommandStatus
 from karma.devices.repository.bulk_commands import BulkCommandRepository, require_sending
 from karma.devices.repository.commands import CommandRepository
+from karma.devices.sharing import ReachableDevices
 
 
 class BulkSender:
@@ -36,7 +37,9 @@ class BulkSender:
         commands: CommandRepository,
         queue: QueuedBulkParts,
         clock: Clock,
+        reach: ReachableDevices,
     ) -> None:
+        self._reach = reach
         self._bulks = bulks
         self._sender = sender
         self._commands = commands
@@ -73,7 +76,7 @@ class BulkSender:
         for device_id in part.device_ids:
             try:
                 sent[device_id] = self._send(bulk, device_id)
-            except (NotFound, RateLimited) as exc:
+            except (NotFound, Forbidden, RateLimited) as exc:
                 refused[device_id] = BulkRefusal(exc.code, exc.message)
             except _Over:
                 refused[device_id] = BulkRefusal("EXPIRED", "The time of the command was over before it was sent")
@@ -81,27 +84,46 @@ class BulkSender:
 
     def _send(self, bulk: BulkCommand, device_id: DeviceId) -> CommandId:
         if not bulk.may_send(self._clock.now()):
-            made = self._commands.made_by_request(bulk.key.user_id, device_id, bulk.request)
+            made = self._made(bulk, device_id)
             if made is None:
                 raise _Over
             return made
-        planned = PlannedCommand(
-            command=bulk.command,
-            params=bulk.params,
-            serial=bulk.serial,
-            expires_ms=bulk.expires_ms,
-            requested_by=f"bulk:{bulk.key.bulk_id}",
-            request=bulk.request,
-            also=partial(require_sending, key=bulk.key),
-        )
-        return self._sender.send_planned(bulk.key.user_id, device_id, planned).id
+
+        def send(owner: UserId) -> CommandId:
+            sender, is_own = bulk.key.user_id, owner == bulk.key.user_id
+            planned = PlannedCommand(
+                command=bulk.command,
+                params=bulk.params,
+                serial=bulk.serial,
+                expires_ms=bulk.expires_ms,
+                requested_by=f"bulk:{bulk.key.bulk_id}" if is_own else f"member:{sender}",
+                request=bulk.request,
+                also=partial(require_sending, key=bulk.key),
+            )
+            return self._sender.send_planned(owner, device_id, planned).id
+
+        return self._reach.to_control(bulk.key.user_id, device_id, send)
+
+    def _made(self, bulk: BulkCommand, device_id: DeviceId) -> CommandId | None:
+        """Return the command that an earlier attempt has sent a device; a record of one's own tells most."""
+
+        def find(owner: UserId) -> CommandId:
+            made = self._commands.made_by_request(owner, device_id, bulk.request)
+            if made is None:
+                raise NotFound(f"Device {device_id} was sent nothing")
+            return made
+
+        try:
+            return self._reach.to_read(bulk.key.user_id, device_id, find)
+        except NotFound:
+            return None
 
     def _cancelled(self, bulk: BulkCommand, part: BulkPart) -> BulkPart:
         now = self._clock.now()
         sent, refused = dict(part.sent), dict(part.refused)
         if part.stage is PartStage.OPEN:
             for device_id in part.device_ids:
-                made = self._commands.made_by_request(bulk.key.user_id, device_id, bulk.request)
+                made = self._made(bulk, device_id)
                 if made is None:
                     refused[device_id] = BulkRefusal("CANCELLED", "The bulk command was cancelled")
                 else:

@@ -160,9 +160,9 @@ class DeviceReader:
             )
         return page_of(rows.devices, query, is_cut=rows.more)
 
-    def among(self, user_id: UserId, ids: Sequence[DeviceId]) -> Sequence[CurrentDevice]:
-        """Return those of the devices that are the owner's and active, in their order, by one batch read a 33."""
-        return self._devices.among(user_id, ids)
+    def each_of(self, devices: Sequence[tuple[UserId, DeviceId]]) -> Sequence[CurrentDevice]:
+        """Return those of several owners' devices that are active, in their order, by one batch read a 33."""
+        return self._devices.each_of(devices)
 
 
 def page_of(devices: Sequence[CurrentDevice], query: DeviceQuery, *, is_cut: bool = False) -> DevicePage:

@@ -150,7 +150,9 @@ class ProjectDevices(ShownDevices):
         found = [each for each in shares if each.device_id == device_id]
         mine = [each for each in found if each.owner_id == user_id]
         if not mine:
-            self._access.require(user_id, project_id, ProjectPermission.MANAGE_MEMBERS)
+            # Whoever repeats what took their own out is told that it is not there, whatever their role.
+            needed = ProjectPermission.MANAGE_MEMBERS if found else ProjectPermission.READ
+            self._access.require(user_id, project_id, needed)
         if not (mine or found):
             raise NotFound(f"Device {device_id[:64]} not found")
         if self._store.remove((mine or found)[0]):

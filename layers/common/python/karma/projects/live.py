@@ -1,4 +1,4 @@
-"""Projects, live: what a project is, and who is a member; its members share the channel."""
+"""Projects, live: what a project is, who is a member, and which devices it shows; its members share the channel."""
 
 from __future__ import annotations
 
@@ -28,6 +28,8 @@ class LiveProjects:
                 user_id = text_in(image, "user_id")
                 channels = (_channel(text_in(image, "project_id")), Channel(user_id, "user", user_id))
                 return (Update(channels=channels, state=_member_in(change)),)
+            case "project_device":
+                return (Update(channels=(_channel(text_in(image, "project_id")),), state=_share_in(change)),)
         return ()
 
     def rights(self, change: ItemChange) -> Sequence[RightsChange]:
@@ -144,5 +146,25 @@ def _member_state(member: Membership, *, gone: bool = False) -> ObjectState:
         at=iso(changed_at),
         ref=f"/projects/{member.project_id}/members",
         data=None if gone else {**member_view(member)},
+        deleted=gone,
+    )
+
+
+def _share_in(change: ItemChange) -> ObjectState:
+    from karma.core.clock import epoch_ms, iso
+    from karma.core.dynamo.items import Item
+    from karma.projects.answers import device_share_view
+    from karma.projects.repository.devices import ProjectDeviceItem, share_of
+
+    item, gone = Item.from_raw_data(dict(change.new or change.old or {})), change.new is None
+    assert isinstance(item, ProjectDeviceItem)  # noqa: S101  its type was read
+    share = share_of(item)
+    # By time, as of a member.
+    return ObjectState(
+        name=f"share:{share.project_id}/{share.device_id}",
+        version=epoch_ms(share.shared_at) * 2 + gone,
+        at=iso(share.shared_at),
+        ref=f"/devices?project={share.project_id}",
+        data=None if gone else {**device_share_view(share)},
         deleted=gone,
     )

@@ -64,6 +64,14 @@ class SharedAt(Record, kw_only=True):
         return self.owner.user_id == self.share.owner_id and self.owner.joined_at <= self.share.shared_at
 
 
+class SeenShares(Record, kw_only=True):
+    """A project that has shares, as somebody sees it who is a member."""
+
+    changes: int
+    """Number of changes of its shares: while it stands, none is made, renewed or taken back."""
+    viewer: Membership
+
+
 class ShownDevice(Record, kw_only=True):
     """A device of another's that somebody sees in a project."""
 

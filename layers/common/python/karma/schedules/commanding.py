@@ -29,7 +29,10 @@ class ScheduledCommands:
         self._devices = devices
 
     def begin(self, schedule: Schedule, key: FireKey, plan: Plan, *, also: Also) -> bool:
-        """See FireCommands; one read of a device, or its list by age, and one transaction."""
+        """See FireCommands; one read of a device, or its list by age, and one transaction.
+
+        A device of another's is sent it while a project shows it to the schedule's owner in a role that may.
+        """
         order = order_of(schedule.command or {})
         for device_id in order.device_ids:
             self._devices.require(schedule.user_id, device_id)

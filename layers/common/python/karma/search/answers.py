@@ -59,6 +59,8 @@ class SearchHitView(TypedDict):
     """Beginning of its description."""
     status: str | None
     """Null: objects of its type have none."""
+    project_id: str | None
+    """Project that shows it to the caller; null: it is no other account's."""
     created_at: ShownMoment
     updated_at: ShownMoment
     """Moment of its last change, of much used objects to the hour."""
@@ -96,13 +98,13 @@ class SearchData(TypedDict):
     searched: int
     """Objects that were looked through."""
     is_complete: bool
-    """False: only the newest objects were looked through, as many as `searched` says."""
+    """False: only the newest objects were looked through, as many as `searched` says, or some of those of others."""
 
 
 def search_data(answer: SearchAnswer, *, limit: int, next_cursor: str | None) -> SearchData:
     """Render a page of hits."""
     return {
-        "results": [hit_view(hit) for hit in answer.found.hits],
+        "results": [hit_view(hit, project_id=answer.shown_in.get(hit.row.key)) for hit in answer.found.hits],
         "total": answer.found.total,
         "limit": limit,
         "next_cursor": next_cursor,
@@ -114,8 +116,8 @@ def search_data(answer: SearchAnswer, *, limit: int, next_cursor: str | None) ->
     }
 
 
-def hit_view(hit: Hit) -> SearchHitView:
-    """Render a hit."""
+def hit_view(hit: Hit, *, project_id: str | None = None) -> SearchHitView:
+    """Render a hit, with the project that shows it."""
     key, text = hit.row
     return {
         "type": key.type,
@@ -125,6 +127,7 @@ def hit_view(hit: Hit) -> SearchHitView:
         "tags": list(text.tags),
         "text": text.text,
         "status": text.status or None,
+        "project_id": project_id,
         "created_at": _moment(key.created_ms),
         "updated_at": _moment(max(key.created_ms, text.updated_ms)),  # which may be the hour before the creation
         "highlights": _highlights(hit),

@@ -17,12 +17,13 @@ from typing import Final
 from karma.core.clock import Clock, from_epoch_ms
 from karma.core.ids import UserId
 from karma.core.search_rows import RowChange, SearchKey
-from karma.search.domain import MAX_ROWS, SearchRow
+from karma.search.domain import MAX_ROWS, Filters, Found, ObjectType, QueryReading, SearchRow, Sort
 from karma.search.index import Index
 from karma.search.ports import SearchHead, SearchRows
 from karma.search.segments.domain import MAX_CHANGED, SegmentFacts
 from karma.search.segments.opening import Segments
 from karma.search.segments.ports import Segment, SegmentUnusable
+from karma.search.showing import MAX_PROJECTS, Showing, Shown
 
 MEMORY_BYTES: Final = 64 * 1024 * 1024
 """About how much the indexes of a process take together; one that is larger alone is kept while it is the only one."""
@@ -32,6 +33,7 @@ _LATE: Final = timedelta(minutes=2)
 """A change has at the most been written so long after the moment that it says: a writer's time is over sooner."""
 _MAX_GROWTH: Final = 1_000
 """Rows above the bound with which an index is read anew."""
+_PROJECTS: Final = QueryReading(terms=(), filters=Filters(types=frozenset({ObjectType.PROJECT.value})))
 
 
 @dataclass(slots=True)
@@ -44,6 +46,8 @@ class KeptSegment:
     """Its rows of what has changed since."""
     changed: set[SearchKey] = field(default_factory=set)
     """Keys of all that has changed since, also of what is new."""
+    projects: frozenset[SearchKey] = frozenset()
+    """Its newest projects."""
 
     def note(self, changed: Collection[RowChange]) -> None:
         """Note what has changed.
@@ -72,6 +76,8 @@ class KeptIndex:
     """None: the index has all rows that are looked through."""
     as_of: datetime = field(kw_only=True)
     """Moment at which nothing else was stored."""
+    shown: Shown = field(default_factory=Shown)
+    """Rows of others that are in the index as well."""
 
     @property
     def memory_bytes(self) -> int:
@@ -83,6 +89,18 @@ class KeptIndex:
         """Return the number of objects that are looked through."""
         left = self.segment.facts.rows - len(self.segment.was) if self.segment is not None else 0
         return len(self.index) + left
+
+    @property
+    def own(self) -> int:
+        """Return the number of rows in the index that are not others'."""
+        return len(self.index) - sum(key in self.index for key in self.shown.projects)
+
+    def projects(self, most: int) -> list[str]:
+        """Return the ids of the newest projects in it."""
+        keys = set(self.index.projects)
+        if self.segment is not None:
+            keys |= self.segment.projects - self.segment.changed
+        return [key.id for key in sorted(keys, key=lambda key: (-key.created_ms, key.id))[:most]]
 
 
 class IndexCache:
@@ -97,8 +115,13 @@ class IndexCache:
         memory_bytes: int = MEMORY_BYTES,
         disk_bytes: int = DISK_BYTES,
         most: int = MAX_ROWS,
+        showing: Showing | None = None,
     ) -> None:
-        """Keep indexes within bounds; of an account without a segment the `most` newest objects are in its index."""
+        """Keep indexes within bounds; of an account without a segment the `most` newest objects are in its index.
+
+        Without `showing` everybody finds their own objects alone.
+        """
+        self._showing = showing
         self._rows = rows
         self._clock = clock
         self._segments = segments
@@ -109,7 +132,7 @@ class IndexCache:
         self._lock = Lock()
 
     def index(self, owner: UserId) -> KeptIndex:
-        """Return an account's index, which has all of its rows that were stored when this was called.
+        """Return an account's index: all of its rows that were stored when this was called, and what it is shown then.
 
         Raises:
             StorageThrottled, StorageUnavailable: the database does not answer.
@@ -127,6 +150,8 @@ class IndexCache:
                 kept = self._in_memory(owner, head, kept, now)
                 if not kept.is_complete:
                     self._segments.ask(owner, instead_of="", now=now)
+            if self._showing is not None:
+                self._showing.renew(owner, kept)
             kept.as_of = now
             self._kept[owner] = kept
             while len(self._kept) > 1 and self._is_over():
@@ -145,9 +170,13 @@ class IndexCache:
             self._kept.pop(owner, None)
         return self.index(owner)
 
+    def confirmed(self, owner: UserId, found: Found) -> Found:
+        """Return a page without what its account may not find any more: see `Showing.confirmed`."""
+        return found if self._showing is None else self._showing.confirmed(owner, found)
+
     def _in_memory(self, owner: UserId, head: SearchHead, kept: KeptIndex | None, now: datetime) -> KeptIndex:
         is_other = kept is None or kept.segment is not None or kept.changes > head.changes
-        if kept is None or is_other or len(kept.index) > self._most + _MAX_GROWTH:
+        if kept is None or is_other or kept.own > self._most + _MAX_GROWTH:
             return self._read(owner, head.changes, now)
         if kept.changes < head.changes:
             changed = self._rows.changed(owner, since=kept.read_at - _LATE, oldest_ms=kept.oldest_ms)
@@ -171,6 +200,7 @@ class IndexCache:
         if kept is None or kept.segment is None or kept.segment.facts.id != facts.id:
             try:
                 opened = self._segments.open(owner, facts, now=now)
+                projects = opened.window(_PROJECTS, (), sort=Sort.CREATED, begin=0, size=MAX_PROJECTS + 1)
             except SegmentUnusable:
                 return None
             since = from_epoch_ms(facts.read_ms)
@@ -179,7 +209,7 @@ class IndexCache:
                 facts.changes,
                 since,
                 facts.is_complete,
-                segment=KeptSegment(facts, opened),
+                segment=KeptSegment(facts, opened, projects=frozenset(row.key for row in projects)),
                 as_of=now,
             )
         assert kept.segment is not None  # noqa: S101  told to the type checker

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Final, NamedTuple
 
 from karma.core.search_rows import SearchKey
-from karma.search.domain import NEAR, RowPart, SearchRow
+from karma.search.domain import NEAR, ObjectType, RowPart, SearchRow
 from karma.search.text import words_of
 from karma.search.typos import letters_of
 
@@ -56,6 +56,8 @@ class Index:
         self._postings: dict[str, array[int]] = {}
         self.types: set[str] = set()
         """Types of its rows, those among them that have gone."""
+        self.projects: set[SearchKey] = set()
+        """Keys of its projects, which may show devices of others."""
         for row in rows:
             self._add(row)
         self._sorted = sorted(self._postings)
@@ -94,6 +96,12 @@ class Index:
         number = self._numbers.pop(key, None)
         if number is not None:
             self._entries[number] = None
+            self.projects.discard(key)
+
+    def row_of(self, key: SearchKey) -> SearchRow | None:
+        """Return the row with a key; None: it has none."""
+        number = self._numbers.get(key)
+        return self.entry(number).row if number is not None else None
 
     def rows(self) -> list[SearchRow]:
         """Return all rows."""
@@ -170,6 +178,8 @@ class Index:
         self._entries.append(Entry(row, tuple(words), places, len(words_of(row.text.name))))
         self._numbers[row.key] = number
         self.types.add(row.key.type)
+        if row.key.type == ObjectType.PROJECT:
+            self.projects.add(row.key)
         return fresh
 
 

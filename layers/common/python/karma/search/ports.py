@@ -1,13 +1,13 @@
-"""Port of stored rows; a second implementation is in tests/fakes/search.py."""
+"""Ports of stored rows and of what others show; second implementations are in tests/fakes/search.py."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from karma.core.ids import UserId
-from karma.core.search_rows import RowChange
+from karma.core.search_rows import RowChange, SearchKey
 from karma.search.domain import SearchRow
 
 if TYPE_CHECKING:
@@ -52,6 +52,14 @@ class SearchRows(Protocol):
         """Read an owner's head, strongly consistent."""
         ...
 
+    def changes_of(self, owners: Collection[UserId]) -> Mapping[UserId, int]:
+        """Read the numbers of changes of the rows of owners, strongly consistent; 0: it has none."""
+        ...
+
+    def rows_of(self, keys: Collection[SearchKey]) -> Sequence[SearchRow]:
+        """Read those rows of whichever owners that there are, strongly consistent."""
+        ...
+
     def newest(self, owner: UserId, *, most: int) -> NewestRows:
         """Read the rows of an owner's newest objects, strongly consistent."""
         ...
@@ -93,4 +101,32 @@ class SearchRows(Protocol):
 
     def end_segments(self, owner: UserId, segment_id: str) -> bool:
         """End the journal and let no segment count, instead of publishing the one that was begun; False as there."""
+        ...
+
+
+class SharedRows(NamedTuple):
+    """Rows of others that somebody finds as well."""
+
+    projects: Mapping[SearchKey, str]
+    """The project that shows each."""
+    is_complete: bool
+    """False: there are more."""
+
+
+class SharedObjects(Protocol):
+    """Objects of others that projects show to their members. All calls block.
+
+    Raises:
+        StorageThrottled, StorageUnavailable: the database does not answer.
+    """
+
+    def shown_to(self, viewer: UserId, projects: Sequence[str], *, most: int) -> SharedRows:
+        """Return what projects show to somebody at this moment, if they are a member; strongly consistent."""
+        ...
+
+    def findable(self, viewer: UserId, keys: Collection[SearchKey]) -> Collection[SearchKey]:
+        """Return those of the keys whose objects are there, and their owners' still; of projects, still the viewer's.
+
+        Others are rows whose end a stream has not brought yet. Strongly consistent.
+        """
         ...

@@ -12,7 +12,7 @@ DynamoDB sends them: PynamoDB takes several times as long for thousands of them.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from datetime import datetime, timedelta
 from enum import Enum
@@ -24,7 +24,7 @@ from pynamodb.expressions.condition import Condition
 from pynamodb.expressions.update import Action
 
 from karma.core.clock import epoch_ms
-from karma.core.dynamo.access import get, update
+from karma.core.dynamo.access import batch_get, get, update
 from karma.core.dynamo.failures import ConditionFailed, storage_errors
 from karma.core.dynamo.items import Item, Key, TableMeta, connection_of
 from karma.core.dynamo.partitions import delete_keys, empty
@@ -144,6 +144,17 @@ class SearchRepository:
         from karma.search.segments.domain import SegmentFacts  # local: few accounts have a segment
 
         return SearchHead(int(head.changes), SegmentFacts(**orjson.loads(head.segment)))
+
+    def changes_of(self, owners: Collection[UserId]) -> Mapping[UserId, int]:
+        """See SearchRows; one BatchGet for a hundred."""
+        found = batch_get(SearchHeadItem, [head_key(each) for each in owners], consistent=True)
+        return {each: int(found[key].changes) if (key := head_key(each)) in found else 0 for each in owners}
+
+    def rows_of(self, keys: Collection[SearchKey]) -> Sequence[SearchRow]:
+        """See SearchRows; one BatchGet for a hundred."""
+        items = batch_get(SearchRowItem, [row_key(each) for each in keys], consistent=True)
+        found = ((each, items.get(row_key(each))) for each in keys)
+        return [SearchRow(key, _unpacked(item.row)) for key, item in found if item is not None and item.row]
 
     def newest(self, owner: UserId, *, most: int) -> NewestRows:
         """See SearchRows; one Query a megabyte, which is some 3,000 rows."""

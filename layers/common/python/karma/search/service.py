@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime
 
 from karma.core.clock import epoch_ms
 from karma.core.ids import UserId
 from karma.core.records import Record
-from karma.core.search_rows import SearchType
+from karma.core.search_rows import SearchKey, SearchType
 from karma.search.cache import IndexCache, KeptIndex
 from karma.search.domain import Filters, Found, Query, Sort
 from karma.search.grammar import Lexicon, read_query
@@ -58,10 +58,12 @@ class SearchAnswer(Record, kw_only=True):
     """They were looked through in a segment, but for those that have changed since it was made."""
     as_of: datetime
     """Moment at which nothing was stored that was not looked through."""
+    shown_in: Mapping[SearchKey, str]
+    """Of hits that are others', the projects that show them."""
 
 
 class SearchService:
-    """Finds what accounts have."""
+    """Finds what accounts have, and what projects show them."""
 
     def __init__(self, cache: IndexCache, types: Sequence[SearchType]) -> None:
         """Make the service; `types` are those that contexts declare."""
@@ -83,12 +85,13 @@ class SearchService:
             kept = self._cache.without_segment(owner, kept)
             found = _found(kept, query, asked)
         return SearchAnswer(
-            found=found,
+            found=self._cache.confirmed(owner, found),
             query=query,
-            is_complete=kept.is_complete,
+            is_complete=kept.is_complete and kept.shown.is_complete,
             searched=kept.searched,
             in_segment=kept.segment is not None,
             as_of=kept.as_of,
+            shown_in=kept.shown.projects,
         )
 
 

@@ -124,7 +124,7 @@ class ExportFailureView(TypedDict):
     """Reason for which an export failed."""
 
     code: str
-    """`EXPORT_TOO_LARGE`: it has more rows than the plan allows; `NOT_FOUND`: a device is the account's no longer;
+    """`EXPORT_TOO_LARGE`: it has more rows than the plan allows; `NOT_FOUND`: a device may not be read any more;
     `EXPORT_FAILED`.
     """
     message: str
@@ -152,8 +152,8 @@ class ExportView(TypedDict):
     size: int | None
     """Bytes of the download, of which CSV is compressed on its way; null until the table is whole."""
     url: str | None
-    """Link that downloads the table; null in lists, until the table is whole, and once a device of it is the account's
-    no longer.
+    """Link that downloads the table; null in lists, until the table is whole, and once a device of it may not be
+    read any more.
     """
     url_expires_at: str | None
     """End of the link; another read makes a new one."""

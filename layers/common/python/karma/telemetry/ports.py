@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import field
 from datetime import datetime
-from typing import NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from karma.core.ids import DeviceId, UserId
 from karma.core.records import Record
 from karma.devices.samples import StoredBatch
 from karma.telemetry.domain import Level, Period, Rollup
+
+if TYPE_CHECKING:
+    from karma.devices.lookup import FoundDevice
 
 
 class DirtyPeriod(NamedTuple):
@@ -48,10 +51,10 @@ class Batches(Protocol):
 
 
 class Devices(Protocol):
-    """Devices by owner; implemented by devices.lookup.DeviceLookup."""
+    """Devices that somebody may read; implemented by devices.lookup, DeviceLookup and SharedLookup."""
 
-    def require(self, user_id: UserId, device_id: str) -> DeviceId:
-        """Return the id of an active device of this owner; one read. Raises NotFound."""
+    def find(self, user_id: UserId, device_id: str) -> FoundDevice:
+        """Return an active device with whose it is; one read of one's own. Raises NotFound."""
 
 
 class Rollups(Protocol):

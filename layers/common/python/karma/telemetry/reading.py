@@ -1,4 +1,7 @@
-"""Reading of telemetry for its owner: raw points, or buckets of minutes, hours or days, of several devices at once."""
+"""Reading of telemetry for owners and for whom projects show the devices, of several of these at once.
+
+It is raw points, or buckets of minutes, hours or days.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +20,7 @@ _Found = tuple[Sequence[TelemetryPoint], Mapping[str, object] | None]
 
 
 class TelemetryReader:
-    """Reads an owner's telemetry."""
+    """Reads the telemetry of whatever devices somebody may read."""
 
     def __init__(
         self,
@@ -44,7 +47,7 @@ class TelemetryReader:
         same for all series.
 
         Raises:
-            NotFound: a device does not exist or has another owner.
+            NotFound: a device does not exist, or is another's and no project shows it to whoever asks.
             InvalidRequest: INVALID_RANGE, INVALID_PERCENTILES as Stretch says; TOO_MANY_SERIES.
         """
         devices, part = self.asked(user_id, query)
@@ -72,20 +75,23 @@ class TelemetryReader:
         Raises:
             NotFound, InvalidRequest: as `read`.
         """
-        devices = [self._devices.require(user_id, each) for each in dict.fromkeys(query.devices)]
+        found = [self._devices.find(user_id, each) for each in dict.fromkeys(query.devices)]
+        devices = [each.device_id for each in found]
         if len(devices) * max(1, len(set(query.metrics))) > MAX_SERIES:
             raise InvalidRequest(f"devices, metrics: at most {MAX_SERIES} series", code="TOO_MANY_SERIES")
         now_ms = epoch_ms(self._clock.now())
         raw_kept_ms = RETENTION_MS
         if query.from_ms is not None and query.from_ms < now_ms - RETENTION_MS:
-            raw_kept_ms = max(raw_kept_ms, self._kept_days(user_id) * DAY_MS)
+            # Owners' plans say how long theirs is kept; several begin where all of them are kept.
+            kept_days = min(map(self._kept_days, dict.fromkeys(each.owner_id for each in found)), default=0)
+            raw_kept_ms = max(raw_kept_ms, kept_days * DAY_MS)
         return devices, Stretch.of(query, now_ms, raw_kept_ms=raw_kept_ms, any_length=any_length)
 
     def may_read(self, user_id: UserId, devices: Sequence[DeviceId]) -> bool:
         """Tell whether an account may read all of these devices; a read a device."""
         try:
             for device_id in devices:
-                self._devices.require(user_id, device_id)
+                self._devices.find(user_id, device_id)
         except NotFound:
             return False
         return True

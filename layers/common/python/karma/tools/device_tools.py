@@ -30,10 +30,10 @@ _T = TypeVar("_T")
 
 
 class Devices(Protocol):
-    """The part of karma.devices.service.DeviceService that tools use; calls block."""
+    """The part of karma.devices.reading.DeviceReader that tools use; calls block."""
 
-    def among(self, user_id: UserId, ids: Sequence[DeviceId]) -> Sequence[CurrentDevice]:
-        """Read those of the devices that there are."""
+    def each_of(self, devices: Sequence[tuple[UserId, DeviceId]]) -> Sequence[CurrentDevice]:
+        """Read those of several owners' devices that there are."""
         ...
 
     def find_by_ref(self, user_id: UserId, ref: str) -> CurrentDevice:
@@ -67,6 +67,18 @@ class Commands(Protocol):
         ...
 
 
+class Reach(Protocol):
+    """The part of karma.devices.sharing.ReachableDevices that tools use; calls block."""
+
+    def to_read(self, viewer: UserId, device_ref: str, use: Callable[[UserId], _T]) -> _T:
+        """Return what `use` makes of a device of this owner: the viewer, or whoever shares it with them."""
+        ...
+
+    def to_control(self, viewer: UserId, device_ref: str, use: Callable[[UserId], _T]) -> _T:
+        """Return what `to_read` does, for whoever may send the device commands."""
+        ...
+
+
 class Finder(Protocol):
     """The part of karma.search.service.SearchService that tools use; calls block."""
 
@@ -86,6 +98,7 @@ class DeviceServices(NamedTuple):
     finder: Finder
     devices: Devices
     commands: Commands
+    reach: Reach
 
 
 class SearchDatabase(Record):
@@ -126,9 +139,9 @@ class DeviceTools:
         return [
             Tool(
                 name="searchDatabase",
-                description="Find what the user has by words in any order: devices by name, serial number, tag, model "
-                "or status, with their status, location and latest readings; also projects, files, tasks, runs, "
-                "threads and avatars.",
+                description="Find what the user has, or is shown by a project, by words in any order: devices by name, "
+                "serial number, tag, model or status, with their status, location and latest readings; also projects, "
+                "files, tasks, runs, threads and avatars.",
                 parameters=SearchDatabase,
                 permission="device:read",
                 when_lost=WhenLost.CALL_AGAIN,
@@ -158,7 +171,7 @@ class DeviceTools:
         ]
 
     async def search_database(self, asked: SearchDatabase, context: ToolContext) -> object:
-        """Search what the caller has, of one type.
+        """Search what the caller has, and devices that projects show them, of one type.
 
         Raises:
             ToolFailed: there is no such type, or the caller may not read its objects.
@@ -169,31 +182,35 @@ class DeviceTools:
         """Send a command and wait for the device's answer.
 
         Raises:
-            NotFound: the caller has no such device.
+            NotFound: the caller has no such device, and no project shows it to them.
+            Forbidden: a project shows it to them, and their role there may not control it.
             ToolFailed: the device refused or failed.
             OutcomeUnknown: it did not answer in time, or not before the command was cancelled.
         """
         user_id = context.caller.user_id
 
-        def send() -> Command:
-            sent = self._services().commands.send(
-                user_id,
+        def send_to(owner: UserId) -> Command:
+            return self._services().commands.send(
+                owner,
                 asked.device_id,
                 asked.command,
                 asked.params or {},
                 ttl_s=COMMAND_TTL_S,
-                requested_by="agent",
+                requested_by="agent" if owner == user_id else f"member:{user_id}",
                 # The same call never moves the device twice, whoever repeats it; a call of another run does.
                 idempotency_key=IdempotencyKey(
                     caller=user_id, route="controlDevice", value=f"agent:{context.run_id} {context.call_id}"
                 ),
             )
+
+        def send() -> Command:
+            sent = self._services().reach.to_control(user_id, asked.device_id, send_to)
             # From here on it may take effect, whatever becomes of this call.
             context.known.update(device_id=sent.device_id, command_id=sent.id, status=sent.status)
             return sent
 
         command = await self._in_thread(send)
-        states = self._services().commands.watch(user_id, command, timeout_s=self._command_wait_s)
+        states = self._services().commands.watch(command.user_id, command, timeout_s=self._command_wait_s)
 
         def following() -> Command | None:
             seen = next(states, None)
@@ -223,7 +240,11 @@ class DeviceTools:
         device_id, command_id, status = (known.get(name) for name in ("device_id", "command_id", "status"))
         if not isinstance(device_id, str) or not isinstance(command_id, str):
             return None
-        seen = await self._in_thread(lambda: self._services().commands.get(caller.user_id, device_id, command_id))
+
+        def look(owner: UserId) -> Command:
+            return self._services().commands.get(owner, device_id, command_id)
+
+        seen = await self._in_thread(lambda: self._services().reach.to_read(caller.user_id, device_id, look))
         if seen.status == status:
             return None
         more = {"result": seen.result} if seen.result is not None else {"error": seen.error} if seen.error else {}
@@ -233,12 +254,14 @@ class DeviceTools:
         """Read a device and its latest telemetry.
 
         Raises:
-            NotFound: the caller has no such device.
+            NotFound: the caller has no such device, and no project shows it to them.
         """
-        current = await self._in_thread(
-            lambda: self._services().devices.find_by_ref(context.caller.user_id, asked.device_id)
-        )
-        return _shown(current)
+
+        def find(owner: UserId) -> CurrentDevice:
+            return self._services().devices.find_by_ref(owner, asked.device_id)
+
+        user_id = context.caller.user_id
+        return _shown(await self._in_thread(lambda: self._services().reach.to_read(user_id, asked.device_id, find)))
 
     def _found(self, asked: SearchDatabase, caller: Caller) -> list[Mapping[str, object]]:
         from karma.search.service import SearchRequest  # local: most runs look for nothing
@@ -254,7 +277,8 @@ class DeviceTools:
         if asked.type != "device":
             return [_shown_row(hit.row) for hit in hits]
         # As they are now: a device's status and readings change more often than its row.
-        return [_shown(each) for each in services.devices.among(user_id, [DeviceId(hit.row.key.id) for hit in hits])]
+        found = [(hit.row.key.owner, DeviceId(hit.row.key.id)) for hit in hits]
+        return [_shown(each) for each in services.devices.each_of(found)]
 
     async def _in_thread(self, work: Callable[[], _T]) -> _T:
         if self._threads is None:

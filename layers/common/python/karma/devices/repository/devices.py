@@ -120,6 +120,12 @@ class DeviceRepository:
         there = current_devices_of([found[key] for key in keys if key in found])
         return [each for each in there if each.device.state is DeviceState.ACTIVE]
 
+    def active_of(self, devices: Sequence[tuple[UserId, DeviceId]]) -> set[tuple[UserId, DeviceId]]:
+        """Read which devices are there and their owners': one batch read a hundred of them, strongly consistent."""
+        found = batch_get(DeviceItem, [device_key(*each) for each in devices], consistent=True)
+        rows = {each: found.get(device_key(*each)) for each in devices}
+        return {each for each, row in rows.items() if row is not None and row.state == DeviceState.ACTIVE}
+
     def by_age(self, user_id: UserId, *, newest_first: bool, limit: int, after: DeviceId | None = None) -> DeviceSlice:
         """Read active devices by creation: one query of 3N + 1 items, another only when some are being deleted."""
         pk = owner_pk(user_id)

@@ -3,6 +3,10 @@
 | item | pk | sk | gsi1pk | gsi1sk |
 | --- | --- | --- | --- | --- |
 | a device of a project | PROJECT#<id> | DEVICE#<device> | DEVICE#<device> | PROJECT#<id> |
+| number of changes of these | PROJECT#<id> | SHARES | - | - |
+
+The number is the item's version. It is there from a project's first share until the project is deleted, and goes up in
+the transaction of each change, so that whoever has read the shares at a number has them all while it stands.
 
 The index tells in which projects a device may be. Whether somebody may see it there is read from the project's own
 partition, strongly consistent: the project, both people's memberships and the item, at one moment.
@@ -10,7 +14,7 @@ partition, strongly consistent: the project, both people's memberships and the i
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 from pynamodb.attributes import UnicodeAttribute
 
@@ -21,19 +25,21 @@ from karma.core.dynamo.items import Key
 from karma.core.dynamo.transaction import Transaction
 from karma.core.ids import DeviceId, ProjectId, UserId
 from karma.identity.transactional import require_account
-from karma.projects.domain import Membership
+from karma.projects.domain import Membership, ProjectChanged
 from karma.projects.repository.conditions import changed, require_actor, there
 from karma.projects.repository.items import (
     DEVICE_PREFIX,
     MemberItem,
     ProjectItem,
     ProjectsItem,
+    SharesItem,
     member_key,
     member_of,
     project_key,
     project_of,
+    shares_key,
 )
-from karma.projects.shares import MAX_DEVICES, MAX_PROJECTS_OF_A_DEVICE, DeviceShare, Join, SharedAt
+from karma.projects.shares import MAX_DEVICES, MAX_PROJECTS_OF_A_DEVICE, DeviceShare, Join, SeenShares, SharedAt
 
 
 class ProjectDeviceItem(ProjectsItem, discriminator="project_device"):
@@ -91,6 +97,29 @@ class ProjectDeviceRepository:
             viewer=member_of(other) if isinstance(other, MemberItem) else None,
         )
 
+    def seen(self, viewer: UserId, projects: Sequence[ProjectId]) -> Mapping[ProjectId, SeenShares]:
+        """Read which projects have shares, with somebody's membership: one BatchGet for fifty, strongly consistent."""
+        keys = [key for each in projects for key in (shares_key(each), member_key(each, viewer))]
+        found = batch_get(ProjectsItem, keys, consistent=True)
+        seen = {}
+        for each in projects:
+            shares, member = found.get(shares_key(each)), found.get(member_key(each, viewer))
+            if isinstance(shares, SharesItem) and isinstance(member, MemberItem):
+                seen[each] = SeenShares(changes=int(shares.version), viewer=member_of(member))
+        return seen
+
+    def members(self, of: Collection[tuple[ProjectId, UserId]]) -> Mapping[tuple[ProjectId, UserId], Membership]:
+        """Read memberships, by project and person: one BatchGet for a hundred, strongly consistent."""
+        found = batch_get(MemberItem, [member_key(*each) for each in of], consistent=True)
+        return {each: member_of(found[key]) for each in of if (key := member_key(*each)) in found}
+
+    def readable(self, user_id: UserId, ids: Sequence[ProjectId]) -> set[ProjectId]:
+        """Read which projects somebody is a member of: one BatchGet for fifty, strongly consistent."""
+        keys = [key for each in ids for key in (project_key(each), member_key(each, user_id))]
+        found = batch_get(ProjectsItem, keys, consistent=True) if keys else {}
+        there = ((each, found.get(project_key(each)), found.get(member_key(each, user_id))) for each in ids)
+        return {each for each, item, mine in there if mine and isinstance(item, ProjectItem) and not item.deleting_at}
+
     def add(self, share: DeviceShare, *, actor: Membership, also: Join) -> None:
         """Store a share in the place of an earlier one; `also` adds conditions on the device.
 
@@ -115,16 +144,31 @@ class ProjectDeviceRepository:
                 item.gsi1sk.set(f"PROJECT#{share.project_id}"),
             ],
         )
+        _count_change(tx, share.project_id)
         tx.commit()
 
     def remove(self, share: DeviceShare) -> bool:
         """Remove a share that is its owner's; return False where it is gone, or another owner's by now."""
         item = ProjectDeviceItem(*project_device_key(share.project_id, share.device_id))
+        is_theirs = ProjectDeviceItem.owner_id == share.owner_id
+        tx = Transaction()
+        tx.check(ProjectItem, project_key(share.project_id), there(), on_fail=changed())
+        tx.delete(item, is_theirs)
+        _count_change(tx, share.project_id)
         try:
-            delete(item, ProjectDeviceItem.owner_id == share.owner_id)
+            try:
+                tx.commit()
+            except ProjectChanged:  # it is deleted, and nobody counts its shares any more
+                delete(item, is_theirs)
         except ConditionFailed:
             return False
         return True
+
+
+def _count_change(tx: Transaction, project_id: ProjectId) -> None:
+    """Count a change of a project's shares; the transaction has the condition that the project is there."""
+    item = SharesItem(*shares_key(project_id))
+    tx.upsert(item, [SharesItem.project_id.set(project_id)])
 
 
 def share_of(item: ProjectDeviceItem) -> DeviceShare:

@@ -29,6 +29,7 @@ from karma.core.ids import ProjectId, UserId
 from karma.projects.domain import Invitation, Membership, Part, Project, ProjectRole, ProjectStatus
 
 _PROJECT: Final = "PROJECT"
+_SHARES: Final = "SHARES"
 PROJECT_PREFIX: Final = "PROJECT#"
 MEMBER_PREFIX: Final = "MEMBER#"
 DELETING: Final = "PROJECTS#DELETING"
@@ -75,6 +76,12 @@ class MemberItem(ProjectsItem, discriminator="project_member"):
     seat_of = UnicodeAttribute(null=True)
 
 
+class SharesItem(ProjectsItem, discriminator="project_shares"):
+    """Number of changes of the devices that a project shows, which is the item's version: devices.py."""
+
+    project_id = UnicodeAttribute()
+
+
 class LeftItem(ProjectsItem, discriminator="project_left"):
     """Moment at which a membership ended or an invitation was declined, kept while an earlier one could be accepted."""
 
@@ -112,6 +119,11 @@ def project_key(project_id: ProjectId) -> Key:
 def member_key(project_id: ProjectId, user_id: UserId) -> Key:
     """Return the key of a membership."""
     return Key(f"{PROJECT_PREFIX}{project_id}", f"{MEMBER_PREFIX}{user_id}")
+
+
+def shares_key(project_id: ProjectId) -> Key:
+    """Return the key of the item that counts the changes of the devices that a project shows."""
+    return Key(f"{PROJECT_PREFIX}{project_id}", _SHARES)
 
 
 def left_key(project_id: ProjectId, user_id: UserId) -> Key:

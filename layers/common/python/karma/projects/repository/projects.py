@@ -57,6 +57,7 @@ from karma.projects.repository.items import (
     ProjectItem,
     ProjectRequestItem,
     ProjectsItem,
+    SharesItem,
     invitation_key,
     left_key,
     member_item,
@@ -67,6 +68,7 @@ from karma.projects.repository.items import (
     project_item,
     project_key,
     project_of,
+    shares_key,
     tombstone_of,
     user_pk,
 )
@@ -245,7 +247,7 @@ class ProjectRepository(InvitationRepository):
     # Deleting
 
     def begin_delete(self, project: Project, *, actor: Membership, at: datetime) -> None:
-        """See Projects; one transaction of 3 items and one an owner."""
+        """See Projects; one transaction of 4 items and one an owner."""
         tx, stamp = Transaction(), iso(at)
         item = ProjectItem
         tx.update(
@@ -261,6 +263,7 @@ class ProjectRepository(InvitationRepository):
         )
         require_actor(tx, actor)
         require_account(tx, actor.user_id)
+        tx.delete(SharesItem(*shares_key(project.id)))
         for owner in project.owners:
             remove_owned(tx, owner, OwnedKind.PROJECT)
         tx.commit()

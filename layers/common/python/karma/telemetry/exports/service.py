@@ -135,7 +135,7 @@ class ExportService:
     def link(self, export: TelemetryExport) -> ExportLink | None:
         """Return a link to the table of an export, for an hour; a read a device.
 
-        None: the table is not whole, or the account has one of its devices no longer.
+        None: the table is not whole, or the account may not read one of its devices any more.
         """
         if export.state is not ExportState.SUCCEEDED or not self._reader.may_read(
             export.key.user_id, export.order.devices
