@@ -59,6 +59,7 @@ NARROWER = {
     ),
     *(f"create_firmware_release.{field}" for field in ("manifest", "signature", "public_key")),
     *(f"create_firmware_rollout.{field}" for field in ("release_id", "device_ids.0")),
+    "retry_firmware_rollout.device_ids.0",
     "roll_back_firmware_rollout.release_id",
     "create_firmware_rollout.tag",
     *(
