@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
@@ -105,10 +106,8 @@ def test_a_device_goes_over_and_goes_on(hands: Hands) -> None:
     assert (hands.used(hands.ada), hands.used(hands.bob)) == (0, 1)
 
     device = spoken_by(made, mine)
-    # The process of ingest has the giver's row cached: the message is delivered again, and is the receiver's then.
-    message = world.message(device, "telemetry", world.samples((0, 2.0), seq=2))
-    assert world.ingest.take([message]) == [message.id]
-    world.tell(message)
+    # The process of ingest has the giver's row cached, and takes the message once more, for the receiver.
+    world.tell(world.message(device, "telemetry", world.samples((0, 2.0), seq=2)))
     assert hands.values(hands.bob, mine.device.id) == [2.0]
     current = world.devices.get(hands.bob, mine.device.id)
     assert current.latest.readings["temp_c"].value == 2.0
@@ -132,6 +131,39 @@ def test_commands_name_the_device_as_its_credentials_do_however_often_it_changes
     world.restart_ingest()
     world.tell(world.message(third, "response", answer))
     assert world.commands.get(hands.eve, third.current.device.id, sent.id).status is CommandStatus.SUCCEEDED
+
+
+@pytest.mark.fault("F-45a")
+def test_an_answer_right_after_a_transfer_counts_at_once_in_a_process_that_knew_the_giver(hands: Hands) -> None:
+    world = hands.world
+    world.connect(hands.made)
+    hands.tell_sample(hands.made, 1.0, seq=1)
+    world.clock.pass_time(seconds=1)
+    device = hands.hand_over()
+    mine = device.current.device.id
+    sent = world.commands.send(hands.bob, mine, "unlock", ttl_s=60, serial_order=True)
+    behind = world.commands.send(hands.bob, mine, "lock", ttl_s=60)
+    assert (sent.status, behind.status) == (CommandStatus.SENT, CommandStatus.QUEUED)
+    answer = world.message(device, "response", {"id": sent.id, "status": "succeeded", "ts": world.clock.ms})
+    world.tell(answer, world.message(device, "telemetry", world.samples((0, 2.0), seq=2)))
+    assert world.commands.get(hands.bob, mine, sent.id).status is CommandStatus.SUCCEEDED
+    assert world.commands.get(hands.bob, mine, behind.id).status is CommandStatus.SENT
+    assert hands.values(hands.bob, mine) == [2.0]
+
+
+@pytest.mark.fault("F-45a")
+def test_a_device_that_changes_hands_again_and_again_is_given_back(
+    hands: Hands, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world = hands.world
+    claim = world.repository.claim_of(hands.serial, consistent=True)
+    assert claim is not None
+    others = [replace(claim, device_id=DeviceId(new_id())) for _ in range(8)]
+    reads = iter(others)
+    monkeypatch.setattr(world.repository, "claim_of", lambda *_, **__: next(reads))
+    monkeypatch.setattr(world.repository, "merge_latest", lambda *_, **__: False)
+    message = world.message(hands.made, "telemetry", world.samples((0, 2.0), seq=2))
+    assert world.ingest.take([message]) == [message.id]
 
 
 @pytest.mark.fault("F-35a")

@@ -62,6 +62,8 @@ CLAIM_MAX_AGE_S: Final = 30.0
 _SUSPECT_MAX_AGE_S: Final = 5.0
 """Seconds for which it is not read again for a certificate that seemed not to be its own."""
 _MAX_CLAIMS: Final = 10_000
+_TURNS: Final = 3
+"""Times that a batch's messages of a device are taken which becomes another account's meanwhile."""
 
 
 class DeviceMessage(Record):
@@ -104,6 +106,10 @@ def _when(message: DeviceMessage) -> tuple[int, int]:
     return message.received_ms, said_ms(message.payload) if message.topic.endswith("/response") else 0
 
 
+_Attempt = Callable[[Iterable[str], Callable[[], None]], None]
+"""Makes a step of the messages with these ids, and keeps what became of them."""
+
+
 class _Rejected(Exception):
     """The message belongs to no device: it is dropped, and counted by reason."""
 
@@ -113,7 +119,10 @@ class _Rejected(Exception):
 
 
 class _ChangedHands(Exception):
-    """The device has become another account's since its owner was cached: its messages are taken once more."""
+    """The device has become another account's since its owner was cached: its messages are taken once more, at once.
+
+    To give them back to the queue would hold an answer back beyond its command's time.
+    """
 
 
 class IngestService:
@@ -143,8 +152,8 @@ class IngestService:
 
     def take(self, messages: Sequence[DeviceMessage], wake_ups: Sequence[WakeUp] = ()) -> list[str]:
         """Handle messages and wake-ups, each by itself; return the ids of those that must be delivered again."""
-        heard: dict[DeviceId, _Heard] = {}
         failed: dict[str, None] = {}
+        changed: dict[str, None] = {}
         rejected: Counter[str] = Counter()
 
         def attempt(ids: Iterable[str], step: Callable[[], None]) -> None:
@@ -152,14 +161,33 @@ class IngestService:
                 step()
             except _Rejected as exc:
                 rejected[exc.reason] += 1
-            except (Upstream, ConditionFailed, _ChangedHands) as exc:
+            except _ChangedHands:
+                changed.update(dict.fromkeys(ids))
+            except (Upstream, ConditionFailed) as exc:
                 logger.warning("ingest.retry", cause=type(exc).__name__)
                 failed.update(dict.fromkeys(ids))
             except Exception:  # noqa: BLE001  one message's bug must not hold back the others of its batch
                 logger.exception("ingest.failed")
                 failed.update(dict.fromkeys(ids))
 
-        for message in sorted(messages, key=_when):
+        left = sorted(messages, key=_when)
+        for _ in range(_TURNS):
+            self._take_all(left, rejected, attempt)
+            left = [message for message in left if message.id in changed and message.id not in failed]
+            changed.clear()
+            if not left:
+                break
+        failed.update(dict.fromkeys(message.id for message in left))
+        for call in wake_ups:
+            attempt([call.id], lambda call=call: self._wake_up(call))  # type: ignore[misc]
+        for reason, times in rejected.items():
+            count("IngestRejected", times, reason=reason)
+        logger.info("ingest.batch", messages=len(messages), rejected=rejected.total(), failed=len(failed))
+        return list(failed)
+
+    def _take_all(self, messages: Sequence[DeviceMessage], rejected: Counter[str], attempt: _Attempt) -> None:
+        heard: dict[DeviceId, _Heard] = {}
+        for message in messages:
             attempt([message.id], lambda message=message: self._take_one(message, heard, rejected))  # type: ignore[misc]
         for device in heard.values():
             attempt(device.told_by, lambda device=device: self._tell(device))  # type: ignore[misc]
@@ -171,12 +199,6 @@ class IngestService:
                 attempt(device.ready_by, lambda device=device: self._take_ready(device))  # type: ignore[misc]
             elif device.nudged_by:
                 attempt(device.nudged_by, lambda device=device: self._dispatch(device))  # type: ignore[misc]
-        for call in wake_ups:
-            attempt([call.id], lambda call=call: self._wake_up(call))  # type: ignore[misc]
-        for reason, times in rejected.items():
-            count("IngestRejected", times, reason=reason)
-        logger.info("ingest.batch", messages=len(messages), rejected=rejected.total(), failed=len(failed))
-        return list(failed)
 
     def _take_one(self, message: DeviceMessage, heard: dict[DeviceId, _Heard], rejected: Counter[str]) -> None:
         source = read_topic(message.topic)
@@ -313,8 +335,8 @@ class IngestService:
         if known and device.events:
             known = self._devices.merge_presence(device.claim, device.events, now=now) is not None
         if not known:
-            self._claims.pop(device.claim.serial_number, None)
-            now_of = self._known(device.claim.serial_number, since=monotonic())
+            # Consistently: an older item would name the giver's device, and the receiver's messages be a deleted one's.
+            now_of = self._read_claim(device.claim.serial_number, consistent=True)
             if now_of is not None and now_of.state is DeviceState.ACTIVE and now_of.device_id != device.claim.device_id:
                 raise _ChangedHands
             raise _Rejected("DELETED")
@@ -391,8 +413,11 @@ class IngestService:
         cached = self._claims.get(thing)
         if cached is not None and cached[0] >= since:
             return cached[1]
+        return self._read_claim(thing)
+
+    def _read_claim(self, thing: str, *, consistent: bool = False) -> SerialClaim | None:
         now = monotonic()
-        claim = self._devices.claim_of(thing)
+        claim = self._devices.claim_of(thing, consistent=consistent)
         if len(self._claims) >= _MAX_CLAIMS:
             self._claims.clear()
         self._claims[thing] = (now, claim)
