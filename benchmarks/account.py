@@ -46,6 +46,7 @@ AVATAR = {
     "system_prompt": "You keep plants alive. " * 20,
 }
 PROJECT = {"name": "Greenhouse", "description": "All that grows in the north. " * 10}
+PASSWORD = "Bench-marks-are-9-fine"  # noqa: S105  of an account on an engine of this machine
 COMMAND = {"command": "set_temperature", "params": {"celsius": 21.5}, "ttl_s": 3600}
 
 
@@ -137,7 +138,7 @@ class Account:
     def _make(self) -> None:
         from karma.identity.domain import Role
 
-        who = {"email": "calls@example.com", "password": "Bench-marks-are-9-fine"}
+        who = {"email": "calls@example.com", "password": PASSWORD}
         registered = self.call(Step("", "POST", "/api/v1/auth/register", body={**who, "name": "Calls"}))
         user_id = self.first.user_id = registered["user"]["id"]
         self._client.update_item(

@@ -25,7 +25,7 @@ from typing import Any
 import botocore.session
 from botocore.config import Config
 
-from benchmarks import search_calls
+from benchmarks import search_calls, share_calls
 from benchmarks.account import AVATAR, COMMAND, CONFIGURED, LIMIT, PROJECT, SCHEDULE, TASK, Account, Attributes, Step
 from benchmarks.copies import Copies
 from benchmarks.dynamodb_local import dynamodb_local
@@ -238,6 +238,7 @@ class Rows:
         yield from self._changes_of_work(meter)
         yield from self._fleet.changes(partial(self._count, meter))
         yield from search_calls.costs(self._account, partial(self._count, meter))
+        yield from share_calls.Shares(self._account, partial(self._count, meter)).costs()
 
     def _imports(self, meter: Meter) -> Iterator[Cost]:
         """Measure a list of ten devices, and take them away again."""
@@ -307,8 +308,12 @@ def limit_of(cost: Cost) -> int:
         return 5 if "/checkpoints/{id}" in cost.route else 3
     if "/telemetry, a day" in cost.route:
         return 4 if "two metrics" in cost.route else 3
+    if cost.route == "GET /transfers":
+        return 5  # offers by account and by address, the account, and whose devices they are (0071)
     if cost.route == "GET /usage":
         return 4
+    if "of another's" in cost.route or "as a member" in cost.route or "with a project" in cost.route:
+        return 7  # docs/adr/0073, 0079: who is a member, and of what, is read each time
     return 3 if "sort=name" in cost.route or "project=" in cost.route else 2
 
 
