@@ -19,44 +19,13 @@ from infra.grants import OBJECT_PREFIXES
 from infra.stacks.base import StageStack
 from infra.stacks.data import DataStack
 from infra.stacks.devices import DevicesStack
+from infra.stream_filters import STREAM_FILTERS
 
 WEBHOOK_PATH = "/webhooks/stripe"
-RUN_CHANGES = (
-    {"eventName": ["INSERT"], "dynamodb": {"NewImage": {"type": {"S": ["run"]}}}},
-    {
-        "eventName": ["MODIFY"],
-        "dynamodb": {
-            "OldImage": {"type": {"S": ["run"]}, "status": {"S": ["queued", "running", "paused"]}},
-            "NewImage": {"status": {"S": ["finished", "interrupted", "cancelled", "failed"]}},
-        },
-    },
-)
-"""Records of the agents table's stream that are counted: runs that begin or end, and not the many pieces of their logs.
-
-Lambda filters without charge.
-"""
 FIGURES_WINDOW = Duration.seconds(30)
 """Time for which a change of a run waits for more: a short run is then counted once, with its end (docs/adr/0054)."""
 SHORT_WORKERS = 10
 """Processes for titles and expired questions, of 2 s each: 300 a minute, beside those for runs."""
-STORED_BATCHES = ({"eventName": ["INSERT"], "dynamodb": {"Keys": {"pk": {"S": [{"prefix": "DEV#"}]}}}},)
-"""Records of the telemetry table's stream that say of new samples."""
-EVENT_CHANGES = (
-    {"dynamodb": {"NewImage": {"type": {"S": ["run", "thread", "avatar"]}}}},
-    {"eventName": ["REMOVE"], "dynamodb": {"OldImage": {"type": {"S": ["run", "thread", "avatar"]}}}},
-    {"eventName": ["INSERT"], "dynamodb": {"NewImage": {"type": {"S": ["segment", "messages"]}}}},
-)
-"""Records of that stream that events, live messages and rows of search are made of."""
-WORK_CHANGES = (
-    {"dynamodb": {"NewImage": {"type": {"S": ["task", "project", "project_member"]}}}},
-    {"eventName": ["REMOVE"], "dynamodb": {"OldImage": {"type": {"S": ["task", "project", "project_member"]}}}},
-)
-"""Records of the work table's stream that its router takes."""
-IDENTITY_CHANGES = (
-    {"eventName": ["MODIFY"], "dynamodb": {"OldImage": {"type": {"S": ["user", "session", "api_key"]}}}},
-    {"eventName": ["INSERT"], "dynamodb": {"NewImage": {"type": {"S": ["account_tombstone", "notice"]}}}},
-)
-"""Records of the identity table's stream that its router takes; most are rate limits and tokens."""
 
 
 class AppStack(StageStack):
@@ -206,7 +175,7 @@ class AppStack(StageStack):
             function=self.functions[FunctionName.METRICS],
             table=data.tables[TableName.AGENTS],
             failures=data.metrics_failures.queue,
-            filters=RUN_CHANGES,
+            filters=STREAM_FILTERS[FunctionName.METRICS],
             window=FIGURES_WINDOW,
         )
         self.events_trigger = StreamTrigger(
@@ -215,7 +184,7 @@ class AppStack(StageStack):
             function=self.functions[FunctionName.EVENTS],
             table=data.tables[TableName.AGENTS],
             failures=data.events_failures.queue,
-            filters=EVENT_CHANGES,
+            filters=STREAM_FILTERS[FunctionName.EVENTS],
         )
         self.work_trigger = StreamTrigger(
             self,
@@ -223,7 +192,7 @@ class AppStack(StageStack):
             function=self.functions[FunctionName.WORK_ROUTER],
             table=data.tables[TableName.WORK],
             failures=data.work_router_failures.queue,
-            filters=WORK_CHANGES,
+            filters=STREAM_FILTERS[FunctionName.WORK_ROUTER],
         )
         self.identity_trigger = StreamTrigger(
             self,
@@ -231,7 +200,7 @@ class AppStack(StageStack):
             function=self.functions[FunctionName.IDENTITY_ROUTER],
             table=data.tables[TableName.IDENTITY],
             failures=data.identity_router_failures.queue,
-            filters=IDENTITY_CHANGES,
+            filters=STREAM_FILTERS[FunctionName.IDENTITY_ROUTER],
         )
         self.samples_trigger = StreamTrigger(
             self,
@@ -239,7 +208,7 @@ class AppStack(StageStack):
             function=self.functions[FunctionName.SAMPLES],
             table=data.tables[TableName.TELEMETRY],
             failures=data.samples_failures.queue,
-            filters=STORED_BATCHES,
+            filters=STREAM_FILTERS[FunctionName.SAMPLES],
             batch=1_000,
             window=Duration.seconds(10),
         )

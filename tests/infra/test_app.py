@@ -253,7 +253,7 @@ def test_only_runs_that_begin_or_end_are_counted(aws: Synthesized) -> None:
     ("stream", "types"),
     [
         ("EventsStream", {"run", "thread", "avatar", "segment", "messages"}),
-        ("WorkStream", {"task", "project", "project_member"}),
+        ("WorkStream", {"task", "project", "project_member", "project_device"}),
         ("IdentityStream", {"user", "session", "api_key", "account_tombstone", "notice"}),
     ],
 )

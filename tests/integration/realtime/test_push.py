@@ -185,7 +185,7 @@ class TestConnections:
 
 
 class TestRights:
-    @pytest.mark.fault("F-35c")
+    @pytest.mark.fault("F-35c", "F-46a")
     @pytest.mark.parametrize("end", ["taken back", "left", "the project is deleted"])
     def test_a_member_hears_of_a_device_as_long_as_a_project_shows_it(self, live: Live, end: str) -> None:
         rows, work = DeviceRows(), ProjectRows()

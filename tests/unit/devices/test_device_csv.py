@@ -62,6 +62,31 @@ def test_however_it_is_written_it_holds_one_device(text: str) -> None:
     }
 
 
+@pytest.mark.fault("F-46b")
+@pytest.mark.parametrize("between", ['"', "'", "\0", "=", "\\", ".", "\N{GRINNING FACE}", ";;", "a"], ids=ascii)
+def test_what_separates_nothing_is_refused(between: str) -> None:
+    told = refusal(f"sep={between}\n{HEADER}\n{row()}\n")
+    assert told == "may name a comma, a semicolon or a tab behind `sep=`"
+
+
+@pytest.mark.fault("F-46b")
+@pytest.mark.parametrize(
+    ("cell", "said"),
+    [
+        ('{"a":1,"a":2}', "a: stands twice in an object: of one name there is one member"),
+        ('{"b":{"a":99999999999999999999}}', "b.a: a whole number beyond 64 bits"),
+        ("{", "must be a JSON object"),
+        ("[" * 70 + "]" * 70, "nested deeper than 64 levels"),
+    ],
+    ids=["a member twice", "a large number", "no JSON", "deep"],
+)
+def test_json_of_a_cell_is_read_as_that_of_a_request(cell: str, said: str) -> None:
+    written = '"' + cell.replace('"', '""') + '"'
+    [fault] = read_table(f"{HEADER},location\n{row()},{written}\n").faults
+    assert (fault.line, fault.field) == (2, "location")
+    assert fault.message.startswith(said)
+
+
 def test_each_column_is_the_field_of_its_name() -> None:
     text = (
         f"{HEADER},ip,firmware_version,tags,location"

@@ -12,9 +12,9 @@ import io
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
-import orjson
 from pydantic import ValidationError
 
+from karma.core import freeform
 from karma.core.errors import ValidationFailed
 from karma.core.records import Record
 from karma.core.wording import worded
@@ -36,6 +36,7 @@ _COLUMNS: Final = (
 )
 _REQUIRED: Final = ("name", "model", "mac", "serial_number")
 _TAGS_BETWEEN: Final = "|"
+_BETWEEN: Final = (",", ";", "\t")
 
 
 class RowFault(NamedTuple):
@@ -95,8 +96,10 @@ def _lines(text: str) -> Iterator[tuple[int, list[str]]]:
     first = 1
     told = text[: text.find("\n") if "\n" in text else len(text)].strip()
     between = ""
-    if told.lower().startswith("sep=") and len(told) == len("sep=;"):
-        between, text, first = told[-1], text[text.find("\n") + 1 :] if "\n" in text else "", 2
+    if told.lower().startswith("sep="):
+        between, text, first = told[len("sep=") :] or "\t", text[text.find("\n") + 1 :] if "\n" in text else "", 2
+        if between not in _BETWEEN:
+            raise ValidationFailed.of("csv", "may name a comma, a semicolon or a tab behind `sep=`")
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=between or _between(text), strict=True)
     begins = first
     try:
@@ -111,7 +114,7 @@ def _lines(text: str) -> Iterator[tuple[int, list[str]]]:
 def _between(text: str) -> str:
     """Return what stands between the cells, as the first line that is not blank shows."""
     header = next((line for line in text.splitlines() if line.strip()), "")
-    return max((",", ";", "\t"), key=header.count)
+    return max(_BETWEEN, key=header.count)
 
 
 def _columns(header: Sequence[str]) -> list[str]:
@@ -169,9 +172,11 @@ def _fields(line: int, cells: Mapping[str, str]) -> tuple[dict[str, Any], list[R
             given[name] = [tag for each in text.split(_TAGS_BETWEEN) if (tag := each.strip())]
         elif name in _OBJECTS:
             try:
-                given[name] = orjson.loads(text)
-            except orjson.JSONDecodeError:
+                given[name] = freeform.loads(text, of_request=True)
+            except freeform.NotJson:
                 wrong.append(RowFault(line, name, "must be a JSON object"))
+            except freeform.OutOfBounds as exc:
+                wrong.append(RowFault(line, name, str(exc)))
         else:
             given[name] = text
     return given, wrong

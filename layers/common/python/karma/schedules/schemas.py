@@ -86,7 +86,7 @@ class CreateScheduleBody(Body):
     begins.
     """
     catch_up: CatchUp = CatchUp.LATEST
-    """Fires that are made up for although they are more than five minutes late: none, the latest, or all (ten)."""
+    """Fires, of several that are due at once, that are caught up on: the latest, all (ten), or none but one on time."""
     catch_up_window_s: Window = DEFAULT_WINDOW_S
     """Seconds after which a late fire does nothing any more."""
     enabled: bool = Field(default=True, strict=True)
