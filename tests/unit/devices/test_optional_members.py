@@ -72,7 +72,7 @@ class Scene:
         for command in (first, replace(first, id=SECOND, status=S.QUEUED)):
             self.commands.add(command, cast("Any", SimpleNamespace(id=DEVICE)), now=from_epoch_ms(self.clock.ms))
         self.ingest = IngestService(
-            devices=cast("Any", SimpleNamespace(claim_of=lambda _: CLAIM, merge_latest=self._merge)),
+            devices=cast("Any", SimpleNamespace(claim_of=lambda _, **__: CLAIM, merge_latest=self._merge)),
             telemetry=cast("Any", SimpleNamespace(store=lambda *_: True)),
             dead_letters=cast("Any", SimpleNamespace(store=lambda _, **letter: self.letters.append(letter))),
             allowance=HourlyAllowance(cast("Any", SimpleNamespace(take=lambda *_, **__: True))),

@@ -53,7 +53,7 @@ class Scene:
             certificate_ids=frozenset({"c1"}),
             state=DeviceState.ACTIVE,
         )
-        devices = SimpleNamespace(claim_of=lambda _: claim, merge_latest=lambda *_, **__: claim)
+        devices = SimpleNamespace(claim_of=lambda _, **__: claim, merge_latest=lambda *_, **__: claim)
         self.ingest = IngestService(
             devices=cast("Any", devices),
             telemetry=cast("Any", None),

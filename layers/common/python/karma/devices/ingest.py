@@ -7,6 +7,7 @@ message                        effect
 unknown topic, unknown or deleted thing, certificate not the row's     dropped and counted (IngestRejected, reason)
 unreadable payload, key taken by another body                          the owner's dead letter, counted
 message, or sample, of before the device changed hands                 dropped and counted (BEFORE_TRANSFER)
+heartbeat or event that the device dates before that        LATEST: that the device is there; counted the same way
 what is beyond a device's hour      refused (TOO_FAST), or counted in one letter; `ready` is heard once a minute
 member that may be left out and cannot be kept                         named in a dead letter; the rest is taken
 telemetry       one conditional put an hour of samples; newest values into LATEST, with what a watcher keeps beside
@@ -41,6 +42,7 @@ from karma.devices.domain import DeviceState, Latest, PresenceEvent, is_connecte
 from karma.devices.payloads import (
     Refused,
     Unreadable,
+    is_shown_since,
     read_event,
     read_heartbeat,
     read_presence,
@@ -95,8 +97,8 @@ class _Heard:
     ready_ms: int = 0
     too_fast: bool = False
     """It has used up its hour."""
-    withheld: set[str] = field(default_factory=set)
-    """Ids of messages that hold what is of before the device changed hands: no dead letter has their payload."""
+    answers: set[str] = field(default_factory=set)
+    """Ids of answers to commands of the device's owner."""
     unkept: dict[int, list[str]] = field(default_factory=dict)
     """Ids of messages with refused parts that have no dead letter of their own, by hour."""
 
@@ -104,6 +106,21 @@ class _Heard:
 def _when(message: DeviceMessage) -> tuple[int, int]:
     """Return the order of a batch, which the queue shuffles: the broker's time; for answers then the device's."""
     return message.received_ms, said_ms(message.payload) if message.topic.endswith("/response") else 0
+
+
+def _is_shown(message: DeviceMessage, device: _Heard) -> bool:
+    """Tell whether the device's owner may read the message: it says nothing of what was before it was theirs."""
+    since_ms = device.claim.since_ms
+    if message.topic.endswith("/response"):
+        # An answer may tell what the owner before has asked for, whenever it comes.
+        return since_ms == 0 or message.id in device.answers
+    return is_shown_since(message.payload, since_ms)
+
+
+def _alive(at_ms: int) -> tuple[Latest, tuple[Refused, ...]]:
+    """Return what counts of a message that the device dates before it changed hands: that it is there now."""
+    count("IngestRejected", reason="BEFORE_TRANSFER")
+    return Latest(last_seen_ms=at_ms), ()
 
 
 _Attempt = Callable[[Iterable[str], Callable[[], None]], None]
@@ -229,7 +246,7 @@ class IngestService:
         if not self._allowance.take_letter(device_id, received_ms=at_ms):
             device.unkept.setdefault(hour_of(at_ms), []).append(message.id)
             return
-        payload = b"" if message.id in device.withheld else message.payload
+        payload = message.payload if _is_shown(message, device) else b""
         self._dead_letters.store(
             device_id, refused=refused, taken=taken, topic=message.topic, payload=payload, received_ms=at_ms
         )
@@ -256,7 +273,6 @@ class IngestService:
         since_ms = device.claim.since_ms
         read = read_telemetry(message.payload, received_ms=message.received_ms, since_ms=since_ms)
         if read.is_cut:
-            device.withheld.add(message.id)
             count("IngestRejected", reason="BEFORE_TRANSFER")
             if not read.batches:
                 raise _Rejected("BEFORE_TRANSFER")
@@ -283,15 +299,19 @@ class IngestService:
         return latest, refused
 
     def _take_word(self, kind: str, message: DeviceMessage, device: _Heard) -> tuple[Latest, Sequence[Refused]]:
-        at = message.received_ms
+        at, since_ms = message.received_ms, device.claim.since_ms
         match kind:
             case "heartbeat":
                 beat = read_heartbeat(message.payload)
                 # Publishes what a failed publish, or an expired serial command, has left in the queue.
                 device.nudged_by.append(message.id)
+                if beat.ts < since_ms:
+                    return _alive(at)
                 return Latest.told(at, ip=beat.ip, firmware_version=beat.firmware_version), beat.refused
             case "event":
                 event = read_event(message.payload)
+                if event.ts < since_ms:
+                    return _alive(at)
                 if event.condition is None:
                     return Latest(last_seen_ms=at), event.refused
                 return Latest(last_seen_ms=at, condition_ms=at, condition=event.condition), event.refused
@@ -305,6 +325,8 @@ class IngestService:
         answer = read_response(message.payload)
         outcome = self._dispatcher.take_answer(device.claim.device_id, answer, received_ms=message.received_ms)
         count("CommandAnswered", outcome=answer.status if outcome == "moved" else outcome)
+        if outcome != "unknown":
+            device.answers.add(message.id)
         if is_final(answer.status):
             # Also when nothing moved: the delivery before this one may have died just here.
             device.nudged_by.append(message.id)

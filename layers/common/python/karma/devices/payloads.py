@@ -64,6 +64,8 @@ class Unreadable(Exception):
 class Heartbeat(Record):
     """A heartbeat."""
 
+    ts: int
+    """Time in milliseconds, as the device says."""
     ip: str | None
     """IP address; None: the heartbeat has none that can be kept. The same holds for the next field."""
     firmware_version: str | None
@@ -73,6 +75,8 @@ class Heartbeat(Record):
 class DeviceEvent(Record):
     """An event that a device reports."""
 
+    ts: int
+    """Time in milliseconds, as the device says."""
     kind: str
     condition: str | None
     """`error`, `updating`, "" for ok; None: the event does not change it."""
@@ -105,11 +109,11 @@ def read_heartbeat(payload: bytes) -> Heartbeat:
     body, mended = read_mended(payload, "ip", "firmware_version")
     read_boot(body)
     read_integer(body, "seq", MAX_SEQ)
-    read_integer(body, "ts", MAX_TS_MS)
+    ts = read_integer(body, "ts", MAX_TS_MS)
     said = {"ip": _address(body.get("ip")), "firmware_version": _firmware(body.get("firmware_version"))}
     wrong = [name for name, known in said.items() if known is None and body.get(name) is not None]
     refused = dict.fromkeys((*mended, *(Refused(name, "WRONG_VALUE") for name in wrong)))
-    return Heartbeat(said["ip"], said["firmware_version"], tuple(refused))
+    return Heartbeat(ts, said["ip"], said["firmware_version"], tuple(refused))
 
 
 def _address(said: object) -> str | None:
@@ -134,7 +138,7 @@ def read_event(payload: bytes) -> DeviceEvent:
     """
     body, refused = read_mended(payload, "data")
     read_boot(body)
-    read_integer(body, "ts", MAX_TS_MS)
+    ts = read_integer(body, "ts", MAX_TS_MS)
     kind, data = body.get("kind"), body.get("data")
     if not isinstance(kind, str) or not _KIND.fullmatch(kind):
         raise Unreadable("WRONG_VALUE", "kind")
@@ -148,7 +152,7 @@ def read_event(payload: bytes) -> DeviceEvent:
         refused += (Refused("data", "WRONG_SHAPE"),)
     elif freeform.is_deeper(data):
         refused += (Refused("data", "TOO_DEEP"),)
-    return DeviceEvent(kind, condition, refused)
+    return DeviceEvent(ts, kind, condition, refused)
 
 
 def read_ready(payload: bytes) -> None:
@@ -291,3 +295,25 @@ def read_integer(body: dict[str, Any], name: str, limit: int) -> int:
     if type(value) is not int or not 0 <= value <= limit:
         raise Unreadable("WRONG_VALUE", name)
     return value
+
+
+def is_dated_before(given: object, since_ms: int) -> bool:
+    """Tell whether a sample says itself that it is of before a time in milliseconds; 0: none is."""
+    ts = given.get("ts") if isinstance(given, dict) else None
+    return since_ms > 0 and type(ts) is int and ts < since_ms
+
+
+def is_shown_since(payload: bytes, since_ms: int) -> bool:
+    """Tell whether who owns a device since a time in milliseconds may read a payload: all of it is of since then.
+
+    What has no time that can be read may have been measured by the device of the owner before.
+    """
+    if since_ms == 0:
+        return True
+    try:
+        body = read_object(payload)
+    except Unreadable:
+        return False
+    samples = body.get("samples")
+    dated = samples if isinstance(samples, list) else [body]
+    return all(isinstance(each, dict) and type(each.get("ts")) is int and each["ts"] >= since_ms for each in dated)

@@ -34,6 +34,7 @@ from karma.devices.payloads import (
     MAX_TS_MS,
     Refused,
     Unreadable,
+    is_dated_before,
     read_boot,
     read_integer,
     read_object,
@@ -122,7 +123,8 @@ def metric_name(given: str) -> str | None:
 def read_telemetry(payload: bytes, *, received_ms: int, since_ms: int = 0) -> Telemetry:
     """Read a message of samples, received at a moment in milliseconds.
 
-    What was measured before `since_ms` is another account's: it is left out, and may leave nothing.
+    What was measured before `since_ms` is another account's: it is left out, what is wrong with it goes unnamed, and it
+    may leave nothing.
 
     Raises:
         Unreadable: no part of the message can be used.
@@ -133,7 +135,15 @@ def read_telemetry(payload: bytes, *, received_ms: int, since_ms: int = 0) -> Te
     if not isinstance(raw, list) or not 1 <= len(raw) <= MAX_SAMPLES:
         raise Unreadable("WRONG_SHAPE", "samples")
     refused: list[Refused] = []
-    samples = [sample for place, given in enumerate(raw) if (sample := _read_sample(place, given, refused)) is not None]
+    wrong_of_before: list[Refused] = []
+    samples: list[_Sample] = []
+    is_cut = False
+    for place, given in enumerate(raw):
+        is_before = is_dated_before(given, since_ms)
+        is_cut |= is_before
+        sample = _read_sample(place, given, wrong_of_before if is_before else refused)
+        if sample is not None:
+            samples.append(sample)
     samples.sort(key=lambda sample: sample.ts)
     hours: dict[int, list[_Sample]] = {}
     for sample in samples:
@@ -141,7 +151,7 @@ def read_telemetry(payload: bytes, *, received_ms: int, since_ms: int = 0) -> Te
     batches: list[Batch] = []
     for hour in sorted(hours, reverse=True):
         if (hour + 1) * _HOUR_MS <= received_ms - RAW_RETENTION_S * 1000:
-            refused += [Refused(f"samples[{each.place}].ts", "TOO_OLD") for each in hours[hour]]
+            refused += [Refused(f"samples[{each.place}].ts", "TOO_OLD") for each in hours[hour] if each.ts >= since_ms]
             continue
         taken = [each for each in hours[hour] if each.ts <= received_ms + MAX_FUTURE_S * 1000]
         refused += [Refused(f"samples[{each.place}].ts", "FUTURE") for each in hours[hour][len(taken) :]]
@@ -150,7 +160,6 @@ def read_telemetry(payload: bytes, *, received_ms: int, since_ms: int = 0) -> Te
             refused += [Refused(f"samples[{each.place}].ts", "SPAN") for each in taken]
         elif taken:
             batches.append(_batch(boot, seq, hours[hour], taken, received_ms))
-    is_cut = bool(samples) and samples[0].ts < since_ms
     if not (batches or is_cut):
         raise Unreadable(refused[0].reason, refused[0].field, refused)
     return Telemetry(tuple(reversed(batches)), tuple(refused), is_cut)

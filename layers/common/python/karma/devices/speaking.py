@@ -9,7 +9,7 @@ from karma.core.observability import count
 from karma.core.records import Record
 from karma.devices.allowance import HourlyAllowance, hour_of
 from karma.devices.domain import DeviceState
-from karma.devices.payloads import Refused
+from karma.devices.payloads import Refused, is_shown_since
 from karma.devices.repository.dead_letters import DeadLetterRepository
 from karma.devices.repository.devices import DeviceRepository
 
@@ -20,6 +20,8 @@ class HeardDevice(Record):
     thing: str
     user_id: UserId
     device_id: DeviceId
+    since_ms: int = 0
+    """Time in milliseconds at which it became its owner's; 0: it is its first."""
 
 
 class Unheard(Exception):
@@ -58,7 +60,7 @@ class Speaking:
             raise Unheard("CERTIFICATE")
         if received_ms < claim.since_ms:
             raise Unheard("BEFORE_TRANSFER")
-        return HeardDevice(thing, claim.user_id, claim.device_id)
+        return HeardDevice(thing, claim.user_id, claim.device_id, claim.since_ms)
 
     def may_ask(self, speaker: HeardDevice, units: int, *, received_ms: int) -> bool:
         """Tell whether a device may have so many more asks for its files, or links; one write."""
@@ -71,10 +73,17 @@ class Speaking:
     def keep(
         self, speaker: HeardDevice, refused: Sequence[Refused], *, topic: str, payload: bytes, received_ms: int
     ) -> None:
-        """Keep a message that cannot be answered as a dead letter of the device's owner, or count it in the hour's."""
+        """Keep a message that cannot be answered as a dead letter of the device's owner, or count it in the hour's.
+
+        What an owner may not read, since it may be of the one before, is not kept with it.
+        """
         if self._allowance.take_letter(speaker.device_id, received_ms=received_ms):
             self._dead_letters.store(
-                speaker.device_id, refused=refused, topic=topic, payload=payload, received_ms=received_ms
+                speaker.device_id,
+                refused=refused,
+                topic=topic,
+                payload=payload if is_shown_since(payload, speaker.since_ms) else b"",
+                received_ms=received_ms,
             )
             return
         self._dead_letters.sum_up(speaker.device_id, hour=hour_of(received_ms), more=1)
