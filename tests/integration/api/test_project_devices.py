@@ -15,6 +15,7 @@ from karma.core.live import Channel, RightsChange
 from karma.devices.live import LiveDevices
 from karma.devices.repository.telemetry import TelemetryRepository
 from karma.devices.samples import read_telemetry
+from karma.projects.live import LiveProjects
 from karma.projects.removal import SharesOfDevices
 from karma.projects.repository.devices import ProjectDeviceRepository
 from karma.projects.shares import MAX_PROJECTS_OF_A_DEVICE
@@ -239,3 +240,19 @@ def test_listeners_are_looked_at_again_when_a_share_or_a_membership_ends(team: T
         member = image({"type": "project_member", "project_id": team.project, "user_id": team.ids[name]})
         assert list(live.rights(ItemChange(member, None))) == [RightsChange(channel, who)]
         assert not live.rights(ItemChange(member, member))
+
+
+def test_a_projects_channel_tells_what_it_shows(team: Team, stored: Callable[[str], list[dict[str, Any]]]) -> None:
+    assert team.share().status == 201
+    [item] = [each for each in stored("work") if each["type"]["S"] == "project_device"]
+    [shown], [gone] = (LiveProjects().updates(each) for each in (ItemChange(None, item), ItemChange(item, None)))
+    channel = Channel(team.project, "project", team.project)
+    assert (list(shown.channels), list(gone.channels)) == ([channel], [channel])
+    for update, data in ((shown, {"device_id": team.device, "owner_id": team.ids["ada"]}), (gone, {})):
+        assert update.state is not None
+        assert update.name == f"share:{team.project}/{team.device}"
+        assert data.items() <= (update.state.data or {}).items()
+        assert (update.state.deleted, update.state.data is None) == (not data, not data)
+    assert shown.state is not None
+    assert gone.state is not None
+    assert gone.state.version > shown.state.version
