@@ -69,12 +69,12 @@ FIRST = {
 
 OWN: dict[str, tuple[int, str]] = {
     "agent_stream.app": (
-        198,
+        201,
         "agents audit billing configuration conversations core files http identity integrations mail mcp "
         "models notices runs tools",
     ),
     "agent_stream.execution": (
-        198,
+        201,
         "agents audit billing configuration conversations core files http identity integrations mail mcp "
         "models notices runs threads tools",
     ),
@@ -98,7 +98,7 @@ OWN: dict[str, tuple[int, str]] = {
     ),
     "background.samples": (45, "core devices telemetry"),
     "background.schedules": (
-        218,
+        221,
         "agents alarms audit billing configuration conversations core devices files identity integrations mail mcp "
         "models notices runs schedules tools",
     ),
