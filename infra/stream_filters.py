@@ -9,7 +9,7 @@ from typing import Any, Final
 
 from infra.catalog import FunctionName
 
-_SHOWN_WORK: Final = ["task", "project", "project_member"]
+_SHOWN_WORK: Final = ["task", "project", "project_member", "project_device"]
 _EVENTFUL: Final = ["run", "thread", "avatar"]
 
 STREAM_FILTERS: Final[Mapping[FunctionName, tuple[Mapping[str, Any], ...]]] = {
@@ -32,10 +32,10 @@ STREAM_FILTERS: Final[Mapping[FunctionName, tuple[Mapping[str, Any], ...]]] = {
         {"eventName": ["REMOVE"], "dynamodb": {"OldImage": {"type": {"S": _EVENTFUL}}}},
         {"eventName": ["INSERT"], "dynamodb": {"NewImage": {"type": {"S": ["segment", "messages"]}}}},
     ),
-    # The same of the work table, and devices that a project shows no more: its members hear of them no longer.
+    # The same of the work table.
     FunctionName.WORK_ROUTER: (
         {"dynamodb": {"NewImage": {"type": {"S": _SHOWN_WORK}}}},
-        {"eventName": ["REMOVE"], "dynamodb": {"OldImage": {"type": {"S": [*_SHOWN_WORK, "project_device"]}}}},
+        {"eventName": ["REMOVE"], "dynamodb": {"OldImage": {"type": {"S": _SHOWN_WORK}}}},
     ),
     # Most other records are rate limits and tokens.
     FunctionName.IDENTITY_ROUTER: (

@@ -198,6 +198,9 @@ class TestRights:
         live.connect(member, "member")
         live.connect(rows.ada.id, "owner")
         assert live.say("member", action="subscribe", channel=channel)["events"] == [], "nobody shows it yet"
+        for name in ("owner", "member"):
+            live.connect(rows.ada.id if name == "owner" else member, f"{name}'s project")
+            live.say(f"{name}'s project", action="subscribe", channel=f"project:{project.id}")
         share = work.shown_device(device.id)
         for name in ("owner", "member"):
             [first] = live.say(name, action="subscribe", channel=channel)["events"]
@@ -205,6 +208,9 @@ class TestRights:
         live.route("work")
         live.route("devices")
         live.push()
+        for name in ("owner", "member"):
+            shown = [each for each in live.news(f"{name}'s project") if each["object"].startswith("share:")]
+            assert [each["object"] for each in shown] == [f"share:{project.id}/{device.id}"]
         live.news("member")
         rows.devices.merge_latest(rows.serial_claim, Latest(last_seen_ms=1_700_000_000_000), now=LATER)
         assert len(live.told("devices", "member")) == 1
