@@ -318,7 +318,7 @@ GRANTS: dict[FunctionName, tuple[Grant, ...]] = {
     ),
     FunctionName.WEBHOOKS: (
         Grant("queue/webhooks", (*CONSUME, *SEND)),
-        Grant("table/identity", (PUT,)),
+        Grant("table/identity", (GET, PUT)),
         Grant("table/realtime", (GET, BATCH_GET, QUERY, PUT, UPDATE, DELETE)),
         Grant("key/vault", ("kms:Decrypt",)),
     ),

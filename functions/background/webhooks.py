@@ -10,6 +10,7 @@ from karma.core.clock import SystemClock
 from karma.core.dynamo.tables import bind_tables
 from karma.core.ids import UserId
 from karma.core.settings import FunctionSettings, load
+from karma.identity.transactional import is_disabled
 from karma.integrations.guard import is_public, is_public_or_loopback
 from karma.integrations.kms import KmsSeal
 from karma.integrations.sqs import SqsQueue
@@ -42,6 +43,7 @@ def services() -> DeliveryWorker:
     settings = load(Settings)
     bind_tables(settings)
     return DeliveryWorker(
+        is_disabled=is_disabled,
         webhooks=WebhookRepository(),
         deliveries=DeliveryRepository(),
         secrets=SigningSecrets(KmsSeal(settings.vault_key_arn)),

@@ -30,6 +30,7 @@ from karma.files.repository.previews import PreviewRepository
 from karma.files.repository.shares import ShareRepository
 from karma.files.service import FileService
 from karma.files.shares import ShareService
+from karma.identity.accounts.repository.users import UserRepository
 from tests.contexts.devices import DeviceRows
 from tests.fakes.devices import FakeClock
 from tests.fakes.file_parts import MemoryPreviews, MemoryShares
@@ -421,7 +422,7 @@ def _file_over(rows: StoredFileRows) -> None:
 def _share_over(rows: StoredFileRows) -> None:
     clock = FakeClock(NOW)
     entries = Entries(rows.files, DeviceLookup(rows.devices), clock)
-    service = ShareService(rows.shares, entries, MemoryStore(), clock)
+    service = ShareService(rows.shares, entries, UserRepository(), MemoryStore(), clock)
     ends = NOW + timedelta(days=1)
     token = service.create(rows.ada.id, rows.device.id, rows.ready.id, expires_at=ends, max_downloads=None).token
     clock.moment = ends - timedelta(seconds=1)

@@ -55,6 +55,7 @@ class MemoryWebhooks:
     requests: MemoryRequests = field(default_factory=MemoryRequests)
     agendas: dict[Laned, StoredAgenda] = field(default_factory=dict)
     deliveries: dict[tuple[UserId, WebhookId, DeliveryId], Delivery] = field(default_factory=dict)
+    disabled_accounts: set[UserId] = field(default_factory=set)
     deleted_accounts: set[UserId] = field(default_factory=set)
     entries: list[AuditEntry] = field(default_factory=list)
 
@@ -154,7 +155,7 @@ class MemoryDeliveries:
     def add(self, delivery: Delivery, *, anew: bool = False, request: RepeatableRequest | None = None) -> None:
         named, due_at = (delivery.user_id, delivery.webhook_id), delivery.due_at
         assert due_at is not None
-        if delivery.user_id in self.webhooks.deleted_accounts:
+        if delivery.user_id in self.webhooks.deleted_accounts | self.webhooks.disabled_accounts:
             raise AccountGone(delivery.user_id)
         self.webhooks.requests.require_new(delivery.user_id, request)
         webhook = self.webhooks.get(*named)

@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 from karma.core.clock import iso
 from karma.core.dynamo.access import get, put, update
 from karma.core.ids import UserId, new_id
+from karma.identity.domain import Role, User
 from karma.identity.items import AccountTombstone, UniqueEmail, UserItem, email_key, tombstone_key, user_key
 
 
@@ -41,3 +42,25 @@ def was_deleted(user_id: UserId, *, at: datetime) -> bool:
     item = get(AccountTombstone, tombstone_key(user_id), consistent=True)
     # Without a time to go while the deletion is not finished.
     return item is not None and (item.expires_at or at.timestamp() + 1) > at.timestamp()
+
+
+def account_of(user_id: UserId, *, disabled_at: datetime | None = None) -> User:
+    """Return an account that is stored nowhere."""
+    now = datetime.now(UTC)
+    return User(
+        id=user_id,
+        email=f"{user_id}@example.com",
+        name="Ada",
+        avatar=None,
+        password_hash=None,
+        role=Role.USER,
+        email_verified=True,
+        disabled_at=disabled_at,
+        created_at=now,
+        updated_at=now,
+    )
+
+
+def disable_account(user_id: UserId) -> None:
+    """Disable an account that is stored, as an administrator does."""
+    update(UserItem(*user_key(user_id)), [UserItem.disabled_at.set(iso(datetime.now(UTC)))], UserItem.pk.exists())

@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import cache
 from typing import TYPE_CHECKING
 
-from api.services import devices
+from api.services import devices, identity
 from api.services.process import clock, settings
 
 if TYPE_CHECKING:
@@ -71,7 +71,8 @@ def shares() -> ShareService:
     from karma.files.repository.shares import ShareRepository
     from karma.files.shares import ShareService
 
-    return ShareService(ShareRepository(), Entries(repository(), device_parent(), clock()), store(), clock())
+    entries = Entries(repository(), device_parent(), clock())
+    return ShareService(ShareRepository(), entries, identity.users(), store(), clock())
 
 
 @cache

@@ -33,7 +33,7 @@ from karma.webhooks.repository.deliveries import DeliveryRepository
 from karma.webhooks.repository.webhooks import WebhookRepository
 from tests.contexts.webhooks import a_delivery, a_webhook, an_entry
 from tests.fakes.webhooks import MemoryDeliveries, MemoryWebhooks
-from tests.support.accounts import open_account
+from tests.support.accounts import disable_account, open_account
 from tests.support.requests import asked
 from tests.support.rows import NOW
 from tests.support.stores import Database, Store
@@ -159,6 +159,17 @@ def test_nothing_is_delivered_to_who_is_gone_or_disabled(stores: Stores) -> None
         stores.deliveries.add(a_delivery(webhook))
     with pytest.raises(AccountGone):
         stores.deliveries.add(a_delivery(a_webhook(GONE)))
+
+
+@pytest.mark.fault("F-45c")
+def test_nothing_is_delivered_for_an_account_that_is_disabled(stores: Stores) -> None:
+    webhook = stores.create(a_webhook(OTHER))
+    if isinstance(stores.webhooks, MemoryWebhooks):
+        stores.webhooks.disabled_accounts.add(OTHER)
+    else:
+        disable_account(OTHER)
+    with pytest.raises(AccountGone):
+        stores.deliveries.add(a_delivery(webhook))
 
 
 def test_pages_go_from_the_newest_event_on(stores: Stores) -> None:

@@ -103,6 +103,7 @@ def test_ten_receivers_of_one_account_that_hang_hold_three_workers_and_keep_nobo
                 sealed = replace(webhook, sealed=seal.seal(b"s", context=context))
                 store.create(sealed, seen=store.listed(user), request=None, entry=an_entry(user))
         worker = DeliveryWorker(
+            is_disabled=store.disabled_accounts.__contains__,
             webhooks=webhooks,
             deliveries=deliveries,
             secrets=SigningSecrets(seal),

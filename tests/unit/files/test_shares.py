@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import timedelta
 
 import pytest
@@ -15,12 +16,25 @@ from karma.files.domain import DeviceFile, Digests, FileStatus
 from karma.files.entries import Entries
 from karma.files.service import FileService
 from karma.files.shares import DEFAULT_TIME, MAX_SHARES, MAX_TIME, ShareService
+from karma.identity.domain import User
 from tests.fakes.devices import FakeClock
 from tests.fakes.file_parts import MemoryShares
 from tests.fakes.files import MemoryDevices, MemoryFiles, MemoryStore
+from tests.support.accounts import account_of
 from tests.support.rows import NOW
 
 USER, DEVICE = UserId(new_id()), DeviceId(new_id())
+
+
+class Owners:
+    """The account of the file's owner."""
+
+    def __init__(self) -> None:
+        self.account: User | None = account_of(USER)
+
+    def read_user(self, user_id: UserId) -> User | None:
+        assert user_id == USER
+        return self.account
 
 
 class World:
@@ -31,7 +45,9 @@ class World:
         self.devices = MemoryDevices({DEVICE: USER})
         self.files = MemoryFiles(self.devices)
         self.shares = MemoryShares(self.files)
-        self.service = ShareService(self.shares, Entries(self.files, self.devices, self.clock), self.store, self.clock)
+        self.owners = Owners()
+        entries = Entries(self.files, self.devices, self.clock)
+        self.service = ShareService(self.shares, entries, self.owners, self.store, self.clock)
         self.owner = FileService(self.files, self.store, self.devices, self.clock)
         file = DeviceFile(
             id=FileId(new_id()), device_id=DEVICE, user_id=USER, name="<svg>.html", path="/", type="text",
@@ -147,3 +163,18 @@ def test_a_link_with_another_secret_opens_nothing(world: World) -> None:
     forged = token[:-1] + ("A" if token[-1] != "A" else "B")
     assert not world.opens(forged)
     assert world.service.list(USER, DEVICE, world.uploading.id)[0].downloads == 0
+
+
+@pytest.mark.fault("F-45c")
+def test_a_link_opens_nothing_while_its_owner_is_disabled(world: World) -> None:
+    token = world.share()
+    account = world.owners.account
+    assert account is not None
+    world.owners.account = replace(account, disabled_at=NOW)
+    assert not world.opens(token)
+    with pytest.raises(NotFound):
+        world.service.look(token)
+    world.owners.account = account
+    assert world.opens(token)
+    world.owners.account = None
+    assert not world.opens(token)

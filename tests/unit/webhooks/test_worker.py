@@ -56,6 +56,22 @@ def test_an_event_is_told_once_to_each_that_wants_it(world: World) -> None:
     assert world.store.agendas[ADA, everything.lane].look_at is None
 
 
+@pytest.mark.fault("F-45c")
+def test_nothing_goes_out_for_an_account_that_is_disabled(world: World) -> None:
+    webhook = world.create().webhook
+    assert world.tell(world.happening()) == 1
+    world.store.disabled_accounts.add(ADA)
+    world.work()
+    assert world.posts.got == []
+    assert world.only(webhook).status is DeliveryStatus.CANCELLED
+    assert world.store.agendas[ADA, webhook.lane].look_at is None
+    assert world.tell(world.happening()) == 0
+    world.store.disabled_accounts.clear()
+    assert world.tell(world.happening()) == 1
+    world.work()
+    assert len(world.posts.got) == 1
+
+
 def test_pauses_grow_as_the_specification_has_them(world: World) -> None:
     webhook = world.create().webhook
     world.answers = 500

@@ -66,6 +66,7 @@ class World:
     def worker(self) -> DeliveryWorker:
         """Return a worker, as another process would have it."""
         return DeliveryWorker(
+            is_disabled=self.store.disabled_accounts.__contains__,
             webhooks=self.store,
             deliveries=self.deliveries,
             secrets=self.secrets,

@@ -3,11 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import IO, Protocol
+from typing import IO, TYPE_CHECKING, Protocol
 
 from karma.core.ids import DeviceId, FileId, UserId
 from karma.core.records import Record
 from karma.files.previews import DocumentText, Thumbnail
+
+if TYPE_CHECKING:
+    from karma.identity.domain import User
+
+
+class FileOwners(Protocol):
+    """Accounts of files; implemented by identity.accounts.repository.users.UserRepository."""
+
+    def read_user(self, user_id: UserId) -> User | None:
+        """Read an account, strongly consistent; None: it is deleted."""
+        ...
 
 
 class UploadGone(Exception):

@@ -3,8 +3,9 @@
     link = <device><file><share><secret>      in base64url: it says where its record is; the secret proves it
 
 Only the hash of the secret is stored. A link belongs to the file, so it follows the file when that is renamed or moved,
-and opens nothing once the file, its device or its owner's right to the device has gone. What it gives is a URL of the
-store that downloads an attachment: nothing that somebody uploaded is ever shown as a page of ours.
+and opens nothing once the file, its device or its owner's right to the device has gone, or while its owner is disabled.
+What it gives is a URL of the store that downloads an attachment: nothing that somebody uploaded is ever shown as a page
+of ours.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ from karma.core.requests import IdempotencyKey, no_longer, repeatable
 from karma.files.domain import DeviceFile, FileShare, FileStatus, ShareId
 from karma.files.entries import Entries
 from karma.files.media import BINARY
-from karma.files.ports import ObjectStore
+from karma.files.ports import FileOwners, ObjectStore
 from karma.files.repository.shares import ShareRepository
 
 DEFAULT_TIME: Final = timedelta(days=7)
@@ -51,9 +52,12 @@ class MadeShare(Record):
 class ShareService:
     """Makes, lists, opens and revokes links."""
 
-    def __init__(self, shares: ShareRepository, entries: Entries, store: ObjectStore, clock: Clock) -> None:
+    def __init__(
+        self, shares: ShareRepository, entries: Entries, owners: FileOwners, store: ObjectStore, clock: Clock
+    ) -> None:
         self._shares = shares
         self._entries = entries
+        self._owners = owners
         self._store = store
         self._clock = clock
 
@@ -152,7 +156,8 @@ class ShareService:
         """Count a download, and sign a URL for it.
 
         Raises:
-            NotFound: the link is none, has ended, was revoked or used up, or its file has gone: all alike.
+            NotFound: the link is none, has ended, was revoked or used up, its file has gone, or its owner is
+                disabled: all alike.
         """
         share = self._proven(token)
         try:
@@ -186,6 +191,9 @@ class ShareService:
         return share
 
     def _ready(self, share: FileShare) -> DeviceFile:
+        owner = self._owners.read_user(share.user_id)
+        if owner is None or owner.disabled_at is not None:
+            raise _no_link()
         file = self._entries.get(share.user_id, share.device_id, share.file_id)
         if file.status is not FileStatus.READY:
             raise _no_link()

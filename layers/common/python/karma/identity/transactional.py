@@ -32,6 +32,19 @@ def require_account(tx: Transaction, user_id: UserId) -> None:
     conditions.require_account(tx, user_id, on_fail=AccountGone(user_id))
 
 
+def require_account_in_use(tx: Transaction, user_id: UserId) -> None:
+    """Add the condition that the account exists and is not disabled; the transaction fails with AccountGone otherwise.
+
+    For what is done in an account's name while nobody asks. Costs as `require_account`.
+    """
+    conditions.require_account_in_use(tx, user_id, on_fail=AccountGone(user_id))
+
+
+def is_disabled(user_id: UserId) -> bool:
+    """Tell whether an account is there and disabled: one read, strongly consistent."""
+    return conditions.is_disabled(user_id)
+
+
 def require_credential(tx: Transaction, credential: Credential, *, now: datetime) -> None:
     """Add the condition that a session or API key has not ended; otherwise the transaction fails with Unauthenticated.
 

@@ -51,5 +51,5 @@ class Fanout:
         except AlreadyExists:
             return False  # told before: streams repeat themselves
         except (NotFound, AccountGone):
-            return False  # deleted or disabled since it was read
+            return False  # deleted or disabled since it was read, or its account was
         return True

@@ -86,6 +86,7 @@ class DeliveryWorker:
     def __init__(
         self,
         *,
+        is_disabled: Callable[[UserId], bool],
         webhooks: Webhooks,
         deliveries: Deliveries,
         secrets: SigningSecrets,
@@ -95,6 +96,7 @@ class DeliveryWorker:
         chance: Chance = random.random,
         timer: Callable[[], float] = monotonic,
     ) -> None:
+        self._is_disabled = is_disabled
         self._webhooks = webhooks
         self._deliveries = deliveries
         self._secrets = secrets
@@ -122,12 +124,27 @@ class DeliveryWorker:
                 return "cleared"
             self._leave(agenda, look_at=self._clock.now())
             return "partly cleared"
+        if self._is_disabled(user_id):
+            return self._cancelled(agenda, until=self._timer() + seconds)
         agenda, sent = self._send(webhook, agenda, until=self._timer() + seconds)
         look_at = self._deliveries.next_due(agenda)
         if look_at is not None and agenda.is_resting(look_at):
             look_at = agenda.rests_until
         self._leave(agenda, look_at=look_at)
         return f"attempted {sent}"
+
+    def _cancelled(self, agenda: Agenda, *, until: float) -> str:
+        """Cancel what waits in the lane of an account that is disabled: nothing goes out in its name."""
+        cancelled, far = 0, self._clock.now() + GIVE_UP_AFTER
+        while self._timer() < until:
+            batch = self._deliveries.due(agenda, at=far, limit=PARALLEL)
+            closed = [each.closed(DeliveryStatus.CANCELLED) for each in batch.deliveries]
+            settled = sum(map(self._deliveries.settle, batch.deliveries, closed))
+            if not settled:
+                break
+            cancelled += settled
+        self._leave(agenda, look_at=self._deliveries.next_due(agenda))
+        return f"account disabled, cancelled {cancelled}"
 
     def _workers_before(self, agenda: Agenda) -> int:
         """Return how many workers of the account began before; those that begin at once agree on their order."""

@@ -20,7 +20,7 @@ from karma.core.dynamo.transaction import Transaction
 from karma.core.errors import AlreadyExists, Conflict, NotFound
 from karma.core.ids import UserId
 from karma.core.requests import RepeatableRequest
-from karma.identity.transactional import require_account
+from karma.identity.transactional import require_account_in_use
 from karma.webhooks.domain import (
     LEASE,
     RETENTION,
@@ -77,7 +77,7 @@ class DeliveryRepository:
         user_id, webhook_id, due_at = delivery.user_id, delivery.webhook_id, delivery.due_at
         assert due_at is not None  # noqa: S101  a new delivery is pending
         tx = Transaction()
-        require_account(tx, user_id)
+        require_account_in_use(tx, user_id)
         if request is not None:
             note_request(tx, WebhookRequestItem(*request_key(owner_pk(user_id), request)), request, delivery.id)
         enabled = WebhookItem.status == WebhookStatus.ENABLED.value

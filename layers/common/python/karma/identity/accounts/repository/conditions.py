@@ -7,6 +7,7 @@ from datetime import datetime
 from pynamodb.expressions.condition import Condition
 
 from karma.core.clock import iso
+from karma.core.dynamo.access import get
 from karma.core.dynamo.transaction import Transaction
 from karma.core.errors import AppError
 from karma.core.ids import UserId
@@ -26,6 +27,18 @@ from karma.identity.items import (
 def require_account(tx: Transaction, user_id: UserId, *, on_fail: AppError) -> None:
     """Add the condition that the account exists."""
     tx.check(UserItem, user_key(user_id), UserItem.pk.exists(), on_fail=on_fail)
+
+
+def require_account_in_use(tx: Transaction, user_id: UserId, *, on_fail: AppError) -> None:
+    """Add the condition that the account exists and is not disabled."""
+    in_use = UserItem.pk.exists() & UserItem.disabled_at.does_not_exist()
+    tx.check(UserItem, user_key(user_id), in_use, on_fail=on_fail)
+
+
+def is_disabled(user_id: UserId) -> bool:
+    """Read whether an account is there and disabled, strongly consistent."""
+    item = get(UserItem, user_key(user_id), consistent=True)
+    return item is not None and item.disabled_at is not None
 
 
 def require_credential(tx: Transaction, credential: Credential, *, now: datetime, on_fail: AppError) -> None:
