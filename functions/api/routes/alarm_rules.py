@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from functools import partial
 from typing import Annotated
 
 from fastapi import Request
@@ -7,7 +8,7 @@ from starlette.responses import Response
 
 from api.services import alarms
 from karma.alarms.answers import AlarmRuleData, AlarmRuleListData, AlarmRuleTrialData, rule_view, trial_data
-from karma.alarms.authors import written_by
+from karma.alarms.authors import require_may_change, written_by
 from karma.alarms.domain import AlarmRule
 from karma.alarms.schemas import ChangeAlarmRuleBody, CreateAlarmRuleBody, TestAlarmRuleBody
 from karma.http.access import permit
@@ -83,7 +84,10 @@ async def change_alarm_rule(
     """
     version = expected_version(if_match, body.version)
     changes = written_by(caller, body.changes())
-    return _rule(alarms.rules().change(caller.user_id, rule_id, changes, version=version))
+    changed = alarms.rules().change(
+        caller.user_id, rule_id, changes, version=version, permit=partial(require_may_change, caller)
+    )
+    return _rule(changed)
 
 
 @router.delete("/alarm-rules/{rule_id}", status_code=204, responses=answers(status=204, errors=(404, 409)))

@@ -260,6 +260,7 @@ def test_a_plan_says_how_many_rules_an_account_has(ada: Api) -> None:
     assert refused.json["error"]["details"]["limit"] == "alarm_rules"
 
 
+@pytest.mark.fault("F-45d")
 def test_a_rule_may_begin_runs_for_who_may_run_agents(ada: Api) -> None:
     run = {"agent_id": "karma", "message": "Switch the fan on."}
     asked = {"name": "Hot", "tag": "north", "trigger": "above", "metric": "temp_c", "high": 40}
@@ -276,4 +277,8 @@ def test_a_rule_may_begin_runs_for_who_may_run_agents(ada: Api) -> None:
     refused = with_key.call("POST", "/api/v1/alarm-rules", {**asked, "actions": ["run"], "run": run})
     assert (refused.status, refused.json["error"]["details"]["permission"]) == (403, "agent:run")
     assert with_key.call("PATCH", path, {"run": run}).status == 403
+    for change in ({"high": 1}, {"tag": "south"}, {"actions": ["notice"], "run": None}):
+        refused = with_key.call("PATCH", path, change)
+        assert (refused.status, refused.json["error"]["details"]["permission"]) == (403, "agent:run")
+    assert with_key.call("GET", path).data["alarm_rule"]["high"] == 40
     assert ada.call("PATCH", path, {"run": None, "actions": ["notice"]}).data["alarm_rule"]["run"] is None

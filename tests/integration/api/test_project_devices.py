@@ -56,6 +56,17 @@ def test_each_role_may_what_the_table_says(team: Team) -> None:
     assert team.call("ada", "GET", f"/devices/{team.device}").data["device"]["name"] == "Greenhouse"
 
 
+@pytest.mark.fault("F-45e")
+def test_a_member_sends_no_commands_that_change_a_device_s_certificate(team: Team) -> None:
+    team.share()
+    path = f"/devices/{team.device}/commands"
+    for name in ("certificate.request", "certificate.install"):
+        refused = team.call("mia", "POST", path, {"command": name})
+        assert (refused.status, refused.code) == (403, "FORBIDDEN")
+        assert team.call("ada", "POST", path, {"command": name}).status == 201
+    assert len(team.call("ada", "GET", path).data["commands"]) == 2
+
+
 def test_a_member_s_command_is_the_owner_s_and_says_whose_it_was(team: Team) -> None:
     team.share()
     key = {"idempotency_key": "one"}

@@ -6,9 +6,19 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from karma.alarms.domain import AlarmAction, AlarmRun
+from karma.alarms.domain import AlarmAction, AlarmRule, AlarmRun
 from karma.core.errors import Forbidden
 from karma.identity.domain import Caller
+
+
+def require_may_change(caller: Caller, rule: AlarmRule) -> None:
+    """Require that a caller may change a rule as it is: when one that begins runs does so is decided by all of it.
+
+    Raises:
+        Forbidden: the rule begins runs, and the caller may not run agents.
+    """
+    if AlarmAction.RUN in rule.actions and not caller.may("agent:run"):
+        raise Forbidden.lacking("agent:run")
 
 
 def written_by(caller: Caller, fields: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -155,9 +155,17 @@ class AlarmRuleService:
         return rule
 
     def change(
-        self, user_id: UserId, rule_id: str, changes: Mapping[str, Any], *, version: int | None = None
+        self,
+        user_id: UserId,
+        rule_id: str,
+        changes: Mapping[str, Any],
+        *,
+        version: int | None = None,
+        permit: Callable[[AlarmRule], None] = lambda _: None,
     ) -> AlarmRule:
         """Change a rule; the same again changes nothing. Where it judges otherwise, its open alarms are superseded.
+
+        `permit` is given the rule before it is changed, and raises where this caller may not change it.
 
         Raises:
             NotFound: as `get`.
@@ -170,6 +178,7 @@ class AlarmRuleService:
             new = revised(old, changes, at=self._clock.now())
             if new == old:
                 return old
+            permit(old)
             self._judge(new)
             self._rules.replace(old, new)
             if new.revision != old.revision:

@@ -4,13 +4,21 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from typing import Any, Final
 
 import orjson
 
 from karma.core import freeform
 from karma.core.clock import Clock, epoch_ms, monotonic
-from karma.core.errors import AlreadyExists, InvalidTransition, NotFound, RateLimited, Upstream, ValidationFailed
+from karma.core.errors import (
+    AlreadyExists,
+    Forbidden,
+    InvalidTransition,
+    NotFound,
+    RateLimited,
+    Upstream,
+    ValidationFailed,
+)
 from karma.core.ids import CommandId, DeviceId, UserId, is_id, new_id
 from karma.core.observability import count, logger
 from karma.core.records import Record
@@ -36,6 +44,10 @@ from karma.devices.ports import CommandPublisher, Join, WakeUps
 from karma.devices.repository.commands import CommandRepository
 from karma.devices.repository.devices import DeviceRepository
 
+MEMBER: Final = "member:"
+"""Beginning of `requested_by` where a member of a project has sent a command to a device of another account."""
+OWNERS_COMMANDS: Final = "certificate."
+"""Beginning of the names of commands that change what a device proves itself by: members of projects send none."""
 _FIRST_PAUSE_S = 0.05
 _LONGEST_PAUSE_S = 1.0
 
@@ -103,6 +115,7 @@ class CommandService:
 
         Raises:
             NotFound: the device does not exist or has another owner.
+            Forbidden: a member of a project sends what only the owner may.
             ValidationFailed: name, params or ttl_s is not as above.
             RateLimited: 100 commands wait for this device already, or it has had too many in this hour.
             IdempotencyKeyReused: the first request asked for another command.
@@ -153,6 +166,8 @@ class CommandService:
     def _queue(
         self, device: Device, queued: Command, request: RepeatableRequest | None, *, also: Join | None = None
     ) -> Command:
+        if queued.requested_by.startswith(MEMBER) and queued.command.startswith(OWNERS_COMMANDS):
+            raise Forbidden(f"Only the device's owner sends commands whose names begin with {OWNERS_COMMANDS}")
         try:
             self._require_room(device)
             self._commands.add(queued, device, now=self._clock.now(), request=request, also=also)
