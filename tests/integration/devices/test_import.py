@@ -193,6 +193,39 @@ def test_what_a_dead_import_has_taken_is_given_back_by_the_sweep(imports: Import
     assert len(imports.all(listed("EOS-1")).created) == 1
 
 
+@pytest.mark.fault("F-45f")
+@pytest.mark.parametrize("before", [0, 1, 2])
+@pytest.mark.parametrize("step", ["claim", "activate"])
+@pytest.mark.parametrize("reverse", [False, True], ids=["same-order", "reverse"])
+def test_of_two_lists_at_once_each_is_made_or_refused_with_its_line(
+    imports: Imports, monkeypatch: pytest.MonkeyPatch, before: int, step: str, reverse: bool
+) -> None:
+    world, serials = imports.world, ["EOS-1", "EOS-2", "EOS-3"]
+    goes_on, outcomes = getattr(world.repository, step), list[object]()
+    left = [before]
+
+    def overtaken(*given: Any, **more: Any) -> Any:
+        left[0] -= 1
+        if left[0] == -1:
+            outcomes.append(attempted(serials[::-1] if reverse else serials))
+        return goes_on(*given, **more)
+
+    def attempted(wanted: list[str]) -> object:
+        try:
+            return len(imports.all(listed(*wanted)).created)
+        except AlreadyExists as exc:
+            return exc.details
+
+    monkeypatch.setattr(world.repository, step, overtaken)
+    outcomes.append(attempted(serials))
+    made = [each for each in outcomes if each == 3]
+    assert all(each == 3 or (isinstance(each, dict) and each["line"]) for each in outcomes)
+    assert len(made) <= 1
+    assert imports.serials == (serials if made else [])
+    used = sum(int(each["value"]["N"]) for each in world.items("billing") if "value" in each)
+    assert used == len(imports.serials)
+
+
 def test_a_route_answers_with_what_became_of_each_row(user: Callable[[], Client]) -> None:
     ada = user()
     serial = f"EOS-{new_id()[-12:]}"

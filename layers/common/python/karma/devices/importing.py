@@ -2,13 +2,17 @@
 
 A device is made in two transactions: the first takes its serial number and its part of the plan, the second shows it.
 So a list of which all shall be made, or none, takes all that it needs first, and gives it back where one is refused.
-Whoever dies in between leaves devices that nobody sees, which a repeat takes over and the sweep of devices removes.
+Whoever dies in between leaves devices that nobody sees, which a repeat with the same key takes over at once, any other
+request after a minute, and which the sweep of devices removes. Of two lists with the same serial numbers at the same
+time, who comes second to one is refused, and has given back what it took when it is told so.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from datetime import timedelta
+from hashlib import sha256
 from typing import Final
 
 from karma.billing.allowances import Allowance, Metric
@@ -24,6 +28,8 @@ from karma.devices.domain import Device, DeviceState
 from karma.devices.repository.devices import DeviceRepository
 from karma.devices.service import NewDevice, provisioning
 
+_AT_WORK: Final = timedelta(seconds=60)
+"""Time for which what another request has begun is left to it: longer than any request takes."""
 _TOLD: Final = 100
 """Faults of which a refused list tells."""
 
@@ -74,7 +80,7 @@ class ImportService:
             ValidationFailed: a row is wrong.
             AlreadyExists: a serial number is taken, also by a device that another import is making at this moment.
             QuotaExceeded: the plan has no room for all of them.
-            Conflict: another request makes the same devices at this moment.
+            Conflict: another request makes one of the devices at this moment; what comes behind it is given back.
             Gone: a device that the first request with this key made was deleted.
             AccountGone: the owner's account is deleted.
             Upstream: the database did not answer.
@@ -94,7 +100,12 @@ class ImportService:
             self._give_back(claimed)
             line = table.rows[len(claimed) + len(made)].line
             raise _of_line(exc, line) from exc
-        made += [self._show(each) for each in claimed]
+        for at, each in enumerate(claimed):
+            try:
+                made.append(self._show(each))
+            except Conflict as exc:
+                self._give_back(claimed[at + 1 :])
+                raise _of_line(exc, each.row.line) from exc
         return _report(table, made, ())
 
     def import_each(
@@ -142,13 +153,14 @@ class ImportService:
     def _claim(
         self, user_id: UserId, row: DeviceRow, request: RepeatableRequest | None, allowance: Allowance
     ) -> _Claimed:
-        now, attempt = self._clock.now(), new_id()
+        now = self._clock.now()
+        attempt = _attempt(user_id, request) if request is not None else new_id()
         fields = row.device.model_dump(exclude={"csr", "tags"})
         device = provisioning(user_id, NewDevice(**fields, tags=tuple(row.device.tags)), now=iso(now))
         try:
             self._devices.claim(device, reservation=allowance.reserve(Metric.DEVICES), attempt=attempt, now=now)
         except AlreadyExists:
-            device = self._devices.take_over(device, attempt=attempt, now=now)
+            device = self._devices.take_over(device, attempt=attempt, now=now, idle_since=now - _AT_WORK)
         return _Claimed(row=row, device=device, attempt=attempt, request=request)
 
     def _show(self, claimed: _Claimed) -> ImportedDevice:
@@ -160,7 +172,11 @@ class ImportService:
                 now=self._clock.now(),
                 request=claimed.request,
             )
-        except ConditionFailed as exc:
+        except (ConditionFailed, AlreadyExists) as exc:
+            # The same request, sent twice at once, has shown it.
+            earlier = self._made_before(claimed.device.user_id, claimed.row, claimed.request)
+            if earlier is not None:
+                return earlier
             raise Conflict(f"The creation of {claimed.device.serial_number} was taken over by another request") from exc
         count("DeviceCreated")
         return ImportedDevice(line=claimed.row.line, id=device.id, serial_number=device.serial_number)
@@ -175,6 +191,11 @@ class ImportService:
         except (AppError, ConditionFailed) as exc:
             # The sweep of devices finds it.
             logger.warning("import.left_for_sweep", cause=type(exc).__name__)
+
+
+def _attempt(user_id: UserId, request: RepeatableRequest) -> str:
+    """Return the id under which a request, and each repeat of it, makes a device: a repeat goes on at once."""
+    return sha256(f"{user_id}\n{request.key.value}\n{request.request_hash}".encode()).hexdigest()[:32]
 
 
 def _report(table: DeviceTable, made: Sequence[ImportedDevice], refused: Sequence[RowFault]) -> ImportReport:
@@ -194,6 +215,8 @@ def _refused(faults: Sequence[RowFault]) -> ValidationFailed:
 
 def _of_line(exc: AppError, line: int) -> AppError:
     """Return the error of one row with its line."""
+    if type(exc) is Conflict:
+        return Conflict(f"Line {line}: {exc.message}", details={"line": line})
     if isinstance(exc, AlreadyExists):
         return AlreadyExists(f"Line {line}: {exc.message}", details={"line": line})
     return exc

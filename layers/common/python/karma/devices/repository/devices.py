@@ -219,8 +219,14 @@ class DeviceRepository:
         reserve_usage(tx, [reservation])
         tx.commit()
 
-    def take_over(self, device: Device, *, attempt: str, now: datetime) -> Device:
+    def take_over(self, device: Device, *, attempt: str, now: datetime, idle_since: datetime | None = None) -> Device:
         """Continue an unfinished creation of the same owner and serial number with new fields.
+
+        Args:
+            device: with the new fields.
+            attempt: id of this creation.
+            now: moment from which the sweep counts the creation's age.
+            idle_since: another attempt's creation only if it was begun before; None: whenever it was.
 
         Returns:
             The device with the id and creation time that it has had from the first attempt.
@@ -232,6 +238,8 @@ class DeviceRepository:
         claim = get(UniqueSerial, unique_serial_key(device.serial_number), consistent=True)
         taken = AlreadyExists(_taken(device))
         if claim is None or claim.user_id != device.user_id or claim.state != DeviceState.PROVISIONING:
+            raise taken
+        if idle_since is not None and claim.attempt != attempt and (claim.gsi1sk or "") >= iso(idle_since):
             raise taken
         old = get(DeviceItem, device_key(device.user_id, DeviceId(claim.device_id)), consistent=True)
         if old is None:
