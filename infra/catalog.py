@@ -16,6 +16,7 @@ class FunctionName(StrEnum):
     EXECUTION = "agent_stream.execution"
     DEVICE_INGEST = "device_ingest"
     DEVICE_FILES = "device_ingest.files"
+    PROVISIONING = "device_ingest.provisioning"
     BILLING_WEBHOOK = "billing_webhook"
     REALTIME = "realtime"
     INBOX = "background.inbox"
@@ -146,6 +147,8 @@ FUNCTIONS: dict[FunctionName, FunctionSpec] = {
                 "DELETIONS_QUEUE_URL",
                 "WEBHOOKS_QUEUE_URL",
                 "DEVICE_POLICY_NAME",
+                "CLAIM_POLICY_NAME",
+                "PROVISIONING_TEMPLATE",
                 "MQTT_HOST",
                 "MQTT_PORT",
                 "MQTT_CA_PEM",
@@ -248,6 +251,14 @@ FUNCTIONS: dict[FunctionName, FunctionSpec] = {
             ),
         ),
         FunctionSpec(
+            name=FunctionName.PROVISIONING,
+            handler="device_ingest.provisioning.lambda_handler",
+            # AWS IoT waits for 5 seconds; what has begun by then may end: the device finds it when it asks again.
+            timeout_s=10,
+            memory_mb=1024,
+            environment=("IDENTITY_TABLE", "DEVICES_TABLE", "BILLING_TABLE"),
+        ),
+        FunctionSpec(
             name=FunctionName.BILLING_WEBHOOK,
             handler="billing_webhook.handler.lambda_handler",
             timeout_s=10,
@@ -323,6 +334,7 @@ FUNCTIONS: dict[FunctionName, FunctionSpec] = {
                 "EXECUTIONS_QUEUE_URL",
                 "FILES_BUCKET",
                 "DEVICE_POLICY_NAME",
+                "CLAIM_POLICY_NAME",
                 "STRIPE_API_SECRET_ARN",
                 "STRIPE_API_BASE",
             ),
@@ -498,6 +510,7 @@ FUNCTIONS: dict[FunctionName, FunctionSpec] = {
                 "WORK_TABLE",
                 "FILES_BUCKET",
                 "DEVICE_POLICY_NAME",
+                "CLAIM_POLICY_NAME",
             ),
         ),
         FunctionSpec(
@@ -528,6 +541,7 @@ SWEEPS: dict[str, FunctionName] = {
     "files": FunctionName.FILE_SWEEP,
     "orphans": FunctionName.DEVICE_SWEEP,
     "rotations": FunctionName.DEVICE_SWEEP,
+    "provisioning": FunctionName.DEVICE_SWEEP,
     "rollouts": FunctionName.FIRMWARE_SWEEP,
 }
 """Scheduled sweeps, each with the function that is called every minute with `{"sweep": <name>}`.

@@ -193,6 +193,11 @@ class StageSettings:
         return f"karma_{self.stage}"
 
     @property
+    def provisioning_template(self) -> str:
+        """Return the name of the template of fleet provisioning, at most 36 characters; it stands in topics."""
+        return f"{self.stack_prefix}-fleet"
+
+    @property
     def basic_ingest_rule(self) -> str:
         """Return the rule to which devices may publish their telemetry directly."""
         return f"{self.rule_prefix}_data"

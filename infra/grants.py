@@ -179,6 +179,11 @@ GRANTS: dict[FunctionName, tuple[Grant, ...]] = {
         Grant("iot/file-answers", ("iot:Publish",)),
         Grant("any/iot-account", ("iot:DescribeEndpoint",)),
     ),
+    FunctionName.PROVISIONING: (
+        Grant("table/identity", (CHECK,)),
+        Grant("table/devices", (GET, BATCH_GET, PUT, UPDATE, CHECK)),
+        Grant("table/billing", (QUERY, UPDATE)),
+    ),
     FunctionName.BILLING_WEBHOOK: (
         Grant("table/billing", (PUT,)),
         Grant("queue/inbox", SEND),
@@ -402,7 +407,7 @@ GRANTS: dict[FunctionName, tuple[Grant, ...]] = {
         Grant("bucket/files", REMOVE_LISTED),
         Grant("objects/files", REMOVE),
         Grant("objects/archives", ("s3:DeleteObject", "s3:DeleteObjectVersion")),
-        Grant("iot/things", ("iot:DeleteThing", "iot:ListThingPrincipals")),
+        Grant("iot/things", ("iot:DescribeThing", "iot:DeleteThing", "iot:ListThingPrincipals")),
         Grant("iot/certificates", ("iot:DetachPolicy", "iot:UpdateCertificate", "iot:DeleteCertificate")),
         Grant("any/iot-attachments", ("iot:DetachThingPrincipal", "iot:ListCertificates", "iot:ListPrincipalThings")),
     ),

@@ -36,6 +36,8 @@ class Settings(FunctionSettings, kw_only=True):
     webhooks_queue_url: str = ""
     mail_queue_url: str
     device_policy_name: str = ""
+    claim_policy_name: str = ""
+    provisioning_template: str = ""
     mqtt_host: str = ""
     mqtt_port: int = 8883
     mqtt_ca_pem: str = ""

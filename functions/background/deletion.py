@@ -21,9 +21,11 @@ from karma.core.dynamo.tables import bind_tables
 from karma.core.ids import UserId, is_id
 from karma.core.records import Record
 from karma.core.settings import FunctionSettings, load
+from karma.devices.claims import ProvisioningPurge
 from karma.devices.purge import DevicesPurge
 from karma.devices.repository.deleted_devices import DeletedDeviceRepository
 from karma.devices.repository.devices import DeviceRepository
+from karma.devices.repository.provisioning_claims import ProvisioningClaimRepository
 from karma.files.removal import FilesOfDevices
 from karma.files.repository.files import FileRepository
 from karma.firmware.purge import FirmwarePurge
@@ -75,6 +77,7 @@ class Settings(FunctionSettings, kw_only=True):
     executions_queue_url: str
     files_bucket: str
     device_policy_name: str
+    claim_policy_name: str
     stripe_api_secret_arn: str = ""
     stripe_api_base: str = ""
     """Address of a Stripe-compatible peer; absent means Stripe itself."""
@@ -127,6 +130,7 @@ def _accounts(settings: Settings, queue: SqsQueue, clock: Clock) -> Cascade:
                 payments=payments,
                 clock=clock,
             ),
+            ProvisioningPurge(ProvisioningClaimRepository(), IotRegistry(policy_name=settings.claim_policy_name)),
             DevicesPurge(
                 devices=devices,
                 deleted_devices=DeletedDeviceRepository(),

@@ -29,13 +29,19 @@ class DevicePolicy(Construct):
             return stack.format_arn(service="iot", resource=tail)
 
         basic_ingest = f"topic/$aws/rules/{settings.basic_ingest_rule}/dt/karma/{THING}/telemetry"
-        published = [f"topic/dt/karma/{THING}/{kind}" for kind in ("telemetry", "heartbeat", "event")]
+        # AWS takes a document of 2,048 characters; what is of no kind that ingest knows is counted and dropped there.
+        published = [f"topic/dt/karma/{THING}/*"]
         published += [f"topic/cmd/karma/{THING}/{kind}" for kind in ("ready", "response")]
         published.append(f"topic/file/karma/{THING}/ask")
-        # Jobs have their ids in the topic, and AWS takes a document of 2,048 characters.
+        heard = [f"cmd/karma/{THING}/request", f"file/karma/{THING}/answer"]
+        # Jobs have their ids in the topic.
         jobs = f"$aws/things/{THING}/jobs/*"
-        published.append(f"topic/{jobs}")
-        heard = [f"cmd/karma/{THING}/request", f"file/karma/{THING}/answer", jobs]
+        # Requests for a new certificate near the end of the old one, and their answers (docs/adr/0077).
+        asked = [
+            jobs,
+            "$aws/certificates/create-from-csr/*",
+            f"$aws/provisioning-templates/{settings.provisioning_template}/*",
+        ]
         self.policy = iot.CfnPolicy(
             self,
             "Policy",
@@ -57,7 +63,12 @@ class DevicePolicy(Construct):
                     {
                         "Effect": "Allow",
                         "Action": "iot:Subscribe",
-                        "Resource": [arn(f"topicfilter/{each}") for each in heard],
+                        "Resource": [arn(f"topicfilter/{each}") for each in (*heard, *asked)],
+                    },
+                    {
+                        "Effect": "Allow",
+                        "Action": ["iot:Publish", "iot:Receive"],
+                        "Resource": [arn(f"topic/{each}") for each in asked],
                     },
                     {
                         "Effect": "Allow",

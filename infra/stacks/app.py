@@ -8,6 +8,7 @@ from infra.catalog import FUNCTIONS, FunctionName, TableName
 from infra.config import StageSettings
 from infra.constructs.alarms import alarm, http_5xx, url_5xx
 from infra.constructs.edge import Edge
+from infra.constructs.fleet_provisioning import FleetProvisioning
 from infra.constructs.function_url import FunctionUrl
 from infra.constructs.http_api import FunctionHttpApi
 from infra.constructs.layers import Layers
@@ -68,6 +69,14 @@ class AppStack(StageStack):
 
         self._addresses(settings)
         self._triggers(settings, data, devices)
+        if settings.iot:
+            FleetProvisioning(
+                self,
+                "Fleet",
+                settings=settings,
+                hook=self.functions[FunctionName.PROVISIONING],
+                device_policy_name=devices.policy_name,
+            )
         self._edge(settings, data)
         if settings.released:
             self._releases(settings)
@@ -350,6 +359,8 @@ def _environment(settings: StageSettings, data: DataStack, devices: DevicesStack
         "MAIL_SENDER": settings.mail_sender,
         "MAIL_CONFIGURATION_SET": data.mail_sender.configuration_set_name,
         "DEVICE_POLICY_NAME": devices.policy_name,
+        "CLAIM_POLICY_NAME": devices.claim_policy_name,
+        "PROVISIONING_TEMPLATE": settings.provisioning_template,
         "MQTT_HOST": given.mqtt_host,
         "MQTT_PORT": str(given.mqtt_port),
         "MQTT_CA_PEM": given.mqtt_ca_pem,

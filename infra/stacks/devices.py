@@ -3,6 +3,7 @@
 from constructs import Construct
 
 from infra.config import StageSettings
+from infra.constructs.fleet_provisioning import ClaimPolicy
 from infra.constructs.iot_ingest import DevicePolicy, IotIngest
 from infra.stacks.base import StageStack
 
@@ -16,6 +17,9 @@ class DevicesStack(StageStack):
         self.policy_name = f"{settings.stack_prefix}-device"
         if settings.iot:
             self.policy_name = DevicePolicy(self, "Device", settings=settings).name
+        self.claim_policy_name = f"{settings.stack_prefix}-claim"
+        if settings.iot:
+            self.claim_policy_name = ClaimPolicy(self, "Claim", settings=settings).name
         self.iot = IotIngest(self, "Iot", settings=settings)
         self.output("DevicePolicyName", self.policy_name)
         for name, rule in self.iot.rules.items():

@@ -1,6 +1,6 @@
 """Runs the embedded engine (MiniStack) in its own virtual environment, so that only this machine reaches it.
 
-Seven things differ from its own launcher; tests/integration/local/test_loopback.py and tests/e2e/test_listeners.py
+Eight things differ from its own launcher; tests/integration/local/test_loopback.py and tests/e2e/test_listeners.py
 check the first four, test_watch.py the fifth and the last, tests/integration/integrations/test_iot.py the sixth:
 
 * All listeners are on 127.0.0.1: its MQTT broker asks for every interface, whatever BIND_HOST says.
@@ -11,6 +11,8 @@ check the first four, test_watch.py the fifth and the last, tests/integration/in
 * Instances of functions end after the call that they carry out.
 * A message that Python's parser cannot read is acknowledged and passed on.
 
+* Fleet provisioning signs a device's own key, too (`$aws/certificates/create-from-csr/json`): the engine's answers
+  `create/json` alone. tests/e2e/test_provisioning.py checks it.
 * A call of a function that fails is written to a file, whoever made it: a schedule or a queue tells nobody. So is one
   that ends well, but gives messages of a batch back.
 
@@ -20,6 +22,7 @@ check the first four, test_watch.py the fifth and the last, tests/integration/in
 import argparse
 import asyncio
 import json
+import secrets
 import ssl
 import sys
 import threading
@@ -117,6 +120,45 @@ def take_any_message() -> None:
     iot._rule_message = message  # noqa: SLF001
 
 
+def sign_for_devices() -> None:
+    """Answer requests for a certificate of a key that a device keeps, as the engine does those for a key of AWS's.
+
+    Documented: the certificate is PENDING_ACTIVATION, and a token lets its device register with it within the hour. A
+    request that AWS cannot sign is rejected with a code of which the documentation says only that there is one.
+    """
+    parse, reply = iot._parse_fleet_provisioning_topic, iot._fleet_provisioning_reply  # noqa: SLF001
+
+    def parsed(topic: str) -> Any:
+        return ("sign", None) if topic == "$aws/certificates/create-from-csr/json" else parse(topic)
+
+    async def replied(account_id: str, region: str, operation: str, template: Any, payload: bytes, asker: Any) -> Any:
+        if operation != "sign":
+            return await reply(account_id, region, operation, template, payload, asker)
+        try:
+            asked = json.loads(payload)["certificateSigningRequest"]
+        except (KeyError, RecursionError, TypeError, ValueError):
+            return iot._fleet_rejected("InvalidPayload", "Message cannot be parsed")  # noqa: SLF001
+        with iot.request_scope(account_id, region):
+            try:
+                pem = iot.sign_certificate_request(*iot._ensure_ca(), asked)  # noqa: SLF001
+            except (TypeError, ValueError):
+                return iot._fleet_rejected("InvalidCertificateSigningRequest", "CSR violates constraints")  # noqa: SLF001
+            return "accepted", _pending(pem)
+
+    iot._parse_fleet_provisioning_topic = parsed  # noqa: SLF001
+    iot._fleet_provisioning_reply = replied  # noqa: SLF001
+
+
+def _pending(pem: str) -> dict[str, str]:
+    """Register a certificate that nobody may connect by yet; return what its device is told."""
+    certificate_id, token = iot.get_certificate_id(pem), secrets.token_urlsafe(48)
+    iot._certificates[certificate_id] = iot._certificate_record(certificate_id, pem, "PENDING_ACTIVATION")  # noqa: SLF001
+    iot._drop_expired(iot._ownership_tokens)  # noqa: SLF001
+    expiration = time.time() + iot._OWNERSHIP_TOKEN_SECONDS  # noqa: SLF001
+    iot._ownership_tokens[token] = {"certificateId": certificate_id, "expiration": expiration}  # noqa: SLF001
+    return {"certificateId": certificate_id, "certificatePem": pem, "certificateOwnershipToken": token}
+
+
 def write_failures(file: Path) -> None:
     """Append what a function wrote during a call that failed, beside the engine's own copy in CloudWatch Logs.
 
@@ -190,6 +232,7 @@ def main() -> None:
     let_calls_finish()
     protect_runtime_apis()
     take_any_message()
+    sign_for_devices()
     write_failures(given.failures)
     config = uvicorn.Config(
         cross_origin.CrossOriginProtection(without_mqtt),

@@ -136,6 +136,11 @@ class DeviceRows(AccountRows):
         )
         return replace(made, **changes)
 
+    def new_renewal(self) -> CertificateRotation:
+        return self.new_rotation(
+            stage=RotationStage.OVERLAP, certificate_id=NEXT.id, certificate_arn=NEXT.arn, is_renewal=True
+        )
+
     @cached_property
     def rotation(self) -> CertificateRotation:
         """A rotation whose certificate is made, and tied to nothing yet."""
@@ -411,6 +416,7 @@ SCENARIOS = Scenarios[DeviceRows](
         "RotationRepository.get": made(lambda r: r.rotation, lambda r, o: r.rotations.get(o.device_id)),
         "RotationRepository.made_by": made(lambda r: r.device, lambda r, _: r.rotations.made_by(r.ada.id, asked())),
         "RotationRepository.begin": made(lambda r: r.new_rotation(), lambda r, o: r.rotations.begin(o, due=NOW)),
+        "RotationRepository.renew": made(lambda r: r.new_renewal(), lambda r, o: r.rotations.renew(o, now=NOW)),
         "RotationRepository.note_certificate": made(
             lambda r: r.rotation, lambda r, o: r.rotations.note_certificate(o, NEXT)
         ),

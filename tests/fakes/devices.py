@@ -66,6 +66,16 @@ class FakeRegistry:
         self._maybe_fail("attach_certificate")
         self.certificates[certificate.arn] = "ACTIVE"
 
+    def permit_certificate(self, certificate: Certificate) -> None:
+        self._maybe_fail("permit_certificate")
+        self.certificates[certificate.arn] = "ACTIVE"
+
+    def discard_thing(self, thing: str, *, device_id: str) -> None:
+        self._maybe_fail("discard_thing")
+        if self.things.get(thing) == device_id:
+            assert thing not in self.attached.values()
+            del self.things[thing]
+
     def remove_certificate(self, certificate_arn: str, *, thing: str = "") -> None:
         self._maybe_fail("remove_certificate")
         self.certificates.pop(certificate_arn, None)

@@ -1,10 +1,13 @@
 """IoT rules carry everything to the ingest queue, and asks to their own; a policy binds a device to its own topics."""
 
 import json
+import re
+from typing import Any
 
 import pytest
 
 from infra.catalog import FUNCTIONS, FunctionName
+from infra.constructs.fleet_provisioning import template_body
 from tests.infra.synthesized import Synthesized
 
 SELECT = (
@@ -39,29 +42,42 @@ def test_rules_forward_the_raw_payload_with_an_error_action(aws: Synthesized, na
     assert payload["ErrorAction"]["Sqs"]["QueueUrl"] == queue_url(aws, "devices", "ErrorsQueue")
 
 
+def policy_of(aws: Synthesized, name: str) -> Any:
+    found = [item["Properties"] for item in aws.of_type("AWS::IoT::Policy").values()]
+    [policy] = [each for each in found if each["PolicyName"] == f"karma-{aws.settings.stage}-{name}"]
+    return policy
+
+
 def test_the_device_policy_is_bound_to_the_things_own_topics(aws: Synthesized) -> None:
-    (policy,) = aws.of_type("AWS::IoT::Policy").values()
-    assert policy["Properties"]["PolicyName"] == f"karma-{aws.settings.stage}-device"
-    by_action = {item["Action"]: item for item in policy["Properties"]["PolicyDocument"]["Statement"]}
+    statements = policy_of(aws, "device")["PolicyDocument"]["Statement"]
+    [both] = [item for item in statements if isinstance(item["Action"], list)]
+    statements.remove(both)
+    by_action = {item["Action"]: item for item in statements}
     assert set(by_action) == {"iot:Connect", "iot:Publish", "iot:Subscribe", "iot:Receive"}
     assert by_action["iot:Connect"]["Condition"] == {"Bool": {"iot:Connection.Thing.IsAttached": "true"}}
+    jobs = "$aws/things/${iot:Connection.Thing.ThingName}/jobs/*"
+    assert len(both["Resource"]) == 3
+    assert jobs in json.dumps(both["Resource"][0]), "what a job did, and what to do next"
+    template = f"$aws/provisioning-templates/{aws.settings.provisioning_template}/"
+    assert "$aws/certificates/create-from-csr/*" in json.dumps(both["Resource"][1])
+    assert template in json.dumps(both["Resource"][2])
     for action, statement in by_action.items():
         resources = statement["Resource"] if isinstance(statement["Resource"], list) else [statement["Resource"]]
         for resource in resources:
             text = json.dumps(resource)
+            if action == "iot:Subscribe" and ("create-from-csr" in text or template in text):
+                continue
             assert "${iot:Connection.Thing.ThingName}" in text, action
             before, _, _ = text.partition("${iot:Connection.Thing.ThingName}")
             assert "*" not in before, action
     published = json.dumps(by_action["iot:Publish"])
-    assert "/jobs/*" in published, "what a job did, and what to do next"
-    for action in ("iot:Subscribe", "iot:Receive"):
-        assert "$aws/things/${iot:Connection.Thing.ThingName}/jobs/*" in json.dumps(by_action[action])
+    assert jobs in json.dumps(by_action["iot:Subscribe"])
     assert "/request" not in published, "a device sends no requests"
     assert f"$aws/rules/{aws.settings.basic_ingest_rule}/dt/karma/" in published
 
 
 def test_the_device_policy_has_no_more_characters_than_aws_takes(aws: Synthesized) -> None:
-    (policy,) = aws.of_type("AWS::IoT::Policy").values()
+    policy = policy_of(aws, "device")
 
     def whole(value: object) -> object:
         """Put the longest names of a partition, a region and an account where CloudFormation does."""
@@ -75,8 +91,35 @@ def test_the_device_policy_has_no_more_characters_than_aws_takes(aws: Synthesize
             return {name: whole(each) for name, each in value.items()}
         return [whole(each) for each in value] if isinstance(value, list) else value
 
-    document = json.dumps(whole(policy["Properties"]["PolicyDocument"]), separators=(",", ":"))
+    document = json.dumps(whole(policy["PolicyDocument"]), separators=(",", ":"))
     assert len(document) <= 2_048
+
+
+@pytest.mark.fault("F-42c")
+def test_a_claim_may_ask_and_nothing_else(aws: Synthesized) -> None:
+    document = json.dumps(policy_of(aws, "claim")["PolicyDocument"])
+    assert ":client/claim:*" in document, "no serial number has a colon"
+    topics = set(re.findall(r"(?:topic|topicfilter)/([^\"]+)", document))
+    assert all(each.startswith(("$aws/certificates/create", "$aws/provisioning-templates/")) for each in topics)
+    assert not [each for each in topics if "*" in each]
+
+
+@pytest.mark.fault("F-42c")
+def test_a_template_asks_our_hook_and_makes_what_that_says(aws: Synthesized) -> None:
+    [template] = [item["Properties"] for item in aws.of_type("AWS::IoT::ProvisioningTemplate").values()]
+    assert template["TemplateName"] == aws.settings.provisioning_template
+    assert len(template["TemplateName"]) <= 36
+    assert template["PreProvisioningHook"]["PayloadVersion"] == "2020-04-01"
+    [permission] = [
+        item["Properties"]
+        for item in aws.of_type("AWS::Lambda::Permission").values()
+        if item["Properties"]["Principal"] == "iot.amazonaws.com"
+    ]
+    assert permission["FunctionName"] == template["PreProvisioningHook"]["TargetArn"]
+    assert f"provisioningtemplate/{template['TemplateName']}" in json.dumps(permission["SourceArn"])
+    made = template_body("device", "rule")["Resources"]
+    assert made["thing"]["Properties"]["ThingName"] == {"Ref": "ThingName"}
+    assert made["policy"]["Properties"] == {"PolicyName": "device"}
 
 
 @pytest.mark.fault("F-14b")

@@ -21,6 +21,7 @@ MODULES = {
     FunctionName.EXECUTION: "agent_stream.settings:WorkerSettings",
     FunctionName.DEVICE_INGEST: "device_ingest.handler",
     FunctionName.DEVICE_FILES: "device_ingest.files",
+    FunctionName.PROVISIONING: "device_ingest.provisioning",
     FunctionName.BILLING_WEBHOOK: "billing_webhook.handler",
     FunctionName.REALTIME: "realtime.settings",
     FunctionName.INBOX: "background.inbox",

@@ -140,6 +140,8 @@ _FIXED = {
     "MAIL_SENDER": "Karma <no-reply@example.com>",
     "MAIL_CONFIGURATION_SET": "test",
     "DEVICE_POLICY_NAME": "karma-device",
+    "CLAIM_POLICY_NAME": "karma-claim",
+    "PROVISIONING_TEMPLATE": "karma-fleet",
     "WEBSOCKET_URL": "ws://localhost/live",
     "ORIGIN_SECRET_ARN": "",
     "API_URL": "https://api.example.com",

@@ -10,6 +10,7 @@ from api.services.process import clock, settings
 if TYPE_CHECKING:
     from karma.devices.bulk_commands import BulkCommandService
     from karma.devices.certificates import CertificateService
+    from karma.devices.claims import ProvisioningClaimService
     from karma.devices.commands import CommandService
     from karma.devices.importing import ImportService
     from karma.devices.repository.dead_letters import DeadLetterRepository
@@ -32,15 +33,20 @@ def repository() -> DeviceRepository:
 @cache
 def registry() -> IotRegistry:
     """Return the registry of AWS IoT."""
+    return _registry(settings().device_policy_name)
+
+
+def _registry(policy_name: str) -> IotRegistry:
     from karma.integrations.iot import IotRegistry
 
     given = settings()
     return IotRegistry(
-        policy_name=given.device_policy_name,
+        policy_name=policy_name,
         mqtt_host=given.mqtt_host,
         mqtt_port=given.mqtt_port,
         ca_pem=given.mqtt_ca_pem,
         basic_ingest_rule=given.basic_ingest_rule,
+        provisioning_template=given.provisioning_template,
     )
 
 
@@ -59,6 +65,16 @@ def certificates() -> CertificateService:
     from karma.devices.repository.rotations import RotationRepository
 
     return CertificateService(repository(), RotationRepository(), registry(), clock())
+
+
+@cache
+def claims() -> ProvisioningClaimService:
+    """Return the service of provisioning claims."""
+    from karma.devices.claims import ProvisioningClaimService
+    from karma.devices.repository.provisioning_claims import ProvisioningClaimRepository
+
+    of_claims = _registry(settings().claim_policy_name)
+    return ProvisioningClaimService(ProvisioningClaimRepository(), of_claims, clock())
 
 
 @cache

@@ -15,7 +15,9 @@ from karma.core.clock import SystemClock
 from karma.core.dynamo.tables import bind_tables
 from karma.core.settings import FunctionSettings, load
 from karma.devices.certificates import CertificateService, sweep_rotations
+from karma.devices.claims import ProvisioningClaimService, SerialSettling, sweep_provisioning
 from karma.devices.repository.devices import DeviceRepository
+from karma.devices.repository.provisioning_claims import ProvisioningClaimRepository
 from karma.devices.repository.rotations import RotationRepository
 from karma.devices.sweeps import sweep_orphans
 from karma.files.removal import FilesOfDevices
@@ -40,6 +42,7 @@ class Settings(FunctionSettings, kw_only=True):
     billing_table: str
     files_bucket: str
     device_policy_name: str
+    claim_policy_name: str
 
 
 @cache
@@ -57,9 +60,13 @@ def services() -> Sweeps:
     )
     rotations = RotationRepository()
     certificates = CertificateService(DeviceRepository(), rotations, registry, clock)
+    claims = ProvisioningClaimRepository()
+    provisioning = ProvisioningClaimService(claims, IotRegistry(policy_name=settings.claim_policy_name), clock)
+    settling = SerialSettling(claims, DeviceRepository(), registry, clock)
     return {
         "orphans": lambda: sweep_orphans(registry=registry, clock=clock, others=others),
         "rotations": lambda: sweep_rotations(certificates, rotations, clock),
+        "provisioning": lambda: sweep_provisioning(provisioning, settling, claims, clock),
     }
 
 

@@ -32,6 +32,12 @@ class DeviceConfig:
     """8883, or 443 (AWS IoT tells MQTT from HTTPS there by ALPN)."""
     basic_ingest_rule: str | None = None
     """Send telemetry straight to this IoT rule, without the broker's messaging charge; the credentials name it."""
+    provisioning_template: str = ""
+    """Template by which this device asks for a new certificate itself, as the credentials name it; "": never."""
+    renew_before_days: float = 30.0
+    """Days before the end of its certificate at which it does."""
+    renew_after_days: float | None = None
+    """Age in days at which it does, too: AWS IoT's certificates end in 2049. None: at no age."""
     state_dir: str | Path = "~/.karma-device"
     """Folder of the state file, on storage that survives a restart. `~` is the home of the process's user."""
     boot_id: str | None = None
@@ -76,6 +82,8 @@ class DeviceConfig:
             raise ValueError("state_dir is empty; it names a folder")
         if not 1 <= self.port <= 65535:
             raise ValueError(f"port {self.port} is not 1 to 65535")
+        if self.renew_before_days < 0 or (self.renew_after_days is not None and self.renew_after_days <= 0):
+            raise ValueError("renew_before_days is 0 or more, renew_after_days above 0 or None")
         if self.keepalive_s > 65535:
             raise ValueError(f"keepalive_s {self.keepalive_s} is above 65535")
         for name in ("connect_timeout_s", "ack_timeout_s", "publish_rate_per_s", "batch_max_age_s"):
@@ -103,7 +111,11 @@ class DeviceConfig:
             ca=str(credentials["ca_pem"]),
             certificate=str(credentials["certificate_pem"]),
             private_key=str(credentials["private_key"]),
-            **{"device_id": str(credentials.get("device_id", "")), **overrides},
+            **{
+                "device_id": str(credentials.get("device_id", "")),
+                "provisioning_template": str(credentials.get("provisioning_template", "")),
+                **overrides,
+            },
         )
 
     @property

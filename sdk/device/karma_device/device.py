@@ -23,6 +23,7 @@ from karma_device.clock import SteppedClock, is_possible, steady_ms
 from karma_device.commands import CommandRunner, Handler, Reply
 from karma_device.config import DeviceConfig
 from karma_device.errors import SampleInvalid
+from karma_device.exchange import Exchange
 from karma_device.files import DeviceFiles
 from karma_device.link import Link
 from karma_device.messages import Json, Topics, encode_json
@@ -101,7 +102,7 @@ class Device:
             max_waiting=config.max_waiting_commands,
             device_id=config.device_id,
         )
-        self._certificates = Certificates(config)
+        self._certificates = Certificates(config, time_s=lambda: clock_ms() / 1000)
         self._commands.register("certificate.request", self._certificates.request)
         self._commands.register("certificate.install", self._certificates.install)
         self._lock = threading.Lock()  # guards sieve, clock, batcher and buffer
@@ -359,6 +360,9 @@ class Device:
         except OSError as exc:
             self._failed(why_not_opened(exc, self._config))
             return
+        if self._certificates.wants_renewal:
+            self._renew(config)
+            config = self._certificates.config()
         link = Link(
             config,
             on_request=self._commands.receive,
@@ -423,14 +427,34 @@ class Device:
             self._publish_waiting(link, now)
             if self._overdue(now):
                 return why_unconfirmed(self._config)
-            if self._certificates.wants_change and self._ready.is_set() and not self._replies and not self._inflight:
-                # What was said of it is acknowledged; the next connection is by the new one.
+            renews = self._certificates.wants_change or self._certificates.wants_renewal
+            if renews and self._ready.is_set() and not self._replies and not self._inflight:
+                # What was said is acknowledged; the next connection is by the new one, or asks for one first.
                 self._reconnect_after = 0.0
             if self._reconnect_after is not None or self._finished(now):
                 link.close()
                 return None
             self._wait(self._next_turn(link, now))
         return link.reason
+
+    def _renew(self, config: DeviceConfig) -> None:
+        """Ask for a new certificate over a connection of its own, under this device's name and session."""
+        exchange = Exchange(
+            config,
+            client_id=config.thing_name,
+            template=config.provisioning_template,
+            timeout_s=config.connect_timeout_s,
+            clean_start=False,
+        )
+        try:
+            exchange.open()
+        except OSError as exc:
+            # The service may be away: the connection that follows tells.
+            log.warning("certificate.renewal_unanswered: %s", exc)
+        else:
+            self._certificates.renew(exchange)
+        finally:
+            exchange.close()
 
     def _finished(self, now: float) -> bool:
         if self._stop_at is None:

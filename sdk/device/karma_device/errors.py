@@ -3,6 +3,7 @@
 DeviceError
 ├─ SampleInvalid      record() was given a name or a time that no telemetry message can carry
 ├─ CredentialsInvalid a certificate or key cannot be read, or does not belong to the other
+├─ ProvisioningRefused the service gives this device no certificate of its own by its claim
 ├─ StateFileBusy      another process already runs this device
 ├─ StateFileUnusable  the state file cannot be opened where it should be
 ├─ TransferRefused    bytes must not be sent or taken, as its code says
@@ -65,6 +66,19 @@ class FileRefused(TransferRefused):
 
 class FileUnfinished(TransferUnfinished):
     """The time was over first; the same call goes on behind what has come or gone."""
+
+
+class ProvisioningRefused(DeviceError):
+    """The service gives this device no certificate of its own; its owner sees the reason at the claim.
+
+    Args:
+        code: AWS IoT's code, such as `AccessDenied`: the hook did not allow it.
+        message: AWS IoT's words.
+    """
+
+    def __init__(self, code: str, message: str) -> None:
+        super().__init__(f"{code}: {message}")
+        self.code = code
 
 
 class InvalidParams(DeviceError):

@@ -2,21 +2,21 @@
 
 import os
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
 from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
 
 from karma_device import certificates
 from karma_device.certificates import Certificates, make_request
 from karma_device.config import DeviceConfig, tls_context
 from karma_device.errors import CommandFailed, InvalidParams
 from karma_device.messages import Command
+from karma_device_testing.authority import Authority
 from karma_device_testing.cloud import POLICY, Broker, Cloud, MakeDevice, wait_until
 
 pytestmark = pytest.mark.fault("F-31ad")
@@ -26,32 +26,13 @@ def ask(name: str = "certificate.request", **params: Any) -> Command:
     return Command(id="c", name=name, params=params, issued_at=0, expires_at=0)
 
 
-class Authority:
-    """Signs requests, as AWS IoT does."""
-
-    def __init__(self) -> None:
-        self._key = ec.generate_private_key(ec.SECP256R1())
-
-    def sign(self, csr: str) -> str:
-        request = x509.load_pem_x509_csr(csr.encode())
-        built = (
-            x509.CertificateBuilder()
-            .subject_name(request.subject)
-            .issuer_name(request.subject)
-            .public_key(request.public_key())
-            .serial_number(x509.random_serial_number())
-            .not_valid_before(datetime(2026, 1, 1, tzinfo=UTC))
-            .not_valid_after(datetime(2049, 12, 31, tzinfo=UTC))
-        )
-        return built.sign(self._key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM).decode()
-
-
 class World:
     """A device's certificates on a disk, with a clock that stands still."""
 
     def __init__(self, folder: Path) -> None:
         self.authority = Authority()
         self.now = 0.0
+        self.time_s = datetime(2026, 2, 1, tzinfo=UTC).timestamp()
         key, csr = make_request("EOS-1")
         pem = self.authority.sign(csr)
         self.config = DeviceConfig(
@@ -61,7 +42,7 @@ class World:
         self.restart()
 
     def restart(self) -> None:
-        self.certificates = Certificates(self.config, steady_s=lambda: self.now)
+        self.certificates = Certificates(self.config, steady_s=lambda: self.now, time_s=lambda: self.time_s)
 
     def renew(self) -> str:
         csr = str(self.certificates.request(ask())["csr"])
@@ -242,3 +223,104 @@ def test_a_device_goes_over_to_a_certificate_of_its_own_key(
         device.record({"temp_c": 1.0})
         wait_until(lambda: cloud.on("telemetry"))
     assert not (folder / "next.pem").exists()
+
+
+class Renewal:
+    """AWS IoT, as far as a device may ask it for a certificate by its own."""
+
+    def __init__(self, authority: Authority) -> None:
+        self.authority = authority
+        self.fails = False
+        self.asked: list[str] = []
+
+    def __call__(self, topic: str, body: Mapping[str, Any]) -> Mapping[str, Any]:
+        self.asked.append(topic)
+        if self.fails:
+            raise OSError("it does not answer")
+        if topic == "$aws/certificates/create-from-csr/json":
+            pem = self.authority.sign(body["certificateSigningRequest"])
+            return {"certificatePem": pem, "certificateOwnershipToken": "token"}
+        assert body["parameters"] == {"SerialNumber": "EOS-1"}
+        return {"thingName": "EOS-1"}
+
+
+@pytest.fixture
+def renewing(world: World) -> Renewal:
+    world.config = replace(world.config, provisioning_template="karma-fleet", renew_after_days=365)
+    world.restart()
+    return Renewal(world.authority)
+
+
+@pytest.mark.fault("F-42f")
+def test_it_renews_itself_near_the_end_and_by_age(world: World, renewing: Renewal) -> None:
+    assert not world.certificates.wants_renewal
+    world.time_s = datetime(2027, 1, 2, tzinfo=UTC).timestamp()
+    assert world.certificates.wants_renewal
+    world.certificates.renew(renewing)
+    assert world.names == ["next.pem"]
+    assert not world.certificates.wants_renewal
+    assert world.connects().certificate == world.folder / "next.pem"
+    assert world.names == ["current.pem"]
+    world.config = replace(world.config, renew_after_days=None)
+    world.now = 3_600.0
+    world.restart()
+    assert not world.certificates.wants_renewal
+    world.time_s = datetime(2049, 12, 2, tzinfo=UTC).timestamp()
+    world.restart()
+    assert world.certificates.wants_renewal
+    assert renewing.asked[1] == "$aws/provisioning-templates/karma-fleet/provision/json"
+
+
+@pytest.mark.fault("F-42f")
+def test_a_renewal_that_fails_costs_nothing_and_is_tried_again_after_an_hour(world: World, renewing: Renewal) -> None:
+    world.time_s = datetime(2027, 1, 2, tzinfo=UTC).timestamp()
+    renewing.fails = True
+    world.certificates.renew(renewing)
+    assert not world.certificates.wants_renewal
+    assert world.connects().certificate == world.config.certificate
+    world.now = 3_600.0
+    assert world.certificates.wants_renewal
+    renewing.fails = False
+    world.certificates.renew(renewing)
+    assert world.names == ["next.pem"]
+
+
+def test_a_device_without_a_template_never_asks(world: World) -> None:
+    world.time_s = datetime(2060, 1, 1, tzinfo=UTC).timestamp()
+    assert not world.certificates.wants_renewal
+
+
+@pytest.mark.fault("F-42f")
+@pytest.mark.parametrize("cut", range(6))
+def test_a_cut_of_the_power_while_it_renews_leaves_one_that_connects(
+    world: World, renewing: Renewal, monkeypatch: pytest.MonkeyPatch, cut: int
+) -> None:
+    world.time_s = datetime(2027, 1, 2, tzinfo=UTC).timestamp()
+    steps = iter(range(100))
+
+    def step() -> None:
+        if next(steps) == cut:
+            raise PowerCut
+
+    def asked(topic: str, body: Mapping[str, Any]) -> Mapping[str, Any]:
+        step()
+        return renewing(topic, body)
+
+    replaced = Path.replace
+
+    def replacing(self: Path, target: Path) -> Path:
+        step()
+        made = replaced(self, target)
+        step()
+        return made
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "replace", replacing)
+        with pytest.raises(PowerCut):
+            world.certificates.renew(asked)
+    world.restart()
+    world.connects()
+    if world.certificates.wants_renewal:
+        world.certificates.renew(renewing)
+        world.connects()
+    assert "current.pem" in world.names

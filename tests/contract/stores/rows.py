@@ -13,6 +13,7 @@ from tests.contexts.file_trees import StoredTreeRows
 from tests.contexts.notices import NoticeRows
 from tests.contexts.oauth import OAuthRows
 from tests.contexts.projects import ProjectRows
+from tests.contexts.provisioning import ProvisioningRows
 from tests.contexts.realtime import RealtimeRows
 from tests.contexts.runs import RunRows
 from tests.contexts.tasks import TaskRows
@@ -24,6 +25,7 @@ class Rows(
     AuditRows,
     CoreRows,
     StoredTreeRows,
+    ProvisioningRows,
     RunRows,
     AgentRows,
     ProjectRows,

@@ -30,6 +30,7 @@ from tests.contexts.devices import DeviceRows
 from tests.contexts.firmware import FirmwareRows
 from tests.contexts.mail import MailRows
 from tests.contexts.projects import ProjectRows
+from tests.contexts.provisioning import ProvisioningRows
 from tests.contexts.schedules import ScheduleRows
 from tests.contexts.telemetry import TelemetryRows
 from tests.contexts.webhooks import WebhookRows
@@ -72,6 +73,11 @@ def _rotation(_: Stack) -> None:
     rows.rotations.begin(rows.new_rotation(), due=AGO)
 
 
+def _claim(_: Stack) -> None:
+    rows = ProvisioningRows()
+    rows.claims.begin(rows.new_claim(), ["EOS-1"], due=AGO)
+
+
 def _orphan(stack: Stack) -> None:
     stack.aws("iot").create_policy(policyName=POLICY, policyDocument='{"Version": "2012-10-17", "Statement": []}')
     open_account(USER)
@@ -97,6 +103,7 @@ WORK: dict[str, Callable[[Stack], object]] = {
     "files": _file,
     "orphans": _orphan,
     "rotations": _rotation,
+    "provisioning": _claim,
     "rollouts": lambda _: FirmwareRows().first,
 }
 """Functions that give each sweep work, by the sweep's name."""

@@ -27,7 +27,8 @@ def one_network(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def world(stack: Stack, http_event: HttpEvent, lambda_context: Context) -> World:
-    stack.aws("iot").create_policy(
-        policyName="karma-device", policyDocument=json.dumps({"Version": "2012-10-17", "Statement": []})
-    )
+    for name in ("karma-device", "karma-claim"):
+        stack.aws("iot").create_policy(
+            policyName=name, policyDocument=json.dumps({"Version": "2012-10-17", "Statement": []})
+        )
     return World(stack, http_event, lambda_context)

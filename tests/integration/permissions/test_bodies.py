@@ -32,6 +32,7 @@ NARROWER = {
     "create_device.ip",
     "create_device.csr",
     "import_devices.csv",
+    "create_provisioning_claim.csv",
     "send_bulk_command.tag",
     "send_bulk_command.device_ids.0",
     "sign_parts.checksums.1",

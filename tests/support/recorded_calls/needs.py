@@ -220,6 +220,7 @@ NEEDS: Mapping[tuple[str, str], Mapper] = {
     ("iot", "CreateThing"): _on("iot:CreateThing", _THING),
     ("iot", "UpdateThing"): _on("iot:UpdateThing", _THING),
     ("iot", "DeleteThing"): _on("iot:DeleteThing", _THING),
+    ("iot", "DescribeThing"): _on("iot:DescribeThing", _THING),
     ("iot", "ListThingPrincipals"): _on("iot:ListThingPrincipals", _THING),
     ("iot", "AttachThingPrincipal"): _on("iot:AttachThingPrincipal", _CERT),
     ("iot", "DetachThingPrincipal"): _on("iot:DetachThingPrincipal", _CERT),

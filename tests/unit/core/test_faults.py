@@ -116,6 +116,8 @@ CALLS: dict[str, Callable[[], object]] = {
     "IotRegistry.create_thing": lambda: IotRegistry(policy_name="p").create_thing("t", device_id="d"),
     "IotRegistry.create_certificate": lambda: IotRegistry(policy_name="p").create_certificate(csr="pem"),
     "IotRegistry.attach_certificate": lambda: IotRegistry(policy_name="p").attach_certificate("t", CERTIFICATE),
+    "IotRegistry.permit_certificate": lambda: IotRegistry(policy_name="p").permit_certificate(CERTIFICATE),
+    "IotRegistry.discard_thing": lambda: IotRegistry(policy_name="p").discard_thing("t", device_id="d"),
     "IotRegistry.remove_certificate": lambda: IotRegistry(policy_name="p").remove_certificate(CERTIFICATE.arn),
     "IotRegistry.remove_certificates": lambda: IotRegistry(policy_name="p").remove_certificates("t"),
     "IotRegistry.remove_thing": lambda: IotRegistry(policy_name="p").remove_thing("t"),

@@ -203,6 +203,7 @@ ACROSS: dict[str, list[tuple[dict[str, Any], str]]] = {
     ],
     "InviteRequest": [({}, "user_id"), ({"user_id": "u", "email": "a@example.com"}, "email")],
     "MoveDirectoryRequest": [({}, "path"), ({"path": None, "name": None}, "path")],
+    "CreateProvisioningClaimBody": [({}, "serial_numbers"), ({"serial_numbers": ["s"], "csv": "serial_number"}, "csv")],
     "OfferDeviceBody": [({}, "user_id"), ({"user_id": "u", "email": "a@example.com"}, "email")],
     "SendBulkCommandBody": [
         ({"tag": None, "device_ids": None}, "tag"),
@@ -262,6 +263,7 @@ _DECIDING = {
     "InviteRequest": ("user_id", "email"),
     "MoveDirectoryRequest": ("path", "name"),
     "OfferDeviceBody": ("user_id", "email"),
+    "CreateProvisioningClaimBody": ("serial_numbers", "csv"),
     "CreateDirectoryRequest": ("name", "path"),
     "CreateRolloutBody": ("device_ids", "tag", "all"),
     "StartRunBody": ("message", "messages", "resume"),

@@ -32,6 +32,7 @@ OURS = {
         "avatar_id",
         "bulk_id",
         "certificate_id",
+        "claim_id",
         "checkpoint_id",
         "command_id",
         "component",

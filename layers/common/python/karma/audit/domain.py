@@ -48,6 +48,8 @@ class AuditEvent(StrEnum):
     DEVICE_OFFER_DECLINED = "device.offer_declined"
     DEVICE_GIVEN = "device.given"
     DEVICE_RECEIVED = "device.received"
+    PROVISIONING_CLAIM_CREATED = "provisioning_claim.created"
+    PROVISIONING_CLAIM_REVOKED = "provisioning_claim.revoked"
     WEBHOOK_CREATED = "webhook.created"
     WEBHOOK_CHANGED = "webhook.changed"
     WEBHOOK_SECRET_ROTATED = "webhook.secret_rotated"  # noqa: S105  a name

@@ -130,6 +130,9 @@ class CredentialsView(TypedDict):
     basic_ingest_rule: Annotated[
         str, Field(description="Telemetry may go to `$aws/rules/<this>/` and its topic: docs/mqtt.md")
     ]
+    provisioning_template: Annotated[
+        str, Field(description="Names the topics on which it may ask for a new certificate itself: docs/mqtt.md")
+    ]
 
 
 def credentials_view(device: Device, certificate: Certificate, endpoint: Endpoint) -> CredentialsView:
@@ -144,6 +147,7 @@ def credentials_view(device: Device, certificate: Certificate, endpoint: Endpoin
         "mqtt_host": endpoint.host,
         "mqtt_port": endpoint.port,
         "basic_ingest_rule": endpoint.basic_ingest_rule,
+        "provisioning_template": endpoint.provisioning_template,
     }
     if certificate.private_key is None:
         del shown["private_key"]

@@ -243,8 +243,8 @@ class CertificateService:
             return False
         ended = self._rotations.end(
             claim,
-            removed=rotation.old_certificate_id,
-            outcome=RotationOutcome.ENDED,
+            removed=rotation.certificate_id if rotation.is_renewal else rotation.old_certificate_id,
+            outcome=RotationOutcome.WITHDRAWN if rotation.is_renewal else RotationOutcome.ENDED,
             removed_ms=epoch_ms(now),
             now=now,
         )

@@ -26,3 +26,5 @@ class Endpoint(Record):
     ca_pem: str
     basic_ingest_rule: str = ""
     """Rule to which telemetry may be sent without the broker's charge; "": none."""
+    provisioning_template: str = ""
+    """Template by which a device asks for a new certificate itself; "": it does not."""

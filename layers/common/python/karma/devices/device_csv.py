@@ -72,7 +72,7 @@ def read_table(text: str) -> DeviceTable:
         ValidationFailed: it has no header with the columns that a device needs, or another one; it has no rows, or too
             many; or its quotes do not end.
     """
-    lines = _lines(text.removeprefix("\ufeff"))
+    lines = lines_of(text.removeprefix("\ufeff"))
     _, header = next(lines, (0, []))
     columns = _columns(header)
     rows: list[DeviceRow] = []
@@ -89,7 +89,7 @@ def read_table(text: str) -> DeviceTable:
     return DeviceTable(rows=rows, faults=faults, total=total)
 
 
-def _lines(text: str) -> Iterator[tuple[int, list[str]]]:
+def lines_of(text: str) -> Iterator[tuple[int, list[str]]]:
     """Yield the rows that are not blank, each with the line on which it begins."""
     if "\n" not in text:
         text = text.replace("\r", "\n")
@@ -117,10 +117,16 @@ def _between(text: str) -> str:
     return max(_BETWEEN, key=header.count)
 
 
-def _columns(header: Sequence[str]) -> list[str]:
+def columns_of(header: Sequence[str]) -> list[str]:
+    """Return the names of a header's columns as they are compared; cells without a name at its end are none."""
     columns = ["_".join(cell.split()).casefold() for cell in header]
     while columns and not columns[-1]:
         columns.pop()
+    return columns
+
+
+def _columns(header: Sequence[str]) -> list[str]:
+    columns = columns_of(header)
     wrong = [
         *(
             f"{name[:40] or 'a column without a name'} is no column of a device"

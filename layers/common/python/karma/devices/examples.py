@@ -9,6 +9,8 @@ from karma.core.examples import BEGAN, DEVICE, LATER, USER
 
 _PEM = "-----BEGIN CERTIFICATE-----\nMIIC...\n-----END CERTIFICATE-----\n"
 
+_CLAIM = "01994b91-a025-7b31-9d4e-52c7f108b326"
+
 FIELDS: Mapping[str, Any] = {
     "command_id": "01994b91-8e03-7f61-92ab-15c0d7e6f348",
     "issued_at": BEGAN,
@@ -68,6 +70,22 @@ FIELDS: Mapping[str, Any] = {
     "RefusedRowView.field": "mac",
     "RefusedRowView.code": "VALIDATION_ERROR",
     "RefusedRowView.message": "must be six pairs of hexadecimal digits with : or - between them",
+    "claim_id": _CLAIM,
+    "ProvisioningClaimView.id": _CLAIM,
+    **dict.fromkeys(("ProvisioningClaimView.name", "CreateProvisioningClaimBody.name"), "Batch 7"),
+    "ProvisioningClaimView.status": "active",
+    "ProvisioningClaimView.serial_numbers": 2,
+    "ProvisioningClaimView.devices": 1,
+    "max_devices": 2,
+    "last_refusal": {"reason": "NOT_LISTED", "serial_number": "EOS-3A-0009", "at": LATER},
+    "ClaimRefusalView.reason": "NOT_LISTED",
+    "ClaimRefusalView.at": LATER,
+    **dict.fromkeys(("template_name", "provisioning_template"), "karma-prod-fleet"),
+    "client_id_prefix": "claim:",
+    "ListedSerialView.provisioned_at": BEGAN,
+    "ListedSerialListData.total": 2,
+    "CreateProvisioningClaimBody.serial_numbers": ["EOS-3A-0001", "EOS-3A-0002"],
+    "CreateProvisioningClaimBody.csv": None,
     "bulk_id": "01994b91-9f14-7a20-8c3d-41b6e0f7a215",
     "BulkCommandView.id": "01994b91-9f14-7a20-8c3d-41b6e0f7a215",
     "BulkCommandView.tag": "greenhouse",

@@ -41,6 +41,10 @@ class Registry(Protocol):
         """Attach a certificate to thing and policy, and activate it."""
         ...
 
+    def permit_certificate(self, certificate: Certificate) -> None:
+        """Attach a certificate that is of no thing to the policy, and activate it."""
+        ...
+
     def remove_certificate(self, certificate_arn: str, *, thing: str = "") -> None:
         """Deactivate, detach and delete a certificate."""
         ...
@@ -50,11 +54,15 @@ class Registry(Protocol):
         ...
 
     def unused_certificates(self, *, older_than_s: float, now_s: float, limit: int) -> Sequence[str]:
-        """List ARNs of inactive certificates that are attached to no thing."""
+        """List ARNs of certificates that were never active and are attached to no thing."""
         ...
 
     def remove_thing(self, thing: str) -> None:
         """Remove a thing with its certificates."""
+        ...
+
+    def discard_thing(self, thing: str, *, device_id: str) -> None:
+        """Remove a thing without certificates, unless it is another device's by now."""
         ...
 
 

@@ -1,6 +1,7 @@
 """Rotation of a device's certificate: the stages, and what holds in each.
 
-issuing -> overlap -> ending -> over        issuing -> (gone): it failed, or whoever began it died
+issuing -> overlap -> ending -> over        overlap: where a device asks for it itself (karma.devices.renewal)
+                                            issuing -> (gone): it failed, or whoever began it died
 
 issuing   a certificate is made and tied to the device; nobody has it yet. A later request of the owner takes it over.
 overlap   the device may use both certificates, until the new one has connected or `ends_ms` is over.
@@ -23,6 +24,10 @@ from karma.devices.domain import CertificateOverlap
 MIN_OVERLAP_S: Final = 60
 MAX_OVERLAP_S: Final = 30 * 24 * 3600
 DEFAULT_OVERLAP_S: Final = 7 * 24 * 3600
+RENEWAL_OVERLAP_S: Final = 3600
+"""Time in which a device that asked for a certificate by itself connects by it; after that the new one is removed."""
+RENEWED_EVERY_S: Final = 24 * 3600
+"""Time from one renewal of a device to its next, so that a device, or whoever has its key, makes one a day."""
 
 
 class RotationStage(StrEnum):
@@ -62,6 +67,8 @@ class CertificateRotation(Record, kw_only=True):
     certificate_arn: str = ""
     """ARN of the new certificate; "": none was made yet."""
     outcome: RotationOutcome | None = None
+    is_renewal: bool = False
+    """True: the device asked for it, and nobody wants the old one removed. If it does not connect, the new one goes."""
 
     @property
     def removed_arn(self) -> str:

@@ -10,7 +10,18 @@ from pydantic import AfterValidator, Field, StrictBool, StringConstraints
 
 from karma.core.errors import ValidationFailed
 from karma.core.ids import is_id
-from karma.core.schemas import Body, FreeForm, Number, Version, json_of_at_most, judged, left_out, line
+from karma.core.schemas import (
+    Body,
+    FreeForm,
+    Moment,
+    Number,
+    Version,
+    Whole,
+    json_of_at_most,
+    judged,
+    left_out,
+    line,
+)
 from karma.core.wording import form
 from karma.devices.bulk import DEFAULT_BULK_TTL_S, MAX_DEVICES
 from karma.devices.command_fields import BulkParams, CommandName, Tag, Ttl
@@ -27,6 +38,7 @@ from karma.devices.domain import (
     SERIAL_FORM,
     DeviceModel,
 )
+from karma.devices.provisioning import MAX_CSV_CHARS, MAX_SERIALS
 from karma.devices.rotation import DEFAULT_OVERLAP_S, MAX_OVERLAP_S, MIN_OVERLAP_S
 from karma.identity.accounts import emails
 
@@ -115,6 +127,38 @@ class ImportDevicesBody(Body):
     """A header with the names of fields of `POST /devices`, then a row a device, 200 at the most."""
     all_or_nothing: StrictBool = True
     """False: a device is made of each row that can become one, and the answer tells of the others."""
+
+
+class CreateProvisioningClaimBody(Body):
+    """A claim for the devices of a list: `serial_numbers`, or `csv`."""
+
+    name: Name
+    model: DeviceModel
+    tags: Tags = Field(default_factory=list)
+    """Of the devices that it makes, as `model` is."""
+    serial_numbers: (
+        Annotated[
+            list[Annotated[str, StringConstraints(pattern=_SERIAL)]],
+            Field(min_length=1, max_length=MAX_SERIALS),
+            AfterValidator(_distinct),
+        ]
+        | None
+    ) = None
+    """2,000 at the most."""
+    csv: Annotated[str, StringConstraints(min_length=1, max_length=MAX_CSV_CHARS)] | None = None
+    """In place of them: a CSV with the column `serial_number`, as many rows at the most."""
+    max_devices: Annotated[Whole, Field(ge=1, le=MAX_SERIALS)] | None = None
+    """Number of devices that it makes at the most; by default as many as it has serial numbers."""
+    expires_at: Moment | None = None
+    """By default 90 days from now; at most 366."""
+
+    @classmethod
+    def across(cls, given: Mapping[str, Any]) -> Sequence[tuple[str, str]]:
+        """Return that one list must be given."""
+        lists = [name for name in ("serial_numbers", "csv") if given.get(name) is not None]
+        if len(lists) > 1:
+            return [("csv", "not together with serial_numbers")]
+        return () if lists else [("serial_numbers", "is required, or csv")]
 
 
 class ChangeDeviceRequest(Body):

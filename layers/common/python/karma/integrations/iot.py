@@ -24,6 +24,9 @@ from karma.devices.topics import file_answer_topic, request_topic, response_topi
 AMAZON_ROOT_CA_1: Final = "Amazon Root CA 1"
 
 _GONE = frozenset({"ResourceNotFoundException"})
+_NEVER_ACTIVE = frozenset({"INACTIVE", "PENDING_ACTIVATION"})
+_PENDING_S: Final = 3600.0
+"""Life of the token by which a device registers with a certificate that it was given."""
 
 
 class DeviceServiceThrottled(Upstream):
@@ -107,6 +110,7 @@ class IotRegistry:
         mqtt_port: int = 8883,
         ca_pem: str = "",
         basic_ingest_rule: str = "",
+        provisioning_template: str = "",
     ) -> None:
         """Make a registry, without calls of AWS; host and CA, when empty, are looked up at first use."""
         self._policy_name = policy_name
@@ -114,6 +118,7 @@ class IotRegistry:
         self._mqtt_port = mqtt_port
         self._ca_pem = ca_pem
         self._basic_ingest_rule = basic_ingest_rule
+        self._provisioning_template = provisioning_template
 
     def endpoint(self) -> Endpoint:
         """Return the endpoint to which devices connect.
@@ -122,7 +127,7 @@ class IotRegistry:
             DeviceServiceThrottled, DeviceServiceUnavailable: AWS IoT did not tell its host.
         """
         host, ca_pem = self._mqtt_host or data_host(), self._ca_pem or amazon_root_ca()
-        return Endpoint(host, self._mqtt_port, ca_pem, self._basic_ingest_rule)
+        return Endpoint(host, self._mqtt_port, ca_pem, self._basic_ingest_rule, self._provisioning_template)
 
     def create_thing(self, thing: str, *, device_id: str) -> None:
         """Create the thing, or update the one of that name: a unique item in our table has reserved the name."""
@@ -161,9 +166,14 @@ class IotRegistry:
 
         The thing comes first: from then on the certificate is found by its thing.
         """
+        with device_service_errors():
+            aws.client("iot").attach_thing_principal(thingName=thing, principal=certificate.arn)
+        self.permit_certificate(certificate)
+
+    def permit_certificate(self, certificate: Certificate) -> None:
+        """Attach a certificate to the policy, then activate it."""
         client = aws.client("iot")
         with device_service_errors():
-            client.attach_thing_principal(thingName=thing, principal=certificate.arn)
             client.attach_policy(policyName=self._policy_name, target=certificate.arn)
             client.update_certificate(certificateId=certificate.id, newStatus="ACTIVE")
 
@@ -203,9 +213,27 @@ class IotRegistry:
                 # Detaching is asynchronous there: a thing with principals cannot be deleted.
                 raise DeviceServiceUnavailable("The device is still being detached; try again") from exc
 
-    def unused_certificates(self, *, older_than_s: float, now_s: float, limit: int) -> list[str]:
-        """Return the ARNs of inactive certificates without a thing, which a crash during a creation leaves.
+    def discard_thing(self, thing: str, *, device_id: str) -> None:
+        """Remove a thing that has no certificates, unless it is another device's by now.
 
+        Raises:
+            DeviceServiceUnavailable: it has certificates, or was changed at this moment; look again.
+        """
+        client = aws.client("iot")
+        with device_service_errors(), _absent_is_fine():
+            found = client.describe_thing(thingName=thing)
+            if found.get("attributes", {}).get("device_id") != device_id:
+                return
+            try:
+                client.delete_thing(thingName=thing, expectedVersion=found["version"])
+            except (client.exceptions.InvalidRequestException, client.exceptions.VersionConflictException) as exc:
+                raise DeviceServiceUnavailable("The device is still being detached; try again") from exc
+
+    def unused_certificates(self, *, older_than_s: float, now_s: float, limit: int) -> list[str]:
+        """Return the ARNs of certificates without a thing that were never active, which a crash leaves.
+
+        They are inactive after a crash during a creation. Those of fleet provisioning are pending until their device
+        is registered, for which it has an hour; AWS deletes them then, by its documentation, and we do, too.
         Checks the newest `limit` (up to 250) certificates of the account.
         """
         client = aws.client("iot")
@@ -213,9 +241,10 @@ class IotRegistry:
         with device_service_errors():
             for certificate in client.list_certificates(pageSize=limit, ascendingOrder=False)["certificates"]:
                 arn = certificate["certificateArn"]
-                if certificate["status"] != "INACTIVE":
+                if certificate["status"] not in _NEVER_ACTIVE:
                     continue
-                if certificate["creationDate"].timestamp() > now_s - older_than_s:
+                pending_s = _PENDING_S if certificate["status"] == "PENDING_ACTIVATION" else 0.0
+                if certificate["creationDate"].timestamp() > now_s - older_than_s - pending_s:
                     continue
                 if not client.list_principal_things(principal=arn)["things"]:
                     found.append(arn)

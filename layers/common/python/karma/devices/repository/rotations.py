@@ -12,7 +12,7 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Final
 
-from pynamodb.attributes import NumberAttribute, UnicodeAttribute
+from pynamodb.attributes import BooleanAttribute, NumberAttribute, UnicodeAttribute
 from pynamodb.expressions.condition import Condition
 from pynamodb.expressions.update import Action
 
@@ -40,6 +40,7 @@ from karma.devices.repository.items import (
 )
 from karma.devices.rotation import CertificateRotation, RotationOutcome, RotationStage
 from karma.devices.transactional import require_device
+from karma.identity.transactional import require_account
 
 DUE_PARTITION: Final = "SWEEP#ROTATIONS"
 
@@ -58,6 +59,7 @@ class RotationItem(DevicesItem, discriminator="certificate_rotation"):
     certificate_id = UnicodeAttribute(null=True)
     certificate_arn = UnicodeAttribute(null=True)
     outcome = UnicodeAttribute(null=True)
+    renewal = BooleanAttribute(null=True)
 
 
 class RotationRequestItem(RequestAttributes, DevicesItem, discriminator="rotation_request"):
@@ -108,6 +110,44 @@ class RotationRepository:
         tx.put(fresh, on_fail=busy)
         tx.commit()
         return earlier if earlier is not None and earlier.stage is RotationStage.ISSUING else None
+
+    def renew(self, new: CertificateRotation, *, now: datetime) -> None:
+        """Begin the overlap of a certificate that a device asked for itself; AWS IoT ties it to the thing behind it.
+
+        Raises:
+            ConditionFailed: another rotation is under way, or the device has another certificate or is gone.
+            AccountGone: the owner's account is deleted.
+        """
+        stamp = iso(now)
+        item = get(RotationItem, rotation_key(new.device_id), consistent=True)
+        if item is not None and item.stage != RotationStage.OVER:
+            raise ConditionFailed
+        fresh = _new_item(new, from_epoch_ms(new.ends_ms))
+        fresh.certificate_id, fresh.certificate_arn, fresh.renewal = new.certificate_id, new.certificate_arn, True
+        if item is not None:
+            fresh.version = item.version
+        tx = Transaction()
+        require_account(tx, new.user_id)
+        tx.put(fresh)
+        tx.update(
+            DeviceItem(*device_key(new.user_id, new.device_id)),
+            [
+                DeviceItem.rotation.set([new.certificate_id, new.began_ms, new.ends_ms]),
+                DeviceItem.updated_at.set(stamp),
+            ],
+            DeviceItem.state == DeviceState.ACTIVE,
+        )
+        speaks, old = UniqueSerial.certificate_ids, new.old_certificate_id
+        tx.update(
+            UniqueSerial(*unique_serial_key(new.serial_number)),
+            [
+                speaks.set({old, new.certificate_id}),
+                UniqueSerial.next_certificate_id.set(new.certificate_id),
+                UniqueSerial.updated_at.set(stamp),
+            ],
+            (UniqueSerial.device_id == new.device_id) & (speaks == {old}),
+        )
+        tx.commit()
 
     def note_certificate(self, rotation: CertificateRotation, certificate: Certificate) -> None:
         """Record which certificate is being made, before it is tied to the device.
@@ -288,4 +328,5 @@ def rotation_of(item: RotationItem) -> CertificateRotation:
         certificate_id=item.certificate_id or "",
         certificate_arn=item.certificate_arn or "",
         outcome=RotationOutcome(item.outcome) if item.outcome else None,
+        is_renewal=bool(item.renewal),
     )

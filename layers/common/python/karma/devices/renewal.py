@@ -1,0 +1,86 @@
+"""A device that asks for a new certificate by its own, near the end of that: the hook lets both connect for an hour.
+
+AWS IoT asks the hook as for a device from the factory (karma.devices.admission), with the certificate by which the
+device is connected in the place of a claim's. What it may ask for is its own serial number. The new one takes the place
+of the old one with its first message, as in each rotation; where that does not come, the new one is removed and the old
+one goes on, so a device that lost what it was given can ask again.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from karma.core.clock import Clock, epoch_ms
+from karma.core.dynamo.failures import ConditionFailed
+from karma.core.ids import new_id
+from karma.core.observability import count, logger
+from karma.devices.domain import DeviceState
+from karma.devices.provisioning import AdmittedDevice, NotAdmitted, RefusalReason
+from karma.devices.rotation import RENEWAL_OVERLAP_S, RENEWED_EVERY_S, CertificateRotation, RotationStage
+from karma.identity.transactional import AccountGone
+
+if TYPE_CHECKING:
+    from karma.devices.repository.device_mapping import SerialClaim
+    from karma.devices.repository.devices import DeviceRepository
+    from karma.devices.repository.rotations import RotationRepository
+
+_MS: Final = 1000
+
+
+class RenewalService:
+    """Begins the rotations that devices ask for."""
+
+    def __init__(self, devices: DeviceRepository, rotations: RotationRepository, clock: Clock) -> None:
+        self._devices = devices
+        self._rotations = rotations
+        self._clock = clock
+
+    def renew(self, serial_number: str, *, by_certificate: str, certificate_arn: str) -> AdmittedDevice:
+        """Let a new certificate speak for a device beside the one by which it asks.
+
+        Raises:
+            NotAdmitted: the certificate by which it asks is not its only one, or it had a new one within a day.
+            Upstream: the database did not answer; the device asks again.
+        """
+        wanted = certificate_arn.rpartition("/")[2]
+        holder = self._devices.claim_of(serial_number, consistent=True)
+        if holder is None or holder.state is not DeviceState.ACTIVE or by_certificate not in holder.certificate_ids:
+            raise NotAdmitted(RefusalReason.UNKNOWN_CLAIM)
+        row = self._devices.row(holder.user_id, holder.device_id, consistent=True)
+        if row is None:
+            raise NotAdmitted(RefusalReason.UNKNOWN_CLAIM)
+        if wanted not in holder.certificate_ids:
+            self._begin(holder, by_certificate, certificate_arn)
+        return AdmittedDevice(serial_number, row.addressee)
+
+    def _begin(self, holder: SerialClaim, by_certificate: str, certificate_arn: str) -> None:
+        now = self._clock.now()
+        now_ms = epoch_ms(now)
+        if holder.certificate_ids != {by_certificate}:
+            raise NotAdmitted(RefusalReason.BUSY)
+        before = self._rotations.get(holder.device_id)
+        if before is not None:
+            is_recent = before.is_renewal and now_ms < before.began_ms + RENEWED_EVERY_S * _MS
+            if before.stage is not RotationStage.OVER or (is_recent and before.certificate_id == by_certificate):
+                raise NotAdmitted(RefusalReason.BUSY)
+        rotation = CertificateRotation(
+            device_id=holder.device_id,
+            user_id=holder.user_id,
+            serial_number=holder.serial_number,
+            attempt=new_id(),
+            stage=RotationStage.OVERLAP,
+            began_ms=now_ms,
+            ends_ms=now_ms + RENEWAL_OVERLAP_S * _MS,
+            old_certificate_id=by_certificate,
+            certificate_id=certificate_arn.rpartition("/")[2],
+            certificate_arn=certificate_arn,
+            is_renewal=True,
+        )
+        try:
+            self._rotations.renew(rotation, now=now)
+        except ConditionFailed as exc:
+            raise NotAdmitted(RefusalReason.BUSY) from exc
+        except AccountGone as exc:
+            raise NotAdmitted(RefusalReason.ACCOUNT_GONE) from exc
+        count("CertificateRenewalBegun")
+        logger.info("device.certificate_renewal_begun", device_id=holder.device_id)
