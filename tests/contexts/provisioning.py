@@ -46,7 +46,7 @@ class ProvisioningRows(DeviceRows):
         # In tables that other rows share, too.
         own = new_id()
         self.factory = Certificate(f"k{own}", f"{ARN}k{own}", "pem", "private")
-        self.first, self.second = (f"EOS-{own}-{number}" for number in (1, 2))
+        self.listed_serial, self.other_serial = (f"EOS-{own}-{number}" for number in (1, 2))
 
     def new_claim(self, **changes: Any) -> ProvisioningClaim:
         made = ProvisioningClaim(
@@ -64,7 +64,7 @@ class ProvisioningRows(DeviceRows):
         return replace(made, **changes)
 
     def begun_claim(self, claim: ProvisioningClaim, **given: Any) -> ProvisioningClaim:
-        self.claims.begin(claim, [self.first, self.second], due=NOW, **given)
+        self.claims.begin(claim, [self.listed_serial, self.other_serial], due=NOW, **given)
         return claim
 
     @cached_property
@@ -100,7 +100,7 @@ class ProvisioningRows(DeviceRows):
     def new_provisioned(self, **changes: Any) -> ProvisionedSerial:
         made = ProvisionedSerial(
             claim_id=self.open_claim.id,
-            serial_number=self.first,
+            serial_number=self.listed_serial,
             device_id=DeviceId(new_id()),
             certificate_arn=f"{ARN}c1",
             provisioned_ms=epoch_ms(NOW),
@@ -122,9 +122,9 @@ class ProvisioningRows(DeviceRows):
     @cached_property
     def bare_device(self) -> SerialClaim:
         """A device that was imported."""
-        device = self.claimed(serial_number=self.second)
+        device = self.claimed(serial_number=self.other_serial)
         self.devices.activate(device, attempt="a1", certificate_id="", now=NOW)
-        found = self.devices.claim_of(self.second, consistent=True)
+        found = self.devices.claim_of(self.other_serial, consistent=True)
         assert found is not None
         return found
 
@@ -169,7 +169,7 @@ SCENARIOS = Scenarios[ProvisioningRows](
         ),
         "ProvisioningClaimRepository.serials": made(lambda r: r.open_claim, lambda r, c: r.claims.serials(c.id)),
         "ProvisioningClaimRepository.provisioned": made(
-            lambda r: r.provisioned, lambda r, s: r.claims.provisioned(s.claim_id, [r.first])
+            lambda r: r.provisioned, lambda r, s: r.claims.provisioned(s.claim_id, [r.listed_serial])
         ),
         "ProvisioningClaimRepository.begin": made(lambda r: r.new_claim(), lambda r, c: r.begun_claim(c)),
         "ProvisioningClaimRepository.note_certificate": made(
@@ -193,7 +193,7 @@ SCENARIOS = Scenarios[ProvisioningRows](
         "ProvisioningClaimRepository.is_empty": made(lambda r: r.open_claim, lambda r, c: r.claims.is_empty(c.user_id)),
         "AdmissionRepository.find": made(lambda r: r.open_claim, lambda r, _: r.admissions.find(r.factory.id)),
         "AdmissionRepository.look": made(
-            lambda r: r.open_claim, lambda r, c: r.admissions.look(c.user_id, c.id, r.first)
+            lambda r: r.open_claim, lambda r, c: r.admissions.look(c.user_id, c.id, r.listed_serial)
         ),
         "AdmissionRepository.create": made(lambda r: r.new_provisioned(), lambda r, n: r.admit_serial(n)),
         "AdmissionRepository.adopt": made(lambda r: (r.bare_device, r.open_claim), lambda r, n: r.adopt_serial(n[0])),

@@ -27,7 +27,7 @@ class TestAClaim:
         claim = rows.open_claim
         assert (claim.state, claim.certificate_id, claim.used) == (ClaimState.ACTIVE, rows.factory.id, 0)
         assert rows.claims.of_account(rows.ada.id) == [claim]
-        assert list(rows.claims.serials(claim.id)) == [rows.first, rows.second]
+        assert list(rows.claims.serials(claim.id)) == [rows.listed_serial, rows.other_serial]
         assert rows.admissions.find(rows.factory.id) == (rows.ada.id, claim.id)
         assert not rows.claims.is_empty(rows.ada.id)
         assert rows.admissions.find("k2") is None
@@ -103,7 +103,7 @@ class TestAnAdmission:
         current = rows.devices.current(rows.ada.id, serial.device_id, consistent=True)
         assert current is not None
         assert current.device.certificates == 1
-        found = rows.admissions.look(rows.ada.id, serial.claim_id, rows.first)
+        found = rows.admissions.look(rows.ada.id, serial.claim_id, rows.listed_serial)
         assert found is not None
         assert (found.is_listed, found.provisioned, found.claim.used) == (True, serial, 1)
         assert found.holder is not None
@@ -116,7 +116,7 @@ class TestAnAdmission:
         rows.admit_serial(rows.new_provisioned())
         with pytest.raises(ConditionFailed):
             rows.admit_serial(rows.new_provisioned())
-        rows.admit_serial(rows.new_provisioned(serial_number=rows.second))
+        rows.admit_serial(rows.new_provisioned(serial_number=rows.other_serial))
         with pytest.raises(ConditionFailed):
             rows.admit_serial(rows.new_provisioned(serial_number="EOS-3"))
 
@@ -147,14 +147,14 @@ class TestAnAdmission:
         with pytest.raises(ConditionFailed):
             rows.replaced_serial(serial)
         rows.replaced_serial(after, arn=f"{ARN}c3")
-        claim = rows.devices.claim_of(rows.first, consistent=True)
+        claim = rows.devices.claim_of(rows.listed_serial, consistent=True)
         assert claim is not None
         assert claim.certificate_ids == {"c3"}
 
     def test_replaces_none_once_anything_was_heard(self, rows: Rows) -> None:
         serial = rows.provisioned
         silent = rows.transfers.stored(rows.ada.id, serial.device_id)
-        claim = rows.devices.claim_of(rows.first, consistent=True)
+        claim = rows.devices.claim_of(rows.listed_serial, consistent=True)
         assert silent is not None
         assert claim is not None
         assert rows.devices.merge_latest(claim, Latest(last_seen_ms=epoch_ms(NOW)), now=NOW)
@@ -163,11 +163,11 @@ class TestAnAdmission:
 
     def test_knows_no_claim_of_anybody_else(self, rows: Rows) -> None:
         claim: Any = rows.open_claim
-        assert rows.admissions.look(UserId(new_id()), claim.id, rows.first) is None
+        assert rows.admissions.look(UserId(new_id()), claim.id, rows.listed_serial) is None
         found = rows.admissions.look(rows.ada.id, claim.id, "EOS-9")
         assert found is not None
         assert (found.is_listed, found.holder, found.provisioned) == (False, None, None)
-        assert rows.claims.provisioned(claim.id, [rows.first]) == {}
+        assert rows.claims.provisioned(claim.id, [rows.listed_serial]) == {}
 
 
 class TestARenewal:
