@@ -190,7 +190,7 @@ SCENARIOS = Scenarios[ProvisioningRows](
         ),
         "ProvisioningClaimRepository.settle": made(lambda r: r.provisioned, lambda r, s: r.claims.settle(s, now=NOW)),
         "ProvisioningClaimRepository.empty_claim": _emptied,
-        "ProvisioningClaimRepository.is_empty": made(lambda r: r.open_claim, lambda r, c: r.claims.is_empty(c.user_id)),
+        "ProvisioningClaimRepository.left": made(lambda r: r.open_claim, lambda r, c: r.claims.left(c.user_id)),
         "AdmissionRepository.find": made(lambda r: r.open_claim, lambda r, _: r.admissions.find(r.factory.id)),
         "AdmissionRepository.look": made(
             lambda r: r.open_claim, lambda r, c: r.admissions.look(c.user_id, c.id, r.listed_serial)

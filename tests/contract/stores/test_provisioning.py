@@ -29,7 +29,7 @@ class TestAClaim:
         assert rows.claims.of_account(rows.ada.id) == [claim]
         assert list(rows.claims.serials(claim.id)) == [rows.listed_serial, rows.other_serial]
         assert rows.admissions.find(rows.factory.id) == (rows.ada.id, claim.id)
-        assert not rows.claims.is_empty(rows.ada.id)
+        assert rows.claims.left(rows.ada.id) == [claim]
         assert rows.admissions.find("k2") is None
 
     def test_is_one_of_a_bounded_number_of_an_account_that_exists(self, rows: Rows) -> None:
@@ -75,7 +75,7 @@ class TestAClaim:
         assert rows.claims.settle(serial, now=NOW)
         assert not rows.claims.settle(serial, now=NOW)
         assert [rows.claims.remove(revoked, limit=5) for _ in range(2)] == [1, 1]
-        assert rows.claims.is_empty(rows.ada.id)
+        assert rows.claims.left(rows.ada.id) == []
 
     def test_notes_a_refusal_unless_another_was_noted(self, rows: Rows) -> None:
         claim = rows.open_claim
@@ -93,7 +93,7 @@ class TestAClaim:
     def test_of_a_deleted_account_is_removed_with_all_that_it_has(self, rows: Rows) -> None:
         claim, _ = rows.open_claim, rows.provisioned
         assert rows.claims.empty_claim(claim, rows.purge())
-        assert rows.claims.is_empty(rows.ada.id)
+        assert rows.claims.left(rows.ada.id) == []
         assert list(rows.claims.serials(claim.id)) == []
 
 

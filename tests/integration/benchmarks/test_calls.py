@@ -19,7 +19,8 @@ MANY = int(os.environ.get("ITEMS", "2000"))
 def owner(stack: Stack, tables: Mapping[str, str]) -> Iterator[Rows]:
     from api.handler import lambda_handler
 
-    stack.aws("iot").create_policy(policyName="karma-device", policyDocument="{}")
+    for name in ("karma-device", "karma-claim"):
+        stack.aws("iot").create_policy(policyName=name, policyDocument="{}")
     stack.use("api")
     try:
         with on_dynamodb_local(tables) as client:

@@ -225,7 +225,7 @@ def test_a_crash_of_the_consumer_leaves_nothing_but_the_tombstone(
         normalise=lambda item: {"type": item["type"], "sk": item["sk"]},
         other_state=left_in_iot,
         accept=lambda answer: answer == {"batchItemFailures": []},
-        max_calls=80,
+        max_calls=84,
     ).run()
 
     left = {item["type"]["S"] for table in stack.tables.values() for item in scan(stack, table)}

@@ -37,6 +37,7 @@ LOOKED_AFTER: Final = timedelta(minutes=2)
 """Time after which the sweep takes a claim that is still being made for given up: above a request's time."""
 STEPS_A_SWEEP: Final = 50
 ITEMS_A_STEP: Final = 200
+_CLAIMS_A_LOOK: Final = 50
 
 
 class NewClaim(Record, kw_only=True):
@@ -258,14 +259,17 @@ class ProvisioningPurge:
         Raises:
             Upstream: IoT or the database did not answer.
         """
-        for claim in self._claims.of_account(purge.user_id):
-            if purge.over():
-                return False
-            if claim.certificate_arn:
-                self._registry.remove_certificate(claim.certificate_arn)
-            if not self._claims.empty_claim(claim, purge):
-                return False
-        return self._claims.is_empty(purge.user_id)
+        while found := self._claims.left(purge.user_id, limit=_CLAIMS_A_LOOK):
+            for claim in found:
+                if purge.over():
+                    return False
+                if claim.certificate_arn:
+                    self._registry.remove_certificate(claim.certificate_arn)
+                if not self._claims.empty_claim(claim, purge):
+                    return False
+            if len(found) < _CLAIMS_A_LOOK:
+                break
+        return True
 
 
 def sweep_provisioning(

@@ -288,10 +288,11 @@ class ProvisioningClaimRepository:
         delete(_item(claim))
         return True
 
-    def is_empty(self, user_id: UserId) -> bool:
-        """Tell whether an account has no claim in any state: one query, strongly consistent."""
+    def left(self, user_id: UserId, *, limit: int = _PAGE) -> list[ProvisioningClaim]:
+        """Read an account's first claims in any state, strongly consistent: one query."""
         at = DevicesItem.sk.startswith(CLAIM_PREFIX)
-        return not query(DevicesItem, owner_pk(user_id), at, limit=1, consistent=True).items
+        found = query(DevicesItem, owner_pk(user_id), at, limit=limit, consistent=True).items
+        return [provisioning_claim_of(item) for item in found if isinstance(item, ClaimItem)]
 
 
 def _item(claim: ProvisioningClaim) -> ClaimItem:
