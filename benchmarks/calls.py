@@ -25,7 +25,7 @@ from typing import Any
 import botocore.session
 from botocore.config import Config
 
-from benchmarks import search_calls, share_calls
+from benchmarks import claim_calls, search_calls, share_calls
 from benchmarks.account import AVATAR, COMMAND, CONFIGURED, LIMIT, PROJECT, SCHEDULE, TASK, Account, Attributes, Step
 from benchmarks.copies import Copies
 from benchmarks.dynamodb_local import dynamodb_local
@@ -209,6 +209,7 @@ class Rows:
         yield self._measure(meter, Step("DELETE /devices/{id}/certificates/{id}", "DELETE", new))[0]
         yield self._measure(meter, Step("DELETE /devices/{id}", "DELETE", device))[0]
         yield from self._imports(meter)
+        yield from claim_calls.costs(partial(self._measure, meter))
         cost, made = self._measure(meter, Step("POST /agents", "POST", "/api/v1/agents", body=self._account.agent()))
         yield cost
         agent, changed = f"/api/v1/agents/{made['agent']['id']}", {**self._account.agent(), "description": "Changed"}
