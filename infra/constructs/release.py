@@ -84,6 +84,16 @@ _CHECKS = {
     FunctionName.PREVIEWS: _message(json.dumps({"device_id": _NOBODY, "file_id": _NOBODY})),
     FunctionName.SEGMENTS: _message(json.dumps({"user_id": _NOBODY, "instead_of": ""})),
     FunctionName.DELETION: _message(_NOBODY),
+    # A device with a certificate that is nobody's claim: it is let in by none.
+    FunctionName.PROVISIONING: Check(
+        event={
+            "templateArn": "arn:aws:iot:us-east-1:000000000000:provisioningtemplate/release-check",
+            "certificateId": "release-check",
+            "claimCertificateId": "release-check",
+            "parameters": {"SerialNumber": "release-check"},
+        },
+        expected={"allowProvisioning": [False]},
+    ),
     # What the next minute's call would do, only sooner.
     **{name: Check(event={"sweep": sweep}, expected={}) for sweep, name in SWEEPS.items()},
 }

@@ -200,12 +200,13 @@ class PowerCut:
         """Switch it on."""
         given = {"http_proxy": self.proxy.url, "no_proxy": "", "PYTHONPATH": os.pathsep.join(sys.path)}
         command = [sys.executable, "-m", "tests.support.updating_devices", str(self.folder)]
-        self._process = subprocess.Popen(command, env={**os.environ, **given})
+        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, env={**os.environ, **given})
 
     def restarted(self) -> None:
         """Wait until it restarts into what it has installed, and let it."""
         assert self._process is not None
         assert self._process.wait(WITHIN_S) == RESTARTS
+        self._kill()
         self.start()
 
     def cut(self) -> None:
@@ -229,8 +230,8 @@ class PowerCut:
 
     def _kill(self) -> None:
         if self._process is not None:
-            self._process.kill()
-            self._process.wait()
+            with self._process as process:  # which closes its input, too
+                process.kill()
 
 
 @pytest.mark.req("R-K-12")

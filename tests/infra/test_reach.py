@@ -19,6 +19,7 @@ NEVER_CALLED = {
     ): "signatures are checked where a release is made: in api; a sweep reads what was checked",
     ("background", "cryptography.hazmat.primitives.asymmetric.ed25519"): "as above",
     ("device_ingest", "email_validator"): "as above",
+    ("previews", "email_validator"): "as above",
     ("realtime", "email_validator"): "as above",
     ("segments", "email_validator"): "as above",
     (

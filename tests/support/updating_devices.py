@@ -2,8 +2,8 @@
 
     python -m tests.support.updating_devices FOLDER
 
-runs one as a process of its own, until it is killed or restarts into what it has installed (status RESTARTS). FOLDER
-has `credentials.json` and `keys.json`, and keeps whatever the device keeps.
+runs one as a process of its own, until it is killed, its standard input ends, or it restarts into what it has installed
+(status RESTARTS). FOLDER has `credentials.json` and `keys.json`, and keeps whatever the device keeps.
 """
 
 from __future__ import annotations
@@ -197,7 +197,8 @@ def main() -> None:
     credentials = json.loads((folder / "credentials.json").read_text())
     device = UpdatingDevice(credentials, folder, json.loads((folder / "keys.json").read_text()))
     device.start(restart=lambda: os._exit(RESTARTS))
-    threading.Event().wait()
+    sys.stdin.read()
+    os._exit(0)
 
 
 if __name__ == "__main__":

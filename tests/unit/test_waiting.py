@@ -35,6 +35,7 @@ WAITING = {"wait", "settled"}
 """Methods of services that block until somebody else has done something, or the time given is over."""
 SLEEPERS = {
     "conversations/reading.py": "a retry of a read, some tenths of a second",
+    "core/dynamo/reads.py": "a retry of a read, some tenths of a second",
     "core/dynamo/transaction.py": "a retry of a write, some tenths of a second",
     "core/repeat.py": "a retry of a write, some tenths of a second",
     "integrations/pushes.py": "pushes of the background",

@@ -15,7 +15,7 @@ from karma.core.ids import UserId, new_id
 from karma.identity.accounts.deletion import Deletion
 from karma.identity.oauth.domain import Link, ProviderName
 from karma.identity.ownership import AccountHolds, OwnedKind
-from karma.identity.transactional import AccountGone, add_owned, remove_owned, require_account
+from karma.identity.transactional import AccountGone, add_owned, is_disabled, remove_owned, require_account
 from tests.contract.stores.rows import Rows
 from tests.support.accounts import was_deleted
 from tests.support.rows import DAY, LATER, NOW
@@ -42,6 +42,15 @@ class TestAFlow:
         ):
             assert rows.oauth.take_flow(flow.state_hash, provider=provider, browser_hash=browser, now=at) is None
         assert rows.oauth.take_flow("unknown", provider=flow.provider, browser_hash="b", now=NOW) is None
+
+
+class TestAnAccount:
+    def test_is_disabled_as_soon_as_somebody_says_so(self, rows: Rows) -> None:
+        ada = rows.ada
+        assert not is_disabled(ada.id)
+        assert not is_disabled(UserId(new_id())), "there is none"
+        rows.directory.change_account(ada, replace(ada, disabled_at=NOW), actor_id=None, entries=[])
+        assert is_disabled(ada.id)
 
 
 class TestAnIdentity:

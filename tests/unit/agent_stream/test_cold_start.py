@@ -21,16 +21,11 @@ NOT_KEPT = {
     "karma.runs.expiry",
     "karma.runs.places",
     # When a run first needs them; nobody waits for the import of what then waits for a device or S3:
-    "karma.devices.commands",
     "karma.devices.lookup",
-    "karma.devices.reading",
-    "karma.devices.repository.commands",
     "karma.devices.repository.devices",
-    "karma.devices.wake_ups",
     "karma.files.entries",
     "karma.files.reading",
     "karma.files.repository.files",
-    "karma.integrations.iot",
 }
 """Modules that are imported by need, also after a snapshot."""
 

@@ -200,6 +200,7 @@ UNSUPERVISED = {
     "tests/contract/clients/test_live.py": "ends with its standard input",
     "tests/e2e/test_live_streams.py": "ends with its standard input",
     "tests/e2e/test_push.py": "ends with its standard input",
+    "tests/e2e/test_rollouts.py": "ends with its standard input",
     "tests/support/crash_processes.py": "ends with its standard input",
     "tests/support/oauth/providers.py": "ends with its standard input",
     "tests/unit/local/test_processes.py": "what is tried here",
