@@ -50,7 +50,8 @@ class CannedSession:
         """Answer from memory."""
         operation = str(request.headers.get("X-Amz-Target", b"")).rpartition(".")[2].rstrip("'")
         body = request.body or b""
-        key = (operation or request.url, body if operation in _READS else b"")
+        returned = b"ALL_NEW" if b"ALL_NEW" in body else b""  # writes that tell what they wrote, and others
+        key = (operation or request.url, body if operation in _READS else returned)
         if key not in self._known:
             answer = self._real.send(request)
             self._known[key] = (answer.status_code, dict(answer.headers), answer.content)
