@@ -63,7 +63,13 @@ class Wire:
         self.call.sent += len(data)
 
     def head(self, status: int = 200, headers: Mapping[str, str] | None = None) -> None:
-        lines = [f"HTTP/1.1 {status} Whatever", *(f"{name}: {value}" for name, value in (headers or {}).items())]
+        """Begin an answer, with the word that its connection is closed after it.
+
+        Without that word a client may keep the connection for its next request, and ask it a moment before it learns
+        of its end: which fails or does not by chance.
+        """
+        told = {"connection": "close", **(headers or {})}
+        lines = [f"HTTP/1.1 {status} Whatever", *(f"{name}: {value}" for name, value in told.items())]
         self.send("\r\n".join([*lines, "", ""]).encode())
 
     def chunk(self, data: bytes) -> None:

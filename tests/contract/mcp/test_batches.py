@@ -11,7 +11,7 @@ import pytest
 
 from karma.integrations.mcp_streams import StreamPlace, read
 from karma.mcp.domain import McpErrorCode, McpFailed
-from tests.contract.mcp.test_faults import CLOSE, answer, called_in_session
+from tests.contract.mcp.test_faults import answer, called_in_session
 from tests.support.faulty_server import Behaviour, FaultyServer, stream
 
 pytestmark = pytest.mark.fault("F-33r")
@@ -31,7 +31,7 @@ def body(batch: list[Any]) -> Behaviour:
 
 
 def event(batch: list[Any]) -> Behaviour:
-    return stream(b"data: " + json.dumps(batch).encode() + b"\n\n", headers=CLOSE)
+    return stream(b"data: " + json.dumps(batch).encode() + b"\n\n")
 
 
 WAYS = {"body": body, "event": event}

@@ -20,7 +20,7 @@ from karma.mcp.secrets import Endpoints
 from karma.mcp.service import renewed
 from karma.tools.failures import ToolFailed
 from karma.tools.toolbox import SharedState, ToolContext
-from tests.contract.mcp.test_faults import CLOSE, TOOL, answer, result
+from tests.contract.mcp.test_faults import TOOL, answer, result
 from tests.contract.stores.test_mcp import server
 from tests.fakes.mcp import MemoryMcpServers, OpenSeal
 from tests.fakes.runs import caller
@@ -55,7 +55,7 @@ def unknown(code: int) -> Behaviour:
 def done(*before: dict[str, Any]) -> Behaviour:
     last = json.loads(result(content=[{"type": "text", "text": "done"}])) | {"id": None}
     events = [b"data: " + json.dumps(each).encode() + b"\n\n" for each in (*before, last)]
-    return stream(*events, headers=CLOSE)
+    return stream(*events)
 
 
 def called(store: Counting, *runs: Sequence[Behaviour], version: str = MODERN) -> McpServer:

@@ -18,7 +18,7 @@ from karma.mcp.domain import HANDSHAKE, MODERN, Listing, McpEndpoint, McpErrorCo
 from karma.mcp.ports import McpInputNeeded
 from tests.support.faulty_server import CUT, END, RESET, Behaviour, FaultyServer, Wire, endless, hang_up, status, stream
 
-TIMEOUT_S = 3.0
+TIMEOUT_S = 10.0
 """Patience where the server is quick, though the machine may be slow."""
 IMPATIENT_S = 0.5
 TOOL = RemoteTool(name="t", description="", schema={"type": "object"}, is_repeatable=True)
@@ -30,7 +30,7 @@ def result(**members: Any) -> bytes:
 
 def answer(body: bytes, code: int = 200, **headers: str) -> Behaviour:
     told = {name.replace("_", "-"): value for name, value in headers.items()}
-    return status(code, {"connection": "close", **told}, body)
+    return status(code, told, body)
 
 
 def huge(wire: Wire) -> None:
@@ -174,9 +174,8 @@ def test_each_fault_has_its_code_in_bounded_time_and_memory(
     assert "127.0.0.1" not in shown
 
 
-CLOSE = {"connection": "close"}
 PLACE = b"id: 7\nretry: 100\ndata: \n\n"
-ANSWER = stream(b'id: 8\ndata: {"result":{"content":[{"type":"text","text":"done"}]}}\n\n', headers=CLOSE)
+ANSWER = stream(b'id: 8\ndata: {"result":{"content":[{"type":"text","text":"done"}]}}\n\n')
 
 
 def called_in_session(server: FaultyServer, *answers: Behaviour, timeout_s: float = TIMEOUT_S) -> Any:
@@ -194,8 +193,8 @@ def called_in_session(server: FaultyServer, *answers: Behaviour, timeout_s: floa
 @pytest.mark.parametrize("end", [END, CUT, RESET], ids=["left", "cut", "reset"])
 def test_a_stream_that_named_its_place_is_taken_up_however_it_ends(server: FaultyServer, end: Behaviour) -> None:
     unnamed = b': ping\n\ndata: {"method":"notifications/progress"}\n\n'
-    left = stream(PLACE, unnamed, end=end, headers=CLOSE)
-    assert called_in_session(server, left, stream(b"id: 9\n\n", headers=CLOSE), ANSWER).value == "done"
+    left = stream(PLACE, unnamed, end=end)
+    assert called_in_session(server, left, stream(b"id: 9\n\n"), ANSWER).value == "done"
     assert [each.get("last-event-id") for each in server.headers] == [None, None, None, "7", "9"]
     assert [each["mcp-session-id"] for each in server.headers[1:]] == ["s"] * 4
     assert [each and each["method"] for each in server.requests[2:]] == ["tools/call", None, None]
@@ -205,7 +204,7 @@ def test_a_stream_that_named_its_place_is_taken_up_however_it_ends(server: Fault
 @pytest.mark.parametrize("code", [400, 404, 405, 500])
 def test_a_stream_that_cannot_be_taken_up_makes_no_second_call(server: FaultyServer, code: int) -> None:
     with pytest.raises(McpFailed) as failed:
-        called_in_session(server, stream(PLACE, headers=CLOSE), answer(b"", code))
+        called_in_session(server, stream(PLACE), answer(b"", code))
     assert failed.value.code is McpErrorCode.UNREACHABLE
     assert len(server.requests) == 4
 
@@ -213,9 +212,9 @@ def test_a_stream_that_cannot_be_taken_up_makes_no_second_call(server: FaultySer
 @pytest.mark.fault("F-29i")
 def test_a_stream_is_taken_up_once_its_server_is_back(server: FaultyServer) -> None:
     away = [answer(b"", code) for code in (503, 429, 502)]
-    assert called_in_session(server, stream(PLACE, headers=CLOSE), *away, ANSWER).value == "done"
+    assert called_in_session(server, stream(PLACE), *away, ANSWER).value == "done"
     with pytest.raises(McpFailed) as failed:
-        called_in_session(server, stream(PLACE, headers=CLOSE), *[answer(b"", 503)] * 9)
+        called_in_session(server, stream(PLACE), *[answer(b"", 503)] * 9)
     assert failed.value.code is McpErrorCode.UNREACHABLE
     assert len(server.requests) == 7 + 7, "it is asked four times"
     assert [each["method"] for each in server.requests if each].count("tools/call") == 2
@@ -230,7 +229,7 @@ def test_a_server_that_does_not_hear_of_the_end_of_a_call_delays_nobody_for_long
     with pytest.raises(McpFailed) as failed:
         called_in_session(server, silent, reaction, timeout_s=IMPATIENT_S)
     assert failed.value.code is McpErrorCode.TIMED_OUT
-    assert monotonic() - began < IMPATIENT_S + 2
+    assert monotonic() - began < IMPATIENT_S + 5
     *_, call_, told = server.requests
     assert (told["method"], told["params"]["requestId"]) == ("notifications/cancelled", call_["id"])
     assert "id" not in told
@@ -240,7 +239,7 @@ def test_a_server_that_does_not_hear_of_the_end_of_a_call_delays_nobody_for_long
 @pytest.mark.parametrize("place", [b"id: \xc3\xa4", b"id: a\tb", b"id: " + b"x" * 600, b"retry: 100"])
 def test_a_place_that_no_header_can_name_is_none(server: FaultyServer, place: bytes) -> None:
     with pytest.raises(McpFailed) as failed:
-        called_in_session(server, stream(place + b"\ndata:\n\n", headers=CLOSE))
+        called_in_session(server, stream(place + b"\ndata:\n\n"))
     assert failed.value.code is McpErrorCode.UNREACHABLE
     assert len(server.requests) == 3
 

@@ -19,7 +19,7 @@ from karma.mcp.offering import McpTools, OfferedTool
 from karma.mcp.ports import CallOutcome, CallProgress
 from karma.mcp.secrets import Endpoints
 from karma.tools.toolbox import SharedState, ToolContext
-from tests.contract.mcp.test_faults import CLOSE, TOOL, ask, result
+from tests.contract.mcp.test_faults import TOOL, ask, result
 from tests.contract.stores.test_mcp import server
 from tests.fakes.mcp import MemoryMcpServers, OpenSeal
 from tests.fakes.runs import caller
@@ -63,7 +63,7 @@ def answering(told: Callable[[int], bytes]) -> Callable[[Any], Behaviour]:
     def choose(request: Any) -> Behaviour:
         token = request["params"]["_meta"]["progressToken"]
         done = json.loads(result(content=[{"type": "text", "text": "done"}])) | {"id": request["id"]}
-        return stream(told(token), b"data: " + json.dumps(done).encode() + b"\n\n", headers=CLOSE)
+        return stream(told(token), b"data: " + json.dumps(done).encode() + b"\n\n")
 
     return choose
 
@@ -123,7 +123,7 @@ def test_other_tokens_and_other_notifications_are_passed_over() -> None:
 
 def test_who_does_not_listen_asks_for_no_progress() -> None:
     with FaultyServer() as served:
-        served.next(stream(b"data: " + result(content=[]) + b"\n\n", headers=CLOSE))
+        served.next(stream(b"data: " + result(content=[]) + b"\n\n"))
         ask(served.url, lambda client, endpoint: client.call(endpoint, TOOL, {}, version=MODERN))
     assert "progressToken" not in served.requests[0]["params"]["_meta"]
 

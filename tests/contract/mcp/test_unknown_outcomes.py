@@ -18,7 +18,7 @@ from karma.mcp.offering import McpTools, OfferedTool
 from karma.mcp.secrets import Endpoints
 from karma.tools.failures import ToolFailed
 from karma.tools.toolbox import SharedState, ToolContext
-from tests.contract.mcp.test_faults import CLOSE, FAULTS, IMPATIENT_S, TIMEOUT_S, TOOL, answer, ask, list_tools, result
+from tests.contract.mcp.test_faults import FAULTS, IMPATIENT_S, TIMEOUT_S, TOOL, answer, ask, list_tools, result
 from tests.contract.stores.test_mcp import server as stored_server
 from tests.fakes.mcp import MemoryMcpServers, OpenSeal
 from tests.fakes.runs import caller
@@ -140,7 +140,7 @@ def test_a_stream_that_is_taken_up_at_a_name_that_leads_inside_by_now_is_of_unkn
 
     with FaultyServer() as server:
         hello = json.dumps({"id": 1, "result": {"protocolVersion": HANDSHAKE[0]}}).encode()
-        left = stream(b"id: 7\nretry: 100\ndata: \n\n", headers=CLOSE)
+        left = stream(b"id: 7\nretry: 100\ndata: \n\n")
         server.next(answer(hello), answer(b"", 202), left)
         with pytest.raises(McpFailed) as raised:
             ask(

@@ -26,6 +26,8 @@ from karma.webhooks.ports import PostFailed
 from tests.support.webhook_receiver import BUSY_S, Receiver, receiver
 
 TIME_S = 1.0
+SLOW_S = 5.0
+"""What a slow machine may add; what is not bounded takes longer."""
 PAYLOAD = b'{"type":"run.finished"}'
 
 
@@ -85,7 +87,7 @@ def test_retry_after_is_read(server: Receiver) -> None:
 def test_whatever_a_receiver_does_is_over_in_time(server: Receiver, path: str, error: DeliveryError) -> None:
     began = time.monotonic()
     assert failure(f"{server.url}{path}") is error
-    assert time.monotonic() - began < TIME_S + 0.5
+    assert time.monotonic() - began < TIME_S + SLOW_S
 
 
 def test_a_hundred_megabytes_are_not_read(server: Receiver) -> None:
@@ -117,7 +119,7 @@ def test_a_resolver_that_hangs_is_left_behind() -> None:
 
     began = time.monotonic()
     assert failure("https://slow.example/", posts(resolve=hang)) is DeliveryError.TIMED_OUT
-    assert time.monotonic() - began < TIME_S + 0.5
+    assert time.monotonic() - began < TIME_S + SLOW_S
     over.set()
 
 
@@ -194,4 +196,4 @@ def test_a_handshake_that_never_ends_is_over_in_time() -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
         began = time.monotonic()
         assert failure(f"https://localhost:{silent.getsockname()[1]}/") is DeliveryError.TIMED_OUT
-        assert time.monotonic() - began < TIME_S + 0.5
+        assert time.monotonic() - began < TIME_S + SLOW_S

@@ -154,10 +154,10 @@ def test_what_is_no_condition_is_named_where_it_stands(text: str, at: int, told:
     ],
 )
 def test_what_is_too_long_or_too_deep_is_refused_at_once(text: str) -> None:
-    began = time.perf_counter()
+    began = time.thread_time()
     with pytest.raises(ConditionInvalid):
         compile_condition(text, {"args"})
-    assert time.perf_counter() - began < 0.5
+    assert time.thread_time() - began < 0.5
 
 
 def test_a_budget_bounds_what_large_values_cost_and_no_operator_passes_over_it() -> None:
