@@ -11,12 +11,13 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from datetime import datetime, timedelta
-from typing import Final
+from typing import Final, NoReturn
 
 import orjson
 
-from karma.core.errors import Conflict, Gone
+from karma.core.errors import AlreadyCreated, Conflict, Gone, NotFound
 from karma.core.records import Record
 
 RETENTION: Final = timedelta(hours=25)
@@ -39,6 +40,27 @@ def no_longer(made_id: str | None) -> Gone:
     return Gone(
         "What this request made was deleted; send another Idempotency-Key to make a new one",
         details={"id": made_id} if made_id else None,
+    )
+
+
+def refuse_shown_once(made_id: str, find: Callable[[str], object], *, what: str) -> NoReturn:
+    """Refuse the repeat of a request whose answer showed a secret, which is not stored.
+
+    Args:
+        made_id: id of the object that the request made.
+        find: reads the object; raises NotFound where it is deleted.
+        what: kind of object as the message names it, such as "device".
+
+    Raises:
+        AlreadyCreated: the object is there; `details.id` names it.
+        Gone: the object was deleted meanwhile.
+    """
+    try:
+        find(made_id)
+    except NotFound:
+        raise no_longer(made_id) from None
+    raise AlreadyCreated(
+        f"This request made the {what} {made_id} before; its private key is shown once", details={"id": made_id}
     )
 
 

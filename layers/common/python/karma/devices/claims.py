@@ -5,16 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from karma.core.clock import Clock, epoch_ms
 from karma.core.dynamo.failures import ConditionFailed
-from karma.core.errors import AlreadyCreated, Conflict, NotFound, Upstream, ValidationFailed
+from karma.core.errors import Conflict, NotFound, Upstream, ValidationFailed
 from karma.core.ids import UserId, is_id, new_id
 from karma.core.observability import count, logger
 from karma.core.purge import PurgeAttempt
 from karma.core.records import Record
-from karma.core.requests import IdempotencyKey, RepeatableRequest, no_longer, repeatable
+from karma.core.requests import IdempotencyKey, RepeatableRequest, refuse_shown_once, repeatable
 from karma.devices.credentials import Certificate, Endpoint
 from karma.devices.domain import DeviceModel
 from karma.devices.ports import Registry
@@ -97,23 +98,13 @@ class ProvisioningClaimService:
         now = self._clock.now()
         request = repeatable(idempotency_key, new, at=now)
         if request is not None:
-            self._refuse_repeat(user_id, request)
+            made = self._claims.made_by(user_id, request)
+            if made is not None:
+                refuse_shown_once(made, partial(self.get, user_id), what="provisioning claim")
         claim = _claim(user_id, new, now)
         self._claims.begin(claim, new.serial_numbers, due=now + LOOKED_AFTER)
         entry = _entry(claim, now, source)
         return self._issue(claim, request, entry)
-
-    def _refuse_repeat(self, user_id: UserId, request: RepeatableRequest) -> None:
-        made = self._claims.made_by(user_id, request)
-        if made is None:
-            return
-        try:
-            self.get(user_id, made)
-        except NotFound:
-            raise no_longer(made) from None
-        raise AlreadyCreated(
-            f"Claim {made} was made by this request before; its private key is shown once", details={"id": made}
-        )
 
     def _issue(self, claim: ProvisioningClaim, request: RepeatableRequest | None, entry: AuditEntry) -> MadeClaim:
         certificate: Certificate | None = None

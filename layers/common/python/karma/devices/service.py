@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 from karma.billing.allowances import Allowance, Metric
 from karma.core.clock import Clock, iso
 from karma.core.dynamo.failures import ConditionFailed
-from karma.core.errors import AlreadyCreated, AlreadyExists, Conflict, NotFound, StaleVersion, Upstream
+from karma.core.errors import AlreadyExists, Conflict, NotFound, StaleVersion, Upstream
 from karma.core.ids import DeviceId, UserId, is_id, new_id
 from karma.core.observability import count, logger
 from karma.core.records import Record
-from karma.core.requests import IdempotencyKey, RepeatableRequest, no_longer, repeatable
+from karma.core.requests import IdempotencyKey, RepeatableRequest, refuse_shown_once, repeatable
 from karma.devices.credentials import Certificate, Endpoint
 from karma.devices.domain import (
     CurrentDevice,
@@ -88,7 +89,9 @@ class DeviceService(DeviceReader):
         request = repeatable(idempotency_key, new, csr, at=now)
         if request is not None:
             # Before IoT is asked for a thing and a certificate, while the record is written only when both are there.
-            self._refuse_repeat(user_id, request)
+            made = self._devices.made_by(user_id, request)
+            if made is not None:
+                refuse_shown_once(made, partial(self.get, user_id), what="device")
         attempt = new_id()
         device = provisioning(user_id, new, now=iso(now))
         try:
@@ -98,18 +101,6 @@ class DeviceService(DeviceReader):
             device = self._devices.take_over(device, attempt=attempt, now=now)
             resumed = True
         return self._provision(device, attempt=attempt, csr=csr, resumed=resumed, request=request)
-
-    def _refuse_repeat(self, user_id: UserId, request: RepeatableRequest) -> None:
-        made = self._devices.made_by(user_id, request)
-        if made is None:
-            return
-        try:
-            self.get(user_id, made)
-        except NotFound:
-            raise no_longer(made) from None
-        raise AlreadyCreated(
-            f"Device {made} was created by this request before; its private key is shown once", details={"id": made}
-        )
 
     def _provision(
         self, device: Device, *, attempt: str, csr: str, resumed: bool, request: RepeatableRequest | None

@@ -1,6 +1,7 @@
-"""Reads in one call what a request for a run needs of which it knows the keys before it has read anything.
+"""What a request for a run reads first: the items whose keys are in the request or follow from its account.
 
-That are the run of its id, its account's allowance, and whether the account has MCP servers.
+They are the run that has the requested id already, the account's allowance, and the mark of an account that has MCP
+servers; one BatchGetItem reads them all.
 """
 
 from __future__ import annotations
@@ -33,11 +34,14 @@ class Known(Record, kw_only=True):
 
 
 ReadKnown = Callable[[Caller, RunKey], Known]
-"""Reads it, consistently; blocks. Raises StorageThrottled and StorageUnavailable."""
+"""Returns what is known for a caller and the key of the run it asks for, read consistently; blocks.
+
+Raises StorageThrottled and StorageUnavailable.
+"""
 
 
 def reader(mcp: McpTools, clock: Clock) -> ReadKnown:
-    """Return what reads it from DynamoDB: one BatchGetItem over two tables, and a Query for who has MCP servers."""
+    """Return a `ReadKnown` over DynamoDB: one BatchGetItem over two tables, and a Query for who has MCP servers."""
 
     def read(caller: Caller, key: RunKey) -> Known:
         reads = Reads()

@@ -2,9 +2,9 @@
 
     reads = Reads()
     run = reads.item(RunItem, key)
-    terms = want_terms(reads, user_id, now)     # a door of another context
+    allowance = want_allowance(reads, user_id, clock)     # a door of another context
     reads.read()
-    run(), terms()
+    run(), allowance()
 
 Where a request waits for several items that it knows by their keys, it pays for one call instead of one an item: most
 of a call's CPU is the client's, whatever it asks for. The items are each consistent, and not of one moment.
