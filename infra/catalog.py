@@ -335,6 +335,7 @@ FUNCTIONS: dict[FunctionName, FunctionSpec] = {
                 "FILES_BUCKET",
                 "DEVICE_POLICY_NAME",
                 "CLAIM_POLICY_NAME",
+                "IOT_DATA_ENDPOINT",
                 "STRIPE_API_SECRET_ARN",
                 "STRIPE_API_BASE",
             ),
@@ -511,6 +512,7 @@ FUNCTIONS: dict[FunctionName, FunctionSpec] = {
                 "FILES_BUCKET",
                 "DEVICE_POLICY_NAME",
                 "CLAIM_POLICY_NAME",
+                "IOT_DATA_ENDPOINT",
             ),
         ),
         FunctionSpec(

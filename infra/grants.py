@@ -95,7 +95,16 @@ GRANTS: dict[FunctionName, tuple[Grant, ...]] = {
         Grant("secret/origin", SECRET),
         Grant(
             "iot/things",
-            ("iot:CreateThing", "iot:UpdateThing", "iot:DeleteThing", "iot:ListThingPrincipals"),
+            (
+                "iot:CreateThing",
+                "iot:UpdateThing",
+                "iot:DeleteThing",
+                "iot:ListThingPrincipals",
+                # Shadows are named by their things.
+                "iot:GetThingShadow",
+                "iot:UpdateThingShadow",
+                "iot:DeleteThingShadow",
+            ),
         ),
         Grant(
             "iot/certificates",
@@ -255,7 +264,8 @@ GRANTS: dict[FunctionName, tuple[Grant, ...]] = {
         Grant("index/realtime", (QUERY,)),
         Grant("table/search", (QUERY, BATCH_WRITE)),
         Grant("secret/stripe-api", SECRET),
-        Grant("iot/things", ("iot:DeleteThing", "iot:ListThingPrincipals")),
+        Grant("iot/things", ("iot:DeleteThing", "iot:DeleteThingShadow", "iot:ListThingPrincipals")),
+        Grant("any/iot-account", ("iot:DescribeEndpoint",)),
         Grant("iot/certificates", ("iot:DetachPolicy", "iot:UpdateCertificate", "iot:DeleteCertificate")),
         Grant("any/iot-attachments", ("iot:DetachThingPrincipal",)),
     ),
@@ -407,7 +417,8 @@ GRANTS: dict[FunctionName, tuple[Grant, ...]] = {
         Grant("bucket/files", REMOVE_LISTED),
         Grant("objects/files", REMOVE),
         Grant("objects/archives", ("s3:DeleteObject", "s3:DeleteObjectVersion")),
-        Grant("iot/things", ("iot:DescribeThing", "iot:DeleteThing", "iot:ListThingPrincipals")),
+        Grant("iot/things", ("iot:DescribeThing", "iot:DeleteThing", "iot:DeleteThingShadow", "iot:ListThingPrincipals")),
+        Grant("any/iot-account", ("iot:DescribeEndpoint",)),
         Grant("iot/certificates", ("iot:DetachPolicy", "iot:UpdateCertificate", "iot:DeleteCertificate")),
         Grant("any/iot-attachments", ("iot:DetachThingPrincipal", "iot:ListCertificates", "iot:ListPrincipalThings")),
     ),

@@ -25,6 +25,7 @@ PATHS: dict[str, tuple[str, ...]] = {
     "billing": ("billing", "plans", "subscriptions", "usage"),
     "checkpoints": ("checkpoints", "runs/*/checkpoints"),
     "configuration": ("config",),
+    "device_settings": ("devices/*/settings",),
     "files": ("devices/*/files", "devices/*/directories", "shares"),
     "mcp": ("mcp-servers",),
     "models": ("llm",),

@@ -78,6 +78,7 @@ class Settings(FunctionSettings, kw_only=True):
     files_bucket: str
     device_policy_name: str
     claim_policy_name: str
+    iot_data_endpoint: str = ""
     stripe_api_secret_arn: str = ""
     stripe_api_base: str = ""
     """Address of a Stripe-compatible peer; absent means Stripe itself."""
@@ -134,7 +135,9 @@ def _accounts(settings: Settings, queue: SqsQueue, clock: Clock) -> Cascade:
             DevicesPurge(
                 devices=devices,
                 deleted_devices=DeletedDeviceRepository(),
-                registry=IotRegistry(policy_name=settings.device_policy_name),
+                registry=IotRegistry(
+                    policy_name=settings.device_policy_name, data_endpoint_url=settings.iot_data_endpoint
+                ),
                 clock=clock,
                 others=(
                     FilesOfDevices(files, S3Files(settings.files_bucket)),

@@ -28,17 +28,17 @@ class DevicePolicy(Construct):
         def arn(tail: str) -> str:
             return stack.format_arn(service="iot", resource=tail)
 
-        basic_ingest = f"topic/$aws/rules/{settings.basic_ingest_rule}/dt/karma/{THING}/telemetry"
-        # AWS takes a document of 2,048 characters; what is of no kind that ingest knows is counted and dropped there.
-        published = [f"topic/dt/karma/{THING}/*"]
-        published += [f"topic/cmd/karma/{THING}/{kind}" for kind in ("ready", "response")]
-        published.append(f"topic/file/karma/{THING}/ask")
-        heard = [f"cmd/karma/{THING}/request", f"file/karma/{THING}/answer"]
-        # Jobs have their ids in the topic.
-        jobs = f"$aws/things/{THING}/jobs/*"
-        # Requests for a new certificate near the end of the old one, and their answers (docs/adr/0077).
-        asked = [
-            jobs,
+        telemetry = f"dt/karma/{THING}/telemetry"
+        said = [f"dt/karma/{THING}/*", f"$aws/rules/{settings.basic_ingest_rule}/{telemetry}"]
+        # AWS takes a document of 2,048 characters, so what goes either way is one list. A device may thereby also send
+        # itself a command or an answer about a file: only it hears that, and no rule takes it from there.
+        both = [
+            f"cmd/karma/{THING}/*",
+            f"file/karma/{THING}/*",
+            f"$aws/things/{THING}/jobs/*",
+            # Its settings (docs/adr/0080); what it could do to them by other topics of theirs, it can by `update`.
+            f"$aws/things/{THING}/shadow/name/settings/*",
+            # Requests for a new certificate near the end of the old one, and their answers (docs/adr/0077).
             "$aws/certificates/create-from-csr/*",
             f"$aws/provisioning-templates/{settings.provisioning_template}/*",
         ]
@@ -58,22 +58,17 @@ class DevicePolicy(Construct):
                     {
                         "Effect": "Allow",
                         "Action": "iot:Publish",
-                        "Resource": [arn(tail) for tail in (*published, basic_ingest)],
-                    },
-                    {
-                        "Effect": "Allow",
-                        "Action": "iot:Subscribe",
-                        "Resource": [arn(f"topicfilter/{each}") for each in (*heard, *asked)],
+                        "Resource": [arn(f"topic/{each}") for each in said],
                     },
                     {
                         "Effect": "Allow",
                         "Action": ["iot:Publish", "iot:Receive"],
-                        "Resource": [arn(f"topic/{each}") for each in asked],
+                        "Resource": [arn(f"topic/{each}") for each in both],
                     },
                     {
                         "Effect": "Allow",
-                        "Action": "iot:Receive",
-                        "Resource": [arn(f"topic/{each}") for each in heard],
+                        "Action": "iot:Subscribe",
+                        "Resource": [arn(f"topicfilter/{each}") for each in both],
                     },
                 ],
             },

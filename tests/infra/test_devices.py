@@ -5,9 +5,12 @@ import re
 from typing import Any
 
 import pytest
+from paho.mqtt.client import topic_matches_sub
 
 from infra.catalog import FUNCTIONS, FunctionName
+from infra.config import Stage
 from infra.constructs.fleet_provisioning import template_body
+from infra.iot_rules import IOT_RULES
 from tests.infra.synthesized import Synthesized
 
 SELECT = (
@@ -21,6 +24,9 @@ TOPICS = {
     "presence": "$aws/events/presence/+/+",
     "ask": "file/karma/+/ask",
 }
+
+MAX_POLICY_CHARS = 2_048
+"""Characters without whitespace that AWS takes in a policy of IoT Core."""
 
 
 def queue_url(synthesized: Synthesized, part: str, fragment: str) -> object:
@@ -48,51 +54,78 @@ def policy_of(aws: Synthesized, name: str) -> Any:
     return policy
 
 
+THING = "${iot:Connection.Thing.ThingName}"
+REPLACED: dict[str, str] = {"AWS::Partition": "aws-us-gov", "AWS::Region": "ap-northeast-1", "AWS::AccountId": "1" * 12}
+"""The longest name of each kind; no partition has both."""
+
+
+def written(value: object) -> Any:
+    """Return a part of a template with the longest names in the places that CloudFormation fills."""
+    if isinstance(value, dict) and set(value) == {"Fn::Join"}:
+        return "".join(written(each) for each in value["Fn::Join"][1])
+    if isinstance(value, dict) and set(value) == {"Ref"}:
+        return REPLACED[value["Ref"]]
+    if isinstance(value, dict):
+        return {name: written(each) for name, each in value.items()}
+    return [written(each) for each in value] if isinstance(value, list) else value
+
+
+def allowed(aws: Synthesized) -> dict[str, list[str]]:
+    """Return what the policy of devices allows: the ends of resources by action."""
+    found: dict[str, list[str]] = {}
+    for item in written(policy_of(aws, "device")["PolicyDocument"])["Statement"]:
+        assert item["Effect"] == "Allow"
+        if item["Action"] == "iot:Connect":
+            assert item["Condition"] == {"Bool": {"iot:Connection.Thing.IsAttached": "true"}}
+        resources = item["Resource"] if isinstance(item["Resource"], list) else [item["Resource"]]
+        for action in item["Action"] if isinstance(item["Action"], list) else [item["Action"]]:
+            found.setdefault(action, []).extend(each.split(":", 5)[5] for each in resources)
+    return found
+
+
 def test_the_device_policy_is_bound_to_the_things_own_topics(aws: Synthesized) -> None:
-    statements = policy_of(aws, "device")["PolicyDocument"]["Statement"]
-    [both] = [item for item in statements if isinstance(item["Action"], list)]
-    statements.remove(both)
-    by_action = {item["Action"]: item for item in statements}
-    assert set(by_action) == {"iot:Connect", "iot:Publish", "iot:Subscribe", "iot:Receive"}
-    assert by_action["iot:Connect"]["Condition"] == {"Bool": {"iot:Connection.Thing.IsAttached": "true"}}
-    jobs = "$aws/things/${iot:Connection.Thing.ThingName}/jobs/*"
-    assert len(both["Resource"]) == 3
-    assert jobs in json.dumps(both["Resource"][0]), "what a job did, and what to do next"
-    template = f"$aws/provisioning-templates/{aws.settings.provisioning_template}/"
-    assert "$aws/certificates/create-from-csr/*" in json.dumps(both["Resource"][1])
-    assert template in json.dumps(both["Resource"][2])
-    for action, statement in by_action.items():
-        resources = statement["Resource"] if isinstance(statement["Resource"], list) else [statement["Resource"]]
-        for resource in resources:
-            text = json.dumps(resource)
-            if action == "iot:Subscribe" and ("create-from-csr" in text or template in text):
-                continue
-            assert "${iot:Connection.Thing.ThingName}" in text, action
-            before, _, _ = text.partition("${iot:Connection.Thing.ThingName}")
-            assert "*" not in before, action
-    published = json.dumps(by_action["iot:Publish"])
-    assert jobs in json.dumps(by_action["iot:Subscribe"])
-    assert "/request" not in published, "a device sends no requests"
-    assert f"$aws/rules/{aws.settings.basic_ingest_rule}/dt/karma/" in published
+    both = {
+        f"cmd/karma/{THING}/*",
+        f"file/karma/{THING}/*",
+        f"$aws/things/{THING}/jobs/*",
+        f"$aws/things/{THING}/shadow/name/settings/*",
+        "$aws/certificates/create-from-csr/*",
+        f"$aws/provisioning-templates/{aws.settings.provisioning_template}/*",
+    }
+    said = {f"dt/karma/{THING}/*", f"$aws/rules/{aws.settings.basic_ingest_rule}/dt/karma/{THING}/telemetry"}
+    assert {action: set(resources) for action, resources in allowed(aws).items()} == {
+        "iot:Connect": {f"client/{THING}"},
+        "iot:Publish": {f"topic/{each}" for each in both | said},
+        "iot:Receive": {f"topic/{each}" for each in both},
+        "iot:Subscribe": {f"topicfilter/{each}" for each in both},
+    }
+
+
+def test_what_a_device_may_publish_beyond_its_part_no_rule_takes(aws: Synthesized) -> None:
+    """A device may send itself a command, or an answer about a file: nobody else hears it."""
+    filters = [spec.topic_filter for spec in IOT_RULES]
+    taken = {
+        topic: [each for each in filters if topic_matches_sub(each, topic)]
+        for topic in (
+            "cmd/karma/EOS-1/request",
+            "cmd/karma/EOS-1/request/ready",
+            "file/karma/EOS-1/answer",
+            "file/karma/EOS-1/ask/more",
+            "cmd/karma/EOS-1/response",
+        )
+    }
+    assert taken.pop("cmd/karma/EOS-1/response") == ["cmd/karma/+/response"], "the test sees what is taken"
+    assert set(map(tuple, taken.values())) == {()}, taken
+    assert len(filters) == len(TOPICS)
 
 
 def test_the_device_policy_has_no_more_characters_than_aws_takes(aws: Synthesized) -> None:
-    policy = policy_of(aws, "device")
-
-    def whole(value: object) -> object:
-        """Put the longest names of a partition, a region and an account where CloudFormation does."""
-        if isinstance(value, dict) and set(value) == {"Fn::Join"}:
-            return "".join(str(whole(each)) for each in value["Fn::Join"][1])
-        if isinstance(value, dict) and set(value) == {"Ref"}:
-            return {"AWS::Partition": "aws-cn", "AWS::Region": "ap-northeast-1", "AWS::AccountId": "1" * 12}[
-                value["Ref"]
-            ]
-        if isinstance(value, dict):
-            return {name: whole(each) for name, each in value.items()}
-        return [whole(each) for each in value] if isinstance(value, list) else value
-
-    document = json.dumps(whole(policy["PolicyDocument"]), separators=(",", ":"))
-    assert len(document) <= 2_048
+    document = json.dumps(written(policy_of(aws, "device")["PolicyDocument"]), separators=(",", ":"))
+    longest, own = max(Stage, key=len), aws.settings
+    for name in (own.basic_ingest_rule, own.provisioning_template):
+        document = document.replace(name, name.replace(own.stage, longest))
+    room = MAX_POLICY_CHARS - len(re.sub(r"\s", "", document))
+    assert room >= 0, f"the policy of devices has room for {room} characters"
 
 
 @pytest.mark.fault("F-42c")

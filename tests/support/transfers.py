@@ -20,6 +20,7 @@ from karma.identity.domain import Caller, Locale, Role
 from karma.mail.repository import OutboxRepository
 from karma.mail.service import OutboxRelay
 from tests.fakes.mail import MemoryQueue
+from tests.fakes.shadows import FakeShadows
 from tests.support.plans import allowances
 
 
@@ -45,6 +46,7 @@ class Transfers:
         self.devices = DeviceRepository()
         self.proofs: list[str | None] = []
         self.queue = MemoryQueue()
+        self.shadows = FakeShadows()
         self.service = TransferService(
             self.store,
             self.devices,
@@ -53,6 +55,7 @@ class Transfers:
             allowance_of=allowances(plan, clock=clock).of,
             outbox_relay=OutboxRelay(outbox=OutboxRepository(), queue=self.queue, clock=clock),
             buckets=LocalBuckets(),
+            shadows=self.shadows,
             clock=clock,
         )
 

@@ -16,9 +16,11 @@ if TYPE_CHECKING:
     from karma.devices.repository.dead_letters import DeadLetterRepository
     from karma.devices.repository.devices import DeviceRepository
     from karma.devices.service import DeviceService
+    from karma.devices.settings import SettingsService
     from karma.devices.sharing import SharedDevices
     from karma.devices.transfers import TransferService
     from karma.integrations.iot import IotRegistry
+    from karma.integrations.iot_shadows import IotShadows
     from karma.projects.devices import ProjectDevices
 
 
@@ -47,6 +49,7 @@ def _registry(policy_name: str) -> IotRegistry:
         ca_pem=given.mqtt_ca_pem,
         basic_ingest_rule=given.basic_ingest_rule,
         provisioning_template=given.provisioning_template,
+        data_endpoint_url=given.iot_data_endpoint,
     )
 
 
@@ -112,8 +115,26 @@ def transfers() -> TransferService:
         allowance_of=billing.allowances().of,
         outbox_relay=mail.outbox_relay(),
         buckets=DynamoBuckets(),
+        shadows=shadows(),
         clock=clock(),
     )
+
+
+@cache
+def shadows() -> IotShadows:
+    """Return the shadows of devices, which hold their settings."""
+    from karma.integrations.iot_shadows import IotShadows
+
+    return IotShadows(endpoint_url=settings().iot_data_endpoint)
+
+
+@cache
+def device_settings() -> SettingsService:
+    """Return the service of devices' settings."""
+    from karma.devices.repository.settings_changes import SettingsChangeRepository
+    from karma.devices.settings import SettingsService
+
+    return SettingsService(repository(), SettingsChangeRepository(), shadows(), clock())
 
 
 @cache

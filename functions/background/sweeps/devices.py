@@ -43,6 +43,7 @@ class Settings(FunctionSettings, kw_only=True):
     files_bucket: str
     device_policy_name: str
     claim_policy_name: str
+    iot_data_endpoint: str = ""
 
 
 @cache
@@ -50,7 +51,7 @@ def services() -> Sweeps:
     """Build the sweeps of this function, once a process."""
     settings = load(Settings)
     bind_tables(settings)
-    registry = IotRegistry(policy_name=settings.device_policy_name)
+    registry = IotRegistry(policy_name=settings.device_policy_name, data_endpoint_url=settings.iot_data_endpoint)
     clock = SystemClock()
     others = (
         FilesOfDevices(FileRepository(), S3Files(settings.files_bucket)),

@@ -29,6 +29,7 @@ from karma_device.link import Link
 from karma_device.messages import Json, Topics, encode_json
 from karma_device.reasons import why_not_opened, why_not_published, why_unanswered, why_unconfirmed
 from karma_device.report import DeviceStats, Unsent
+from karma_device.settings import DeviceSettings
 from karma_device.store import StateStore
 from karma_device.updates import FirmwareUpdater
 
@@ -47,6 +48,7 @@ class _Kind(Enum):
     REPLY = "reply"
     JOB = "job"
     ASK = "ask"
+    SETTINGS = "settings"
     TELEMETRY = "telemetry"
 
 
@@ -125,6 +127,8 @@ class Device:
         )
         self.files = DeviceFiles(config.state_path.with_suffix(".uploads"), self._asking)
         """Sends and fetches files of this device."""
+        self.settings = DeviceSettings(config.thing_name, send=lambda *said: self._enqueue(_Kind.SETTINGS, *said))
+        """Applies what the owner wants of this device, and reports what it has."""
         self._inflight: dict[int, _InFlight] = {}
         self._wake = threading.Event()
         self._ready = threading.Event()
@@ -223,6 +227,7 @@ class Device:
         """Stop and release the state file; the object is of no use afterwards, and its unsent samples are lost."""
         if self._left is None:
             self._asking.close()
+            self.settings.close()
             self._left = self.stop()
             self._store.close()
             if self._left.samples:
@@ -325,6 +330,8 @@ class Device:
     def _receive(self, topic: str, payload: bytes) -> None:
         if topic == self._asking.answer_topic:
             self._asking.receive(payload)
+        elif self.settings.is_for(topic):
+            self.settings.receive(topic, payload)
         elif self._updater is not None:
             self._updater.receive(topic, payload)
 
@@ -367,7 +374,11 @@ class Device:
             config,
             on_request=self._commands.receive,
             wake=self._wake,
-            filters=[self._asking.answer_topic, *(self._updater.filters if self._updater is not None else ())],
+            filters=[
+                self._asking.answer_topic,
+                *self.settings.filters,
+                *(self._updater.filters if self._updater is not None else ()),
+            ],
             on_other=self._receive,
         )
         try:
@@ -420,6 +431,7 @@ class Device:
                 # What was meant for an earlier connection is asked for, or reported, again.
                 self._messages.clear()
                 self._asking.connected()
+                self.settings.connected()
                 if self._updater is not None:
                     self._updater.connected()
             if (deferred := self._settle(link)) is not None:
@@ -481,6 +493,8 @@ class Device:
             turns.append(self._stop_at)
         if self._updater is not None and link.subscribed:
             turns.append(self._updater.turn(now))
+        if link.subscribed:
+            turns.append(self.settings.turn(now))
         if self._tokens < 1:
             turns.append(now + 1 / self._config.publish_rate_per_s)
         return min(turns)

@@ -85,6 +85,10 @@ class InvalidParams(DeviceError):
     """The handler cannot accept the command's parameters; nothing was done."""
 
 
+class SettingsRefused(DeviceError):
+    """The device cannot have these settings; it stays as it is, and its owner sees the difference."""
+
+
 class CommandFailed(DeviceError):
     """The command was tried and did not work.
 

@@ -111,8 +111,10 @@ class Broker:
             f"{ACCOUNT_ARN}:topic/$aws/rules/{RULE}/dt/karma/{THING}/telemetry",
             f"{ACCOUNT_ARN}:topic/$aws/things/{THING}/jobs/*",
             f"{ACCOUNT_ARN}:topic/file/karma/{THING}/ask",
+            f"{ACCOUNT_ARN}:topic/$aws/things/{THING}/shadow/name/settings/*",
         ]
         heard = [f"cmd/karma/{THING}/request", f"file/karma/{THING}/answer", f"$aws/things/{THING}/jobs/*"]
+        heard.append(f"$aws/things/{THING}/shadow/name/settings/*")
         statements = [
             {
                 "Effect": "Allow",

@@ -150,7 +150,9 @@ def test_half_made_and_half_deleted_devices_are_finished(stack: Stack) -> None:
     iot.create_policy(policyName=POLICY, policyDocument=document)
     stack.use("sweeps.devices")
     open_account(USER)
-    registry = IotRegistry(policy_name=POLICY, mqtt_host="mqtt.example.com", ca_pem="pem")
+    registry = IotRegistry(
+        policy_name=POLICY, mqtt_host="mqtt.example.com", ca_pem="pem", data_endpoint_url=stack.engine.endpoint_url
+    )
     clock = FakeClock(datetime.now(UTC) - timedelta(hours=1))
     key = ec.generate_private_key(ec.SECP256R1())  # quicker than keys that the engine makes
     subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "EOS")])

@@ -251,7 +251,9 @@ class Registered:
     def __init__(self, stack: Stack, csr: str, *, clock: FakeClock) -> None:
         self.iot = stack.aws("iot")
         self.iot.create_policy(policyName=POLICY, policyDocument='{"Version": "2012-10-17", "Statement": []}')
-        self.registry = IotRegistry(policy_name=POLICY, mqtt_host="mqtt.example.com", ca_pem="pem")
+        self.registry = IotRegistry(
+            policy_name=POLICY, mqtt_host="mqtt.example.com", ca_pem="pem", data_endpoint_url=stack.engine.endpoint_url
+        )
         self.world = World(stack, clock=clock)
         self.world.registry = self.registry  # type: ignore[assignment]
         self.csr = csr

@@ -205,7 +205,12 @@ def test_a_crash_of_the_consumer_leaves_nothing_but_the_tombstone(
 
     def seed() -> dict[str, Any]:
         open_account(user_id)
-        registry = IotRegistry(policy_name="karma-device", mqtt_host="mqtt.example.com", ca_pem="pem")
+        registry = IotRegistry(
+            policy_name="karma-device",
+            mqtt_host="mqtt.example.com",
+            ca_pem="pem",
+            data_endpoint_url=stack.engine.endpoint_url,
+        )
         devices = DeviceService(DeviceRepository(), registry, SystemClock())
         devices.create(user_id, new_device(serial_number="EOS-1"), allowance=allowance(user_id))
         RealtimeRepository().put_ticket(Ticket(hash="t" * 64, user_id=user_id, expires_at=NOW), now=NOW)

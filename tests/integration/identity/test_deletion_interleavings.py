@@ -142,7 +142,12 @@ class World:
     def __post_init__(self) -> None:
         self.registry: Registry = FakeRegistry()
         if self.whole:
-            self.registry = IotRegistry(policy_name="karma-device", mqtt_host="mqtt.example.com", ca_pem="pem")
+            self.registry = IotRegistry(
+                policy_name="karma-device",
+                mqtt_host="mqtt.example.com",
+                ca_pem="pem",
+                data_endpoint_url=self.stack.engine.endpoint_url,
+            )
         self.rows = DeviceRepository()
         self.devices = DeviceService(self.rows, self.registry, CLOCK)
         self.command_rows = CommandRepository()

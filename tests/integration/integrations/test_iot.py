@@ -37,7 +37,7 @@ def registry(stack: Stack) -> IotRegistry:
     stack.use("api")
     allow = {"Effect": "Allow", "Action": "iot:*", "Resource": "*"}
     stack.aws("iot").create_policy(policyName=POLICY, policyDocument=policy(allow))
-    return IotRegistry(policy_name=POLICY, mqtt_host="mqtt.example.com")
+    return IotRegistry(policy_name=POLICY, mqtt_host="mqtt.example.com", data_endpoint_url=stack.engine.endpoint_url)
 
 
 def test_the_stand_ins_have_the_shape_of_the_real_ones(registry: IotRegistry) -> None:

@@ -120,7 +120,9 @@ CALLS: dict[str, Callable[[], object]] = {
     "IotRegistry.discard_thing": lambda: IotRegistry(policy_name="p").discard_thing("t", device_id="d"),
     "IotRegistry.remove_certificate": lambda: IotRegistry(policy_name="p").remove_certificate(CERTIFICATE.arn),
     "IotRegistry.remove_certificates": lambda: IotRegistry(policy_name="p").remove_certificates("t"),
-    "IotRegistry.remove_thing": lambda: IotRegistry(policy_name="p").remove_thing("t"),
+    "IotRegistry.remove_thing": lambda: IotRegistry(
+        policy_name="p", data_endpoint_url="https://127.0.0.1"
+    ).remove_thing("t"),
     "IotRegistry.unused_certificates": lambda: IotRegistry(policy_name="p").unused_certificates(
         older_than_s=1, now_s=1, limit=1
     ),

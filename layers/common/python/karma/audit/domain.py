@@ -50,6 +50,8 @@ class AuditEvent(StrEnum):
     DEVICE_RECEIVED = "device.received"
     PROVISIONING_CLAIM_CREATED = "provisioning_claim.created"
     PROVISIONING_CLAIM_REVOKED = "provisioning_claim.revoked"
+    DEVICE_SETTINGS_CHANGED = "device.settings_changed"
+    """Asked for: written before the device is told."""
     WEBHOOK_CREATED = "webhook.created"
     WEBHOOK_CHANGED = "webhook.changed"
     WEBHOOK_SECRET_ROTATED = "webhook.secret_rotated"  # noqa: S105  a name

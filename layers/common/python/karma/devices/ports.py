@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from karma.core.dynamo.transaction import Transaction
     from karma.devices.domain import Latest
     from karma.devices.samples import Batch
+    from karma.devices.shadow import Json, Shadow
     from karma.identity.domain import Caller, User
 
 
@@ -63,6 +64,22 @@ class Registry(Protocol):
 
     def discard_thing(self, thing: str, *, device_id: str) -> None:
         """Remove a thing without certificates, unless it is another device's by now."""
+        ...
+
+
+class Shadows(Protocol):
+    """Settings of things at the broker; implemented by integrations.iot_shadows.IotShadows."""
+
+    def read(self, thing: str) -> Shadow:
+        """Read a thing's settings; version 0: it has none."""
+        ...
+
+    def update(self, thing: str, *, desired: Json, reported: Json, version: int, token: str) -> int | None:
+        """Merge patches into a thing's settings and return the new version; None: they have another `version`."""
+        ...
+
+    def delete(self, thing: str) -> None:
+        """Delete a thing's settings; none are fine."""
         ...
 
 

@@ -40,6 +40,7 @@ from karma.devices.domain import (
 )
 from karma.devices.provisioning import MAX_CSV_CHARS, MAX_SERIALS
 from karma.devices.rotation import DEFAULT_OVERLAP_S, MAX_OVERLAP_S, MIN_OVERLAP_S
+from karma.devices.shadow import MAX_DESIRED_BYTES
 from karma.identity.accounts import emails
 
 _SERIAL = form(f"^{SERIAL.pattern}$", f"must be {SERIAL_FORM}")
@@ -167,6 +168,13 @@ class ChangeDeviceRequest(Body):
     name: Name = left_out()
     tags: Tags = left_out()
     location: Object | None = None
+    version: Version | None = None
+
+
+class ChangeSettingsBody(Body):
+    """A merge patch of what is wanted of a device; null removes a setting."""
+
+    desired: Annotated[FreeForm, json_of_at_most(MAX_DESIRED_BYTES)]
     version: Version | None = None
 
 

@@ -12,13 +12,13 @@ from datetime import datetime
 from karma.audit.domain import NOWHERE, AuditEntry, AuditEvent, Source
 from karma.billing.allowances import Allowance, Metric
 from karma.core.clock import Clock, iso
-from karma.core.errors import AlreadyExists, NotFound
+from karma.core.errors import AlreadyExists, NotFound, Upstream
 from karma.core.ids import DeviceId, UserId, is_id, new_id
 from karma.core.observability import count, logger
 from karma.core.ratelimit import Buckets
 from karma.core.repeat import repeat
 from karma.devices.domain import CurrentDevice, Device, DeviceState
-from karma.devices.ports import Accounts, Proof
+from karma.devices.ports import Accounts, Proof, Shadows
 from karma.devices.repository.devices import DeviceRepository
 from karma.devices.repository.transfers import TransferRepository, declined_before
 from karma.devices.transfer import (
@@ -53,6 +53,7 @@ class TransferService:
         allowance_of: Callable[[UserId], Allowance],
         outbox_relay: OutboxRelay,
         buckets: Buckets,
+        shadows: Shadows,
         clock: Clock,
     ) -> None:
         """Build the service.
@@ -66,6 +67,7 @@ class TransferService:
         self._allowance_of = allowance_of
         self._outbox_relay = outbox_relay
         self._buckets = buckets
+        self._shadows = shadows
         self._clock = clock
 
     # Giving
@@ -237,6 +239,10 @@ class TransferService:
         ]
         reservation = self._allowance_of(user_id).reserve(Metric.DEVICES)
         self._store.move(offer, before, after, reservation=reservation, entries=entries, now=now)
+        try:
+            self._shadows.delete(after.device.serial_number)
+        except Upstream:  # nobody is shown what is left, and the receiver's first change removes it
+            logger.warning("device.settings_left", device_id=mine)
         count("DeviceTransferred")
         logger.info("device.transferred", device_id=device_id, became=mine)
         return self._mine(user_id, mine)

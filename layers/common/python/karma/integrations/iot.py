@@ -23,6 +23,8 @@ from karma.devices.topics import file_answer_topic, request_topic, response_topi
 
 AMAZON_ROOT_CA_1: Final = "Amazon Root CA 1"
 
+SHADOW: Final = "settings"
+"""Name of the shadow that holds a device's settings; the policy of devices has it, too."""
 _GONE = frozenset({"ResourceNotFoundException"})
 _NEVER_ACTIVE = frozenset({"INACTIVE", "PENDING_ACTIVATION"})
 _PENDING_S: Final = 3600.0
@@ -111,14 +113,16 @@ class IotRegistry:
         ca_pem: str = "",
         basic_ingest_rule: str = "",
         provisioning_template: str = "",
+        data_endpoint_url: str = "",
     ) -> None:
-        """Make a registry, without calls of AWS; host and CA, when empty, are looked up at first use."""
+        """Make a registry, without calls of AWS; host, CA and data endpoint, when empty, are looked up at first use."""
         self._policy_name = policy_name
         self._mqtt_host = mqtt_host
         self._mqtt_port = mqtt_port
         self._ca_pem = ca_pem
         self._basic_ingest_rule = basic_ingest_rule
         self._provisioning_template = provisioning_template
+        self._data_endpoint_url = data_endpoint_url
 
     def endpoint(self) -> Endpoint:
         """Return the endpoint to which devices connect.
@@ -199,12 +203,16 @@ class IotRegistry:
                 self.remove_certificate(arn, thing=thing)
 
     def remove_thing(self, thing: str) -> None:
-        """Remove a thing with its certificates.
+        """Remove a thing with its certificates and its settings, which AWS would keep.
 
         Raises:
             DeviceServiceUnavailable: AWS has not finished detaching the certificates yet; try again.
         """
+        # Certificates first: a device that is connected could make the shadow anew.
         self.remove_certificates(thing)
+        data = aws.client("iot-data", endpoint_url=self._data_endpoint_url or f"https://{data_host()}")
+        with device_service_errors(), _absent_is_fine():
+            data.delete_thing_shadow(thingName=thing, shadowName=SHADOW)
         client = aws.client("iot")
         with device_service_errors(), _absent_is_fine():
             try:
