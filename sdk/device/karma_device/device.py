@@ -109,12 +109,7 @@ class Device:
         self._commands.register("certificate.install", self._certificates.install)
         self._lock = threading.Lock()  # guards sieve, clock, batcher and buffer
         self._clock = SteppedClock(clock_ms, steady)
-        self._batcher = Batcher(
-            boot=self.boot,
-            target_bytes=max(1, config.batch_max_bytes - len(self._topics.telemetry.encode())),
-            max_samples=config.batch_max_samples,
-            max_age_s=config.batch_max_age_s,
-        )
+        self._batcher = self._new_batcher()
         self._buffer = TelemetryBuffer(max_bytes=config.buffer_max_bytes)
         self._sieve = Sieve()
         self._replies: deque[Reply] = deque()
@@ -318,6 +313,15 @@ class Device:
                 max(0, lost),
             )
         return now_ms
+
+    def _new_batcher(self) -> Batcher:
+        config = self._config
+        return Batcher(
+            boot=self.boot,
+            target_bytes=max(1, config.batch_max_bytes - len(self._topics.telemetry.encode())),
+            max_samples=config.batch_max_samples,
+            max_age_s=config.batch_max_age_s,
+        )
 
     def _enqueue_reply(self, reply: Reply) -> None:
         self._replies.append(reply)

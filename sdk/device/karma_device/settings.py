@@ -42,7 +42,7 @@ class DeviceSettings:
         self._changed = threading.Condition()
         self._reported: Settings = {}
         self._own: Settings = {}
-        """What this program reported: it counts beside what the service has, as a report may be on its way, or lost."""
+        """Settings that this program reported: they count beside the service's, as a report may be lost."""
         self._waiting: tuple[int, Settings] | None = None
         """The newest version that was told, with what of it is not reported."""
         self._seen = 0
@@ -52,7 +52,7 @@ class DeviceSettings:
         self._backoff = Backoff(base_s=_ANSWER_S, cap_s=_ANSWER_MAX_S)
         self._thread: threading.Thread | None = None
         self._refusal: Settings | None = None
-        """What was refused last: it is not tried again until something else is wanted, or the program starts anew."""
+        """Settings that were refused last: they are not tried again until something else is wanted."""
 
     def on_change(self, handler: Handler) -> Handler:
         """Set who applies settings, before the device starts.

@@ -24,6 +24,7 @@ from karma.devices.bulk import MAX_BULK_PARAMS_BYTES
 from karma.devices.payloads import MAX_ANSWER_BYTES
 from karma.devices.repository.dead_letters import KEPT_BYTES, NAMED
 from karma.devices.samples import MAX_METRIC_CHARS
+from karma.devices.shadow import MAX_DESIRED_BYTES
 from karma.devices.transfer import MAX_RECEIVED
 from karma.files import domain as files
 from karma.http.gateway import Gateway
@@ -57,6 +58,7 @@ SMALL = 20_000
 CUT: Final = {
     "devices": devices.Latest.MAX_METRICS * _READING + 4 * devices.MAX_OBJECT_BYTES,
     "devices/{device_id}/commands": devices.MAX_PARAMS_BYTES + 2 * MAX_ANSWER_BYTES,
+    "devices/{device_id}/settings/changes": MAX_DESIRED_BYTES + AROUND,
     "commands/bulk": ESCAPED * MAX_BULK_PARAMS_BYTES,
     "commands/bulk/{bulk_id}/results": MAX_BULK_PARAMS_BYTES + 2 * MAX_ANSWER_BYTES,
     "avatars": _AVATAR,

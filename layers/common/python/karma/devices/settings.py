@@ -27,7 +27,7 @@ _TRIES: Final = 5
 
 
 class Asker(Record, kw_only=True):
-    """Who asks for a change, and from where."""
+    """The user who asks for a change, with the origin of the request."""
 
     user_id: UserId
     source: Source

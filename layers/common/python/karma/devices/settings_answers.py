@@ -10,12 +10,12 @@ from karma.devices.shadow import ChangeState, SettingsChange, Shadow
 
 
 class SettingsView(TypedDict):
-    """What is wanted of a device, what it says that it has, and what of the one is not the other."""
+    """Settings that are wanted of a device, those that it says it has, and the difference."""
 
     desired: dict[str, Any]
     reported: dict[str, Any]
     delta: dict[str, Any]
-    """What is desired and not reported so."""
+    """Settings that are desired and not reported so."""
     desired_at: dict[str, ShownMoment]
     """Time, in whole seconds, at which each desired setting was asked for; of an object that of its newest member."""
     reported_at: dict[str, ShownMoment]

@@ -36,7 +36,7 @@ Json = Mapping[str, Any]
 
 
 class ChangeState(StrEnum):
-    """What became of a change: it is asked for, then applied or refused.
+    """State of a change: it is asked for, then applied or refused.
 
     One stays asked for where the request died in between: the settings tell whether it took effect.
     """
@@ -54,7 +54,7 @@ class SettingsChange(Record, kw_only=True):
     device_id: DeviceId
     changed_by: UserId
     patch: Json
-    """What was asked for, as a merge patch."""
+    """The merge patch that was asked for."""
     at: datetime
     state: ChangeState = ChangeState.ASKED
     settings_version: int | None = None

@@ -111,5 +111,5 @@ def _change(item: SettingsChangeItem) -> SettingsChange:
         patch=cast("dict[str, Any]", item.patch),
         at=parse_iso(item.at),
         state=ChangeState(item.state),
-        settings_version=item.settings_version and int(item.settings_version),
+        settings_version=int(item.settings_version) if item.settings_version else None,
     )
