@@ -417,7 +417,9 @@ GRANTS: dict[FunctionName, tuple[Grant, ...]] = {
         Grant("bucket/files", REMOVE_LISTED),
         Grant("objects/files", REMOVE),
         Grant("objects/archives", ("s3:DeleteObject", "s3:DeleteObjectVersion")),
-        Grant("iot/things", ("iot:DescribeThing", "iot:DeleteThing", "iot:DeleteThingShadow", "iot:ListThingPrincipals")),
+        Grant(
+            "iot/things", ("iot:DescribeThing", "iot:DeleteThing", "iot:DeleteThingShadow", "iot:ListThingPrincipals")
+        ),
         Grant("any/iot-account", ("iot:DescribeEndpoint",)),
         Grant("iot/certificates", ("iot:DetachPolicy", "iot:UpdateCertificate", "iot:DeleteCertificate")),
         Grant("any/iot-attachments", ("iot:DetachThingPrincipal", "iot:ListCertificates", "iot:ListPrincipalThings")),

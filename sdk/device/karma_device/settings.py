@@ -7,7 +7,8 @@
         return {"interval_s": 30}               # what it has now; None: all that was wanted
 
 What is wanted is asked for at each connection, and told while connected. It is handed over one after the other, on a
-thread of its own, and reported then; what was reported is handed over no more, whatever comes twice.
+thread of its own, and reported then; what was reported is handed over no more, whatever comes twice. A report that the
+service does not know at a connection was lost, and is sent again.
 """
 
 import json
@@ -42,7 +43,7 @@ class DeviceSettings:
         self._changed = threading.Condition()
         self._reported: Settings = {}
         self._own: Settings = {}
-        """Settings that this program reported: they count beside the service's, as a report may be lost."""
+        """Settings that this program reported, null: removed. They count beside the service's: a report may be lost."""
         self._waiting: tuple[int, Settings] | None = None
         """The newest version that was told, with what of it is not reported."""
         self._seen = 0
@@ -66,8 +67,9 @@ class DeviceSettings:
     def report(self, values: Mapping[str, Json]) -> None:
         """Report what the device has, also without being asked, such as a setting that was changed by a button."""
         with self._changed:
-            self._note(dict(values))
-        self._send(f"{self._base}/update", encode_json({"state": {"reported": dict(values)}}))
+            self._own = _patched(self._own, values)
+            self._reported = _merged(self._reported, values)
+        self._send_report(values)
 
     @property
     def reported(self) -> Settings:
@@ -85,8 +87,15 @@ class DeviceSettings:
         return [f"{self._base}/{each}" for each in ("get/accepted", "get/rejected", "update/delta")]
 
     def connected(self) -> None:
-        """Ask for everything that is wanted and reported: after each SUBACK, as what was told meanwhile is lost."""
+        """Ask for everything that is wanted and reported: after each SUBACK, as what was told meanwhile is lost.
+
+        Where nobody applies settings, what was reported is reported again: whether it came is not asked.
+        """
         if self._handler is None:
+            with self._changed:
+                own = dict(self._own)
+            if own:
+                self._send_report(own)
             return
         self._ask_at = time.monotonic() + self._backoff.next_delay_s()
         self._send(f"{self._base}/get", b"{}")
@@ -110,8 +119,9 @@ class DeviceSettings:
         if not isinstance(body, dict):
             return
         if topic.endswith("/get/rejected"):
-            if body.get("code") == 404:  # nobody has wanted or reported anything yet
+            if body.get("code") == 404:  # nobody has wanted or reported anything yet, or it was deleted
                 self._answered()
+                self._take(0, {}, {})
             return
         version, state = body.get("version"), body.get("state")
         if not isinstance(version, int) or not isinstance(state, dict):
@@ -139,13 +149,21 @@ class DeviceSettings:
             if reported is None and version < self._seen:
                 return
             self._seen = version
+            lost: Settings = {}
             if reported is not None:
+                lost = _unknown(self._own, reported)
                 self._reported = _merged(reported, self._own)
+                delta = _missing(delta, self._reported)
             self._waiting = (version, delta) if delta else None
             if self._waiting is not None and self._thread is None:
                 self._thread = threading.Thread(target=self._work, name="karma-settings", daemon=True)
                 self._thread.start()
             self._changed.notify_all()
+        if lost:
+            self._send_report(lost)
+
+    def _send_report(self, values: Mapping[str, Json]) -> None:
+        self._send(f"{self._base}/update", encode_json({"state": {"reported": dict(values)}}))
 
     def _work(self) -> None:
         while True:
@@ -156,7 +174,7 @@ class DeviceSettings:
                 (version, told), self._waiting = self._waiting, None
                 wanted = _missing(told, self._reported)
             if not wanted:
-                # It has them already, and the report was lost, or is on its way.
+                # It has them already, and the report is on its way.
                 self.report(_of(told, self.reported))
             elif wanted != self._refusal:
                 self._apply(version, wanted)
@@ -183,10 +201,6 @@ class DeviceSettings:
             # What the handler left out, or has otherwise, would come again with each report.
             self._refusal = left or None
 
-    def _note(self, values: Settings) -> None:
-        self._own = _merged(self._own, values)
-        self._reported = _merged(self._reported, values)
-
 
 def _merged(before: Settings, patch: Mapping[str, Any]) -> Settings:
     after = dict(before)
@@ -199,6 +213,28 @@ def _merged(before: Settings, patch: Mapping[str, Any]) -> Settings:
         else:
             after[name] = value
     return after
+
+
+def _patched(before: Settings, patch: Mapping[str, Any]) -> Settings:
+    """Return the patch that does what two do, one after the other."""
+    after = dict(before)
+    for name, value in patch.items():
+        inner = after.get(name)
+        after[name] = _patched(inner, value) if isinstance(value, Mapping) and isinstance(inner, dict) else value
+    return after
+
+
+def _unknown(patch: Settings, has: Settings) -> Settings:
+    """Return what of a patch would change `has`."""
+    gone = {name: None for name, value in patch.items() if value is None and name in has}
+    left: Settings = {**_missing({name: value for name, value in patch.items() if value is not None}, has), **gone}
+    for name, value in patch.items():
+        inner = has.get(name)
+        if isinstance(value, dict) and isinstance(inner, dict):
+            left.pop(name, None)
+            if deeper := _unknown(value, inner):
+                left[name] = deeper
+    return left
 
 
 def _missing(wanted: Settings, has: Settings) -> Settings:

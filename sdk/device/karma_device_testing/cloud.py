@@ -104,17 +104,13 @@ class Broker:
         """Create the resources that infra creates in AWS: the fleet's policy, the queue, the data rule."""
         iot = self.client("iot")
         self.queue_url = self.client("sqs").create_queue(QueueName="ingest")["QueueUrl"]
-        publish = [
-            f"{ACCOUNT_ARN}:topic/dt/karma/{THING}/*",
-            f"{ACCOUNT_ARN}:topic/cmd/karma/{THING}/ready",
-            f"{ACCOUNT_ARN}:topic/cmd/karma/{THING}/response",
-            f"{ACCOUNT_ARN}:topic/$aws/rules/{RULE}/dt/karma/{THING}/telemetry",
-            f"{ACCOUNT_ARN}:topic/$aws/things/{THING}/jobs/*",
-            f"{ACCOUNT_ARN}:topic/file/karma/{THING}/ask",
-            f"{ACCOUNT_ARN}:topic/$aws/things/{THING}/shadow/name/settings/*",
-        ]
-        heard = [f"cmd/karma/{THING}/request", f"file/karma/{THING}/answer", f"$aws/things/{THING}/jobs/*"]
-        heard.append(f"$aws/things/{THING}/shadow/name/settings/*")
+        said = [f"dt/karma/{THING}/*", f"$aws/rules/{RULE}/dt/karma/{THING}/telemetry"]
+        both = [f"cmd/karma/{THING}/*", f"file/karma/{THING}/*"]
+        both += [f"$aws/things/{THING}/{each}/*" for each in ("jobs", "shadow/name/settings")]
+
+        def resources(kind: str, *topics: str) -> list[str]:
+            return [f"{ACCOUNT_ARN}:{kind}/{each}" for each in topics]
+
         statements = [
             {
                 "Effect": "Allow",
@@ -122,17 +118,9 @@ class Broker:
                 "Resource": f"{ACCOUNT_ARN}:client/{THING}",
                 "Condition": {"Bool": {"iot:Connection.Thing.IsAttached": "true"}},
             },
-            {"Effect": "Allow", "Action": "iot:Publish", "Resource": publish},
-            {
-                "Effect": "Allow",
-                "Action": "iot:Subscribe",
-                "Resource": [f"{ACCOUNT_ARN}:topicfilter/{each}" for each in heard],
-            },
-            {
-                "Effect": "Allow",
-                "Action": "iot:Receive",
-                "Resource": [f"{ACCOUNT_ARN}:topic/{each}" for each in heard],
-            },
+            {"Effect": "Allow", "Action": "iot:Publish", "Resource": resources("topic", *said)},
+            {"Effect": "Allow", "Action": ["iot:Publish", "iot:Receive"], "Resource": resources("topic", *both)},
+            {"Effect": "Allow", "Action": "iot:Subscribe", "Resource": resources("topicfilter", *both)},
         ]
         iot.create_policy(
             policyName=POLICY, policyDocument=json.dumps({"Version": "2012-10-17", "Statement": statements})

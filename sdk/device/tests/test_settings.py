@@ -81,6 +81,27 @@ def test_a_lost_report_is_reported_again_and_nothing_is_applied_twice(service: S
     assert applied == [{"a": {"x": 1, "y": True}}]
 
 
+@pytest.mark.fault("F-47c")
+@pytest.mark.parametrize("applies", [True, False], ids=["it applies settings", "it only reports"])
+def test_a_report_that_was_lost_is_sent_again_at_the_next_connection(service: Service, *, applies: bool) -> None:
+    if applies:
+        service.settings.on_change(lambda _wanted: None)
+    service.settings.report({"volume": 3, "led": {"on": True, "color": "red"}, "old": 1})
+    service.settings.report({"led": {"color": None}, "old": None})
+    service.sent.clear()
+    service.settings.connected()
+    if not applies:
+        assert service.reports(1) == [{"volume": 3, "led": {"on": True, "color": None}, "old": None}]
+        return
+    service.told("get/accepted", 7, reported={"volume": 3, "led": {"color": "red"}, "old": 1, "other": 2})
+    assert service.reports(1) == [{"led": {"on": True, "color": None}, "old": None}]
+    assert service.settings.reported == {"volume": 3, "led": {"on": True}, "other": 2}
+    service.told("get/accepted", 8, reported={"volume": 3, "led": {"on": True}, "other": 2})
+    assert len(service.reports(1)) == 1, "nothing is lost now"
+    service.settings.receive(f"{BASE}/get/rejected", b'{"code": 404}')
+    assert service.reports(2)[1]["volume"] == 3, "the service has none any more"
+
+
 def test_a_shadow_that_was_made_anew_begins_at_a_lower_version(service: Service, applied: list[Any]) -> None:
     service.told("update/delta", 9, a=1)
     service.reports(1)
@@ -157,6 +178,7 @@ def test_a_device_over_mqtt_and_tls_applies_what_was_wanted_while_it_was_away(
 ) -> None:
     """The real client against the engine's broker and shadows, with the policy that devices have."""
     shadows, thing = broker.client("iot-data"), credentials["thing_name"]
+    applied: list[Any] = []
 
     def want(**desired: Any) -> None:
         payload = json.dumps({"state": {"desired": desired}})
@@ -171,7 +193,6 @@ def test_a_device_over_mqtt_and_tls_applies_what_was_wanted_while_it_was_away(
         made.settings.on_change(applied.append)
         return made
 
-    applied: list[Any] = []
     with device() as first:
         assert first.wait_ready(20)
         want(interval_s=30)

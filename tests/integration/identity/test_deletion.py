@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from karma.audit.domain import AuditEntry, AuditEvent
+from karma.audit.domain import NOWHERE, AuditEntry, AuditEvent
 from karma.billing.allowances import Metric
 from karma.billing.repository.usage import UsageRepository
 from karma.conversations.domain import Message, ThreadKey
@@ -20,12 +20,15 @@ from karma.core.dynamo.transaction import Transaction
 from karma.core.errors import NotFound, StaleVersion
 from karma.core.ids import RunId, ThreadId, UserId, new_id
 from karma.devices.repository.devices import DeviceRepository
+from karma.devices.repository.settings_changes import SettingsChangeRepository
 from karma.devices.service import DeviceService
+from karma.devices.settings import Asker, SettingsService
 from karma.identity.accounts.deletion import SETTLES_AFTER, TOMBSTONE_TTL
 from karma.identity.accounts.repository.deletions import DeletionRepository
 from karma.identity.ownership import AccountHolds, OwnedKind
 from karma.identity.transactional import AccountGone, add_owned, remove_owned, require_account
 from karma.integrations.iot import IotRegistry
+from karma.integrations.iot_shadows import IotShadows
 from karma.projects.repository.projects import ProjectRepository
 from karma.projects.service import NewProject, ProjectService
 from karma.realtime.domain import Ticket
@@ -200,6 +203,7 @@ def test_a_crash_of_the_consumer_leaves_nothing_but_the_tombstone(
 ) -> None:
     """The last go of all: what an earlier one removes is removed by it as well."""
     iot, user_id = stack.aws("iot"), UserId(new_id())
+    shadows = IotShadows(endpoint_url=stack.engine.endpoint_url)
     document = json.dumps({"Version": "2012-10-17", "Statement": []})
     iot.create_policy(policyName="karma-device", policyDocument=document)
 
@@ -212,14 +216,16 @@ def test_a_crash_of_the_consumer_leaves_nothing_but_the_tombstone(
             data_endpoint_url=stack.engine.endpoint_url,
         )
         devices = DeviceService(DeviceRepository(), registry, SystemClock())
-        devices.create(user_id, new_device(serial_number="EOS-1"), allowance=allowance(user_id))
+        made = devices.create(user_id, new_device(serial_number="EOS-1"), allowance=allowance(user_id)).current.device
+        settings = SettingsService(DeviceRepository(), SettingsChangeRepository(), shadows, SystemClock())
+        settings.change(user_id, made.id, {"interval_s": 30}, by=Asker(user_id=user_id, source=NOWHERE))
         RealtimeRepository().put_ticket(Ticket(hash="t" * 64, user_id=user_id, expires_at=NOW), now=NOW)
         begin(deletions, user_id, at=datetime.now(UTC) - 2 * SETTLES_AFTER)
         return sqs_event([user_id])
 
     def left_in_iot() -> tuple[Any, ...]:
         on = [each for each in iot.list_certificates()["certificates"] if each["status"] == "ACTIVE"]
-        return on, iot.list_things()["things"]
+        return on, iot.list_things()["things"], shadows.read("EOS-1").desired
 
     stack.use("deletion")
     report = CrashTest(
@@ -234,7 +240,7 @@ def test_a_crash_of_the_consumer_leaves_nothing_but_the_tombstone(
     ).run()
 
     left = {item["type"]["S"] for table in stack.tables.values() for item in scan(stack, table)}
-    assert (left, left_in_iot()) == (LEFT, ([], []))
+    assert (left, left_in_iot()) == (LEFT, ([], [], {}))
     assert "after dynamodb.BatchWriteItem" in " ".join(report.at)
 
 

@@ -20,7 +20,7 @@ from karma.devices.domain import Device, DeviceState
 from karma.devices.ports import Shadows
 from karma.devices.repository.devices import DeviceRepository
 from karma.devices.repository.settings_changes import SettingsChangeRepository
-from karma.devices.shadow import Json, SettingsChange, Shadow, check_desired, merged, removing
+from karma.devices.shadow import Json, SettingsChange, Shadow, check_desired, merged, patch_to, same, without_empty
 
 _TRIES: Final = 5
 """Times that a change is tried beside others, and beside reports of the device."""
@@ -73,20 +73,28 @@ class SettingsService:
         asked: SettingsChange | None = None
         for _ in range(_TRIES):
             stored, seen = self._read(device)
-            wanted = merged(seen.desired, patch)
+            wanted = without_empty(merged(seen.desired, patch))
             # The answer to the update before may have been lost, with the client's own repeat refused by its version.
-            if asked is not None and wanted == seen.desired:
+            if asked is not None and same(wanted, seen.desired):
                 self._changes.settle(asked, version=None)
                 return seen
             if version is not None and stored.version != version:
                 break
             check_desired(wanted)
-            if wanted == seen.desired:
+            if same(wanted, seen.desired):
                 return seen
             asked = asked or self._ask(device, patch, by)
-            sent = removing(stored.desired, seen.desired, patch), removing(stored.reported, seen.reported, {})
+            if version == 0:
+                # Nothing can be compared with settings that do not exist: they are made first, by whoever comes first.
+                stored = self._made_empty(device)
+                if stored.desired or stored.reported:
+                    break
             made = self._shadows.update(
-                device.serial_number, desired=sent[0], reported=sent[1], version=stored.version, token=asked.id
+                device.serial_number,
+                desired=patch_to(wanted, stored=stored.desired, seen=seen.desired),
+                reported=patch_to(seen.reported, stored=stored.reported, seen=seen.reported),
+                version=stored.version,
+                token=asked.id,
             )
             if made is not None:
                 self._changes.settle(asked, version=made)
@@ -117,6 +125,12 @@ class SettingsService:
         """Return a device's shadow as it is stored, and as its owner may see it."""
         stored = self._shadows.read(device.serial_number)
         return stored, stored.since(parse_iso(device.created_at))
+
+    def _made_empty(self, device: Device) -> Shadow:
+        """Make a device's settings without any value, and return them; they have some where somebody came first."""
+        thing = device.serial_number
+        self._shadows.update(thing, desired={}, reported={}, version=0, token=new_id())
+        return self._shadows.read(thing)
 
     def _ask(self, device: Device, patch: Json, by: Asker) -> SettingsChange:
         now = self._clock.now()

@@ -87,13 +87,16 @@ class Shadow(Record, kw_only=True):
         return {name: _newest(self.reported_stamps.get(name)) for name in self.reported}
 
     def since(self, moment: datetime) -> Shadow:
-        """Return it without what is older than a device's row: whole seconds, as the broker counts."""
+        """Return it without what is older than a device's row, in whole seconds, as the broker counts.
+
+        Left out are also objects without a value, and, where something is older, lists without one: they have no time.
+        """
         least = int(moment.timestamp())
-        return replace(
-            self,
-            desired=_kept(self.desired, self.desired_stamps, least),
-            reported=_kept(self.reported, self.reported_stamps, least),
-        )
+        halves = (self.desired, self.desired_stamps), (self.reported, self.reported_stamps)
+        is_mixed = any(at < least for values, stamps in halves for at in _times(values, stamps))
+        untimed = 0 if is_mixed else least
+        desired, reported = (_kept(*half, least, untimed) for half in halves)
+        return replace(self, desired=desired, reported=reported)
 
 
 def merged(settings: Json, patch: Json) -> dict[str, Any]:
@@ -110,20 +113,39 @@ def merged(settings: Json, patch: Json) -> dict[str, Any]:
     return after
 
 
-def removing(before: Json, kept: Json, patch: Json) -> dict[str, Any]:
-    """Return a patch with which the broker, too, removes what is in `before` and not in `kept`."""
-    out: dict[str, Any] = dict(patch)
-    for name, value in before.items():
-        wanted, stays = patch.get(name), kept.get(name)
-        if isinstance(value, Mapping) and (isinstance(stays, Mapping) or isinstance(wanted, Mapping)):
-            if name in patch and not isinstance(wanted, Mapping):
-                continue  # replaced or removed as a whole
-            inner = removing(value, stays if isinstance(stays, Mapping) else {}, wanted or {})
+def without_empty(settings: Json) -> dict[str, Any]:
+    """Return settings without the objects that have no value: they say nothing, and brokers differ in keeping them."""
+    kept = {name: without_empty(value) if isinstance(value, Mapping) else value for name, value in settings.items()}
+    return {name: value for name, value in kept.items() if value or not isinstance(value, Mapping)}
+
+
+def same(one: object, other: object) -> bool:
+    """Tell whether two values are the same as JSON: true is not 1, though 1 is 1.0."""
+    if isinstance(one, Mapping) and isinstance(other, Mapping):
+        return one.keys() == other.keys() and all(same(value, other[name]) for name, value in one.items())
+    if isinstance(one, list) and isinstance(other, list):
+        return len(one) == len(other) and all(map(same, one, other))
+    return one == other and isinstance(one, bool) is isinstance(other, bool)
+
+
+def patch_to(wanted: Json, *, stored: Json, seen: Json) -> dict[str, Any]:
+    """Return the merge patch by which stored settings become the wanted ones.
+
+    What is not in `seen`, the part of them that is not a former owner's, is said again: it gets a time of its own.
+    """
+    patch: dict[str, Any] = {}
+    for name, value in wanted.items():
+        before, shown = stored.get(name), seen.get(name)
+        if isinstance(value, Mapping) and isinstance(before, Mapping):
+            inner = patch_to(value, stored=before, seen=shown if isinstance(shown, Mapping) else {})
             if inner:
-                out[name] = inner
-        elif name not in kept and name not in patch:
-            out[name] = None
-    return out
+                patch[name] = inner
+        elif name not in seen or not same(shown, value):
+            patch[name] = value
+    for name, value in stored.items():
+        if name not in wanted and (not isinstance(value, Mapping) or without_empty(value)):
+            patch[name] = None
+    return patch
 
 
 def check_desired(settings: Json) -> None:
@@ -165,20 +187,30 @@ def _walk(value: object, level: int) -> Iterator[tuple[int, str | None, object]]
         yield from _walk(each, level + 1)
 
 
-def _kept(values: Json, stamps: object, least: int) -> dict[str, Any]:
+def _kept(values: Json, stamps: object, least: int, untimed: int) -> dict[str, Any]:
     kept: dict[str, Any] = {}
     known = stamps if isinstance(stamps, Mapping) else {}
     for name, value in values.items():
         if isinstance(value, Mapping):
-            inner = _kept(value, known.get(name), least)
+            inner = _kept(value, known.get(name), least, untimed)
             if inner:
                 kept[name] = inner
-        elif _newest(known.get(name)) >= least:
+        elif (_newest(known.get(name)) or untimed) >= least:
             kept[name] = value
     return kept
 
 
+def _times(values: Json, stamps: object) -> Iterator[int]:
+    known = stamps if isinstance(stamps, Mapping) else {}
+    for name, value in values.items():
+        if isinstance(value, Mapping):
+            yield from _times(value, known.get(name))
+        elif at := _newest(known.get(name)):
+            yield at
+
+
 def _newest(stamp: object) -> int:
+    """Return the newest time in the stamps of a value; 0: it has none, as a list without values."""
     if isinstance(stamp, Mapping):
         at = stamp.get("timestamp")
         # A setting may be named so itself: its stamp is an object.
@@ -196,6 +228,6 @@ def _delta(desired: Json, reported: Json) -> dict[str, Any]:
             inner = _delta(wanted, said)
             if inner:
                 delta[name] = inner
-        elif name not in reported or wanted != said or isinstance(wanted, bool) is not isinstance(said, bool):
+        elif name not in reported or not same(wanted, said):
             delta[name] = wanted
     return delta

@@ -9,7 +9,7 @@ from typing import Any, Final
 
 import orjson
 
-from karma.core import aws
+from karma.core import aws, freeform
 from karma.core.errors import ValidationFailed
 from karma.core.faults import AWS_FAULTS, code_of
 from karma.devices.shadow import Json, Shadow
@@ -36,7 +36,8 @@ class IotShadows:
             if code_of(exc) in _ABSENT:
                 return Shadow()
             raise
-        document = orjson.loads(found["payload"].read())
+        # What a device reports is what it likes: halves of characters, which the broker takes, are replaced.
+        document = freeform.loads(found["payload"].read(), replace_surrogates=True, is_exact=False)
         state, stamps = document.get("state") or {}, document.get("metadata") or {}
         return Shadow(
             version=int(document["version"]),
@@ -60,7 +61,7 @@ class IotShadows:
             ValidationFailed: with what the device reports they are more than a shadow holds.
             DeviceServiceThrottled, DeviceServiceUnavailable: they may or may not have been changed.
         """
-        state: dict[str, Any] = {"desired": desired} if desired else {}
+        state: dict[str, Any] = {"desired": desired}
         if reported:
             state["reported"] = reported
         body: dict[str, Any] = {"state": state, "clientToken": token}
