@@ -197,6 +197,12 @@ class Rows:
         yield cost
         device = f"{devices}/{made['device']['id']}"
         yield self._measure(meter, Step("PATCH /devices/{id}", "PATCH", device, body={"name": "Renamed device"}))[0]
+        for more in ("", " that changes nothing"):
+            body = {"desired": {"interval_s": 30}}
+            step = Step(f"PATCH /devices/{{id}}/settings{more}", "PATCH", f"{device}/settings", body=body)
+            yield self._measure(meter, step)[0]
+        for part in ("settings", "settings/changes"):
+            yield self._measure(meter, Step(f"GET /devices/{{id}}/{part}", "GET", f"{device}/{part}"))[0]
         step = Step("POST /devices/{id}/commands", "POST", f"{device}/commands", body=COMMAND)
         cost, sent = self._measure(meter, step)
         yield cost

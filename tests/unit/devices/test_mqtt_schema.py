@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,8 @@ from karma.devices.repository.commands import Pending
 from karma.devices.samples import read_telemetry
 from karma.devices.topics import read_topic, request_topic
 from karma_device.messages import parse_request
+from karma_device.settings import DeviceSettings
+from karma_device_testing.cloud import wait_until
 
 DOCS = Path(__file__).parents[3] / "docs"
 SCHEMA: dict[str, Any] = json.loads((DOCS / "mqtt.schema.json").read_text())
@@ -171,9 +174,34 @@ def examples() -> list[tuple[str, str]]:
     return [(name, text.replace("01a1fd64-…", new_id())) for name, text in found]
 
 
+SHADOW = frozenset({"get", "get/accepted", "update", "update/delta"})
+"""Messages of the shadow, whose form is AWS's."""
+
+
+def test_the_page_s_example_of_settings_is_what_our_client_does() -> None:
+    shown = {name: json.loads(text) for name, text in examples() if name in SHADOW}
+    sent: list[tuple[str, Any]] = []
+    base = "$aws/things/EOS-1/shadow/name/settings/"
+    device = DeviceSettings("EOS-1", send=lambda topic, body: sent.append((topic[len(base) :], json.loads(body))))
+    applied = threading.Event()
+
+    @device.on_change
+    def apply(wanted: dict[str, Any]) -> None:
+        assert wanted == shown["update/delta"]["state"]
+        applied.set()
+
+    device.connected()
+    device.receive(f"{base}get/accepted", json.dumps(shown["get/accepted"]).encode())
+    assert applied.wait(20)
+    device.receive(f"{base}update/delta", json.dumps(shown["update/delta"]).encode())
+    wait_until(lambda: len(sent) > 1)
+    assert sent[:2] == [("get", shown["get"]), ("update", shown["update"])]
+    device.close()
+
+
 @pytest.mark.fault("F-14b")
 def test_the_page_s_examples_are_what_they_say() -> None:
-    shown = examples()
+    shown = [each for each in examples() if each[0] not in SHADOW]
     assert {name for name, _ in shown} | {"ready"} == {*READERS, "request", "ask", "answer"}
     for name, text in shown:
         assert accepts(name, json.loads(text)), text
