@@ -198,8 +198,8 @@ class Rows:
         device = f"{devices}/{made['device']['id']}"
         yield self._measure(meter, Step("PATCH /devices/{id}", "PATCH", device, body={"name": "Renamed device"}))[0]
         for more in ("", " that changes nothing"):
-            body = {"desired": {"interval_s": 30}}
-            step = Step(f"PATCH /devices/{{id}}/settings{more}", "PATCH", f"{device}/settings", body=body)
+            wish = {"desired": {"interval_s": 30}}
+            step = Step(f"PATCH /devices/{{id}}/settings{more}", "PATCH", f"{device}/settings", body=wish)
             yield self._measure(meter, step)[0]
         for part in ("settings", "settings/changes"):
             yield self._measure(meter, Step(f"GET /devices/{{id}}/{part}", "GET", f"{device}/{part}"))[0]
