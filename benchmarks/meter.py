@@ -19,6 +19,7 @@ Item images before and after a write come from an extra, unmetered client, so th
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import Context
@@ -30,6 +31,7 @@ Item = Mapping[str, Any]
 _READ_BLOCK = 4096
 _WRITE_BLOCK = 1024
 _INDEX_KEYS = {"gsi1": ("gsi1pk", "gsi1sk")}
+_STATEMENT = re.compile(r'(INSERT|UPDATE)(?: INTO)? "([^"]+)" ')
 _CHANGES = {"Put": "Item", "Update": "Key", "Delete": "Key", "ConditionCheck": "Key"}
 
 
@@ -110,6 +112,8 @@ def writes_of(operation: str, params: Mapping[str, Any]) -> list[tuple[str, Mapp
         return [(operation.removesuffix("Item"), params)]
     if operation == "TransactWriteItems":
         return [(kind, change) for entry in params["TransactItems"] for kind, change in entry.items()]
+    if operation in {"ExecuteStatement", "BatchExecuteStatement"}:
+        return [_written(each) for each in params.get("Statements", (params,))]
     if operation == "BatchWriteItem":
         return [
             (kind.removesuffix("Request"), {"TableName": table, **change})
@@ -118,6 +122,17 @@ def writes_of(operation: str, params: Mapping[str, Any]) -> list[tuple[str, Mapp
             for kind, change in entry.items()
         ]
     return []
+
+
+def _written(statement: Mapping[str, Any]) -> tuple[str, Mapping[str, Any]]:
+    """Return the write of a PartiQL statement: an INSERT, or an UPDATE of one item."""
+    text, values = statement["Statement"], statement["Parameters"]
+    found = _STATEMENT.match(text)
+    if found is None:
+        raise ValueError(f"units of {text[:40]!r} are not known")
+    names = ("'pk'", "'sk'") if found[1] == "INSERT" else ('"pk" = ?', '"sk" = ?')
+    pk, sk = (values[text[: text.index(name)].count("?")] for name in names)
+    return "Update", {"TableName": found[2], "Key": {"pk": pk, "sk": sk}}
 
 
 def read_units(operation: str, params: Mapping[str, Any], answer: Mapping[str, Any]) -> float:

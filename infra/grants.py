@@ -31,6 +31,9 @@ UPDATE = "dynamodb:UpdateItem"
 DELETE = "dynamodb:DeleteItem"
 BATCH_WRITE = "dynamodb:BatchWriteItem"
 """Cannot be restricted by conditions: only for the function that deletes whole partitions of deleted objects."""
+PARTIQL_INSERT = "dynamodb:PartiQLInsert"
+PARTIQL_UPDATE = "dynamodb:PartiQLUpdate"
+"""Statements, by which a call makes several conditional writes that have nothing to do with each other."""
 CHECK = "dynamodb:ConditionCheckItem"
 """A condition check inside a transaction; IAM names its writes by the actions above."""
 
@@ -166,8 +169,8 @@ GRANTS: dict[FunctionName, tuple[Grant, ...]] = {
     ),
     FunctionName.DEVICE_INGEST: (
         Grant("queue/ingest", (*CONSUME, *SEND)),
-        Grant("table/devices", (GET, QUERY, PUT, UPDATE, DELETE, CHECK)),
-        Grant("table/telemetry", (QUERY, PUT)),
+        Grant("table/devices", (GET, QUERY, PUT, UPDATE, DELETE, CHECK, PARTIQL_UPDATE)),
+        Grant("table/telemetry", (QUERY, PUT, PARTIQL_INSERT)),
         Grant("table/work", (BATCH_GET,)),
         Grant("index/work", (QUERY,)),
         Grant("iot/requests", ("iot:Publish",)),

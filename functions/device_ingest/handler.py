@@ -25,7 +25,8 @@ from karma.core.observability import logger
 from karma.core.settings import FunctionSettings, load
 from karma.devices.allowance import HourlyAllowance
 from karma.devices.dispatch import Dispatcher
-from karma.devices.ingest import DeviceMessage, IngestService
+from karma.devices.hearing import DeviceMessage
+from karma.devices.ingest import IngestService
 from karma.devices.repository.commands import CommandRepository
 from karma.devices.repository.dead_letters import DeadLetterRepository
 from karma.devices.repository.devices import DeviceRepository

@@ -1,6 +1,6 @@
 """Runs the embedded engine (MiniStack) in its own virtual environment, so that only this machine reaches it.
 
-Eight things differ from its own launcher; tests/integration/local/test_loopback.py and tests/e2e/test_listeners.py
+Nine things differ from its own launcher; tests/integration/local/test_loopback.py and tests/e2e/test_listeners.py
 check the first four, test_watch.py the fifth and the last, tests/integration/integrations/test_iot.py the sixth:
 
 * All listeners are on 127.0.0.1: its MQTT broker asks for every interface, whatever BIND_HOST says.
@@ -10,7 +10,8 @@ check the first four, test_watch.py the fifth and the last, tests/integration/in
 * MQTT over WebSocket is refused. It carries no certificate, and the engine does not check signatures in its place.
 * Instances of functions end after the call that they carry out.
 * A message that Python's parser cannot read is acknowledged and passed on.
-
+* What a statement of PartiQL writes is told to the table's stream, as any other write.
+  tests/integration/realtime/test_push.py checks it.
 * Fleet provisioning signs a device's own key, too (`$aws/certificates/create-from-csr/json`): the engine's answers
   `create/json` alone. tests/e2e/test_provisioning.py checks it.
 * A call of a function that fails is written to a file, whoever made it: a schedule or a queue tells nobody. So is one
@@ -35,7 +36,7 @@ from typing import Any
 import uvicorn
 from ministack.app import app
 from ministack.core import lambda_runtime
-from ministack.services import iot, lambda_svc
+from ministack.services import dynamodb, iot, lambda_svc
 
 # Of this project only this module: its other packages are not the engine's.
 sys.path.append(str(Path(__file__).parents[2]))
@@ -222,6 +223,32 @@ async def without_mqtt(scope: cross_origin.Scope, receive: cross_origin.Receive,
     await app(scope, receive, send)
 
 
+def tell_of_statements() -> None:
+    """Put what statements insert and update into the streams."""
+    engine: dict[str, Any] = vars(dynamodb)
+    store, at_work = engine["_set_item"], threading.local()
+
+    def stored(table: Any, pk: str, sk: str, item: Any) -> Any:
+        old = store(table, pk, sk, item)
+        if getattr(at_work, "statement", False):
+            engine["_emit_stream_event"](table["TableName"], "MODIFY" if old else "INSERT", old, item)
+        return old
+
+    def telling(run: Any) -> Any:
+        def told(*given: Any) -> Any:
+            at_work.statement = True
+            try:
+                return run(*given)
+            finally:
+                at_work.statement = False
+
+        return told
+
+    engine["_set_item"] = stored
+    for name in ("_partiql_insert", "_partiql_update"):
+        engine[name] = telling(engine[name])
+
+
 def main() -> None:
     """Serve until SIGTERM; the engine writes its state then."""
     parser = argparse.ArgumentParser(description=main.__doc__)
@@ -233,6 +260,7 @@ def main() -> None:
     protect_runtime_apis()
     take_any_message()
     sign_for_devices()
+    tell_of_statements()
     write_failures(given.failures)
     config = uvicorn.Config(
         cross_origin.CrossOriginProtection(without_mqtt),

@@ -33,6 +33,7 @@ from karma.devices.domain import (
     LateResult,
     Latest,
     PresenceEvent,
+    Reading,
 )
 from karma.devices.payloads import Refused
 from karma.devices.repository.bulk_commands import BulkCommandRepository, require_sending
@@ -44,7 +45,7 @@ from karma.devices.repository.devices import DeviceRepository
 from karma.devices.repository.hours import Cost, HourRepository
 from karma.devices.repository.rotations import RotationRepository
 from karma.devices.repository.settings_changes import SettingsChangeRepository
-from karma.devices.repository.telemetry import TelemetryRepository
+from karma.devices.repository.telemetry import OwnedBatch, TelemetryRepository
 from karma.devices.repository.transfers import StoredDevice, TransferRepository
 from karma.devices.rotation import CertificateRotation, RotationOutcome, RotationStage
 from karma.devices.samples import Batch
@@ -122,7 +123,10 @@ class DeviceRows(AccountRows):
 
     @property
     def serial_claim(self) -> SerialClaim:
-        found = self.devices.claim_of(self.device.serial_number, consistent=True)
+        return self.claim_of(self.device)
+
+    def claim_of(self, device: Device) -> SerialClaim:
+        found = self.devices.claim_of(device.serial_number, consistent=True)
         assert found is not None
         return found
 
@@ -375,6 +379,12 @@ SCENARIOS = Scenarios[DeviceRows](
                 and r.devices.merge_latest(claim, Latest(last_seen_ms=2, ip_ms=2, ip="192.0.2.1"), now=NOW)
             ),
         ),
+        "DeviceRepository.freshen_each": made(
+            lambda r: r.serial_claim,
+            lambda r, claim: r.devices.freshen_each(
+                [(claim, Latest(readings={"t": Reading(1.5, 1)}, last_seen_ms=1))], now=NOW
+            ),
+        ),
         "DeviceRepository.merge_presence": made(
             lambda r: r.serial_claim,
             lambda r, claim: r.devices.merge_presence(claim, [PresenceEvent(1, 0, True, "s")], now=NOW),
@@ -486,6 +496,13 @@ SCENARIOS = Scenarios[DeviceRows](
         ),
         "DeadLetterRepository.page": made(lambda r: r.device, lambda r, d: r.letters.page(d.id, limit=5)),
         "TelemetryRepository.store": made(lambda r: r.device, lambda r, d: r.telemetry.store(d.id, r.batch())),
+        "TelemetryRepository.store_new": made(
+            lambda r: r.device,
+            lambda r, d: r.telemetry.store_new(
+                [OwnedBatch(d.id, r.batch(0), d.user_id), OwnedBatch(d.id, r.batch(1), d.user_id)]
+            ),
+        ),
+        "TelemetryRepository.holds": made(lambda r: r.device, lambda r, d: r.telemetry.holds(d.id, r.batch())),
         "TelemetryRepository.batches": made(
             lambda r: r.device,
             lambda r, d: list(r.telemetry.batches(d.id, from_ms=epoch_ms(NOW), to_ms=epoch_ms(LATER))),

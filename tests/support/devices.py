@@ -13,7 +13,8 @@ from karma.devices.allowance import HourlyAllowance
 from karma.devices.commands import CommandService
 from karma.devices.dispatch import Dispatcher
 from karma.devices.domain import CurrentDevice, Device, DeviceModel, DeviceState
-from karma.devices.ingest import DeviceMessage, IngestService
+from karma.devices.hearing import DeviceMessage
+from karma.devices.ingest import IngestService
 from karma.devices.lookup import DeviceLookup
 from karma.devices.repository.commands import CommandRepository
 from karma.devices.repository.dead_letters import DeadLetterRepository

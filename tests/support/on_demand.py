@@ -76,6 +76,9 @@ def _named(params: Mapping[str, Any]) -> Iterator[str]:
     for item in params.get("TransactItems", ()):
         for part in item.values():
             yield part["TableName"]
+    for each in [params, *params.get("Statements", ())]:
+        if "Statement" in each:
+            yield each["Statement"].split('"')[1]
 
 
 def _settle(names: list[str]) -> None:

@@ -13,6 +13,7 @@ from typing import Any
 from karma.core import aws
 
 Params = Mapping[str, Any]
+_KEYS = {"INSERT": ("'pk'", "'sk'"), "UPDATE": ('"pk" = ?', '"sk" = ?')}
 _SINGLE = {"PutItem": "Put", "UpdateItem": "Update", "DeleteItem": "Delete"}
 
 
@@ -30,6 +31,15 @@ class Write:
         """Return the write of a request's parameters."""
         where = params["Item"] if kind == "Put" else params["Key"]
         return cls(kind, params["TableName"], where["pk"]["S"], where["sk"]["S"])
+
+    @classmethod
+    def of_statement(cls, sent: Params) -> Write:
+        """Return the write of a PartiQL statement, which always has a condition."""
+        text, values = sent["Statement"], sent["Parameters"]
+        found = re.match(r'(INSERT|UPDATE)(?: INTO)? "([^"]+)" ', text)
+        assert found is not None, text
+        pk, sk = (values[text[: text.index(name)].count("?")]["S"] for name in _KEYS[found[1]])
+        return cls("Put" if found[1] == "INSERT" else "Update", found[2], pk, sk)
 
     @property
     def label(self) -> str:
@@ -63,6 +73,11 @@ class Wire:
                         yield number, position, Write.of(kind, write)
             elif operation in _SINGLE and "ConditionExpression" in params:
                 yield number, 0, Write.of(_SINGLE[operation], params)
+            elif operation == "ExecuteStatement":
+                yield number, 0, Write.of_statement(params)
+            elif operation == "BatchExecuteStatement":
+                for position, each in enumerate(params["Statements"]):
+                    yield number, position, Write.of_statement(each)
 
     def _send(self, params: Params, model: Any, **_: object) -> None:
         self.requests.append((model.name, params))

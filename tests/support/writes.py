@@ -57,4 +57,8 @@ def _keys(params: Mapping[str, Any]) -> str:
         for part in parts
         for key in [part.get("Key") or part.get("Item")]
         if key
+    ) + "".join(
+        f" {each['Statement']} {each['Parameters']}"
+        for each in [body, *body.get("Statements", ())]
+        if "Statement" in each
     )

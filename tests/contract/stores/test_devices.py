@@ -24,6 +24,8 @@ from tests.support.requests import asked
 from tests.support.rows import DAY, LATER, NOW
 
 MINUTE = timedelta(minutes=1)
+ODD = ["a.b[0]", 'say "hi"', "it's", "what?", "温度", "size(fresh)", "-- or", "1", "pk", "MISSING", "\\", '""']
+"""Names of metrics, as many as are written without a read."""
 
 
 OF_THE_FIRST_ATTEMPT = ("id", "user_id", "serial_number", "state", "created_at", "updated_at", "version")
@@ -256,6 +258,35 @@ class TestWhatADeviceSays:
         current = rows.devices.current(claim.user_id, claim.device_id, consistent=True)
         assert current is not None
         assert current.latest == merged
+
+    def test_is_written_with_what_others_say(self, rows: Rows) -> None:
+        """26 devices are two calls; whatever is left out merges to the same as what is written alone."""
+        claims = [rows.claim_of(rows.active()) for _ in range(26)]
+        gone = rows.devices.current(claims[1].user_id, claims[1].device_id)
+        assert gone is not None
+        known = Latest(readings={"t": Reading(9, 90)}, last_seen_ms=90, ip="192.0.2.1", ip_ms=1)
+        assert rows.devices.merge_latest(claims[0], known, now=NOW)
+        rows.devices.begin_delete(gone.device, now=NOW)
+        rows.devices.finish_delete(gone.device, now=NOW)
+        said = {
+            0: Latest(readings={"t": Reading(1, 89)}, last_seen_ms=91),  # older than what is known: `facts` has it
+            1: Latest(readings={"t": Reading(1, 91)}, last_seen_ms=91),
+            2: Latest(readings={name: Reading(1.5, 91) for name in ODD}, last_seen_ms=91),
+            3: Latest(last_seen_ms=91, ip="192.0.2.2", ip_ms=91),
+            4: Latest(readings={f"m{n}": Reading(n, 91) for n in range(13)}, last_seen_ms=91),
+        }
+        values = [said.get(n, Latest(readings={"t": Reading(n, 91)}, last_seen_ms=91)) for n in range(26)]
+        for is_again in (False, True):
+            done = rows.devices.freshen_each(list(zip(claims, values, strict=True)), now=NOW)
+            assert done == [not is_again and n not in {1, 3, 4} for n in range(26)]
+            for n in (1, 3, 4) if not is_again else range(26):
+                left = rows.devices.merge_latest(claims[n], values[n], now=NOW, is_tried=True)
+                assert left is (n != 1)
+        for n, claim in enumerate(claims):
+            current = rows.devices.current(claim.user_id, claim.device_id, consistent=True)
+            assert (current is None) == (n == 1)
+            if current is not None:
+                assert current.latest == (known if n == 0 else Latest()).merge(values[n])
 
     def test_tells_whether_it_is_connected(self, rows: Rows) -> None:
         claim = rows.serial_claim

@@ -8,15 +8,18 @@ from datetime import timedelta
 import pytest
 
 from karma.core.clock import epoch_ms
+from karma.core.dynamo.statements import Outcome
 from karma.core.ids import DeviceId, UserId, new_id
 from karma.devices.domain import DEAD_LETTER_RETENTION_S
 from karma.devices.payloads import Refused
 from karma.devices.repository.dead_letters import KEPT_BYTES, NAMED, TOO_MANY
 from karma.devices.repository.device_mapping import GoneDevice
 from karma.devices.repository.hours import Cost
+from karma.devices.repository.telemetry import OwnedBatch
 from tests.contract.stores.rows import Rows
 from tests.support.requests import asked
 from tests.support.rows import NOW
+from tests.support.wire import Wire, error, on
 
 HOUR_MS = 3_600_000
 NOW_MS = epoch_ms(NOW)
@@ -30,6 +33,38 @@ class TestTelemetry:
         assert not rows.telemetry.store(device_id, rows.batch(digest="other"))
         [batch] = rows.telemetry.batches(device_id, from_ms=NOW_MS, to_ms=NOW_MS + 1)
         assert (batch.min_ts, [tuple(sample) for sample in batch.samples]) == (NOW_MS, [(1, {"temp_c": 1.5})])
+
+    def test_is_stored_with_others(self, rows: Rows) -> None:
+        """One whose key is taken is refused by itself, and `holds` tells by what."""
+        device_id, owner = rows.device.id, rows.ada.id
+        batches = [rows.batch(number, at_ms=NOW_MS + number) for number in range(26)]
+        assert rows.telemetry.store(device_id, batches[3])
+        assert rows.telemetry.store(device_id, replace(batches[25], digest="other"))
+        outcomes = rows.telemetry.store_new([OwnedBatch(device_id, each, owner) for each in batches])
+        assert [number for number, each in enumerate(outcomes) if each is not Outcome.DONE] == [3, 25]
+        assert {outcomes[3], outcomes[25]} == {Outcome.REFUSED}
+        assert [rows.telemetry.holds(device_id, batches[number]) for number in (0, 3, 25)] == [True, True, False]
+        again = rows.telemetry.store_new([OwnedBatch(device_id, each, owner) for each in batches])
+        assert set(again) == {Outcome.REFUSED}
+        both = [*rows.telemetry.stored(device_id, from_ms=NOW_MS, to_ms=NOW_MS + 26)]
+        assert [each.owner for each in both] == ["" if number in {3, 25} else owner for number in range(26)]
+        assert rows.telemetry.store(device_id, batches[0]), "which it is no less than by itself"
+
+    @pytest.mark.parametrize(
+        "code", ["ThrottlingException", "ValidationException", "ProvisionedThroughputExceededException"]
+    )
+    def test_a_call_that_fails_leaves_each_to_be_stored_alone(self, rows: Rows, code: str) -> None:
+        batches = [OwnedBatch(rows.device.id, rows.batch(number), rows.ada.id) for number in range(2)]
+        with on(Wire(answer=lambda _number, _operation, _params: error(code))):
+            assert rows.telemetry.store_new(batches) == [Outcome.UNKNOWN] * 2
+
+    def test_a_statement_that_fails_is_unknown_or_refused(self, rows: Rows) -> None:
+        batches = [OwnedBatch(rows.device.id, rows.batch(number), rows.ada.id) for number in range(4)]
+        codes = ["DuplicateItem", "ThrottlingError", "InternalServerError"]
+        answers = [{"TableName": "t"}, *({"Error": {"Code": code, "Message": "m"}} for code in codes)]
+        with on(Wire(answer=lambda _number, _operation, _params: {"Responses": answers})):
+            told = rows.telemetry.store_new(batches)
+        assert told == [Outcome.DONE, Outcome.REFUSED, Outcome.UNKNOWN, Outcome.UNKNOWN]
 
     def test_is_read_in_order_over_days_and_pages(self, rows: Rows) -> None:
         device_id, midnight = rows.device.id, epoch_ms(NOW.replace(hour=0))

@@ -30,6 +30,9 @@ NEVER = "cannot be refused"
 BUSY = "ProvisionedThroughputExceededException"
 TOLD_OTHERWISE = {
     "ApiKeyRepository.note_use": "None",  # a key is not refused because its use cannot be noted
+    # Each is written alone then.
+    "DeviceRepository.freshen_each": "an answer",
+    "TelemetryRepository.store_new": "an answer",
 }
 FOREIGN: dict[str, Any] = (
     {
@@ -117,6 +120,11 @@ class Meddler:
 
     def check(self) -> bool:
         """Tell whether that condition refused; make sure that no other did and nothing was written."""
+        if "Responses" in self.answer:  # of statements, each of which is refused by itself
+            codes = [each.get("Error", {}).get("Code") for each in self.answer["Responses"]]
+            mine = codes.pop(self.target[1])
+            assert not any(codes)
+            return mine is not None
         code = self.answer.get("Error", {}).get("Code")
         if code is None:
             return False

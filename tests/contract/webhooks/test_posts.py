@@ -27,7 +27,7 @@ from tests.support.webhook_receiver import BUSY_S, Receiver, receiver
 
 TIME_S = 1.0
 SLOW_S = 5.0
-"""What a slow machine may add; what is not bounded takes longer."""
+"""Seconds that a slow machine may add; what is not bounded takes longer."""
 PAYLOAD = b'{"type":"run.finished"}'
 
 

@@ -53,10 +53,10 @@ def test_requests_of_each_pattern(world: World, calls: Callable[[Callable[[], An
         )
 
     first = calls(lambda: batches(5))
-    assert first == ["GetItem", *["PutItem"] * 5, "UpdateItem", "Query"]
+    assert first == ["GetItem", "BatchExecuteStatement", "ExecuteStatement", "Query"]
     world.clock.pass_time(seconds=1)
-    # The claim is remembered: five puts, then LATEST once, then a look into the queue.
-    assert calls(lambda: batches(5)) == [*["PutItem"] * 5, "UpdateItem", "Query"]
+    # The claim is remembered: one call for five batches, then LATEST once, then a look into the queue.
+    assert calls(lambda: batches(5)) == ["BatchExecuteStatement", "ExecuteStatement", "Query"]
 
 
 def test_a_page_costs_the_same_among_many(world: World, calls: Callable[[Callable[[], Any]], list[str]]) -> None:

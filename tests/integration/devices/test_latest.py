@@ -12,7 +12,7 @@ import pytest
 
 from karma.core import aws
 from karma.devices.domain import Latest, Reading
-from karma.devices.ingest import DeviceMessage
+from karma.devices.hearing import DeviceMessage
 from karma.devices.service import Created
 from tests.support.clients import hooked
 from tests.support.devices import World
@@ -116,7 +116,7 @@ def test_the_next_sample_is_written_without_a_read_and_a_repeat_not_at_all(world
     message = world.message(created, "telemetry", world.samples((0, 2.0), seq=1))
     with counted() as calls:
         world.tell(message)
-    assert calls == ["PutItem", "UpdateItem"]
+    assert calls == ["PutItem", "ExecuteStatement"]
     before = world.items()
     world.tell(message)
     assert world.items() == before
@@ -124,7 +124,7 @@ def test_the_next_sample_is_written_without_a_read_and_a_repeat_not_at_all(world
     late = world.message(created, "telemetry", world.samples((-5_000, 9.0), seq=2))
     with counted() as calls:
         world.tell(late)
-    assert calls == ["PutItem", "UpdateItem", "PutItem"], "the update that fails tells what is there"
+    assert calls == ["PutItem", "ExecuteStatement", "PutItem"], "the update that fails tells what is there"
     assert world.current(created).latest.readings["temp_c"].value == 2.0
     assert world.current(created).latest.last_seen_ms == world.clock.ms
 

@@ -47,7 +47,7 @@ from karma.devices.allowance import HourlyAllowance
 from karma.devices.commands import CommandService
 from karma.devices.counting import DeviceCounting
 from karma.devices.dispatch import Dispatcher
-from karma.devices.ingest import DeviceMessage as Publication
+from karma.devices.hearing import DeviceMessage as Publication
 from karma.devices.ingest import IngestService
 from karma.devices.lookup import DeviceLookup
 from karma.devices.ports import Registry

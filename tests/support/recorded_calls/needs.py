@@ -32,6 +32,7 @@ ANY = "*"
 NOT_FOUND = ":404"
 _UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
 _SHA256 = re.compile(r"(?<![0-9a-f])[0-9a-f]{64}(?![0-9a-f])")
+_STATEMENT = re.compile(r'(INSERT|UPDATE)(?: INTO)? "([^"]+)" ')
 _DEVICE_TOPIC = re.compile(r"(cmd|file)/karma/[^/]+/")
 
 
@@ -120,6 +121,15 @@ def _transaction(told: Told, params: Params) -> Iterator[Need]:
             yield Need(f"dynamodb:{_PARTS[kind]}", told.table(part["TableName"]))
 
 
+def _statements(told: Told, params: Params) -> Iterator[Need]:
+    """Yield what each PartiQL statement asks for."""
+    for each in params.get("Statements", (params,)):
+        found = _STATEMENT.match(each["Statement"])
+        if found is None:
+            raise Unmapped(f"say what IAM asks for at {each['Statement'][:30]!r}")
+        yield Need(f"dynamodb:PartiQL{found[1].capitalize()}", told.table(found[2]))
+
+
 def _object(told: Told, params: Params) -> str:
     return told.object(params, params["Key"])
 
@@ -194,6 +204,8 @@ NEEDS: Mapping[tuple[str, str], Mapper] = {
     ("dynamodb", "BatchGetItem"): _each_table("dynamodb:BatchGetItem"),
     ("dynamodb", "BatchWriteItem"): _each_table("dynamodb:BatchWriteItem"),
     ("dynamodb", "TransactWriteItems"): _transaction,
+    ("dynamodb", "ExecuteStatement"): _statements,
+    ("dynamodb", "BatchExecuteStatement"): _statements,
     ("sqs", "SendMessage"): _on("sqs:SendMessage", Told.queue),
     ("sqs", "SendMessageBatch"): _on("sqs:SendMessage", Told.queue),
     ("sqs", "GetQueueAttributes"): _on("sqs:GetQueueAttributes", Told.queue),

@@ -16,7 +16,8 @@ from karma.core.ids import CommandId, DeviceId, UserId
 from karma.devices.allowance import HourlyAllowance
 from karma.devices.dispatch import Dispatcher
 from karma.devices.domain import Command, CommandStatus, DeviceState
-from karma.devices.ingest import DeviceMessage, IngestService
+from karma.devices.hearing import DeviceMessage
+from karma.devices.ingest import IngestService
 from karma.devices.repository.device_mapping import SerialClaim
 from tests.fakes.commands import MemoryCommands
 from tests.fakes.devices import FakeClock, FakePublisher, FakeWakeUps

@@ -38,6 +38,10 @@ def named(params: Mapping[str, Any]) -> dict[str, Any]:
         kept["TransactItems"] = [
             {kind: {"TableName": part["TableName"]} for kind, part in item.items()} for item in params["TransactItems"]
         ]
+    if "Statement" in params:
+        kept["Statement"] = _target(params["Statement"])
+    if "Statements" in params:
+        kept["Statements"] = [{"Statement": _target(each["Statement"])} for each in params["Statements"]]
     if "targets" in params:
         kept["targets"] = list(params["targets"])
     if "presignedUrlConfig" in params:
@@ -46,6 +50,12 @@ def named(params: Mapping[str, Any]) -> dict[str, Any]:
         objects = params["Delete"]["Objects"]
         kept["Delete"] = {"Objects": [{k: each[k] for k in ("Key", "VersionId") if each.get(k)} for each in objects]}
     return kept
+
+
+def _target(statement: str) -> str:
+    """Return the beginning of a PartiQL statement, up to its table."""
+    verb, table, _ = statement.split('"', 2)
+    return f'{verb}"{table}" '
 
 
 def record(params: Mapping[str, Any], model: Any, **_: Any) -> None:

@@ -18,7 +18,9 @@ response        the command moves by the table of transitions; an end lets the n
 wake-up         from ourselves: overdue commands end, and what waited behind them is published
 presence        PRESENCE
 
-LATEST and PRESENCE are written once a device a batch, LATEST without a read where there are values alone. A message is
+LATEST and PRESENCE are written once a device a batch, LATEST without a read where there are values alone. Where a batch
+has several messages of telemetry, one call stores all of them, and one writes the newest values of all devices; what
+these leave out is written message by message and device by device. A message is
 reported back for another delivery only when the database or IoT did not answer, or by a bug; then it goes to the
 dead-letter queue after five tries, alone.
 """
@@ -27,7 +29,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from functools import partial
 from typing import Final
 
 from karma.core.clock import Clock, epoch_ms, monotonic
@@ -35,10 +37,11 @@ from karma.core.dynamo.failures import ConditionFailed
 from karma.core.errors import Upstream
 from karma.core.ids import DeviceId
 from karma.core.observability import count, logger
-from karma.core.records import Record
-from karma.devices.allowance import HourlyAllowance, hour_of, units_of
+from karma.devices.allowance import HourlyAllowance, hour_of
 from karma.devices.dispatch import AT_ONCE, READY_EVERY_S, SLOW_READY_EVERY_S, Dispatcher
-from karma.devices.domain import DeviceState, Latest, PresenceEvent, is_connected, is_final
+from karma.devices.domain import DeviceState, Latest, is_connected, is_final
+from karma.devices.hearing import DeviceMessage, Heard, Rejected, Said
+from karma.devices.measuring import Measured, Measuring
 from karma.devices.payloads import (
     Refused,
     Unreadable,
@@ -55,7 +58,6 @@ from karma.devices.repository.dead_letters import DeadLetterRepository
 from karma.devices.repository.device_mapping import SerialClaim
 from karma.devices.repository.devices import DeviceRepository
 from karma.devices.repository.telemetry import TelemetryRepository
-from karma.devices.samples import Batch, read_telemetry
 from karma.devices.topics import read_topic
 from karma.devices.wake_ups import WakeUp
 
@@ -68,47 +70,12 @@ _TURNS: Final = 3
 """Times that a batch's messages of a device are taken which becomes another account's meanwhile."""
 
 
-class DeviceMessage(Record):
-    """A message that a rule forwarded."""
-
-    id: str
-    """Id of the delivery, reported back when it must come again."""
-    topic: str
-    certificate_id: str
-    """Certificate of the publisher; "": a lifecycle event, which has none."""
-    payload: bytes
-    received_ms: int
-    repeated: bool = False
-    """It was delivered before; that delivery may have died between a record and what it announced."""
-
-
-@dataclass
-class _Heard:
-    """Facts of one device from a batch."""
-
-    claim: SerialClaim
-    latest: Latest = field(default_factory=Latest)
-    stored: list[Batch] = field(default_factory=list)
-    events: list[PresenceEvent] = field(default_factory=list)
-    told_by: list[str] = field(default_factory=list)
-    ready_by: list[str] = field(default_factory=list)
-    nudged_by: list[str] = field(default_factory=list)
-    repeated: bool = False
-    ready_ms: int = 0
-    too_fast: bool = False
-    """It has used up its hour."""
-    answers: set[str] = field(default_factory=set)
-    """Ids of answers to commands of the device's owner."""
-    unkept: dict[int, list[str]] = field(default_factory=dict)
-    """Ids of messages with refused parts that have no dead letter of their own, by hour."""
-
-
 def _when(message: DeviceMessage) -> tuple[int, int]:
     """Return the order of a batch, which the queue shuffles: the broker's time; for answers then the device's."""
     return message.received_ms, said_ms(message.payload) if message.topic.endswith("/response") else 0
 
 
-def _is_shown(message: DeviceMessage, device: _Heard) -> bool:
+def _is_shown(message: DeviceMessage, device: Heard) -> bool:
     """Tell whether the device's owner may read the message: it says nothing of what was before it was theirs."""
     since_ms = device.claim.since_ms
     if message.topic.endswith("/response"):
@@ -125,14 +92,6 @@ def _alive(at_ms: int) -> tuple[Latest, tuple[Refused, ...]]:
 
 _Attempt = Callable[[Iterable[str], Callable[[], None]], None]
 """Makes a step of the messages with these ids, and keeps what became of them."""
-
-
-class _Rejected(Exception):
-    """The message belongs to no device: it is dropped, and counted by reason."""
-
-    def __init__(self, reason: str) -> None:
-        super().__init__(reason)
-        self.reason = reason
 
 
 class _ChangedHands(Exception):
@@ -157,7 +116,7 @@ class IngestService:
         watcher: Watcher | None = None,
     ) -> None:
         self._devices = devices
-        self._telemetry = telemetry
+        self._measuring = Measuring(telemetry, allowance)
         self._dead_letters = dead_letters
         self._dispatcher = dispatcher
         self._allowance = allowance
@@ -176,7 +135,7 @@ class IngestService:
         def attempt(ids: Iterable[str], step: Callable[[], None]) -> None:
             try:
                 step()
-            except _Rejected as exc:
+            except Rejected as exc:
                 rejected[exc.reason] += 1
             except _ChangedHands:
                 changed.update(dict.fromkeys(ids))
@@ -203,9 +162,16 @@ class IngestService:
         return list(failed)
 
     def _take_all(self, messages: Sequence[DeviceMessage], rejected: Counter[str], attempt: _Attempt) -> None:
-        heard: dict[DeviceId, _Heard] = {}
+        heard: dict[DeviceId, Heard] = {}
+        measured: list[Measured] = []
         for message in messages:
-            attempt([message.id], lambda message=message: self._take_one(message, heard, rejected))  # type: ignore[misc]
+            attempt([message.id], lambda message=message: self._take_one(message, heard, rejected, measured))  # type: ignore[misc]
+        # What these two do not write, for whatever reason, the steps of each message and device do.
+        attempt((), lambda: self._measuring.store_new(measured))
+        for each in measured:
+            taken = partial(self._measuring.take, each)
+            attempt([each.message.id], partial(self._hear, each.message, each.device, rejected, taken))
+        attempt((), lambda: self._freshen(heard.values()))
         for device in heard.values():
             attempt(device.told_by, lambda device=device: self._tell(device))  # type: ignore[misc]
             for hour, ids in device.unkept.items():
@@ -217,20 +183,38 @@ class IngestService:
             elif device.nudged_by:
                 attempt(device.nudged_by, lambda device=device: self._dispatch(device))  # type: ignore[misc]
 
-    def _take_one(self, message: DeviceMessage, heard: dict[DeviceId, _Heard], rejected: Counter[str]) -> None:
+    def _take_one(
+        self,
+        message: DeviceMessage,
+        heard: dict[DeviceId, Heard],
+        rejected: Counter[str],
+        measured: list[Measured],
+    ) -> None:
+        """Handle a message; of telemetry only what is done before it is stored."""
         source = read_topic(message.topic)
         if source is None:
-            raise _Rejected("TOPIC")
+            raise Rejected("TOPIC")
         if source.kind == "presence":
             self._take_presence(message, source.thing, heard)
             return
         claim = self._speaker(source.thing, message.certificate_id, received_ms=message.received_ms)
         if message.received_ms < claim.since_ms:
-            raise _Rejected("BEFORE_TRANSFER")
-        device = heard.setdefault(claim.device_id, _Heard(claim))
+            raise Rejected("BEFORE_TRANSFER")
+        device = heard.setdefault(claim.device_id, Heard(claim))
         device.repeated |= message.repeated
+
+        def take() -> Said:
+            if source.kind == "telemetry":
+                measured.append(self._measuring.read(message, device))
+                return None, ()
+            return self._take_body(source.kind, message, device)
+
+        self._hear(message, device, rejected, take)
+
+    def _hear(self, message: DeviceMessage, device: Heard, rejected: Counter[str], take: Callable[[], Said]) -> None:
+        """Note what a message says, and keep what cannot be taken of it as a dead letter."""
         try:
-            said, refused = self._take_body(source.kind, message, device)
+            said, refused = take()
         except Unreadable as exc:
             said, refused = None, exc.refused
         if refused:
@@ -241,7 +225,7 @@ class IngestService:
         device.latest = device.latest.merge(said)
         device.told_by.append(message.id)
 
-    def _keep(self, message: DeviceMessage, device: _Heard, refused: Sequence[Refused], *, taken: bool) -> None:
+    def _keep(self, message: DeviceMessage, device: Heard, refused: Sequence[Refused], *, taken: bool) -> None:
         device_id, at_ms = device.claim.device_id, message.received_ms
         if not self._allowance.take_letter(device_id, received_ms=at_ms):
             device.unkept.setdefault(hour_of(at_ms), []).append(message.id)
@@ -251,13 +235,11 @@ class IngestService:
             device_id, refused=refused, taken=taken, topic=message.topic, payload=payload, received_ms=at_ms
         )
 
-    def _sum_up(self, device: _Heard, hour: int, more: int) -> None:
+    def _sum_up(self, device: Heard, hour: int, more: int) -> None:
         self._dead_letters.sum_up(device.claim.device_id, hour=hour, more=more)
         count("DeadLetterNotKept", more)
 
-    def _take_body(self, kind: str, message: DeviceMessage, device: _Heard) -> tuple[Latest, Sequence[Refused]]:
-        if kind == "telemetry":
-            return self._take_telemetry(message, device)
+    def _take_body(self, kind: str, message: DeviceMessage, device: Heard) -> Said:
         device_id, at = device.claim.device_id, message.received_ms
         if kind == "response":
             if not self._allowance.take_answer(device_id, received_ms=at):
@@ -269,36 +251,7 @@ class IngestService:
                 raise Unreadable("TOO_FAST", "")
         return self._take_word(kind, message, device)
 
-    def _take_telemetry(self, message: DeviceMessage, device: _Heard) -> tuple[Latest, Sequence[Refused]]:
-        since_ms = device.claim.since_ms
-        read = read_telemetry(message.payload, received_ms=message.received_ms, since_ms=since_ms)
-        if read.is_cut:
-            count("IngestRejected", reason="BEFORE_TRANSFER")
-            if not read.batches:
-                raise _Rejected("BEFORE_TRANSFER")
-        units = units_of(read.batches)
-        if not self._allowance.take_units(device.claim.device_id, units, received_ms=message.received_ms):
-            raise Unreadable("TOO_FAST", "samples", [Refused("samples", "TOO_FAST"), *read.refused])
-        latest, refused = Latest(), list(read.refused)
-        try:
-            stored = [
-                self._telemetry.store(device.claim.device_id, batch, owner=device.claim.user_id)
-                for batch in read.batches
-            ]
-        except Exception:
-            self._allowance.give_back(device.claim.device_id, units, received_ms=message.received_ms)
-            raise
-        for batch, is_stored in zip(read.batches, stored, strict=True):
-            if is_stored:
-                latest = latest.merge(Latest(readings=batch.newest, last_seen_ms=message.received_ms))
-                device.stored.append(batch)
-            else:
-                refused.append(Refused("samples", "ALTERED"))
-        if latest == Latest():
-            raise Unreadable(refused[-1].reason, refused[-1].field, refused)
-        return latest, refused
-
-    def _take_word(self, kind: str, message: DeviceMessage, device: _Heard) -> tuple[Latest, Sequence[Refused]]:
+    def _take_word(self, kind: str, message: DeviceMessage, device: Heard) -> tuple[Latest, Sequence[Refused]]:
         at, since_ms = message.received_ms, device.claim.since_ms
         match kind:
             case "heartbeat":
@@ -321,7 +274,7 @@ class IngestService:
                 device.ready_ms = max(device.ready_ms, at)
                 return Latest(last_seen_ms=at, ready_ms=at), ()
 
-    def _take_answer(self, message: DeviceMessage, device: _Heard) -> Sequence[Refused]:
+    def _take_answer(self, message: DeviceMessage, device: Heard) -> Sequence[Refused]:
         answer = read_response(message.payload)
         outcome = self._dispatcher.take_answer(device.claim.device_id, answer, received_ms=message.received_ms)
         count("CommandAnswered", outcome=answer.status if outcome == "moved" else outcome)
@@ -332,28 +285,39 @@ class IngestService:
             device.nudged_by.append(message.id)
         return answer.refused
 
-    def _take_presence(self, message: DeviceMessage, thing: str, heard: dict[DeviceId, _Heard]) -> None:
+    def _take_presence(self, message: DeviceMessage, thing: str, heard: dict[DeviceId, Heard]) -> None:
         try:
             lifecycle = read_presence(message.payload)
         except Unreadable as exc:
-            raise _Rejected(f"PRESENCE_{exc.reason}") from exc
+            raise Rejected(f"PRESENCE_{exc.reason}") from exc
         if lifecycle is None:
             return
         # The end of a connection is the certificate's last word, and comes after it was removed.
         received_ms = message.received_ms if lifecycle.event.connected else 0
         claim = self._speaker(thing, lifecycle.certificate_id, received_ms=received_ms)
-        device = heard.setdefault(claim.device_id, _Heard(claim))
+        device = heard.setdefault(claim.device_id, Heard(claim))
         # Counted, and taken all the same: the broker bounds connections, and the owner sees whether there is one.
         device.too_fast |= not self._allowance.take_word(claim.device_id, received_ms=message.received_ms)
         device.events.append(lifecycle.event)
         device.told_by.append(message.id)
 
-    def _tell(self, device: _Heard) -> None:
+    def _freshen(self, heard: Iterable[Heard]) -> None:
+        """Write the newest values of all devices at once; what is more than that, or alone, `_tell` writes."""
+        quick = [device for device in heard if device.latest != Latest() and self._watch(device) is None]
+        if len(quick) < 2:
+            return
+        facts = [(device.claim, device.latest) for device in quick]
+        for device, is_fresh in zip(quick, self._devices.freshen_each(facts, now=self._clock.now()), strict=True):
+            device.is_fresh, device.is_tried = is_fresh, True
+
+    def _tell(self, device: Heard) -> None:
         now = self._clock.now()
         known = True
-        if device.latest != Latest():
+        if device.latest != Latest() and not device.is_fresh:
             watch = self._watch(device)
-            known = self._devices.merge_latest(device.claim, device.latest, now=now, watch=watch)
+            known = self._devices.merge_latest(
+                device.claim, device.latest, now=now, watch=watch, is_tried=device.is_tried
+            )
         if known and device.events:
             known = self._devices.merge_presence(device.claim, device.events, now=now) is not None
         if not known:
@@ -361,21 +325,21 @@ class IngestService:
             now_of = self._read_claim(device.claim.serial_number, consistent=True)
             if now_of is not None and now_of.state is DeviceState.ACTIVE and now_of.device_id != device.claim.device_id:
                 raise _ChangedHands
-            raise _Rejected("DELETED")
+            raise Rejected("DELETED")
 
-    def _watch(self, device: _Heard) -> Watch | None:
+    def _watch(self, device: Heard) -> Watch | None:
         if self._watcher is None or not device.stored:
             return None
         return self._watcher.watch(device.claim.user_id, device.claim.device_id, device.stored)
 
-    def _take_ready(self, device: _Heard) -> None:
+    def _take_ready(self, device: Heard) -> None:
         every_s = SLOW_READY_EVERY_S if device.too_fast else READY_EVERY_S
         claim = device.claim
         # What a delivery that died has recorded as sent, it recorded after the message.
         ready_ms = epoch_ms(self._clock.now()) if device.repeated else device.ready_ms
         self._dispatcher.take_ready(claim.user_id, claim.device_id, ready_ms=ready_ms, every_s=every_s)
 
-    def _dispatch(self, device: _Heard) -> None:
+    def _dispatch(self, device: Heard) -> None:
         again_ms = epoch_ms(self._clock.now()) if device.repeated else 0
         self._dispatcher.dispatch(device.claim.device_id, again_ms=again_ms, at_most=AT_ONCE)
 
@@ -394,7 +358,7 @@ class IngestService:
         """Return the device with this name whose certificate sent the message.
 
         Raises:
-            _Rejected: there is no such device, or it had another certificate then.
+            Rejected: there is no such device, or it had another certificate then.
         """
         began, who = monotonic(), (thing, certificate_id)
         claim = self._known(thing, since=began - CLAIM_MAX_AGE_S)
@@ -411,9 +375,9 @@ class IngestService:
                     self._suspects.clear()
                 self._suspects[who] = began
         if claim is None or claim.state is not DeviceState.ACTIVE:
-            raise _Rejected("UNKNOWN_DEVICE")
+            raise Rejected("UNKNOWN_DEVICE")
         if not claim.takes(certificate_id, received_ms=received_ms):
-            raise _Rejected("CERTIFICATE")
+            raise Rejected("CERTIFICATE")
         if certificate_id == claim.next_certificate_id:
             self._settle_certificate(claim, received_ms=received_ms)
         return claim

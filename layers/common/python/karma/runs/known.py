@@ -1,4 +1,4 @@
-"""What a request for a run reads first: the items whose keys are in the request or follow from its account.
+"""First read of a request for a run: the items whose keys are in the request or follow from its account.
 
 They are the run that has the requested id already, the account's allowance, and the mark of an account that has MCP
 servers; one BatchGetItem reads them all.

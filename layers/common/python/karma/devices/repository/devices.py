@@ -431,12 +431,29 @@ class DeviceRepository:
 
     # What devices say
 
+    def freshen_each(self, facts: Sequence[tuple[SerialClaim, Latest]], *, now: datetime) -> list[bool]:
+        """Write values that are later than all that is known of their devices: one call for every 25.
+
+        False says of the others, whatever they are, no more than that `merge_latest` is to merge them.
+        """
+        from karma.devices.repository.newest_facts import freshen_each  # local: few functions hear devices
+
+        return freshen_each([(latest_key(each.user_id, each.device_id), said) for each, said in facts], now=now)
+
     def merge_latest(
-        self, claim: SerialClaim, said: Latest, *, now: datetime, watch: Watch | None = None, tries: int = 6
+        self,
+        claim: SerialClaim,
+        said: Latest,
+        *,
+        now: datetime,
+        watch: Watch | None = None,
+        tries: int = 6,
+        is_tried: bool = False,
     ) -> bool:
         """Merge facts into the device's LATEST, by one write, behind a read unless they are values alone.
 
         What `watch` keeps beside them is stepped on in the same write, a transaction where it has something to tell.
+        With `is_tried`, `freshen_each` was asked to write them, and did not.
 
         Returns:
             False: the device is deleted.
@@ -446,7 +463,8 @@ class DeviceRepository:
         """
         from karma.devices.repository.newest_facts import merge_latest  # local: few functions hear devices
 
-        return merge_latest(latest_key(claim.user_id, claim.device_id), said, now=now, watch=watch, tries=tries)
+        key = latest_key(claim.user_id, claim.device_id)
+        return merge_latest(key, said, now=now, watch=watch, tries=tries, is_tried=is_tried)
 
     def merge_presence(
         self, claim: SerialClaim, events: Iterable[PresenceEvent], *, now: datetime, tries: int = 6

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 import orjson
 
 from karma.core.dynamo.access import put, query
 from karma.core.dynamo.failures import ConditionFailed
+from karma.core.dynamo.statements import Outcome, insert, write_each
 from karma.core.ids import DeviceId, UserId, is_id
 from karma.devices.domain import RAW_STORED_S
 from karma.devices.repository.items import (
@@ -38,26 +40,39 @@ def stored_hour(pk: str, sk: str) -> tuple[DeviceId, int] | None:
     return DeviceId(device_id), int(moment) // _HOUR_MS
 
 
+class OwnedBatch(NamedTuple):
+    """A batch, and whose it is."""
+
+    device_id: DeviceId
+    batch: Batch
+    owner: UserId | None
+    """Account that has the device."""
+
+
 class TelemetryRepository:
     """Conditional puts and range reads of one `telemetry` table."""
 
+    def store_new(self, batches: Sequence[OwnedBatch]) -> list[Outcome]:
+        """Store those of these batches whose keys are free, in one call for every 25.
+
+        REFUSED: the key is taken, and `holds` tells by what. UNKNOWN: `store` is to be asked for this one.
+        """
+        return write_each([insert(_item(*each)) for each in batches])
+
     def store(self, device_id: DeviceId, batch: Batch, *, owner: UserId | None = None) -> bool:
         """Store a batch once; return False when its key holds another body. A repeat of the same body succeeds."""
-        item = BatchItem(
-            telemetry_pk(device_id, day_of(batch.min_ts)),
-            telemetry_sk(batch.min_ts, batch.boot, batch.seq),
-            samples=batch.samples_json,
-            digest=batch.digest,
-            max_ts=batch.max_ts,
-            owner=owner,
-            expires_at=batch.max_ts // 1000 + RAW_STORED_S,
-        )
+        item = _item(device_id, batch, owner)
         try:
             put(item)
         except ConditionFailed:
-            stored = query(BatchItem, item.pk, BatchItem.sk == item.sk, limit=1, consistent=True).items
-            return bool(stored) and stored[0].digest == batch.digest
+            return self.holds(device_id, batch)
         return True
+
+    def holds(self, device_id: DeviceId, batch: Batch) -> bool:
+        """Tell whether a batch is stored, and no other body under its key: one consistent Query."""
+        pk, sk = telemetry_pk(device_id, day_of(batch.min_ts)), telemetry_sk(batch.min_ts, batch.boot, batch.seq)
+        stored = query(BatchItem, pk, BatchItem.sk == sk, limit=1, consistent=True).items
+        return bool(stored) and stored[0].digest == batch.digest
 
     def batches(
         self, device_id: DeviceId, *, from_ms: int, to_ms: int, consistent: bool = False, page: int = _PAGE_ITEMS
@@ -104,3 +119,15 @@ class TelemetryRepository:
             if found.last is None:
                 return
             start = found.last
+
+
+def _item(device_id: DeviceId, batch: Batch, owner: UserId | None) -> BatchItem:
+    return BatchItem(
+        telemetry_pk(device_id, day_of(batch.min_ts)),
+        telemetry_sk(batch.min_ts, batch.boot, batch.seq),
+        samples=batch.samples_json,
+        digest=batch.digest,
+        max_ts=batch.max_ts,
+        owner=owner,
+        expires_at=batch.max_ts // 1000 + RAW_STORED_S,
+    )
