@@ -94,7 +94,7 @@ OWN: dict[str, tuple[int, str]] = {
         "alarms audit core devices files identity integrations mail notices realtime search webhooks",
     ),
     "background.runs": (
-        124,
+        125,
         "agents billing configuration conversations core identity integrations mcp models runs tools",
     ),
     "background.samples": (45, "core devices telemetry"),
@@ -107,15 +107,15 @@ OWN: dict[str, tuple[int, str]] = {
         112,
         "alarms billing core devices files identity integrations notices projects telemetry",
     ),
-    "background.sweeps.files": (61, "billing core devices files integrations"),
+    "background.sweeps.files": (62, "billing core devices files integrations"),
     "background.sweeps.firmware": (76, "billing core devices files firmware identity integrations"),
     "background.sweeps.queues": (
-        177,
+        178,
         "agents audit billing configuration conversations core devices identity integrations mail mcp models "
         "notices runs threads tools",
     ),
     "background.sweeps.tables": (
-        137,
+        138,
         "agents audit billing configuration conversations core identity mail mcp models projects runs tasks tools",
     ),
     "background.telemetry": (91, "billing core devices files identity integrations telemetry"),

@@ -152,7 +152,6 @@ def test_a_queue_that_refuses_leaves_it_to_the_next_sweep() -> None:
         def send(self, body: str, *, group: str) -> None:
             raise StorageThrottled("busy")
 
-    with pytest.raises(StorageThrottled):
-        request_expiries(store, Broken(), store.clock)
+    assert request_expiries(store, Broken(), store.clock) == 0
     store.sweep()
     assert store.messages == [key]

@@ -27,6 +27,7 @@ from karma.core.dynamo.access import delete, update
 from karma.core.dynamo.failures import ConditionFailed
 from karma.core.dynamo.work import due_partitions, due_sk, query_work
 from karma.core.ids import DeviceId, UserId
+from karma.core.sweeping import sweep_each
 from karma.devices.domain import CurrentDevice, is_connected
 
 if TYPE_CHECKING:
@@ -53,16 +54,18 @@ class AlarmSweep:
     def run(self) -> int:
         """Do what is due, a bounded number of things; return how many."""
         now, done = self._clock.now(), 0
+
+        def deal_with(item: AlarmsItem) -> int:
+            if isinstance(item, ClosingItem):
+                return self._close(item, now)
+            if isinstance(item, HeldItem):
+                return self._release(item, now)
+            return self._look(item, now) if isinstance(item, LookItem) else 0
+
         for partition in due_partitions(DUE):
             before = AlarmsItem.gsi1sk < iso(now)
             due = query_work(AlarmsItem, partition, before, lambda item: item, limit=_AT_ONCE).items
-            for item in due:
-                if isinstance(item, ClosingItem):
-                    done += self._close(item, now)
-                elif isinstance(item, HeldItem):
-                    done += self._release(item, now)
-                elif isinstance(item, LookItem):
-                    done += self._look(item, now)
+            done += sweep_each("alarms", due, deal_with, name=lambda item: item.pk, clock=self._clock)
         return done
 
     def _close(self, item: ClosingItem, now: datetime) -> bool:

@@ -10,7 +10,7 @@ from datetime import timedelta
 
 from karma.audit.domain import NOWHERE, AuditEntry, AuditEvent, Source
 from karma.billing.domain import is_object_id
-from karma.billing.ports import CustomerLink, Customers, Queue, Subscriptions
+from karma.billing.ports import CustomerLink, Customers, Look, Queue, Subscriptions
 from karma.core.clock import Clock
 from karma.core.errors import Conflict, NotFound, Upstream, ValidationFailed
 from karma.core.ids import UserId, is_id
@@ -134,9 +134,18 @@ class RenewalCheck:
 
     def send_due(self) -> int:
         """Enqueue up to `LOOKS_A_RUN` due questions; their due time moves first, so a crash costs an hour."""
+        from karma.core.sweeping import sweep_each  # local: those who do no sweep do without
+
         now = self._clock.now()
         due = self._subscriptions.due_looks(now, limit=LOOKS_A_RUN)
-        moved = [look for look in due if self._subscriptions.postpone_look(look, until=now + _LOOK_AGAIN)]
+        moved: list[Look] = []
+
+        def move(look: Look) -> int:
+            if self._subscriptions.postpone_look(look, until=now + _LOOK_AGAIN):
+                moved.append(look)
+            return 0
+
+        sweep_each("subscriptions", due, move, name=lambda look: look.user_id, clock=self._clock)
         self._queue.send_many([refresh_message(look.user_id) for look in moved])
         if moved:
             count("BillingLooks", len(moved))

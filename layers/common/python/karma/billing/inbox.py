@@ -14,7 +14,7 @@ from karma.core.ids import UserId
 from karma.core.observability import count
 
 if TYPE_CHECKING:
-    from karma.billing.ports import Inbox, InboxPage, Queue
+    from karma.billing.ports import DueEvent, Inbox, InboxPage, Queue
 
 _LONGEST_PAUSE = timedelta(hours=6)
 _SWEEP_LIMIT = 500
@@ -39,12 +39,19 @@ class InboxService:
 
         The due time moves before the message is sent, so that a crash in between costs a pause and repeats no message.
         """
+        from karma.core.sweeping import sweep_each  # local: those who do no sweep do without
+
         now = self._clock.now()
         sent: list[str] = []
-        for due in self._inbox.due(now, limit=_SWEEP_LIMIT):
+
+        def move(due: DueEvent) -> int:
             pause = min(DUE_AFTER * 2 ** min(due.attempts, 20), _LONGEST_PAUSE)
             if self._inbox.postpone(due.event_id, until=now + pause):
                 sent.append(due.event_id)
+            return 0
+
+        found = self._inbox.due(now, limit=_SWEEP_LIMIT)
+        sweep_each("inbox", found, move, name=lambda due: due.event_id, clock=self._clock)
         self._queue.send_many(sent)
         if sent:
             count("InboxRequeued", len(sent))

@@ -7,7 +7,8 @@ from typing import Final
 
 from karma.core.clock import Clock
 from karma.core.observability import count, logger
-from karma.devices.bulk import BulkCommand
+from karma.core.sweeping import sweep_each
+from karma.devices.bulk import BulkCommand, BulkKey
 from karma.devices.bulk_commands import LOOKED_AFTER, send_lanes
 from karma.devices.bulk_parts import QueuedBulkParts
 from karma.devices.repository.bulk_commands import BulkCommandRepository
@@ -20,11 +21,11 @@ def send_open_parts(bulks: BulkCommandRepository, queue: QueuedBulkParts, clock:
 
     A message that was lost, or a process that died before it sent the next one, is made up for by it.
     """
-    changed = 0
-    for key in bulks.due(before=clock.now(), limit=BULKS_A_SWEEP):
+
+    def go_on(key: BulkKey) -> int:
         bulk = bulks.get(key)
         if bulk is None:
-            continue
+            return 0
         if not bulk.open_parts or bulk.is_given_up(clock.now()):
             if bulk.open_parts:
                 count("BulkCommandGivenUp")
@@ -33,8 +34,10 @@ def send_open_parts(bulks: BulkCommandRepository, queue: QueuedBulkParts, clock:
         else:
             send_lanes(queue, key, _open(bulk, bulks))
             bulks.put_off(key, until=clock.now() + LOOKED_AFTER)
-        changed += 1
-    return changed
+        return 1
+
+    due = bulks.due(before=clock.now(), limit=BULKS_A_SWEEP)
+    return sweep_each("bulks", due, go_on, name=lambda key: key.bulk_id, clock=clock)
 
 
 def _open(bulk: BulkCommand, bulks: BulkCommandRepository) -> Sequence[int]:

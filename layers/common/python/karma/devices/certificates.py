@@ -13,6 +13,7 @@ from karma.core.ids import DeviceId, UserId, is_id, new_id
 from karma.core.observability import count, logger
 from karma.core.records import Record
 from karma.core.requests import IdempotencyKey, RepeatableRequest, no_longer, repeatable
+from karma.core.sweeping import sweep_each
 from karma.devices.credentials import Certificate, Endpoint
 from karma.devices.domain import CurrentDevice, Device, DeviceState
 from karma.devices.ports import Registry
@@ -261,15 +262,6 @@ class CertificateService:
 
 
 def sweep_rotations(service: CertificateService, rotations: RotationRepository, clock: Clock) -> int:
-    """Do the next step of rotations whose time has come; return of how many.
-
-    One that fails is logged, counted and left for the next call.
-    """
-    done = 0
-    for rotation in rotations.due(before=clock.now(), limit=ROTATIONS_A_SWEEP):
-        try:
-            done += service.go_on(rotation)
-        except (Upstream, ConditionFailed) as exc:
-            logger.warning("sweep.rotation_left", device_id=rotation.device_id, cause=type(exc).__name__)
-            count("RotationSweepFailed")
-    return done
+    """Do the next step of rotations whose time has come; return of how many."""
+    due = rotations.due(before=clock.now(), limit=ROTATIONS_A_SWEEP)
+    return sweep_each("rotations", due, service.go_on, name=lambda each: each.device_id, clock=clock)

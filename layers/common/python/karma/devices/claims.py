@@ -16,6 +16,7 @@ from karma.core.observability import count, logger
 from karma.core.purge import PurgeAttempt
 from karma.core.records import Record
 from karma.core.requests import IdempotencyKey, RepeatableRequest, refuse_shown_once, repeatable
+from karma.core.sweeping import sweep_each
 from karma.devices.credentials import Certificate, Endpoint
 from karma.devices.domain import DeviceModel
 from karma.devices.ports import Registry
@@ -33,6 +34,7 @@ from karma.devices.repository.provisioning_claims import ProvisioningClaimReposi
 
 if TYPE_CHECKING:
     from karma.audit.domain import AuditEntry, Source
+    from karma.devices.repository.provisioning_items import DueWork
 
 LOOKED_AFTER: Final = timedelta(minutes=2)
 """Time after which the sweep takes a claim that is still being made for given up: above a request's time."""
@@ -266,18 +268,16 @@ class ProvisioningPurge:
 def sweep_provisioning(
     service: ProvisioningClaimService, settling: SerialSettling, claims: ProvisioningClaimRepository, clock: Clock
 ) -> int:
-    """Do the next step of claims and provisioned serial numbers whose time has come; return of how many.
+    """Do the next step of claims and provisioned serial numbers whose time has come; return of how many."""
 
-    One that fails is logged, counted and left for the next call.
-    """
-    done = 0
-    for each in claims.due(before=clock.now(), limit=STEPS_A_SWEEP):
-        try:
-            done += service.go_on(each) if isinstance(each, ProvisioningClaim) else settling.settle(each)
-        except (Upstream, ConditionFailed) as exc:
-            logger.warning("sweep.provisioning_left", cause=type(exc).__name__)
-            count("ProvisioningSweepFailed")
-    return done
+    def go_on(each: DueWork) -> int:
+        return service.go_on(each) if isinstance(each, ProvisioningClaim) else settling.settle(each)
+
+    def name(each: DueWork) -> str:
+        return each.id if isinstance(each, ProvisioningClaim) else each.device_id
+
+    due = claims.due(before=clock.now(), limit=STEPS_A_SWEEP)
+    return sweep_each("provisioning", due, go_on, name=name, clock=clock)
 
 
 def _is_shown(claim: ProvisioningClaim) -> bool:

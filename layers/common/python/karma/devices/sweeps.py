@@ -10,16 +10,16 @@ from datetime import timedelta
 from typing import Final
 
 from karma.core.clock import Clock, epoch_ms
-from karma.core.dynamo.failures import ConditionFailed
 from karma.core.errors import Upstream
 from karma.core.ids import DeviceId
 from karma.core.observability import count, logger
+from karma.core.sweeping import sweep_each
 from karma.devices.dispatch import expire, leave_wake_up
 from karma.devices.domain import RAW_STORED_S, DeviceState
 from karma.devices.ports import DataOfDevices, Registry, WakeUps
-from karma.devices.repository.commands import CommandRepository
+from karma.devices.repository.commands import CommandRepository, Pending
 from karma.devices.repository.deleted_devices import DeletedDeviceRepository
-from karma.devices.repository.device_mapping import SerialClaim
+from karma.devices.repository.device_mapping import GoneDevice, SerialClaim
 from karma.devices.repository.devices import DeviceRepository
 from karma.devices.repository.items import EXPIRY_SHARDS
 from karma.devices.service import DeviceService
@@ -46,16 +46,21 @@ def expire_commands(commands: CommandRepository, wake_ups: WakeUps, clock: Clock
     """
     ended = 0
     called: dict[tuple[DeviceId, int], bool] = {}
+
+    def deal_with(entry: Pending) -> int:
+        delay_s = max(0, -((epoch_ms(now) - entry.expires_ms) // 1000))
+        call = (entry.device_id, delay_s)
+        if call not in called:
+            called[call] = leave_wake_up(wake_ups, entry.user_id, entry.device_id, delay_s=delay_s)
+        # The call first: a command that has ended is not found again.
+        if called[call] and entry.expires_ms <= epoch_ms(now):
+            return expire(commands, entry.device_id, entry.id, at=now)
+        return 0
+
     for shard in range(EXPIRY_SHARDS):
         now = clock.now()
-        for entry in commands.overdue(shard, before=now + LOOK_AHEAD, limit=COMMANDS_A_SHARD):
-            delay_s = max(0, -((epoch_ms(now) - entry.expires_ms) // 1000))
-            call = (entry.device_id, delay_s)
-            if call not in called:
-                called[call] = leave_wake_up(wake_ups, entry.user_id, entry.device_id, delay_s=delay_s)
-            # The call first: a command that has ended is not found again.
-            if called[call] and entry.expires_ms <= epoch_ms(now):
-                ended += expire(commands, entry.device_id, entry.id, at=now)
+        due = commands.overdue(shard, before=now + LOOK_AHEAD, limit=COMMANDS_A_SHARD)
+        ended += sweep_each("commands", due, deal_with, name=lambda entry: entry.id, clock=clock)
     return ended
 
 
@@ -71,22 +76,21 @@ def sweep_orphans(
     Data of `others` is removed first: the tombstone, by which a deleted device is found, is removed last.
 
     Returns:
-        Number of devices and certificates dealt with. One that fails is logged, counted and left for the next call.
+        Number of devices and certificates dealt with.
     """
     devices = DeviceRepository()
     service = DeviceService(devices, registry, clock)
     leftovers = DeletedDeviceRepository(retention_s=retention_s)
-    done = 0
-    for orphan in devices.unfinished(before=clock.now() - GRACE, limit=DEVICES_A_SWEEP):
-        try:
-            if isinstance(orphan, SerialClaim):
-                _finish(orphan, devices, service, registry)
-            elif all(other.remove(orphan.device_id, limit=ITEMS_A_DEVICE) < ITEMS_A_DEVICE for other in others):
-                leftovers.remove(orphan, now=clock.now(), limit=ITEMS_A_DEVICE)
-            done += 1
-        except (Upstream, ConditionFailed) as exc:
-            logger.warning("sweep.device_left", cause=type(exc).__name__)
-            count("DeviceSweepFailed")
+
+    def finish(orphan: SerialClaim | GoneDevice) -> int:
+        if isinstance(orphan, SerialClaim):
+            _finish(orphan, devices, service, registry)
+        elif all(other.remove(orphan.device_id, limit=ITEMS_A_DEVICE) < ITEMS_A_DEVICE for other in others):
+            leftovers.remove(orphan, now=clock.now(), limit=ITEMS_A_DEVICE)
+        return 1
+
+    due = devices.unfinished(before=clock.now() - GRACE, limit=DEVICES_A_SWEEP)
+    done = sweep_each("orphans", due, finish, name=lambda orphan: orphan.device_id, clock=clock)
     return done + _remove_unused_certificates(registry, clock)
 
 
@@ -108,9 +112,12 @@ def _remove_unused_certificates(iot: Registry, clock: Clock) -> int:
         arns = iot.unused_certificates(
             older_than_s=CERTIFICATE_GRACE_S, now_s=clock.now().timestamp(), limit=CERTIFICATES_A_SWEEP
         )
-        for arn in arns:
-            iot.remove_certificate(arn)
     except Upstream as exc:
         logger.warning("sweep.certificates_left", cause=type(exc).__name__)
         return 0
-    return len(arns)
+
+    def remove(arn: str) -> int:
+        iot.remove_certificate(arn)
+        return 1
+
+    return sweep_each("certificates", arns, remove, name=lambda arn: arn.rpartition("/")[2], clock=clock)

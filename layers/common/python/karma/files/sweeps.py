@@ -9,9 +9,7 @@ from datetime import timedelta
 from typing import Final
 
 from karma.core.clock import Clock, from_epoch_ms
-from karma.core.dynamo.failures import ConditionFailed
-from karma.core.errors import Upstream
-from karma.core.observability import count, logger
+from karma.core.sweeping import sweep_each
 from karma.files.domain import VERIFY_TIME, DeviceFile, FileStatus, Rejection
 from karma.files.ports import ObjectStore, Queue
 from karma.files.removal import finish_removal
@@ -34,24 +32,11 @@ class FileSweep:
         self._clock = clock
 
     def run(self) -> int:
-        """Look at files that are due; return how many were dealt with.
+        """Look at files that are due; return how many were dealt with."""
+        due = self._files.due(before=self._clock.now(), limit=FILES_A_SWEEP)
+        return sweep_each("files", due, self._deal_with, name=lambda file: file.id, clock=self._clock)
 
-        A file that fails is logged, counted and looked at again by the next call.
-        """
-        done = 0
-        for file in self._files.due(before=self._clock.now(), limit=FILES_A_SWEEP):
-            try:
-                self._deal_with(file)
-                done += 1
-            except ConditionFailed:
-                # Somebody else was quicker.
-                continue
-            except Upstream as exc:
-                logger.warning("sweep.file_left", file_id=file.id, cause=type(exc).__name__)
-                count("FileSweepFailed")
-        return done
-
-    def _deal_with(self, file: DeviceFile) -> None:
+    def _deal_with(self, file: DeviceFile) -> int:
         now = self._clock.now()
         if file.status is FileStatus.UPLOADING:
             reject(self._files, self._store, file, Rejection.EXPIRED, clock=self._clock)
@@ -62,3 +47,4 @@ class FileSweep:
         else:
             self._queue.send(message(file))
             self._files.postpone(file, due=now + AGAIN)
+        return 1

@@ -12,14 +12,15 @@ not begun, which is being taken back, the batch has no new job.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from datetime import timedelta
 from typing import TYPE_CHECKING, Final, Protocol
 
 from karma.core.clock import Clock
-from karma.core.errors import Upstream
 from karma.core.ids import DeviceId, UserId
 from karma.core.observability import count, logger
+from karma.core.sweeping import sweep_each
 from karma.firmware.domain import (
     FAILURES,
     LEFT,
@@ -86,21 +87,19 @@ class RolloutSweep:
 
     def run(self) -> int:
         """Look after what is due, a bounded number of rollouts; return how many. One that fails is left for later."""
-        now, done = self._clock.now(), 0
-        for due in self._looks.due(before=now, limit=LOOKS_A_SWEEP):
+        now = self._clock.now()
+
+        def go_on(due: RolloutLook) -> int:
             look = self._looks.take(due, again_at=now + EVERY)
             if look is None:
-                continue
-            done += 1
-            try:
+                return 0
+            with suppress(FirmwareChanged):  # a person, or another process; the next look reads what is stored then
                 if self.advance(look.user_id, look):
                     self._looks.end(look)
-            except FirmwareChanged:
-                continue  # a person, or another process; the next look reads what is stored then
-            except Upstream as exc:
-                logger.warning("rollout.left", rollout_id=look.rollout_id, cause=type(exc).__name__)
-                count("RolloutLookFailed")
-        return done
+            return 1
+
+        due = self._looks.due(before=now, limit=LOOKS_A_SWEEP)
+        return sweep_each("rollouts", due, go_on, name=lambda look: look.rollout_id, clock=self._clock)
 
     def advance(self, user_id: UserId, look: RolloutLook) -> bool:
         """Bring a rollout a step on; True: nothing is left to be looked after.

@@ -10,7 +10,7 @@ from karma.core.errors import Upstream
 from karma.core.ids import is_id
 from karma.core.observability import count, logger
 from karma.mail.domain import DUE_AFTER, SEND_WITHIN, Mail, MailState
-from karma.mail.ports import MailRefused, MailUnavailable, Outbox, Queue, Recipients, Sender, Unproven
+from karma.mail.ports import DueMail, MailRefused, MailUnavailable, Outbox, Queue, Recipients, Sender, Unproven
 from karma.mail.texts import compose
 
 _SWEEP_LIMIT = 500
@@ -48,12 +48,19 @@ class OutboxRelay:
 
         The due time moves before the message is sent: a crash in between delays a mail, and never sends many messages.
         """
+        from karma.core.sweeping import sweep_each  # local: those who do no sweep do without
+
         now = self._clock.now()
         sent: list[str] = []
-        for due in self._outbox.due(now, limit=_SWEEP_LIMIT):
+
+        def move(due: DueMail) -> int:
             pause = min(DUE_AFTER * 2 ** min(due.attempts, 20), _LONGEST_PAUSE)
             if self._outbox.postpone(due.mail_id, until=now + pause):
                 sent.append(due.mail_id)
+            return 0
+
+        found = self._outbox.due(now, limit=_SWEEP_LIMIT)
+        sweep_each("mail", found, move, name=lambda due: due.mail_id, clock=self._clock)
         self._queue.send_many(sent)
         if sent:
             count("MailRequeued", len(sent))

@@ -9,8 +9,8 @@ from datetime import timedelta
 from typing import Final
 
 from karma.core.clock import Clock
-from karma.core.errors import Upstream
-from karma.core.observability import count, logger
+from karma.core.ids import ProjectId
+from karma.core.sweeping import sweep_each
 from karma.projects.ports import Projects
 
 GRACE: Final = timedelta(minutes=2)
@@ -20,27 +20,20 @@ MEMBERSHIPS_A_PROJECT: Final = 5_000
 
 
 def finish_deletions(store: Projects, clock: Clock) -> int:
-    """Go on with deleted projects; return how many are finished. One that fails is left for the next call."""
-    finished = 0
-    for project_id in store.unfinished(before=clock.now() - GRACE, limit=PROJECTS_A_SWEEP):
-        try:
-            finished += store.finish_delete(project_id, most=MEMBERSHIPS_A_PROJECT)
-        except Upstream as exc:
-            logger.warning("project.sweep_failed", project_id=project_id, code=exc.code)
-            count("ProjectSweepFailed")
-    return finished
+    """Go on with deleted projects; return how many are finished."""
+
+    def go_on(project_id: ProjectId) -> int:
+        return store.finish_delete(project_id, most=MEMBERSHIPS_A_PROJECT)
+
+    due = store.unfinished(before=clock.now() - GRACE, limit=PROJECTS_A_SWEEP)
+    return sweep_each("projects", due, go_on, name=str, clock=clock)
 
 
 def finish_moves(store: Projects, clock: Clock) -> int:
-    """Go on with projects whose seats move to another plan; return how many are done.
+    """Go on with projects whose seats move to another plan; return how many are done."""
 
-    One that fails is left for the next.
-    """
-    finished = 0
-    for project_id in store.unmoved(before=clock.now() - GRACE, limit=PROJECTS_A_SWEEP):
-        try:
-            finished += store.move_seats(project_id, most=MEMBERSHIPS_A_PROJECT)
-        except Upstream as exc:
-            logger.warning("project.sweep_failed", project_id=project_id, code=exc.code)
-            count("ProjectSweepFailed")
-    return finished
+    def go_on(project_id: ProjectId) -> int:
+        return store.move_seats(project_id, most=MEMBERSHIPS_A_PROJECT)
+
+    due = store.unmoved(before=clock.now() - GRACE, limit=PROJECTS_A_SWEEP)
+    return sweep_each("seats", due, go_on, name=str, clock=clock)

@@ -26,6 +26,7 @@ from karma.core.dynamo.access import batch_get, count, get, put, query
 from karma.core.dynamo.failures import ConditionFailed
 from karma.core.dynamo.items import Key
 from karma.core.dynamo.transaction import Transaction
+from karma.core.dynamo.work import query_work
 from karma.core.errors import Conflict
 from karma.core.ids import AgentId, RunId, UserId
 from karma.identity.transactional import AccountGone, require_account
@@ -363,9 +364,7 @@ class RunRepository(
     def paused_before(self, moment: datetime, *, limit: int) -> list[RunKey]:
         """See Runs; one Query of the index."""
         before = RunsItem.gsi1sk < iso(moment)
-        return [
-            parse_run_pk(item.pk) for item in query(RunsItem, PAUSED_PK, before, limit=limit, index=RunsItem.gsi1).items
-        ]
+        return query_work(RunsItem, PAUSED_PK, before, lambda item: parse_run_pk(item.pk), limit=limit).items
 
     def tail(self, key: RunKey) -> Segment | None:
         """See Runs; one Query."""

@@ -29,7 +29,7 @@ from karma.core.dynamo.items import Key
 from karma.core.dynamo.partitions import empty
 from karma.core.dynamo.requests import note_request, noted, request_key
 from karma.core.dynamo.transaction import Transaction
-from karma.core.dynamo.work import due_partitions, due_sk, query_work
+from karma.core.dynamo.work import DueItems, due_partitions, due_sk, query_work
 from karma.core.ids import UserId
 from karma.core.purge import PurgeAttempt
 from karma.core.requests import RepeatableRequest
@@ -142,13 +142,10 @@ class ScheduleRepository:
 
     def due(self, before: datetime, *, limit: int) -> Sequence[DueFire]:
         """See Schedules; one Query of the index a part."""
-        return [
-            each
-            for partition in due_partitions(DUE)
-            for each in query_work(
-                ScheduleItem, partition, SchedulesItem.gsi1sk < iso(before), due_of, limit=limit
-            ).items
-        ]
+        found: DueItems[DueFire] = DueItems()
+        for partition in due_partitions(DUE):
+            found.add(query_work(ScheduleItem, partition, SchedulesItem.gsi1sk < iso(before), due_of, limit=limit))
+        return found
 
     def put_off(self, due: DueFire, *, until: datetime) -> bool:
         """See Schedules; one Update."""

@@ -39,10 +39,15 @@ def send_due(store: Schedules, queue: FireQueue, clock: Clock) -> int:
 
     One that cannot be sent is left for the next sweep. A fire may be sent twice: its consumer does it once.
     """
-    now, sent = clock.now(), 0
-    for due in store.due(now + AHEAD, limit=FIRES_A_SWEEP):
-        sent += send_fire(store, queue, due, now=now)
-    return sent
+    from karma.core.sweeping import sweep_each  # local: those who do no sweep do without
+
+    now = clock.now()
+
+    def send(due: DueFire) -> int:
+        return send_fire(store, queue, due, now=now)
+
+    fires = store.due(now + AHEAD, limit=FIRES_A_SWEEP)
+    return sweep_each("schedules", fires, send, name=lambda due: due.key.schedule_id, clock=clock)
 
 
 def send_next(store: Schedules, queue: FireQueue, fired: Fired, *, now: datetime) -> bool:

@@ -6,9 +6,8 @@ from datetime import timedelta
 from typing import Final
 
 from karma.core.clock import Clock
-from karma.core.errors import Upstream
-from karma.core.observability import count, logger
-from karma.tasks.ports import Tasks
+from karma.core.sweeping import sweep_each
+from karma.tasks.ports import GoneTask, Tasks
 
 GRACE: Final = timedelta(minutes=2)
 """Age of a deletion before a sweep finishes it, longer than any request takes."""
@@ -16,16 +15,11 @@ TASKS_A_SWEEP: Final = 100
 
 
 def finish_deletions(store: Tasks, clock: Clock) -> int:
-    """Delete the remaining data of deleted tasks, from the oldest on; return how many were finished.
+    """Delete the remaining data of deleted tasks, from the oldest on; return how many were finished."""
 
-    One that fails is logged, counted and left for next time.
-    """
-    done = 0
-    for gone in store.gone(before=clock.now() - GRACE, limit=TASKS_A_SWEEP):
-        try:
-            store.remove(gone)
-            done += 1
-        except Upstream as exc:
-            logger.warning("sweep.task_left", task_id=gone.task_id, cause=type(exc).__name__)
-            count("TaskSweepFailed")
-    return done
+    def remove(gone: GoneTask) -> int:
+        store.remove(gone)
+        return 1
+
+    due = store.gone(before=clock.now() - GRACE, limit=TASKS_A_SWEEP)
+    return sweep_each("tasks", due, remove, name=lambda gone: gone.task_id, clock=clock)

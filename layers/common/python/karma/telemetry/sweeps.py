@@ -7,9 +7,8 @@ from datetime import timedelta
 from typing import Final, Protocol
 
 from karma.core.clock import Clock
-from karma.core.errors import Upstream
 from karma.core.ids import DeviceId
-from karma.core.observability import count, logger
+from karma.core.sweeping import sweep_each
 from karma.telemetry.items import DUE_SHARDS
 from karma.telemetry.ports import DirtyPeriod, Rollups
 from karma.telemetry.rebuilding import periods_message
@@ -29,25 +28,23 @@ class TelemetryQueue(Protocol):
 
 def send_dirty(rollups: Rollups, queue: TelemetryQueue, clock: Clock) -> int:
     """Send the dirty periods that are due; return how many. One that cannot be sent is left for the next sweep."""
+
+    def send(periods: list[DirtyPeriod]) -> int:
+        queue.send(periods_message([each.period for each in periods]))
+        for each in periods:
+            rollups.put_off(each, until=clock.now() + LOOK_AGAIN)
+        return len(periods)
+
     sent = 0
     for shard in range(DUE_SHARDS):
         now = clock.now()
         by_device: dict[DeviceId, list[DirtyPeriod]] = defaultdict(list)
         for dirty in rollups.due(shard, before=now, limit=PERIODS_A_SHARD):
             by_device[dirty.period.device_id].append(dirty)
-        for periods in by_device.values():
-            for at in range(0, len(periods), PERIODS_A_MESSAGE):
-                sent += _send(periods[at : at + PERIODS_A_MESSAGE], rollups, queue, clock)
+        messages = [
+            periods[at : at + PERIODS_A_MESSAGE]
+            for periods in by_device.values()
+            for at in range(0, len(periods), PERIODS_A_MESSAGE)
+        ]
+        sent += sweep_each("rollups", messages, send, name=lambda each: each[0].period.device_id, clock=clock)
     return sent
-
-
-def _send(periods: list[DirtyPeriod], rollups: Rollups, queue: TelemetryQueue, clock: Clock) -> int:
-    try:
-        queue.send(periods_message([each.period for each in periods]))
-        for each in periods:
-            rollups.put_off(each, until=clock.now() + LOOK_AGAIN)
-    except Upstream as exc:
-        logger.warning("sweep.rollups_left", cause=type(exc).__name__)
-        count("RollupSweepFailed")
-        return 0
-    return len(periods)

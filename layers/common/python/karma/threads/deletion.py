@@ -203,13 +203,19 @@ class ThreadCascade:
 
 def requeue_due(deletions: ThreadDeletions, queue: Queue, clock: Clock) -> int:
     """Enqueue deletions that are due; the pause between goes doubles each time, up to 6 h. Return how many."""
+    from karma.core.sweeping import sweep_each  # local: those who do no sweep do without
+
     now = clock.now()
-    sent = 0
-    for deletion in deletions.due(now, limit=_SWEEP_LIMIT):
+
+    def send(deletion: ThreadDeletion) -> int:
         pause = min(DUE_AFTER * 2 ** min(deletion.attempts, 10), _LONGEST_PAUSE)
-        if deletions.postpone(deletion.key, due_at=now + pause):
-            queue.send(thread_message(deletion.key))
-            sent += 1
+        if not deletions.postpone(deletion.key, due_at=now + pause):
+            return 0
+        queue.send(thread_message(deletion.key))
+        return 1
+
+    due = deletions.due(now, limit=_SWEEP_LIMIT)
+    sent = sweep_each("threads", due, send, name=lambda deletion: deletion.key.thread_id, clock=clock)
     if sent:
         count("ThreadDeletionRequeued", sent)
     return sent

@@ -10,7 +10,7 @@ from karma.core.clock import Clock
 from karma.core.errors import Upstream
 from karma.core.ids import UserId, is_id
 from karma.core.observability import count, logger
-from karma.webhooks.domain import Lane, is_lane, webhook_of
+from karma.webhooks.domain import DueLook, Lane, is_lane, webhook_of
 from karma.webhooks.ports import Deliveries, LookQueue
 
 MAX_DELAY: Final = timedelta(minutes=15)
@@ -54,12 +54,18 @@ def send_due_looks(store: Deliveries, queue: LookQueue, clock: Clock) -> int:
 
     The look moves before its message is sent: a crash in between delays it, and never sends many messages.
     """
+    from karma.core.sweeping import sweep_each  # local: those who do no sweep do without
+
     now = clock.now()
-    found = [
-        look_message(look.user_id, look.lane)
-        for look in store.to_look_at(now - GRACE, limit=_SWEEP_LIMIT)
-        if store.postpone(look, until=now + _POSTPONED)
-    ]
+    found: list[str] = []
+
+    def move(look: DueLook) -> int:
+        if store.postpone(look, until=now + _POSTPONED):
+            found.append(look_message(look.user_id, look.lane))
+        return 0
+
+    due = store.to_look_at(now - GRACE, limit=_SWEEP_LIMIT)
+    sweep_each("webhooks", due, move, name=lambda look: webhook_of(look.lane), clock=clock)
     queue.send_many(found)
     if found:
         count("WebhookLookSent", len(found))

@@ -11,7 +11,7 @@ from pynamodb.expressions.condition import Condition
 
 from karma.core.clock import iso
 from karma.core.dynamo.failures import storage_errors
-from karma.core.dynamo.items import Gsi1, Item, connection_of
+from karma.core.dynamo.items import Gsi1, Item, Key, connection_of
 from karma.core.observability import count, logger
 
 M = TypeVar("M", bound=Item)
@@ -21,10 +21,32 @@ PARTS: Final = 4
 """Partitions of the index in which what is due of one kind stands, where it may be much."""
 
 
+class DuePlace(NamedTuple):
+    """The place of an item in a sweep's list."""
+
+    kind: type[Item]
+    key: Key
+    due_at: str
+    """Its sort key of the index, a moment and a name."""
+
+
+class DueItems(list[R]):
+    """Items of a sweep, each with its place in the list, by which it can be put off."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.places: list[DuePlace] = []
+
+    def add(self, page: Work[R]) -> None:
+        """Add a page of items with their places."""
+        self += page.items
+        self.places += page.items.places
+
+
 class Work(NamedTuple, Generic[R]):
     """One page of a sweep's items; `last` is the start of the next page, None at the end."""
 
-    items: list[R]
+    items: DueItems[R]
     last: dict[str, str] | None
 
 
@@ -72,7 +94,7 @@ def query_work(
             limit=limit,
             exclusive_start_key=attribute_start,
         )
-    found: list[R] = []
+    found: DueItems[R] = DueItems()
     for raw in answer["Items"]:
         try:
             item: Item = Item.from_raw_data(raw)
@@ -83,5 +105,23 @@ def query_work(
             continue
         if result is not None:
             found.append(result)
+            found.places.append(DuePlace(kind, Key(raw["pk"]["S"], raw["sk"]["S"]), raw["gsi1sk"]["S"]))
     last = answer.get("LastEvaluatedKey")
     return Work(found, {name: value["S"] for name, value in last.items()} if last else None)
+
+
+def put_off(place: DuePlace, *, until: datetime) -> None:
+    """Move an item behind what is due, unless it has moved since it was read: one Update; its version stays.
+
+    Raises:
+        ConditionFailed: it has moved, or is no longer listed.
+    """
+    kind, key = place.kind, place.key
+    name = place.due_at.partition("#")[2]
+    with storage_errors():
+        connection_of(kind).update_item(
+            key.pk,
+            range_key=key.sk,
+            actions=[kind.gsi1sk.set(due_sk(until, name))],
+            condition=kind.gsi1sk == place.due_at,
+        )

@@ -16,6 +16,7 @@ from karma.core.dynamo.access import batch_get, count, delete, get, query, updat
 from karma.core.dynamo.failures import ConditionFailed
 from karma.core.dynamo.requests import note_request, noted, request_key
 from karma.core.dynamo.transaction import MAX_ITEMS, Transaction
+from karma.core.dynamo.work import query_work
 from karma.core.errors import AlreadyExists, StaleVersion
 from karma.core.ids import DeviceId, FileId
 from karma.core.requests import RepeatableRequest
@@ -150,8 +151,7 @@ class FileRepository:
 
     def due(self, *, before: datetime, limit: int) -> list[DeviceFile]:
         """Read files that a sweep must look at by the moment `before`, oldest first."""
-        page = query(FileItem, SWEEP_PARTITION, FileItem.gsi1sk < iso(before), limit=limit, index=FileItem.gsi1)
-        return [file_of(item) for item in page.items]
+        return query_work(FileItem, SWEEP_PARTITION, FileItem.gsi1sk < iso(before), file_of, limit=limit).items
 
     # Making
 

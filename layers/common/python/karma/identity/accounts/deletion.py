@@ -249,13 +249,19 @@ class Cascade:
 
 def requeue_due(deletions: Deletions, queue: Queue, clock: Clock) -> int:
     """Enqueue deletions that are due; the pause between rounds doubles each time, up to 6 h. Return how many."""
+    from karma.core.sweeping import sweep_each  # local: those who do no sweep do without
+
     now = clock.now()
-    sent = 0
-    for deletion in deletions.due(now, limit=_SWEEP_LIMIT):
+
+    def send(deletion: Deletion) -> int:
         pause = min(DUE_AFTER * 2 ** min(deletion.attempts, 10), _LONGEST_PAUSE)
-        if deletions.postpone(deletion.user_id, due_at=now + pause, waits_for=None):
-            queue.send(deletion.user_id)
-            sent += 1
+        if not deletions.postpone(deletion.user_id, due_at=now + pause, waits_for=None):
+            return 0
+        queue.send(deletion.user_id)
+        return 1
+
+    due = deletions.due(now, limit=_SWEEP_LIMIT)
+    sent = sweep_each("deletions", due, send, name=lambda deletion: deletion.user_id, clock=clock)
     if sent:
         count("DeletionRequeued", sent)
     return sent
