@@ -30,6 +30,18 @@ BAD_FACTS = (
         100,
         "many device messages are refused: a bad firmware, or a foreign sender",
     ),
+    (
+        "FileAskDropped",
+        FunctionName.DEVICE_FILES,
+        100,
+        "many asks of devices for files are not answered: a bad firmware, or a foreign sender",
+    ),
+    (
+        "ProvisioningRefused",
+        FunctionName.PROVISIONING,
+        100,
+        "many devices do not become anybody's, or get no new certificate: a batch without room, or a stolen claim",
+    ),
     ("PushRefused", FunctionName.PUSHES, 1, "API Gateway refuses what is sent to clients: we lack a right"),
     (
         "MailRefused",
