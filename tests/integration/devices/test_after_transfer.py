@@ -104,6 +104,56 @@ def test_what_cannot_be_dated_is_not_shown_to_the_receiver(hands: Hands, kind: s
     assert (letter.payload, letter.refused[0].reason) == (b"", "NOT_JSON")
 
 
+BAD = '{"ts": NOW, "m": {"a": "bad"}}'
+
+
+@pytest.mark.fault("F-49a")
+@pytest.mark.parametrize(
+    ("kind", "payload"),
+    [
+        pytest.param(
+            "telemetry", f'{{"boot": "b", "seq": 1, "day": {{"4711": OLD}}, "samples": [{BAD}]}}', id="beside"
+        ),
+        pytest.param("telemetry", f'{{"boot": "b", "seq": 1, "samples": [{BAD[:-1]}, "4711": OLD}}]}}', id="in-sample"),
+        pytest.param(
+            "telemetry",
+            f'{{"boot": "b", "seq": 1, "samples": [{{"ts": OLD, "m": {{"4711": 1}}}}], "samples": [{BAD}]}}',
+            id="samples-twice",
+        ),
+        pytest.param(
+            "telemetry",
+            '{"boot": "b", "seq": 1, "samples": [{"ts": OLD, "ts": NOW, "m": {"4711": "bad"}}]}',
+            id="ts-twice",
+        ),
+        pytest.param(
+            "event",
+            '{"boot": "b", "ts": NOW, "kind": "status", "data": {"status": "x", "log": [{"ts": OLD, "t": 4711}]}}',
+            id="event",
+        ),
+        pytest.param(
+            "event", '{"boot": "b", "ts": NOW, "kind": "door", "data": {"4711": NaN}}', id="data-named-by-the-device"
+        ),
+        pytest.param(
+            "heartbeat",
+            '{"boot": "b", "seq": 9, "ts": NOW, "ip": "bad", "was": {"ts": OLD, "ip": 4711}}',
+            id="heartbeat",
+        ),
+    ],
+)
+def test_a_dead_letter_withholds_what_its_reader_passes_over(hands: Hands, kind: str, payload: str) -> None:
+    world = hands.world
+    then = world.clock.ms
+    world.clock.pass_time(seconds=10)
+    device = hands.hand_over()
+    world.restart_ingest()
+    world.clock.pass_time(seconds=1)
+    said = payload.replace("OLD", str(then)).replace("NOW", str(world.clock.ms))
+    world.tell(world.message(device, kind, said.encode()))
+    [letter] = _letters(hands, device)
+    assert (letter.payload, letter.is_withheld) == (b"", True)
+    assert SECRET not in str(letter.refused)
+
+
 @pytest.mark.fault("F-45b")
 def test_what_is_of_after_a_transfer_is_shown_in_dead_letters(hands: Hands) -> None:
     world = hands.world

@@ -316,6 +316,8 @@ class DeadLetterView(TypedDict):
     size: int
     payload_base64: str
     truncated: bool
+    payload_withheld: bool
+    """True: the payload is empty, since it may tell of the time before the device was transferred to you."""
 
 
 def dead_letter_view(letter: DeadLetter) -> DeadLetterView:
@@ -332,6 +334,7 @@ def dead_letter_view(letter: DeadLetter) -> DeadLetterView:
         "size": letter.size,
         "payload_base64": base64.b64encode(letter.payload).decode(),
         "truncated": letter.size > len(letter.payload),
+        "payload_withheld": letter.is_withheld,
     }
 
 

@@ -59,6 +59,7 @@ FIELDS: Mapping[str, Any] = {
     "topic": "dt/karma/EOS-3A-0001/telemetry",
     "payload_base64": "eyJib290Ijo=",
     "truncated": False,
+    "payload_withheld": False,
     "desired": {"interval_s": 30},
     "reported": {"interval_s": 60},
     "delta": {"interval_s": 30},

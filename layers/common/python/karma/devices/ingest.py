@@ -45,7 +45,6 @@ from karma.devices.measuring import Measured, Measuring
 from karma.devices.payloads import (
     Refused,
     Unreadable,
-    is_shown_since,
     read_event,
     read_heartbeat,
     read_presence,
@@ -58,6 +57,7 @@ from karma.devices.repository.dead_letters import DeadLetterRepository
 from karma.devices.repository.device_mapping import SerialClaim
 from karma.devices.repository.devices import DeviceRepository
 from karma.devices.repository.telemetry import TelemetryRepository
+from karma.devices.showing import shown_to_owner
 from karma.devices.topics import read_topic
 from karma.devices.wake_ups import WakeUp
 
@@ -73,15 +73,6 @@ _TURNS: Final = 3
 def _when(message: DeviceMessage) -> tuple[int, int]:
     """Return the order of a batch, which the queue shuffles: the broker's time; for answers then the device's."""
     return message.received_ms, said_ms(message.payload) if message.topic.endswith("/response") else 0
-
-
-def _is_shown(message: DeviceMessage, device: Heard) -> bool:
-    """Tell whether the device's owner may read the message: it says nothing of what was before it was theirs."""
-    since_ms = device.claim.since_ms
-    if message.topic.endswith("/response"):
-        # An answer may tell what the owner before has asked for, whenever it comes.
-        return since_ms == 0 or message.id in device.answers
-    return is_shown_since(message.payload, since_ms)
 
 
 def _alive(at_ms: int) -> tuple[Latest, tuple[Refused, ...]]:
@@ -230,10 +221,15 @@ class IngestService:
         if not self._allowance.take_letter(device_id, received_ms=at_ms):
             device.unkept.setdefault(hour_of(at_ms), []).append(message.id)
             return
-        payload = message.payload if _is_shown(message, device) else b""
-        self._dead_letters.store(
-            device_id, refused=refused, taken=taken, topic=message.topic, payload=payload, received_ms=at_ms
+        shown = shown_to_owner(
+            message.payload,
+            refused,
+            topic=message.topic,
+            since_ms=device.claim.since_ms,
+            # Another answer may tell what the owner before has asked for, whenever it comes.
+            is_own_answer=message.id in device.answers,
         )
+        self._dead_letters.store(device_id, **shown._asdict(), taken=taken, topic=message.topic, received_ms=at_ms)
 
     def _sum_up(self, device: Heard, hour: int, more: int) -> None:
         self._dead_letters.sum_up(device.claim.device_id, hour=hour, more=more)

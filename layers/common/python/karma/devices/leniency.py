@@ -35,14 +35,16 @@ class UnreadablePayload(ValueError):
     """The payload is not JSON in UTF-8, or nested more deeply than Python reads."""
 
 
-def loads(payload: bytes) -> Any:
+def loads(payload: bytes, *, is_repeat_refused: bool = False) -> Any:
     """Read a payload; several times slower than orjson, for what orjson does not read.
 
     Raises:
-        UnreadablePayload: the payload is no JSON, even by the table above.
+        UnreadablePayload: the payload is no JSON, even by the table above; or `is_repeat_refused`, and a member of an
+            object stands twice in it.
     """
+    decoder = _STRICT_DECODER if is_repeat_refused else _DECODER
     try:
-        return _DECODER.decode(_STRING_OR_WORD.sub(_as_python_writes_it, payload).decode())
+        return decoder.decode(_STRING_OR_WORD.sub(_as_python_writes_it, payload).decode())
     except (ValueError, RecursionError):
         raise UnreadablePayload("not JSON") from None
 
@@ -97,4 +99,12 @@ def _integer(digits: str) -> int | float:
     return value if -(2**63) <= value < 2**64 else float(value)
 
 
+def _unrepeated(members: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(members)
+    if len(found) < len(members):
+        raise UnreadablePayload("a member stands twice")
+    return found
+
+
 _DECODER: Final = json.JSONDecoder(parse_int=_integer)
+_STRICT_DECODER: Final = json.JSONDecoder(parse_int=_integer, object_pairs_hook=_unrepeated)

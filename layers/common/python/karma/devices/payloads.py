@@ -301,19 +301,3 @@ def is_dated_before(given: object, since_ms: int) -> bool:
     """Tell whether a sample says itself that it is of before a time in milliseconds; 0: none is."""
     ts = given.get("ts") if isinstance(given, dict) else None
     return since_ms > 0 and type(ts) is int and ts < since_ms
-
-
-def is_shown_since(payload: bytes, since_ms: int) -> bool:
-    """Tell whether who owns a device since a time in milliseconds may read a payload: all of it is of since then.
-
-    What has no time that can be read may have been measured by the device of the owner before.
-    """
-    if since_ms == 0:
-        return True
-    try:
-        body = read_object(payload)
-    except Unreadable:
-        return False
-    samples = body.get("samples")
-    dated = samples if isinstance(samples, list) else [body]
-    return all(isinstance(each, dict) and type(each.get("ts")) is int and each["ts"] >= since_ms for each in dated)

@@ -9,9 +9,10 @@ from karma.core.observability import count
 from karma.core.records import Record
 from karma.devices.allowance import HourlyAllowance, hour_of
 from karma.devices.domain import DeviceState
-from karma.devices.payloads import Refused, is_shown_since
+from karma.devices.payloads import Refused
 from karma.devices.repository.dead_letters import DeadLetterRepository
 from karma.devices.repository.devices import DeviceRepository
+from karma.devices.showing import shown_to_owner
 
 
 class HeardDevice(Record):
@@ -80,9 +81,8 @@ class Speaking:
         if self._allowance.take_letter(speaker.device_id, received_ms=received_ms):
             self._dead_letters.store(
                 speaker.device_id,
-                refused=refused,
+                **shown_to_owner(payload, refused, topic=topic, since_ms=speaker.since_ms)._asdict(),
                 topic=topic,
-                payload=payload if is_shown_since(payload, speaker.since_ms) else b"",
                 received_ms=received_ms,
             )
             return

@@ -47,6 +47,8 @@ class DeadLetter(Record, kw_only=True):
     received_ms: int
     size: int
     payload: bytes
+    is_withheld: bool = False
+    """True: the payload is empty, since it may tell of before the device was its owner's."""
 
 
 class DeadLetterRepository:
@@ -61,6 +63,7 @@ class DeadLetterRepository:
         payload: bytes,
         received_ms: int,
         taken: bool = False,
+        is_withheld: bool = False,
     ) -> None:
         """Store a message with refused parts; the same message again changes nothing.
 
@@ -83,6 +86,7 @@ class DeadLetterRepository:
             received_ms=received_ms,
             size=len(payload),
             payload=payload[:KEPT_BYTES],
+            is_withheld=is_withheld or None,
             expires_at=expires_at,
         )
         _put_once(item)
@@ -158,4 +162,5 @@ def _letter(item: DeadLetterItem, payload: bytes) -> DeadLetter:
         received_ms=int(item.received_ms),
         size=int(item.size),
         payload=payload,
+        is_withheld=bool(item.is_withheld),
     )

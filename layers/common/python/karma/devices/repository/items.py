@@ -318,6 +318,7 @@ class DeadLetterItem(DevicesItem, discriminator="dead_letter"):
     size = NumberAttribute()
     payload = BinaryAttribute(legacy_encoding=False)
     """First 4 KB of the message."""
+    is_withheld = BooleanAttribute(null=True)
 
 
 class DeadPayloadItem(DevicesItem, discriminator="dead_payload"):
