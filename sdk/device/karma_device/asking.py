@@ -81,11 +81,15 @@ class Asking:
             ask_id: Id of an ask that may have been asked before; "": a new one.
 
         Raises:
-            FileRefused: The answer is no.
+            FileRefused: The answer is no; or VALIDATION_ERROR, a member cannot be written as JSON, such as NaN in
+                metadata or a path that is no text in UTF-8.
             FileUnfinished: There was none in time, or the device was closed.
         """
         ask_id = ask_id or uuid.uuid4().hex
-        payload = encode_json({"id": ask_id, "op": operation, **members})
+        try:
+            payload = encode_json({"id": ask_id, "op": operation, **members})
+        except (ValueError, TypeError) as exc:
+            raise FileRefused("VALIDATION_ERROR", f"{operation} cannot be asked: {exc}") from exc
         waits, again = Backoff(base_s=2 * _ANSWER_S, cap_s=_ANSWER_MAX_S), Backoff(base_s=1.0, cap_s=_ANSWER_MAX_S)
         with self._changed:
             self._answers[ask_id] = None

@@ -13,7 +13,6 @@ import hashlib
 import http.client
 import json
 import logging
-import os
 import threading
 import time
 import urllib.error
@@ -21,6 +20,7 @@ import urllib.request
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO, Self
 
@@ -29,10 +29,10 @@ from karma_device.backoff import Backoff
 from karma_device.errors import FileRefused, FileUnfinished
 from karma_device.fetching import TIMEOUT_S, Fetch, write_safely
 from karma_device.messages import Json
+from karma_device.sources import name_of, opened
 
 log = logging.getLogger(__name__)
 
-_CHUNK_BYTES = 64 * 1024
 _LINKS = 4
 """Links that are asked for at a time, of 8 MiB each: they end after 15 minutes."""
 _KEPT_S = 3 * 24 * 3_600
@@ -112,39 +112,37 @@ class DeviceFiles:
             metadata: JSON object of at most 8 KB.
             within_s: Seconds for all of it. The next call with the same arguments goes on.
 
+        A file of `/proc` or `/sys`, which says another size than it has, is copied first, up to 8 MiB.
+
         Raises:
             FileRefused: The service does not take it: ALREADY_EXISTS, QUOTA_EXCEEDED, SHA256_MISMATCH (it was changed
-                while it was sent) and others of docs/mqtt.md.
+                while it was sent) and others of docs/mqtt.md. Or this device cannot send it: NOT_A_FILE (a pipe, a
+                device), NAME (its name is no text in UTF-8, and `name` is None), CHANGED (it has become shorter).
             FileUnfinished: It took longer.
             OSError: The file cannot be read.
         """
         ends_at = time.monotonic() + within_s
-        with self._turn(ends_at), Path(source).open("rb") as file:
-            size = os.fstat(file.fileno()).st_size
+        there = name_of(source, name)
+        require_time = partial(self._asking.require_time, ends_at)
+        with self._turn(ends_at), opened(source, self._folder, require_time=require_time) as found:
             asked: dict[str, Json] = {
-                "name": name if name is not None else Path(source).name,
+                "name": there,
                 "path": to,
-                "size": size,
-                "sha256": _digest(file, size),
+                "size": found.size,
+                "sha256": found.sha256,
                 "category": category,
                 "metadata": dict(metadata or {}),
             }
             if type is not None:
                 asked["type"] = type
             note = self._note(asked)
-            is_new, ask_id = self._ask_id(note)
             try:
-                answer = self._asking.ask("upload", asked, ends_at, ask_id=ask_id)
-                if not is_new and answer["file"]["status"] == "rejected":
-                    # An earlier upload came to nothing, such as one that was not gone on with for a day.
-                    note.unlink(missing_ok=True)
-                    answer = self._asking.ask("upload", asked, ends_at, ask_id=self._ask_id(note)[1])
-                found = self._carry(file, answer, ends_at)
+                sent = self._carry(found.file, self._begin(asked, note, ends_at), ends_at)
             except FileRefused:
                 note.unlink(missing_ok=True)
                 raise
             note.unlink(missing_ok=True)
-            return found
+            return sent
 
     def download(self, file_id: str = "", *, path: str = "", to: str | Path = ".", within_s: float = 3_600.0) -> Path:
         """Fetch a file of this device, and return where it is, whole and verified; what stood there is replaced.
@@ -212,6 +210,21 @@ class DeviceFiles:
         return OwnFile.of(self._asking.ask("show", {"file_id": file_id}, time.monotonic() + within_s)["file"])
 
     # Uploads
+
+    def _begin(self, asked: Mapping[str, Json], note: Path, ends_at: float) -> dict[str, Any]:
+        """Begin an upload, or go on with the one of its note, unless that has come to nothing."""
+        is_new, ask_id = self._ask_id(note)
+        try:
+            answer = self._asking.ask("upload", asked, ends_at, ask_id=ask_id)
+        except FileRefused as exc:
+            if is_new or exc.code != "GONE":
+                raise
+        else:
+            if is_new or answer["file"]["status"] != "rejected":
+                return answer
+        # It was not gone on with for a day; another upload has taken its name since; or its owner has deleted it.
+        note.unlink(missing_ok=True)
+        return self._asking.ask("upload", asked, ends_at, ask_id=self._ask_id(note)[1])
 
     def _carry(self, file: BinaryIO, answer: dict[str, Any], ends_at: float) -> OwnFile:
         """Send what is missing until the service has the whole, and return what it says of it in the end."""
@@ -333,23 +346,14 @@ class _Slice:
         """Read the next bytes.
 
         Raises:
-            OSError: The file has become shorter.
+            FileRefused: CHANGED, the file has become shorter.
         """
         wanted = self._left if size < 0 else min(size, self._left)
         data = self._file.read(wanted)
         if len(data) < wanted:
-            raise OSError("the file has become shorter while it was sent")
+            raise FileRefused("CHANGED", "the file has become shorter while it was sent")
         self._left -= len(data)
         return data
-
-
-def _digest(file: BinaryIO, size: int) -> str:
-    """Return the SHA-256 of a file's first bytes."""
-    digest, left = hashlib.sha256(), size
-    while left and (chunk := file.read(min(_CHUNK_BYTES, left))):
-        digest.update(chunk)
-        left -= len(chunk)
-    return digest.hexdigest()
 
 
 def _plain(name: str) -> str:

@@ -1,6 +1,7 @@
 """A service that takes and gives files of one device: it answers asks, and has a store that is called by HTTP."""
 
 import hashlib
+import itertools
 import json
 import re
 import threading
@@ -52,6 +53,7 @@ class FileService(ThreadingHTTPServer):
 
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), Store)
+        self._ids = itertools.count()
         self.asks: list[dict[str, Any]] = []
         self.uploads: dict[str, Upload] = {}
         self.by_ask: dict[str, Upload] = {}
@@ -84,7 +86,7 @@ class FileService(ThreadingHTTPServer):
         """Have a file ready."""
         sha256 = hashlib.sha256(data).hexdigest()
         asked = {"name": name, "path": path, "size": len(data), "sha256": sha256, "category": "config"}
-        made = Upload(f"f{len(self.uploads)}", asked)
+        made = Upload(f"f{next(self._ids)}", asked)
         made.status, made.parts = "ready", {1: data}
         self.uploads[made.id] = made
         return made
@@ -143,10 +145,15 @@ class FileService(ThreadingHTTPServer):
 
     def _begin(self, ask: dict[str, Any]) -> dict[str, Any]:
         file = self.by_ask.get(ask["id"])
+        if file is not None and file.id not in self.uploads:
+            return _refused("GONE")
         if file is None:
-            if any(_is_named(each, ask) and each.status != "rejected" for each in self.uploads.values()):
+            held = [each for each in self.uploads.values() if _is_named(each, ask) and each.status != "rejected"]
+            if any(each.status != "uploading" for each in held):
                 return _refused("ALREADY_EXISTS")
-            file = Upload(f"f{len(self.uploads)}", ask)
+            for each in held:
+                del self.uploads[each.id]
+            file = Upload(f"f{next(self._ids)}", ask)
             self.by_ask[ask["id"]] = self.uploads[file.id] = file
         return self._parts(file, self.links)
 

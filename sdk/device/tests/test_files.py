@@ -2,7 +2,9 @@
 
 import hashlib
 import json
+import os
 import random
+import sys
 import threading
 import tracemalloc
 from collections.abc import Iterator
@@ -164,6 +166,44 @@ class TestUploads:
         assert refused.value.code == "ALREADY_EXISTS"
         assert list((tmp_path / "uploads").iterdir()) == []
 
+    @pytest.mark.fault("F-49b")
+    def test_a_file_that_has_grown_since_is_sent_as_it_is_now(
+        self, service: FileService, log: Path, tmp_path: Path
+    ) -> None:
+        service.fails = [500] * 1_000
+        with pytest.raises(FileUnfinished):
+            service.files(tmp_path / "uploads").upload(log, within_s=0.2)
+        service.fails = []
+        with log.open("ab") as file:
+            file.write(b"more")
+        files = service.files(tmp_path / "uploads")
+        assert files.upload(log).size == len(DATA) + 4
+        [kept] = service.uploads.values()
+        assert kept.data == DATA + b"more"
+
+    @pytest.mark.fault("F-49b")
+    def test_an_upload_whose_place_another_has_taken_is_begun_anew(
+        self, service: FileService, log: Path, tmp_path: Path
+    ) -> None:
+        service.fails = [500] * 1_000
+        for data in (DATA, DATA + b"more"):
+            log.write_bytes(data)
+            with pytest.raises(FileUnfinished):
+                service.files(tmp_path / "uploads").upload(log, within_s=0.2)
+        service.fails = []
+        log.write_bytes(DATA)
+        assert service.files(tmp_path / "uploads").upload(log).size == len(DATA)
+
+    @pytest.mark.fault("F-49b")
+    def test_a_device_that_lost_its_notes_sends_the_file_again(
+        self, service: FileService, log: Path, tmp_path: Path
+    ) -> None:
+        service.fails = [500] * 1_000
+        with pytest.raises(FileUnfinished):
+            service.files(tmp_path / "uploads").upload(log, within_s=0.2)
+        service.fails = []
+        assert service.files(tmp_path / "other").upload(log).status == "ready"
+
     def test_without_a_connection_it_waits_and_then_ends(
         self, service: FileService, files: DeviceFiles, log: Path
     ) -> None:
@@ -185,6 +225,100 @@ class TestUploads:
         wait_until(lambda: service.asks)
         service.asking.close()
         assert ended.wait(5)
+
+
+@pytest.mark.fault("F-49d")
+class TestWhatIsNoPlainFile:
+    """Nothing is listed with other bytes than can be read."""
+
+    @pytest.mark.parametrize("says", [0, 4_096, len(DATA) + 5])
+    def test_one_that_says_another_size_is_sent_as_it_is_read(
+        self, service: FileService, files: DeviceFiles, log: Path, monkeypatch: pytest.MonkeyPatch, says: int
+    ) -> None:
+        log.write_bytes(DATA[:300] if says == 4_096 else DATA)
+        fstat = os.fstat
+
+        def as_proc(fd: int) -> os.stat_result:
+            found = list(fstat(fd))
+            found[6] = says
+            return os.stat_result(found)
+
+        monkeypatch.setattr("karma_device.sources.os.fstat", as_proc)
+        assert files.upload(log).status == "ready"
+        [kept] = service.uploads.values()
+        assert kept.data == log.read_bytes()
+
+    @pytest.mark.skipif(not Path("/proc/version").exists(), reason="no /proc here")
+    def test_a_file_of_proc_is_sent(self, service: FileService, files: DeviceFiles) -> None:
+        files.upload("/proc/version", name="version")
+        [kept] = service.uploads.values()
+        assert kept.data == Path("/proc/version").read_bytes() != b""
+
+    def test_one_without_an_end_is_refused(
+        self, files: DeviceFiles, log: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("karma_device.sources.COPY_BYTES", len(DATA) - 1)
+        monkeypatch.setattr(
+            "karma_device.sources.os.fstat", lambda fd, stat=os.fstat: os.stat_result([*stat(fd)[:6], 0, *stat(fd)[7:]])
+        )
+        with pytest.raises(FileRefused, match=r"run\.log") as refused:
+            files.upload(log)
+        assert refused.value.code == "NOT_A_FILE"
+
+    @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes here")
+    def test_a_pipe_and_a_disk_are_refused_at_once(
+        self, service: FileService, files: DeviceFiles, tmp_path: Path
+    ) -> None:
+        os.mkfifo(tmp_path / "pipe")
+        for each in (tmp_path / "pipe", Path("/dev/zero")):
+            with pytest.raises(FileRefused, match=each.name) as refused:
+                files.upload(each)
+            assert refused.value.code == "NOT_A_FILE"
+        with pytest.raises(IsADirectoryError):
+            files.upload(tmp_path)
+        assert service.asks == []
+        assert list(files.list()) == []
+
+    def test_one_that_becomes_shorter_while_it_is_sent_is_refused(
+        self, service: FileService, files: DeviceFiles, log: Path
+    ) -> None:
+        send = service.asking._send
+
+        def cut(topic: str, payload: bytes) -> None:
+            os.truncate(log, 10)
+            send(topic, payload)
+
+        service.asking._send = cut
+        with pytest.raises(FileRefused) as refused:
+            files.upload(log)
+        assert refused.value.code == "CHANGED"
+        assert files.upload(log).size == 10
+
+
+@pytest.mark.fault("F-49c")
+class TestWhatIsNoText:
+    """A name that no JSON can have is refused by this device, and by a code."""
+
+    @pytest.mark.skipif(sys.platform != "linux", reason="names are text here")
+    def test_the_name_of_a_file(self, service: FileService, files: DeviceFiles, tmp_path: Path) -> None:
+        path = os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9.txt")
+        Path(path).write_bytes(b"latin")
+        with pytest.raises(FileRefused, match="caf") as refused:
+            files.upload(path)
+        assert (refused.value.code, service.asks) == ("NAME", [])
+        assert files.upload(path, name="café.txt").name == "café.txt"
+
+    def test_another_member(self, service: FileService, files: DeviceFiles, log: Path) -> None:
+        for call in (
+            lambda: files.upload(log, to="/\udce9"),
+            lambda: files.upload(log, metadata={"t": float("nan")}),
+            lambda: files.download(path="/\udce9"),
+            lambda: list(files.list("/\udce9")),
+        ):
+            with pytest.raises(FileRefused) as refused:
+                call()
+            assert refused.value.code == "VALIDATION_ERROR"
+        assert service.asks == []
 
 
 class TestDownloads:

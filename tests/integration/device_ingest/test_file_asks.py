@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import httpx
@@ -9,15 +10,21 @@ import pytest
 
 from karma.billing.plans import PlanName
 from karma.core.dynamo.access import update
-from karma.core.errors import Upstream
-from karma.core.ids import new_id
+from karma.core.errors import StorageUnavailable, Upstream
+from karma.core.ids import DeviceId, FileId, new_id
 from karma.devices.allowance import FILE_REFUSALS_AN_HOUR, FILE_UNITS_AN_HOUR, LETTERS_AN_HOUR
+from karma.devices.lookup import DeviceLookup
 from karma.devices.repository.hours import Cost, HourRepository
 from karma.files.domain import PART_BYTES
+from karma.files.repository.files import FileRepository
 from karma.files.service import FileQuery
+from karma.files.sweeps import FileSweep
+from karma.files.uploads import NewFile, UploadService
 from karma.identity.items import UserItem, user_key
+from karma.integrations.s3 import S3Files
 from tests.support.accounts import open_account
 from tests.support.asks import Asking, code_of, sha256
+from tests.support.at_once import at_once
 from tests.support.devices import World
 from tests.support.files import unbalanced_bytes
 from tests.support.plans import allowances
@@ -102,7 +109,7 @@ class TestUploads:
         assert httpx.put(part["url"], content=DATA + b"y", trust_env=False).status_code == 403
 
     def test_a_name_that_is_taken_is_told_with_its_file(self, asking: Asking) -> None:
-        first = asking.begin(DATA)["file"]["id"]
+        first = asking.ready(DATA)
         taken = asking.begin(DATA)
         assert (code_of(taken), taken["error"]["details"]) == ("ALREADY_EXISTS", {"id": first})
 
@@ -124,6 +131,76 @@ class TestUploads:
         asking.files.delete(asking.world.user, asking.id, begun["file"]["id"])
         assert code_of(asking.ask("complete", file_id=begun["file"]["id"])) == "NOT_FOUND"
         assert code_of(asking.begin(DATA, ask_id="u-1")) == "GONE"
+
+
+@pytest.mark.fault("F-49b")
+class TestUnfinishedUploads:
+    """A device that lost the id of its upload, or whose file has grown, gets the name all the same."""
+
+    def test_a_new_upload_takes_the_place_of_an_unfinished_one(self, asking: Asking) -> None:
+        first = asking.begin(b"a" * PART_BYTES + b"b", ask_id="u-1")
+        asking.send({**first, "parts": first["parts"][:1]}, b"a" * PART_BYTES)
+        grown = asking.begin(DATA, ask_id="u-2")
+        assert grown["file"] == asking.begin(DATA, ask_id="u-2")["file"], "a repeat finds its own"
+        assert unbalanced_bytes(asking.world.stack) == 0
+        assert code_of(asking.ask("show", file_id=first["file"]["id"])) == "NOT_FOUND"
+        assert code_of(asking.begin(b"a" * PART_BYTES + b"b", ask_id="u-1")) == "GONE"
+        assert httpx.put(first["parts"][1]["url"], content=b"b", trust_env=False).status_code == 404
+        unfinished = asking.world.stack.aws("s3").list_multipart_uploads(Bucket=asking.world.stack.bucket)["Uploads"]
+        assert [each["Key"].split("/")[-1] for each in unfinished if asking.id in each["Key"]] == [grown["file"]["id"]]
+        asking.send(grown, DATA)
+        asking.ask("complete", file_id=grown["file"]["id"])
+        assert asking.verify(grown["file"]["id"]) == "ready"
+
+    def test_it_ends_though_its_parts_cannot_be_removed_now(self, asking: Asking) -> None:
+        class Broken(S3Files):
+            def remove(self, device_id: DeviceId, file_id: FileId) -> None:
+                raise StorageUnavailable("no answer")
+
+        first = asking.begin(DATA)["file"]["id"]
+        asking.restart(Broken(asking.world.stack.bucket))
+        assert asking.begin(DATA)["status"] == "ok"
+        files, store = FileRepository(), S3Files(asking.world.stack.bucket)
+        asking.world.clock.pass_time(minutes=1)
+        FileSweep(files, store, asking.queue, asking.world.clock).run()
+        assert files.unlisted(asking.id, first) is None
+        assert unbalanced_bytes(asking.world.stack) == 0
+
+    def test_an_upload_of_the_owner_or_one_that_has_all_its_bytes_stays(self, asking: Asking) -> None:
+        world, lookup = asking.world, DeviceLookup(asking.world.repository)
+        store = S3Files(world.stack.bucket)
+        uploads = UploadService(FileRepository(), store, lookup, asking.queue, world.clock)
+        new = NewFile(name="run.log", path="/logs", size=5)
+        mine = uploads.create(world.user, asking.id, new, allowance=allowances().of(world.user))
+        taken = asking.begin(DATA)
+        assert (code_of(taken), taken["error"]["details"]) == ("ALREADY_EXISTS", {"id": mine.id})
+        whole = asking.begin(DATA, name="whole")
+        asking.send(whole, DATA)
+        asking.ask("complete", file_id=whole["file"]["id"])
+        assert code_of(asking.begin(DATA + b"y", name="whole")) == "ALREADY_EXISTS"
+
+    def test_only_the_difference_is_taken_of_the_plan(self, world: World) -> None:
+        asking = Asking(world, plan=allowances(PlanName.FREE))
+        limit = asking.begin(b"", size=2 * 10**9)["error"]["details"]["allowed"]
+        first = asking.begin(b"", size=limit - 10)["file"]["id"]
+        assert code_of(asking.begin(b"", size=limit + 1)) == "QUOTA_EXCEEDED"
+        assert asking.ask("show", file_id=first)["file"]["status"] == "uploading", "the refused one changes nothing"
+        for size in (limit, limit, 5, 1_000):
+            assert asking.begin(b"", size=size)["status"] == "ok"
+            assert unbalanced_bytes(world.stack) == 0
+
+    @pytest.mark.parametrize("ask_ids", [("u-1", "u-1", "u-1"), ("u-1", "u-2", "u-3")], ids=["repeats", "others"])
+    def test_of_several_at_once_one_is_left(self, asking: Asking, ask_ids: tuple[str, ...]) -> None:
+        asking.begin(DATA + b"old", ask_id="u-0")
+        body = {"op": "upload", "name": "run.log", "path": "/logs", "size": len(DATA), "sha256": sha256(DATA)}
+        at_once(*(partial(asking.asks.take, asking.message({"id": each, **body})) for each in ask_ids))
+        answered = {answer["id"]: answer for _, answer in asking.answers.told[-3:]}
+        ids = {answer["file"]["id"] for answer in answered.values() if answer["status"] == "ok"}
+        assert unbalanced_bytes(asking.world.stack) == 0
+        left = [each for each in ids if asking.ask("show", file_id=each)["status"] == "ok"]
+        assert len(left) == 1
+        if len(set(ask_ids)) == 1:
+            assert len(ids) == 1, "repeats of one ask have one file"
 
 
 class TestDownloadsAndLists:
@@ -263,6 +340,16 @@ class TestWhatIsAsked:
     @pytest.mark.parametrize("cursor", ["x", 5, "WyIvIiwiIixmYWxzZV0="], ids=["text", "number", "another id"])
     def test_a_cursor_is_one_of_ours(self, asking: Asking, cursor: object) -> None:
         assert code_of(asking.ask("list", cursor=cursor)) == "INVALID_CURSOR"
+
+
+@pytest.mark.fault("F-49c")
+def test_an_ask_with_what_json_cannot_write_is_answered_and_its_owner_is_told(asking: Asking) -> None:
+    body = b'{"id": "n-1", "op": "upload", "name": "a", "size": 1, "sha256": "%s", "metadata": {"t": NaN}}'
+    assert asking.asks.take(asking.message(body % sha256(b"a").encode())) == "upload"
+    assert asking.answers.told[-1][1]["status"] == "ok"
+    assert asking.asks.take(asking.message(b'{"id": "n-2", "op": "list", "limit": 1e400}')) == "list"
+    letters, _ = asking.world.dead_letters.page(asking.id, limit=5)
+    assert sorted((each.refused[0].field, each.taken) for each in letters) == [("limit", True), ('metadata["t"]', True)]
 
 
 class TestFloods:

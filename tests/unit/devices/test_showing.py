@@ -1,4 +1,4 @@
-"""What a dead letter shows to who owns a device since a transfer: nothing that was written into it before."""
+"""Dead letters of a device that changed hands show its receiver nothing that was written into them before."""
 
 from __future__ import annotations
 

@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 
-from karma.core.errors import AppError
+from karma.core.errors import AppError, ValidationFailed
 from karma.core.ids import new_id
+from karma.devices.payloads import Unreadable
 from karma.devices.topics import asking_thing, file_answer_topic, read_topic
 from karma.files.by_device.asks import MAX_LISTED, cursor_of, read_ask, read_members
 from tests.unit.devices.test_mqtt_schema import DOCS, accepts, examples
@@ -19,7 +20,8 @@ UPLOAD = {"op": "upload", "name": "run.log", "size": 5, "sha256": "a" * 64}
 
 def is_taken(body: dict[str, Any]) -> bool:
     try:
-        read_ask(*read_members(json.dumps(body).encode()))
+        read = read_members(json.dumps(body).encode())
+        read_ask(read.id, read.members)
     except AppError:
         return False
     return True
@@ -64,6 +66,49 @@ def is_taken(body: dict[str, Any]) -> bool:
 def test_the_schema_and_the_reader_agree(body: dict[str, Any], good: bool) -> None:
     whole = {"id": "8f3c-1", **body}
     assert (is_taken(whole), accepts("ask", whole)) == (good, good)
+
+
+def _said(text: str) -> bytes:
+    return (
+        '{"id": "8f3c-1", "op": "upload", "name": "a", "size": 5, "sha256": "%s", ' % ("a" * 64) + text + "}"
+    ).encode()
+
+
+@pytest.mark.fault("F-49c")
+@pytest.mark.parametrize(
+    ("text", "member", "value", "places"),
+    [
+        ('"metadata": {"t": NaN, "u": [-inf, 1]}', "metadata", {"t": None, "u": [None, 1]}, 2),
+        ('"metadata": {"t": 1e400}', "metadata", {"t": None}, 1),
+        ('"metadata": {"\\ud83d": 1}', "metadata", {"\ufffd": 1}, 1),
+        ('"name": "a\\ud83d"', "name", "a\ufffd", 1),
+        ('"path": nan', "path", "/", 1),
+        ('"category": NaN', "category", "other", 1),
+        ('"more": NaN', "name", "a", 0),
+    ],
+)
+def test_what_json_cannot_write_stands_for_no_value(text: str, member: str, value: Any, places: int) -> None:
+    read = read_members(_said(text))
+    new = read_ask(read.id, read.members).new
+    assert new is not None
+    assert (getattr(new, member), len(read.mended)) == (value, places)
+
+
+@pytest.mark.fault("F-49c")
+@pytest.mark.parametrize("text", ['"size": NaN', '"size": 1e400', '"name": nan', '"sha256": "\\ud83d"', '"op": NaN'])
+def test_a_member_without_a_value_is_refused_by_name(text: str) -> None:
+    read = read_members(_said(text))
+    with pytest.raises(ValidationFailed) as refused:
+        read_ask(read.id, read.members)
+    assert [each["loc"] if "loc" in each else each["field"] for each in refused.value.details] == [text.split('"')[1]]
+
+
+@pytest.mark.fault("F-49c")
+@pytest.mark.parametrize("ask_id", ['"\\ud83d"', "NaN", '"a b"', "5"])
+def test_an_ask_without_an_id_has_no_answer(ask_id: str) -> None:
+    with pytest.raises(Unreadable) as unreadable:
+        read_members(b'{"id": %s, "op": "list"}' % ask_id.encode())
+    assert unreadable.value.field == "id"
 
 
 def test_what_the_page_shows_is_taken() -> None:

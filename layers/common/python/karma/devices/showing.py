@@ -1,4 +1,4 @@
-"""What a dead letter shows to who owns a device since it changed hands (docs/adr/0071): nothing that may be of before.
+"""Payloads that dead letters show to who owns a device since a transfer (docs/adr/0071): none that may be of before.
 
 A payload is shown where each of its members is one that the reader knows, none stands twice, and all of it is dated
 since then. What the reader passes over, a day's summary or a list of former values, may be of any time:
@@ -24,7 +24,7 @@ from karma.devices.topics import read_topic
 
 
 class Shown(NamedTuple):
-    """What of a refused message its device's owner may read."""
+    """Payload and refused parts of a message, as its device's owner may read them."""
 
     payload: bytes
     refused: Sequence[Refused]

@@ -72,9 +72,18 @@ class Speaking:
         return self._allowance.take_file_refusal(speaker.device_id, received_ms=received_ms)
 
     def keep(
-        self, speaker: HeardDevice, refused: Sequence[Refused], *, topic: str, payload: bytes, received_ms: int
+        self,
+        speaker: HeardDevice,
+        refused: Sequence[Refused],
+        *,
+        topic: str,
+        payload: bytes,
+        received_ms: int,
+        taken: bool = False,
     ) -> None:
-        """Keep a message that cannot be answered as a dead letter of the device's owner, or count it in the hour's.
+        """Keep a message with refused parts as a dead letter of the device's owner, or count it in the hour's.
+
+        `taken`: the rest is answered.
 
         What an owner may not read, since it may be of the one before, is not kept with it.
         """
@@ -84,6 +93,7 @@ class Speaking:
                 **shown_to_owner(payload, refused, topic=topic, since_ms=speaker.since_ms)._asdict(),
                 topic=topic,
                 received_ms=received_ms,
+                taken=taken,
             )
             return
         self._dead_letters.sum_up(speaker.device_id, hour=hour_of(received_ms), more=1)

@@ -159,6 +159,8 @@ class DeviceFile(Record, kw_only=True):
     """Id that the store gave the upload at the first request for parts; never shown. None: no parts were asked for."""
     part_checksums: bool = False
     """True: each part carries its SHA-256. The first request for parts decides."""
+    is_by_device: bool = False
+    """True: its device has begun the upload, not its owner."""
     upload_expires_ms: int = 0
     completed_ms: int = 0
     previews: Previews = NOTHING

@@ -16,12 +16,15 @@ from karma.core.errors import AlreadyExists, Conflict, InvalidTransition, Valida
 from karma.core.ids import DeviceId, FileId, UserId, new_id
 from karma.core.observability import count, logger
 from karma.core.records import Record
-from karma.core.requests import IdempotencyKey, no_longer, repeatable
+from karma.core.requests import IdempotencyKey, RepeatableRequest, no_longer, repeatable
 from karma.files.domain import UPLOAD_TIME, URL_TIME, DeviceFile, FileStatus
 from karma.files.entries import Entries
+from karma.files.marks import TreeMarks
 from karma.files.media import type_of
 from karma.files.ports import Devices, ObjectStore, Queue, StoredPart, UploadGone
+from karma.files.removal import finish_or_leave
 from karma.files.repository.files import FileRepository
+from karma.files.repository.replacing import take_over
 
 GRACE = timedelta(minutes=2)
 """Time before a sweep finishes what a request has begun."""
@@ -75,6 +78,7 @@ class UploadService:
         *,
         allowance: Allowance,
         idempotency_key: IdempotencyKey | None = None,
+        by_device: bool = False,
     ) -> DeviceFile:
         """Begin an upload: reserve the name and the bytes, and make missing directories above it.
 
@@ -84,6 +88,8 @@ class UploadService:
             new: the file as its owner declares it.
             allowance: of the owner's plan, from which the declared size is reserved.
             idempotency_key: a repeat for the same device returns the file of the first one.
+            by_device: the device asks, not its owner. An unfinished upload of its own then makes room: the new one
+                takes the name in the same step in which that one ends.
 
         Raises:
             NotFound: the device does not exist or has another owner.
@@ -95,23 +101,42 @@ class UploadService:
         """
         owned = self._devices.require(user_id, device_id)
         now = self._clock.now()
-        file = self._new(user_id, owned, new)
+        file = replace(self._new(user_id, owned, new), is_by_device=by_device)
         request = repeatable(idempotency_key, new, at=now)
         room, due = allowance.reserve(Metric.STORAGE, new.size), now + UPLOAD_TIME
+        replaced: list[DeviceFile] = []
+
+        def add(above: list[DeviceFile], marks: TreeMarks) -> None:
+            try:
+                self._files.add(file, reservation=room, directories=above, due=due, request=request, seen=marks.version)
+            except AlreadyExists:
+                held = self._unfinished_of_device(file, request) if by_device else None
+                if held is None:
+                    raise
+                take_over(held, file, reservation=room, now=now, due=due, request=request, seen=marks.version)
+                replaced.append(held)
+
         try:
-            self._entries.write(
-                file,
-                lambda above, marks: self._files.add(
-                    file, reservation=room, directories=above, due=due, request=request, seen=marks.version
-                ),
-            )
+            self._entries.write(file, add)
         except AlreadyExists:
             made = self._files.made_by(owned, request) if request else None
             if made is None:
                 raise
             return self._made_before(owned, made)
         count("FileUploadBegun")
+        for held in replaced:
+            count("FileUploadReplaced")
+            finish_or_leave(self._files, self._store, replace(held, status=FileStatus.DELETING), now=now)
         return file
+
+    def _unfinished_of_device(self, file: DeviceFile, request: RepeatableRequest | None) -> DeviceFile | None:
+        """Return the upload of the device itself that has a new file's name; None: another's, or of this request."""
+        if request is not None and self._files.made_by(file.device_id, request) is not None:
+            return None
+        holder = self._files.holder(file.device_id, file.path, file.name)
+        held = self._files.unlisted(file.device_id, holder) if holder is not None else None
+        is_unfinished = held is not None and held.status is FileStatus.UPLOADING and held.is_by_device
+        return held if is_unfinished else None
 
     def _new(self, user_id: UserId, device_id: DeviceId, new: NewFile) -> DeviceFile:
         now, file_id = self._clock.now(), FileId(new_id())

@@ -14,7 +14,7 @@ import binascii
 import re
 from collections.abc import Callable, Mapping
 from enum import StrEnum
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import orjson
 
@@ -22,7 +22,7 @@ from karma.core import freeform
 from karma.core.errors import InvalidRequest, ValidationFailed
 from karma.core.ids import is_id
 from karma.core.records import Record
-from karma.devices.payloads import Unreadable
+from karma.devices.payloads import Refused, Unreadable, read_mended
 from karma.files.domain import (
     LABEL_PATTERN,
     LABEL_WORDS,
@@ -44,6 +44,10 @@ MAX_LISTED: Final = 40
 """Entries of an answer at the most: 128 KB hold so many with the longest names."""
 MAX_LINKS: Final = 20
 """Links of parts in an answer at the most, of some 2 KB each."""
+_MEMBERS: Final = (
+    *("op", "file_id", "path", "name", "size", "sha256", "type", "category", "metadata"),
+    *("limit", "cursor"),
+)
 _MAX_TEXT: Final = 4096
 _ID: Final = re.compile(r"[A-Za-z0-9_.:-]{1,64}")
 _LABEL: Final = re.compile(LABEL_PATTERN)
@@ -76,26 +80,28 @@ class Ask(Record, kw_only=True):
     after: Mapping[str, object] | None = None
 
 
-def read_members(payload: bytes) -> tuple[str, Mapping[str, Any]]:
-    """Read the id and all members of an ask.
+class Members(NamedTuple):
+    """Members of an ask whose id can be read."""
+
+    id: str
+    members: Mapping[str, Any]
+    mended: tuple[Refused, ...]
+    """Places of values that JSON cannot write: these are null, and half a character is U+FFFD."""
+
+
+def read_members(payload: bytes) -> Members:
+    """Read the id and all members of an ask, as leniently as any payload of a device (karma.devices.leniency).
 
     Raises:
         Unreadable: there is no id by which the device would know an answer.
     """
     if len(payload) > MAX_ASK_BYTES:
         raise Unreadable("TOO_LARGE")
-    try:
-        members = freeform.loads(payload, levels=None, is_exact=False)
-    except freeform.NotJson:
-        raise Unreadable("NOT_JSON") from None
-    except freeform.TooDeep as exc:
-        raise Unreadable("TOO_DEEP", exc.member) from None
-    if not isinstance(members, dict):
-        raise Unreadable("WRONG_SHAPE")
+    members, mended = read_mended(payload, *_MEMBERS)
     ask_id = members.get("id")
     if not isinstance(ask_id, str) or not _ID.fullmatch(ask_id):
         raise Unreadable("WRONG_VALUE", "id")
-    return ask_id, members
+    return Members(ask_id, members, mended)
 
 
 def read_ask(ask_id: str, members: Mapping[str, Any]) -> Ask:

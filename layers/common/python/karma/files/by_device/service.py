@@ -108,12 +108,15 @@ class DeviceFileAsks:
             count("FileAskDropped", reason=exc.reason)
             return f"dropped {exc.reason}"
         try:
-            ask_id, members = read_members(message.payload)
+            ask_id, members, mended = read_members(message.payload)
         except Unreadable as exc:
             count("FileAskDropped", reason=exc.reason)
             at, payload = message.received_ms, message.payload
             self._speaking.keep(speaker, exc.refused, topic=message.topic, payload=payload, received_ms=at)
             return f"unreadable {exc.reason}"
+        if mended:
+            at, payload = message.received_ms, message.payload
+            self._speaking.keep(speaker, mended, topic=message.topic, payload=payload, received_ms=at, taken=True)
         return self._answer(speaker, ask_id, members, received_ms=message.received_ms)
 
     def _answer(self, speaker: HeardDevice, ask_id: str, members: Mapping[str, Any], *, received_ms: int) -> str:
@@ -163,7 +166,7 @@ class DeviceFileAsks:
         key = IdempotencyKey(caller=speaker.device_id, route="file/upload", value=ask.id)
         allowance = self._allowances.of(speaker.user_id)
         file = self._uploads.create(
-            speaker.user_id, speaker.device_id, ask.new, allowance=allowance, idempotency_key=key
+            speaker.user_id, speaker.device_id, ask.new, allowance=allowance, idempotency_key=key, by_device=True
         )
         if file.status is FileStatus.UPLOADING:
             return self._parts(file, most=MAX_LINKS)

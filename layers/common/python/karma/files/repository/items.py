@@ -132,6 +132,7 @@ class FileItem(FilesItem, discriminator="device_file"):
     revision = NumberAttribute(default=1)
     upload_id = UnicodeAttribute(null=True)
     part_checksums = BooleanAttribute(default=False)
+    is_by_device = BooleanAttribute(null=True)
     upload_expires_ms = NumberAttribute(default=0)
     completed_ms = NumberAttribute(default=0)
     previews = JSONAttribute(null=True)
