@@ -24,7 +24,6 @@ from karma.files.media import type_of
 from karma.files.ports import Devices, ObjectStore, Queue, StoredPart, UploadGone
 from karma.files.removal import finish_or_leave
 from karma.files.repository.files import FileRepository
-from karma.files.repository.replacing import take_over
 
 GRACE = timedelta(minutes=2)
 """Time before a sweep finishes what a request has begun."""
@@ -113,6 +112,8 @@ class UploadService:
                 held = self._unfinished_of_device(file, request) if by_device else None
                 if held is None:
                     raise
+                from karma.files.repository.replacing import take_over  # local: sweeps import this module, too
+
                 take_over(held, file, reservation=room, now=now, due=due, request=request, seen=marks.version)
                 replaced.append(held)
 
