@@ -26,7 +26,7 @@ def asking(world: World) -> Asking:
     return Asking(world)
 
 
-@pytest.mark.parametrize("operation", ["upload", "complete"])
+@pytest.mark.parametrize("operation", ["upload", "replace", "complete"])
 def test_a_death_anywhere_is_as_if_there_was_none(stack: Stack, operation: str) -> None:
     asking: list[Asking] = []
 
@@ -34,6 +34,8 @@ def test_a_death_anywhere_is_as_if_there_was_none(stack: Stack, operation: str) 
         stack.use("api")
         asking[:] = [Asking(World(stack))]
         body = {"op": "upload", "name": "a", "path": "/logs", "size": 1, "sha256": sha256(b"a")}
+        if operation == "replace":
+            asking[0].begin(b"older", ask_id="u-0", name="a")
         if operation == "complete":
             begun = asking[0].begin(b"a")
             asking[0].send(begun, b"a")
@@ -56,6 +58,7 @@ def test_a_death_anywhere_is_as_if_there_was_none(stack: Stack, operation: str) 
     ).run()
     wanted = {
         "upload": {"dynamodb.TransactWriteItems", "s3.CreateMultipartUpload"},
+        "replace": {"dynamodb.TransactWriteItems", "s3.CreateMultipartUpload", "s3.AbortMultipartUpload"},
         "complete": {"s3.ListParts", "s3.CompleteMultipartUpload", "sqs.SendMessage"},
     }
     assert {"iot-data-plane.Publish", *wanted[operation]} <= set(report.calls)

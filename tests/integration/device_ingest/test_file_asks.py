@@ -154,7 +154,7 @@ class TestUnfinishedUploads:
 
     def test_it_ends_though_its_parts_cannot_be_removed_now(self, asking: Asking) -> None:
         class Broken(S3Files):
-            def remove(self, device_id: DeviceId, file_id: FileId) -> None:
+            def abort_upload(self, device_id: DeviceId, file_id: FileId, upload_id: str) -> None:
                 raise StorageUnavailable("no answer")
 
         first = asking.begin(DATA)["file"]["id"]

@@ -8,10 +8,7 @@ from __future__ import annotations
 
 from datetime import datetime
 
-from karma.core.dynamo.failures import ConditionFailed
-from karma.core.errors import Upstream
 from karma.core.ids import DeviceId
-from karma.core.observability import logger
 from karma.files.domain import DeviceFile, FileStatus
 from karma.files.ports import ObjectStore
 from karma.files.repository.files import FileRepository
@@ -29,14 +26,6 @@ def finish_removal(files: FileRepository, store: ObjectStore, file: DeviceFile, 
         files.forget(file)
     else:
         files.cleaned(file, now=now)
-
-
-def finish_or_leave(files: FileRepository, store: ObjectStore, file: DeviceFile, *, now: datetime) -> None:
-    """Remove a marked file as `finish_removal` does; where that fails it is left to the sweep."""
-    try:
-        finish_removal(files, store, file, now=now)
-    except (Upstream, ConditionFailed) as exc:
-        logger.warning("file.left_for_sweep", file_id=file.id, cause=type(exc).__name__)
 
 
 class FilesOfDevices:

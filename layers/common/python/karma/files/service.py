@@ -8,9 +8,9 @@ from typing import Any
 
 from karma.core.clock import Clock, iso
 from karma.core.dynamo.failures import ConditionFailed
-from karma.core.errors import AlreadyExists, Conflict, InvalidTransition, NotFound, StaleVersion
+from karma.core.errors import AlreadyExists, Conflict, InvalidTransition, NotFound, StaleVersion, Upstream
 from karma.core.ids import DeviceId, FileId, UserId
-from karma.core.observability import count
+from karma.core.observability import count, logger
 from karma.core.records import Record
 from karma.core.requests import IdempotencyKey, no_longer, repeatable
 from karma.files.domain import DeviceFile, DirectoryNotEmpty, FileStatus, child_of, directories_above
@@ -18,7 +18,7 @@ from karma.files.entries import TRIES, Entries, directory
 from karma.files.marks import TreeMarks, TreeMarksChanged
 from karma.files.media import BINARY
 from karma.files.ports import Devices, ObjectStore
-from karma.files.removal import finish_or_leave
+from karma.files.removal import finish_removal
 from karma.files.repository.files import FilePosition, FileRepository, FileSlice
 from karma.files.uploads import GRACE
 
@@ -272,7 +272,7 @@ class FileService:
             except (ConditionFailed, TreeMarksChanged):
                 # Its state, or what happens around it, has changed since it was read.
                 continue
-            finish_or_leave(self._files, self._store, replace(file, status=FileStatus.DELETING), now=self._clock.now())
+            self._finish(replace(file, status=FileStatus.DELETING))
             return
         raise Conflict(f"File {file_id} is being changed; try again")
 
@@ -291,6 +291,12 @@ class FileService:
     def _inside(self, directory: DeviceFile) -> DeviceFile | None:
         holder = self._files.inside(directory.device_id, child_of(directory.path, directory.name))
         return self._files.find(directory.device_id, holder) if holder is not None else None
+
+    def _finish(self, file: DeviceFile) -> None:
+        try:
+            finish_removal(self._files, self._store, file, now=self._clock.now())
+        except (Upstream, ConditionFailed) as exc:
+            logger.warning("file.left_for_sweep", file_id=file.id, cause=type(exc).__name__)
 
 
 def _require_still(file: DeviceFile, marks: TreeMarks) -> None:

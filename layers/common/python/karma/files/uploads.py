@@ -12,7 +12,7 @@ import orjson
 from karma.billing.allowances import Allowance, Metric
 from karma.core.clock import Clock, epoch_ms, iso
 from karma.core.dynamo.failures import ConditionFailed
-from karma.core.errors import AlreadyExists, Conflict, InvalidTransition, ValidationFailed
+from karma.core.errors import AlreadyExists, Conflict, InvalidTransition, Upstream, ValidationFailed
 from karma.core.ids import DeviceId, FileId, UserId, new_id
 from karma.core.observability import count, logger
 from karma.core.records import Record
@@ -22,7 +22,6 @@ from karma.files.entries import Entries
 from karma.files.marks import TreeMarks
 from karma.files.media import type_of
 from karma.files.ports import Devices, ObjectStore, Queue, StoredPart, UploadGone
-from karma.files.removal import finish_or_leave
 from karma.files.repository.files import FileRepository
 
 GRACE = timedelta(minutes=2)
@@ -127,8 +126,17 @@ class UploadService:
         count("FileUploadBegun")
         for held in replaced:
             count("FileUploadReplaced")
-            finish_or_leave(self._files, self._store, replace(held, status=FileStatus.DELETING), now=now)
+            self._abort(held)
         return file
+
+    def _abort(self, held: DeviceFile) -> None:
+        """Abort the store's upload of a file that has ended; the sweep removes its row, and what else there is."""
+        if held.upload_id is None:
+            return
+        try:
+            self._store.abort_upload(held.device_id, held.id, held.upload_id)
+        except Upstream as exc:
+            logger.warning("file.left_for_sweep", file_id=held.id, cause=type(exc).__name__)
 
     def _unfinished_of_device(self, file: DeviceFile, request: RepeatableRequest | None) -> DeviceFile | None:
         """Return the upload of the device itself that has a new file's name; None: another's, or of this request."""
