@@ -18,6 +18,7 @@ IOT_RULES: tuple[RuleSpec, ...] = (
     RuleSpec(name="ready", topic_filter="cmd/karma/+/ready"),
     RuleSpec(name="response", topic_filter="cmd/karma/+/response"),
     RuleSpec(name="presence", topic_filter="$aws/events/presence/+/+"),
+    RuleSpec(name="settings", topic_filter="$aws/things/+/shadow/name/settings/update/documents"),
     RuleSpec(name="ask", topic_filter="file/karma/+/ask", queue="asks"),
 )
 IOT_SQL_VERSION = "2016-03-23"

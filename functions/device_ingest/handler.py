@@ -32,6 +32,7 @@ from karma.devices.repository.dead_letters import DeadLetterRepository
 from karma.devices.repository.devices import DeviceRepository
 from karma.devices.repository.hours import HourRepository
 from karma.devices.repository.telemetry import TelemetryRepository
+from karma.devices.topics import reporting_thing
 from karma.devices.wake_ups import QueuedWakeUps, WakeUp
 from karma.integrations.iot import IotPublisher
 from karma.integrations.sqs import SqsQueue
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
     from aws_lambda_powertools.utilities.typing import LambdaContext
 
     from karma.devices.bulk_sending import BulkSender
+    from karma.devices.reports import SettingsReports
     from karma.projects.devices import ShownDevices
 
 
@@ -61,6 +63,8 @@ class Services(NamedTuple):
     ingest: IngestService
     bulks: Callable[[], BulkSender]
     """Builds what sends bulk commands, with the first part of one: few processes ever see any."""
+    reports: Callable[[], SettingsReports]
+    """Builds what keeps reports of settings, with the first of them: most messages are others."""
 
 
 @cache
@@ -93,7 +97,14 @@ def services() -> Services:
         reach = ReachableDevices(_shown_devices, devices)
         return BulkSender(BulkCommandRepository(), sender, commands, QueuedBulkParts(queue), clock, reach)
 
-    return Services(ingest, bulks)
+    @cache
+    def reports() -> SettingsReports:
+        from karma.devices.reports import SettingsReports
+        from karma.devices.repository.settings_changes import SettingsChangeRepository
+
+        return SettingsReports(devices, SettingsChangeRepository(), HourlyAllowance(HourRepository()))
+
+    return Services(ingest, bulks, reports)
 
 
 def _shown_devices() -> ShownDevices:
@@ -109,6 +120,7 @@ startup.over()
 def lambda_handler(event: dict[str, Any], context: LambdaContext) -> dict[str, Any]:  # noqa: ARG001
     """Handle a batch; return which messages must be delivered again."""
     messages: list[DeviceMessage] = []
+    reports: list[DeviceMessage] = []
     wake_ups: list[WakeUp] = []
     bulks: list[tuple[str, dict[str, Any]]] = []
     failed: list[str] = []
@@ -121,13 +133,15 @@ def lambda_handler(event: dict[str, Any], context: LambdaContext) -> dict[str, A
             elif "bulk" in body:
                 bulks.append((record["messageId"], body["bulk"]))
             else:
-                messages.append(_message(record["messageId"], body, repeated=repeated))
+                message = _message(record["messageId"], body, repeated=repeated)
+                (messages if reporting_thing(message.topic) is None else reports).append(message)
         except (ValueError, KeyError, TypeError):
             # Not what our rule writes: for operators, by way of the dead-letter queue.
             logger.warning("ingest.unreadable_record", message_id=record.get("messageId"))
             failed.append(record["messageId"])
     failed += services().ingest.take(messages, wake_ups)
     # Behind the devices' own messages, which wait for nothing.
+    failed += services().reports().take(reports) if reports else []
     failed += [message_id for message_id, part in bulks if not _sent(part)]
     return {"batchItemFailures": [{"itemIdentifier": each} for each in failed]}
 

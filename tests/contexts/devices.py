@@ -49,7 +49,7 @@ from karma.devices.repository.telemetry import OwnedBatch, TelemetryRepository
 from karma.devices.repository.transfers import StoredDevice, TransferRepository
 from karma.devices.rotation import CertificateRotation, RotationOutcome, RotationStage
 from karma.devices.samples import Batch
-from karma.devices.shadow import CHANGE_RETENTION_S, SettingsChange
+from karma.devices.shadow import CHANGE_RETENTION_S, ChangeState, SettingsChange
 from karma.devices.transactional import require_device
 from karma.devices.transfer import OFFER_TTL, DeviceOffer, OfferDeclined, TransferChanged, taken_over
 from tests.fakes.commands import MemoryCommands
@@ -440,6 +440,10 @@ SCENARIOS = Scenarios[DeviceRows](
         ),
         "SettingsChangeRepository.ask": made(
             lambda r: r.new_settings_change(), lambda r, o: r.settings.ask(r.ada.id, o, entry=r.entry)
+        ),
+        "SettingsChangeRepository.keep": made(
+            lambda r: r.new_settings_change(),
+            lambda r, o: r.settings.keep(r.ada.id, replace(o, changed_by=None, state=ChangeState.REPORTED)),
         ),
         "SettingsChangeRepository.settle": made(
             lambda r: r.settings_change, lambda r, o: r.settings.settle(o, version=3)

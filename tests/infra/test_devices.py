@@ -22,6 +22,7 @@ TOPICS = {
     "ready": "cmd/karma/+/ready",
     "response": "cmd/karma/+/response",
     "presence": "$aws/events/presence/+/+",
+    "settings": "$aws/things/+/shadow/name/settings/update/documents",
     "ask": "file/karma/+/ask",
 }
 

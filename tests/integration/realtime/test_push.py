@@ -8,8 +8,9 @@ from dataclasses import replace
 
 import pytest
 
-from karma.core.ids import RunId, ThreadId
+from karma.core.ids import RunId, ThreadId, new_id
 from karma.devices.domain import Latest, PresenceEvent
+from karma.devices.shadow import ChangeState
 from karma.projects.domain import ProjectRole
 from karma.projects.ports import MemberChange
 from karma.runs.domain import RunEnd, RunStatus
@@ -55,6 +56,21 @@ class TestWhatIsWatched:
         command = rows.queued
         [queued] = live.told("devices", "c1")
         assert (queued["object"], queued["data"]["status"]) == (f"command:{command.id}", "queued")
+        change = rows.settings_change
+        [asked] = live.told("devices", "c1")
+        assert asked["object"] == f"settings_change:{change.id}"
+        rows.settings.settle(change, version=1)
+        [applied] = live.told("devices", "c1")
+        assert (asked["data"]["state"], applied["data"]["state"]) == ("asked", "applied")
+        assert applied["version"] > asked["version"]
+        report = replace(change, id=new_id(), changed_by=None, state=ChangeState.REPORTED, settings_version=2)
+        rows.settings.keep(rows.ada.id, report)
+        [told] = live.told("devices", "c1")
+        view = told["data"]
+        assert (view["changed_by"], view["state"], view["patch"]) == (None, "reported", {"interval_s": 30})
+        assert not rows.settings.keep(rows.ada.id, report)
+        assert live.told("devices", "c1") == [], "once"
+
         found = rows.devices.row(device.user_id, device.id)
         assert found is not None
         rows.devices.begin_delete(found, now=LATER)

@@ -31,6 +31,9 @@ ANSWERS_AN_HOUR: Final = 7_200
 They are apart from the others, so that a device that connects over and over is heard when it has done something.
 """
 MESSAGES_PORTION: Final = 120
+REPORTS_AN_HOUR: Final = 120
+"""Reports of settings of one device that are kept an hour, and told; its settings themselves are always the newest."""
+REPORTS_PORTION: Final = 30
 FILE_UNITS_AN_HOUR: Final = 1_200
 """Asks of one device for its files an hour, and links of uploads beyond the first of an answer, 8 MiB each: 9 GiB."""
 FILE_REFUSALS_AN_HOUR: Final = 60
@@ -69,6 +72,12 @@ class HourlyAllowance:
         """Tell whether one more answer to a command may be taken; costs as `take_units` does."""
         most = ANSWERS_AN_HOUR
         return self._take_part(device_id, Cost.ANSWERS, 1, MESSAGES_PORTION, received_ms=received_ms, most=most)
+
+    def take_report(self, device_id: DeviceId, *, received_ms: int) -> bool:
+        """Tell whether one more report of settings may be kept; costs as `take_units` does."""
+        return self._take_part(
+            device_id, Cost.REPORTS, 1, REPORTS_PORTION, received_ms=received_ms, most=REPORTS_AN_HOUR
+        )
 
     def take_file_units(self, device_id: DeviceId, units: int, *, received_ms: int) -> bool:
         """Tell whether a device may have so many more asks for its files, or links; one write."""

@@ -1,4 +1,4 @@
-"""Devices, live: a device's description, status and newest values, and the progress of its commands."""
+"""Devices, live: a device's description, status and newest values, its commands, and changes of its settings."""
 
 from __future__ import annotations
 
@@ -26,6 +26,8 @@ class LiveDevices:
         kind = text_in(image, "type")
         if kind == "command":
             return _command(change.new)
+        if kind == "settings_change":
+            return _settings_change(change.new)
         found = device_of(image) if kind in _KINDS else None
         if found is None:
             return ()
@@ -143,6 +145,31 @@ def _command(image: Image | None) -> Sequence[Update]:
                 at=iso(from_epoch_ms(max(moments))),
                 ref=f"/devices/{item.device_id}/commands/{item.command_id}",
                 data={**command_view(command_of(item))},
+            ),
+        ),
+    )
+
+
+def _settings_change(image: Image | None) -> Sequence[Update]:
+    if image is None:
+        return ()
+    from karma.core.dynamo.items import Item
+    from karma.devices.repository.settings_changes import SettingsChangeItem, change_of
+    from karma.devices.settings_answers import settings_change_view
+
+    item = Item.from_raw_data(dict(image))
+    if not isinstance(item, SettingsChangeItem) or not item.user_id:
+        return ()
+    view = settings_change_view(change_of(item))
+    return (
+        Update(
+            channels=(Channel(item.user_id, "device", item.device_id),),
+            state=ObjectState(
+                name=f"settings_change:{view['id']}",
+                version=int(item.version),
+                at=item.updated_at,
+                ref=f"/devices/{item.device_id}/settings/changes",
+                data={**view},
             ),
         ),
     )

@@ -30,13 +30,16 @@ class SettingsData(TypedDict):
 
 
 class SettingsChangeView(TypedDict):
-    """A change of the desired settings."""
+    """A change of the desired settings, or a report of the device."""
 
     id: str
     at: ShownMoment
-    changed_by: str
-    """Id of the user who asked."""
+    changed_by: str | None
+    """Id of the user who asked; null: the device reports it."""
     patch: dict[str, Any]
+    """Merge patch of what is desired, of a report of what is reported."""
+    truncated: bool
+    """The report is larger than what is kept of one, and `patch` is empty."""
     state: ChangeState
     """`asked` of a request that died: `desired` tells whether it has taken effect."""
     settings_version: int | None
@@ -69,6 +72,7 @@ def settings_change_view(change: SettingsChange) -> SettingsChangeView:
         "at": iso(change.at),
         "changed_by": change.changed_by,
         "patch": dict(change.patch),
+        "truncated": change.is_cut,
         "state": change.state,
         "settings_version": change.settings_version,
     }

@@ -36,7 +36,7 @@ Json = Mapping[str, Any]
 
 
 class ChangeState(StrEnum):
-    """State of a change: it is asked for, then applied or refused.
+    """State of a change: it is asked for, then applied or refused; what the device reports is reported.
 
     One stays asked for where the request died in between: the settings tell whether it took effect.
     """
@@ -44,21 +44,25 @@ class ChangeState(StrEnum):
     ASKED = "asked"
     APPLIED = "applied"
     REFUSED = "refused"
+    REPORTED = "reported"
 
 
 class SettingsChange(Record, kw_only=True):
-    """A change of the desired settings of a device, by somebody."""
+    """A change of the desired settings of a device by somebody, or of the reported ones by the device."""
 
     id: str
     """UUIDv7: the order of changes."""
     device_id: DeviceId
-    changed_by: UserId
+    changed_by: UserId | None
+    """The user who asked for it; None: the device reports it."""
     patch: Json
-    """The merge patch that was asked for."""
+    """The merge patch that was asked for, or that the report is."""
     at: datetime
     state: ChangeState = ChangeState.ASKED
     settings_version: int | None = None
     """Version of the settings that it made; None: none, or it is not known."""
+    is_cut: bool = False
+    """The report is larger than what is kept of one: `patch` is empty."""
 
 
 class Shadow(Record, kw_only=True):

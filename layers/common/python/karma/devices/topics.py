@@ -6,6 +6,7 @@ cmd/karma/<thing>/request                         cloud -> device
 file/karma/<thing>/ask                            device -> cloud, to a queue of its own (karma.files.by_device)
 file/karma/<thing>/answer                         cloud -> device
 $aws/events/presence/{connected,disconnected}/<client id>
+$aws/things/<thing>/shadow/name/settings/update/documents      the broker's own, after each change of settings
 
 The thing's name, the client's id and the device's serial number are one. infra/constructs/iot_ingest.py forwards them.
 """
@@ -48,6 +49,14 @@ def request_topic(thing: str) -> str:
 def response_topic(thing: str) -> str:
     """Return the topic on which a device answers them."""
     return f"cmd/karma/{thing}/response"
+
+
+def reporting_thing(topic: str) -> str | None:
+    """Return the thing whose settings have changed, as the broker tells on this topic; None: it is another topic."""
+    match topic.split("/"):
+        case ["$aws", "things", thing, "shadow", "name", "settings", "update", "documents"] if thing:
+            return thing
+    return None
 
 
 def asking_thing(topic: str) -> str | None:

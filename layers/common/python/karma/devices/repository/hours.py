@@ -35,6 +35,8 @@ class Cost(StrEnum):
     """Kilobytes of commands, each rounded up."""
     FILES = "files"
     """Asks for files, and links of uploads beyond the first of an answer."""
+    REPORTS = "reports"
+    """Reports of settings that are kept."""
     FILE_REFUSALS = "file_refusals"
     """Answers to asks that were beyond the hour."""
 

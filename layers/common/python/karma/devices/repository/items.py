@@ -12,7 +12,7 @@ devices    USER#<user>   DEVICE#<device>              the owner's description   
            DEV#<device>  TRANSFER, REFUSAL#<user>     its offer to another account (transfers.py)   gsi1: to whom
            USER#<user>   TAKEN#<device>               the device that a transferred one became
            DEV#<device>  ROTATION                     its last change of certificates (rotations.py)   gsi1: sweep
-           DEV#<device>  SETTINGS#<change>            a change of its desired settings (settings_changes.py)
+           DEV#<device>  SETTINGS#<change>            a change of its settings (settings_changes.py)
            DEV#<device>  DEAD#<ms>#<hash>             a message with refused parts
            DEV#<device>  DEADPAYLOAD#<ms>#<hash>      its whole payload, when that is long
            USER#<user>   GONE#<device>                a deleted device, until its data is gone  gsi1: sweep
@@ -336,6 +336,7 @@ class HourItem(DevicesItem, discriminator="device_hour"):
     answers = NumberAttribute(default=0)
     commands = NumberAttribute(default=0)
     files = NumberAttribute(default=0)
+    reports = NumberAttribute(default=0)
     file_refusals = NumberAttribute(default=0)
 
 
