@@ -13,7 +13,7 @@ import pytest
 from karma.audit.domain import NOWHERE
 from karma.core.ids import UserId, new_id
 from karma.devices.allowance import REPORTS_AN_HOUR, HourlyAllowance
-from karma.devices.ingest import DeviceMessage
+from karma.devices.hearing import DeviceMessage
 from karma.devices.reports import MAX_REPORT_BYTES, SettingsReports
 from karma.devices.repository.devices import DeviceRepository
 from karma.devices.repository.hours import HourRepository

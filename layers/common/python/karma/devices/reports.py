@@ -25,7 +25,7 @@ from karma.core.observability import count, logger
 from karma.core.records import Record
 from karma.devices.allowance import HourlyAllowance
 from karma.devices.domain import DeviceState
-from karma.devices.ingest import DeviceMessage
+from karma.devices.hearing import DeviceMessage
 from karma.devices.repository.device_mapping import SerialClaim
 from karma.devices.repository.devices import DeviceRepository
 from karma.devices.repository.settings_changes import SettingsChangeRepository
