@@ -113,7 +113,9 @@ GRANTS: dict[FunctionName, tuple[Grant, ...]] = {
             "iot/certificates",
             ("iot:AttachPolicy", "iot:DetachPolicy", "iot:UpdateCertificate", "iot:DeleteCertificate"),
         ),
-        Grant("any/iot-attachments", ("iot:AttachThingPrincipal", "iot:DetachThingPrincipal")),
+        Grant(
+            "any/iot-attachments", ("iot:AttachThingPrincipal", "iot:DetachThingPrincipal", "iot:ListPrincipalThings")
+        ),
         Grant("iot/requests", ("iot:Publish",)),
         Grant(
             "any/iot-account", ("iot:CreateKeysAndCertificate", "iot:CreateCertificateFromCsr", "iot:DescribeEndpoint")
@@ -270,7 +272,7 @@ GRANTS: dict[FunctionName, tuple[Grant, ...]] = {
         Grant("iot/things", ("iot:DeleteThing", "iot:DeleteThingShadow", "iot:ListThingPrincipals")),
         Grant("any/iot-account", ("iot:DescribeEndpoint",)),
         Grant("iot/certificates", ("iot:DetachPolicy", "iot:UpdateCertificate", "iot:DeleteCertificate")),
-        Grant("any/iot-attachments", ("iot:DetachThingPrincipal",)),
+        Grant("any/iot-attachments", ("iot:DetachThingPrincipal", "iot:ListPrincipalThings")),
     ),
     FunctionName.ROUTER: (
         Grant("stream/devices", READ_STREAM),

@@ -15,7 +15,7 @@ from karma.core.clock import SystemClock
 from karma.core.dynamo.tables import bind_tables
 from karma.core.settings import FunctionSettings, load
 from karma.devices.admission import AdmissionRequest, AdmissionService
-from karma.devices.provisioning import NotAdmitted
+from karma.devices.provisioning import AskAgain, NotAdmitted
 from karma.devices.renewal import RenewalService
 from karma.devices.repository.admissions import AdmissionRepository
 from karma.devices.repository.devices import DeviceRepository
@@ -49,9 +49,18 @@ startup.over()
 
 
 def lambda_handler(event: dict[str, Any], context: LambdaContext) -> dict[str, Any]:  # noqa: ARG001
-    """Allow the device that AWS IoT asks about, or not; what it is made of is ours to say."""
+    """Allow the device that AWS IoT asks about, or not; what it is made of is ours to say.
+
+    What is raised AWS IoT tells the device as `InvocationError`, after which it asks again; a refusal it does not.
+
+    Raises:
+        AskAgain: it is to ask again in a while.
+        Upstream: the database did not answer.
+    """
     try:
         admitted = services().admit(_request(event))
+    except AskAgain:
+        raise
     except NotAdmitted:
         return {"allowProvisioning": False}
     return {

@@ -144,9 +144,9 @@ class DeviceRows(AccountRows):
         return replace(made, **changes)
 
     def new_renewal(self) -> CertificateRotation:
-        return self.new_rotation(
-            stage=RotationStage.OVERLAP, certificate_id=NEXT.id, certificate_arn=NEXT.arn, is_renewal=True
-        )
+        own = new_id()  # none is given twice, in tables that other rows share, too
+        arn = f"{NEXT.arn.rpartition('/')[0]}/{own}"
+        return self.new_rotation(stage=RotationStage.OVERLAP, certificate_id=own, certificate_arn=arn, is_renewal=True)
 
     def new_settings_change(self) -> SettingsChange:
         return SettingsChange(

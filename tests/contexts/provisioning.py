@@ -21,6 +21,7 @@ from karma.devices.provisioning import (
     ProvisionedSerial,
     ProvisioningClaim,
     ProvisioningClaimId,
+    RegisteredCertificate,
 )
 from karma.devices.repository.admissions import AdmissionRepository
 from karma.devices.repository.device_mapping import SerialClaim
@@ -102,7 +103,8 @@ class ProvisioningRows(DeviceRows):
             claim_id=self.open_claim.id,
             serial_number=self.listed_serial,
             device_id=DeviceId(new_id()),
-            certificate_arn=f"{ARN}c1",
+            # None is given twice, in tables that other rows share, too.
+            certificate_arn=f"{ARN}{new_id()}",
             provisioned_ms=epoch_ms(NOW),
         )
         return replace(made, **changes)
@@ -133,10 +135,10 @@ class ProvisioningRows(DeviceRows):
         self.admissions.adopt(new, holder, now=NOW)
         return self.as_provisioned(new)
 
-    def replaced_serial(self, serial: ProvisionedSerial, *, arn: str = f"{ARN}c2") -> None:
+    def replaced_serial(self, serial: ProvisionedSerial, *, arn: str = "") -> None:
         stored = self.transfers.stored(self.ada.id, serial.device_id)
         assert stored is not None
-        self.admissions.replace(serial, arn, stored, now=NOW)
+        self.admissions.replace(serial, arn or f"{ARN}{new_id()}", stored, now=NOW)
 
 
 def _noted(r: ProvisioningRows) -> Call:
@@ -149,6 +151,15 @@ def _emptied(r: ProvisioningRows) -> Call:
     claim, purge = r.open_claim, r.purge()
     r.provisioned  # noqa: B018  something is in its partition
     return lambda: r.claims.empty_claim(claim, purge)
+
+
+def _given(r: ProvisioningRows) -> Call:
+    new = r.new_renewal()
+    r.rotations.renew(new, now=NOW)
+    given = RegisteredCertificate(
+        certificate_arn=new.certificate_arn, serial_number=new.serial_number, device_id=new.device_id
+    )
+    return lambda: r.claims.settle_certificate(given)
 
 
 def _removed(r: ProvisioningRows) -> Call:
@@ -189,6 +200,7 @@ SCENARIOS = Scenarios[ProvisioningRows](
             lambda r: r.half_claim, lambda r, _: r.claims.due(before=LATER, limit=5)
         ),
         "ProvisioningClaimRepository.settle": made(lambda r: r.provisioned, lambda r, s: r.claims.settle(s, now=NOW)),
+        "ProvisioningClaimRepository.settle_certificate": _given,
         "ProvisioningClaimRepository.empty_claim": _emptied,
         "ProvisioningClaimRepository.left": made(lambda r: r.open_claim, lambda r, c: r.claims.left(c.user_id)),
         "AdmissionRepository.find": made(lambda r: r.open_claim, lambda r, _: r.admissions.find(r.factory.id)),

@@ -13,7 +13,7 @@ from karma.core.dynamo.failures import ConditionFailed
 from karma.core.errors import AlreadyCreated, QuotaExceeded
 from karma.core.ids import UserId, new_id
 from karma.devices.domain import Latest
-from karma.devices.provisioning import ClaimState, LastRefusal, TooManyClaims
+from karma.devices.provisioning import CertificateTaken, ClaimState, LastRefusal, TooManyClaims
 from karma.identity.transactional import AccountGone
 from tests.contexts.provisioning import ARN
 from tests.contract.stores.rows import Rows
@@ -107,7 +107,7 @@ class TestAnAdmission:
         assert found is not None
         assert (found.is_listed, found.provisioned, found.claim.used) == (True, serial, 1)
         assert found.holder is not None
-        assert found.holder.certificate_ids == {"c1"}
+        assert found.holder.certificate_ids == {serial.certificate_id}
         assert [each.device.id for each in rows.devices.by_name(rows.ada.id, descending=False, limit=5).devices] == [
             serial.device_id
         ]
@@ -143,13 +143,16 @@ class TestAnAdmission:
         serial = rows.provisioned
         rows.replaced_serial(serial)
         after = rows.as_provisioned(serial)
-        assert (after.certificate_id, set(after.replaced)) == ("c2", {f"{ARN}c1"})
+        assert set(after.replaced) == {serial.certificate_arn}
         with pytest.raises(ConditionFailed):
             rows.replaced_serial(serial)
-        rows.replaced_serial(after, arn=f"{ARN}c3")
+        with pytest.raises(CertificateTaken):
+            rows.replaced_serial(after, arn=serial.certificate_arn)
+        last = f"{ARN}{new_id()}"
+        rows.replaced_serial(after, arn=last)
         claim = rows.devices.claim_of(rows.listed_serial, consistent=True)
         assert claim is not None
-        assert claim.certificate_ids == {"c3"}
+        assert claim.certificate_ids == {last.rpartition("/")[2]}
 
     def test_replaces_none_once_anything_was_heard(self, rows: Rows) -> None:
         serial = rows.provisioned
@@ -159,7 +162,7 @@ class TestAnAdmission:
         assert claim is not None
         assert rows.devices.merge_latest(claim, Latest(last_seen_ms=epoch_ms(NOW)), now=NOW)
         with pytest.raises(ConditionFailed):
-            rows.admissions.replace(serial, f"{ARN}c2", silent, now=NOW)
+            rows.admissions.replace(serial, f"{ARN}{new_id()}", silent, now=NOW)
 
     def test_knows_no_claim_of_anybody_else(self, rows: Rows) -> None:
         claim: Any = rows.open_claim
@@ -176,7 +179,10 @@ class TestARenewal:
         rows.rotations.renew(new, now=NOW)
         assert rows.rotations.get(new.device_id) == new
         claim = rows.serial_claim
-        assert (set(claim.certificate_ids), claim.next_certificate_id) == ({"c1", "c2"}, "c2")
+        assert (set(claim.certificate_ids), claim.next_certificate_id) == (
+            {"c1", new.certificate_id},
+            new.certificate_id,
+        )
         assert rows.rotations.due(before=LATER, limit=5) == []
         with pytest.raises(ConditionFailed):
             rows.rotations.renew(new, now=NOW)

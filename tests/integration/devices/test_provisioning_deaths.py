@@ -83,7 +83,7 @@ def comparable(item: dict[str, Any]) -> dict[str, Any] | None:
     item["sk"] = "#".join(part for part in item["sk"].split("#") if "-" not in part or part.startswith("EOS"))
     own = {"device_id", "claim_id", "gsi1sk", "gsi1pk", "certificate_id", "certificate_arn", "user_id", "id"}
     item.update(dict.fromkeys(own & item.keys(), ""))
-    item.update({name: 0 for name in ("created_ms", "ends_ms", "provisioned_ms") if name in item})
+    item.update({name: 0 for name in ("created_ms", "ends_ms", "expires_at", "provisioned_ms") if name in item})
     return item
 
 

@@ -10,6 +10,8 @@ from typing import Any
 
 import paho.mqtt.client as mqtt
 import pytest
+from botocore.client import BaseClient
+from botocore.exceptions import ClientError
 from paho.mqtt.enums import CallbackAPIVersion
 from paho.mqtt.subscribeoptions import SubscribeOptions
 
@@ -20,7 +22,7 @@ from karma.core.ids import new_id
 from karma.devices.ports import CommandPublisher, Registry
 from karma.devices.sweeps import sweep_orphans
 from karma.devices.topics import request_topic, response_topic
-from karma.integrations.iot import IotPublisher, IotRegistry, data_host
+from karma.integrations.iot import DeviceServiceUnavailable, IotPublisher, IotRegistry, data_host
 from tests.fakes.devices import FakeClock, FakePublisher, FakeRegistry
 from tests.support.stack import Stack
 
@@ -61,6 +63,35 @@ def test_every_step_may_be_repeated(stack: Stack, registry: IotRegistry) -> None
         registry.remove_certificate(certificate.arn, thing=THING)
         registry.remove_thing(THING)
     assert (iot.list_things()["things"], iot.list_certificates()["certificates"]) == ([], [])
+
+
+@pytest.mark.fault("F-48b")
+def test_the_end_of_a_device_leaves_a_certificate_by_which_another_one_speaks(
+    stack: Stack, registry: IotRegistry
+) -> None:
+    iot, other = stack.aws("iot"), f"{THING}-2"
+    certificate = registry.create_certificate()
+    for thing in (THING, other):
+        registry.create_thing(thing, device_id=thing)
+        registry.attach_certificate(thing, certificate)
+    registry.remove_thing(THING)
+    assert iot.describe_certificate(certificateId=certificate.id)["certificateDescription"]["status"] == "ACTIVE"
+    assert iot.list_principal_things(principal=certificate.arn)["things"] == [other]
+    registry.remove_thing(other)
+    assert (iot.list_things()["things"], iot.list_certificates()["certificates"]) == ([], [])
+
+
+@pytest.mark.fault("F-48b")
+@pytest.mark.parametrize("code", ["DeleteConflictException", "CertificateStateException", "VersionConflictException"])
+def test_what_is_being_changed_is_to_be_tried_again(
+    registry: IotRegistry, monkeypatch: pytest.MonkeyPatch, code: str
+) -> None:
+    def fail(_: object, operation: str, __: object) -> None:
+        raise ClientError({"Error": {"Code": code, "Message": "no"}}, operation)
+
+    monkeypatch.setattr(BaseClient, "_make_api_call", fail)
+    with pytest.raises(DeviceServiceUnavailable):
+        registry.remove_certificate("arn:aws:iot:us-east-1:000000000000:cert/c", thing=THING)
 
 
 def test_an_unreadable_signing_request_names_its_field(registry: IotRegistry) -> None:

@@ -12,7 +12,6 @@ from typing import Final
 
 from karma.billing.allowances import Allowance, Metric
 from karma.core.clock import Clock, epoch_ms, iso
-from karma.core.dynamo.failures import ConditionFailed
 from karma.core.errors import QuotaExceeded
 from karma.core.ids import DeviceId, UserId
 from karma.core.lines import is_line
@@ -22,6 +21,7 @@ from karma.devices.domain import MAC, SERIAL, DeviceState
 from karma.devices.provisioning import (
     MAX_REPLACED,
     AdmittedDevice,
+    AskAgain,
     ClaimState,
     LastRefusal,
     NotAdmitted,
@@ -29,7 +29,7 @@ from karma.devices.provisioning import (
     ProvisioningClaim,
     RefusalReason,
 )
-from karma.devices.renewal import RenewalService
+from karma.devices.renewal import RenewalService, decided, not_in_use
 from karma.devices.repository.admissions import AdmissionRepository, Prospect
 from karma.devices.repository.provisioning_claims import ProvisioningClaimRepository
 from karma.devices.service import NewDevice, provisioning
@@ -76,6 +76,7 @@ class AdmissionService:
 
         Raises:
             NotAdmitted: it is not to have one; nothing is changed, but that the claim says so.
+            AskAgain: it may ask again in a while.
             Upstream: the database did not answer; the device asks again.
         """
         serial = request.parameters.get("SerialNumber", "")
@@ -85,17 +86,22 @@ class AdmissionService:
             found = self._admissions.find(request.claim_certificate_id)
             if found is None:
                 return self._renewed(request, serial if is_serial else "-")
-            prospect = self._admissions.look(*found, serial if is_serial else "-")
-            if prospect is None:
-                raise NotAdmitted(RefusalReason.UNKNOWN_CLAIM)
-            admitted = self._decide(prospect, request, serial)
+
+            def decide() -> AdmittedDevice:
+                nonlocal prospect
+                prospect = self._admissions.look(*found, serial if is_serial else "-")
+                if prospect is None:
+                    raise NotAdmitted(RefusalReason.UNKNOWN_CLAIM)
+                return self._decide(prospect, request, serial)
+
+            admitted = decided(decide)
         except NotAdmitted as refused:
             count("ProvisioningRefused", reason=refused.reason)
             logger.info("provisioning.refused", reason=refused.reason, claim_id=prospect and prospect.claim.id)
             if prospect is not None:
                 self._note(prospect.claim, refused.reason, serial if is_serial else "")
             raise
-        logger.info("provisioning.admitted", claim_id=prospect.claim.id, device_id=admitted.device_id)
+        logger.info("provisioning.admitted", claim_id=found[1], device_id=admitted.device_id)
         return admitted
 
     def _renewed(self, request: AdmissionRequest, serial: str) -> AdmittedDevice:
@@ -117,12 +123,10 @@ class AdmissionService:
             if prospect.provisioned is not None:
                 return self._again(prospect, prospect.provisioned, request)
             return self._first(prospect, request, serial)
-        except ConditionFailed as exc:
-            raise NotAdmitted(RefusalReason.BUSY) from exc
         except QuotaExceeded as exc:
             raise NotAdmitted(RefusalReason.QUOTA_EXCEEDED) from exc
         except AccountGone as exc:
-            raise NotAdmitted(RefusalReason.ACCOUNT_GONE) from exc
+            raise NotAdmitted(not_in_use(claim.user_id)) from exc
 
     def _first(self, prospect: Prospect, request: AdmissionRequest, serial: str) -> AdmittedDevice:
         claim, holder, now = prospect.claim, prospect.holder, self._clock.now()
@@ -164,7 +168,7 @@ class AdmissionService:
         if stored is None or stored.current.latest.last_seen_ms or stored.current.presence.events:
             raise NotAdmitted(RefusalReason.ALREADY_PROVISIONED)
         if len(before.replaced) >= MAX_REPLACED:
-            raise NotAdmitted(RefusalReason.BUSY)
+            raise AskAgain
         self._admissions.replace(before, request.certificate_arn, stored, now=self._clock.now())
         count("CertificateIssued")
         return AdmittedDevice(before.serial_number, before.device_id)

@@ -230,8 +230,9 @@ class CertificateService:
         """
         row = self._devices.row(rotation.user_id, rotation.device_id, consistent=True)
         if rotation.stage is RotationStage.ISSUING or row is None or row.state is not DeviceState.ACTIVE:
-            # Whoever began it has died, and nobody has its certificate; a deletion removes all certificates.
-            if rotation.certificate_arn and rotation.stage is RotationStage.ISSUING:
+            # Whoever began it has died, and nobody has its certificate. A deletion removes all certificates that AWS
+            # IoT has tied to the thing by then; that of a renewal may have come behind it.
+            if rotation.certificate_arn:
                 self._registry.remove_certificate(rotation.certificate_arn, thing=rotation.serial_number)
             return self._rotations.discard(rotation)
         if rotation.stage is RotationStage.OVERLAP:

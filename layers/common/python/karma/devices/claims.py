@@ -28,6 +28,7 @@ from karma.devices.provisioning import (
     ProvisionedSerial,
     ProvisioningClaim,
     ProvisioningClaimId,
+    RegisteredCertificate,
 )
 from karma.devices.repository.devices import DeviceRepository
 from karma.devices.repository.provisioning_claims import ProvisioningClaimRepository
@@ -234,6 +235,21 @@ class SerialSettling:
             self._registry.discard_thing(serial.serial_number, device_id=serial.device_id)
         return self._claims.settle(serial, now=self._clock.now())
 
+    def settle_certificate(self, given: RegisteredCertificate) -> bool:
+        """Remove a certificate that a device asked for itself if it does not speak for the device; False: it was done.
+
+        That is one of a device that was deleted between the hook's answer and what AWS IoT made of it.
+
+        Raises:
+            Upstream: IoT or the database did not answer.
+        """
+        holder = self._devices.claim_of(given.serial_number, consistent=True)
+        if holder is None or given.certificate_id not in holder.certificate_ids:
+            self._registry.remove_certificate(given.certificate_arn, thing=given.serial_number)
+        if holder is None:
+            self._registry.discard_thing(given.serial_number, device_id=given.device_id)
+        return self._claims.settle_certificate(given)
+
 
 class ProvisioningPurge:
     """Step of a deletion that revokes an account's claims and removes them, before its devices are removed."""
@@ -271,7 +287,9 @@ def sweep_provisioning(
     """Do the next step of claims and provisioned serial numbers whose time has come; return of how many."""
 
     def go_on(each: DueWork) -> int:
-        return service.go_on(each) if isinstance(each, ProvisioningClaim) else settling.settle(each)
+        if isinstance(each, ProvisioningClaim):
+            return service.go_on(each)
+        return settling.settle(each) if isinstance(each, ProvisionedSerial) else settling.settle_certificate(each)
 
     def name(each: DueWork) -> str:
         return each.id if isinstance(each, ProvisioningClaim) else each.device_id

@@ -13,6 +13,9 @@ claim        issuing -> active -> ended (its time is over) -> revoked -> (gone)
 A device that died before it had spoken comes again by its claim and gets another certificate in the place of the one
 that it has lost. Once anything was heard of it, its serial number is its own: whoever has the claim's key, which each
 device of the batch has, cannot take it over.
+
+A certificate is given to one serial number, once: a device that asked for two devices by one certificate would leave
+each of them with the other's end.
 """
 
 from __future__ import annotations
@@ -37,8 +40,8 @@ DEFAULT_LIFE: Final = timedelta(days=90)
 MAX_LIFE: Final = timedelta(days=366)
 CLIENT_ID_PREFIX: Final = "claim:"
 """Client ids of a claim's connections begin so; no serial number has a colon, so none ends a device's connection."""
-MAX_REPLACED: Final = 5
-"""Lost certificates of a serial number that wait for their removal; with more the next one has to wait."""
+MAX_REPLACED: Final = 20
+"""Lost certificates of a serial number that wait for their removal; with more the next one has to wait, for minutes."""
 
 
 class ClaimState(StrEnum):
@@ -73,9 +76,12 @@ class RefusalReason(StrEnum):
     ALREADY_PROVISIONED = "ALREADY_PROVISIONED"
     """The device has spoken, or its certificate was changed by its owner, or it was deleted or given away."""
     QUOTA_EXCEEDED = "QUOTA_EXCEEDED"
+    CERTIFICATE_TAKEN = "CERTIFICATE_TAKEN"
+    """The certificate speaks for another serial number, or was given to this one before: each device needs its own."""
     ACCOUNT_GONE = "ACCOUNT_GONE"
+    ACCOUNT_DISABLED = "ACCOUNT_DISABLED"
     BUSY = "BUSY"
-    """Another request for the serial number was quicker, or too many of its certificates wait for their removal."""
+    """Other requests were quicker, or too many of its certificates wait for their removal: it asks again in minutes."""
 
 
 class TooManyClaims(Conflict):
@@ -85,6 +91,13 @@ class TooManyClaims(Conflict):
 
     def __init__(self) -> None:
         super().__init__(f"An account has at most {MAX_CLAIMS} provisioning claims; revoke one")
+
+
+class CertificateTaken(Conflict):
+    """The certificate was given to a serial number before; it is none's again."""
+
+    def __init__(self) -> None:
+        super().__init__("This certificate was given to a device before")
 
 
 class LastRefusal(Record, kw_only=True):
@@ -142,6 +155,20 @@ class ProvisionedSerial(Record, kw_only=True):
         return self.certificate_arn.rpartition("/")[2]
 
 
+class RegisteredCertificate(Record, kw_only=True):
+    """A certificate that the hook has given to a serial number, which AWS IoT then ties to its thing."""
+
+    certificate_arn: str
+    serial_number: str
+    device_id: DeviceId
+    """Id by which the device and its thing are named."""
+
+    @property
+    def certificate_id(self) -> str:
+        """Return the id of the certificate."""
+        return self.certificate_arn.rpartition("/")[2]
+
+
 class ListedSerial(Record, kw_only=True):
     """A serial number of a claim's list, with the device that it became."""
 
@@ -162,3 +189,10 @@ class NotAdmitted(Exception):
     def __init__(self, reason: RefusalReason) -> None:
         super().__init__(reason)
         self.reason = reason
+
+
+class AskAgain(NotAdmitted):
+    """The device gets none at this moment, and may ask again in a while."""
+
+    def __init__(self) -> None:
+        super().__init__(RefusalReason.BUSY)

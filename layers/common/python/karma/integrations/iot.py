@@ -3,7 +3,7 @@
 Errors of AWS become:
 Upstream
 ├─ DeviceServiceThrottled 503     asked to slow down
-└─ DeviceServiceUnavailable 503   no answer, or an internal error there
+└─ DeviceServiceUnavailable 503   no answer, an internal error there, or the thing or certificate is being changed
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import orjson
 from karma.core import aws
 from karma.core.errors import Upstream, ValidationFailed
 from karma.core.faults import AWS_FAULTS, code_of, upstream_of
+from karma.core.observability import count, logger
 from karma.devices.credentials import Certificate, Endpoint
 from karma.devices.topics import file_answer_topic, request_topic, response_topic
 
@@ -26,6 +27,16 @@ AMAZON_ROOT_CA_1: Final = "Amazon Root CA 1"
 SHADOW: Final = "settings"
 """Name of the shadow that holds a device's settings; the policy of devices has it, too."""
 _GONE = frozenset({"ResourceNotFoundException"})
+_CHANGING = frozenset(
+    {
+        "CertificateStateException",
+        "ConflictException",
+        "ConflictingResourceUpdateException",
+        "DeleteConflictException",
+        "VersionConflictException",
+    }
+)
+"""Codes of a thing or certificate that somebody else changes, or whose change has not reached all of AWS IoT yet."""
 _NEVER_ACTIVE = frozenset({"INACTIVE", "PENDING_ACTIVATION"})
 _PENDING_S: Final = 3600.0
 """Life of the token by which a device registers with a certificate that it was given."""
@@ -182,9 +193,22 @@ class IotRegistry:
             client.update_certificate(certificateId=certificate.id, newStatus="ACTIVE")
 
     def remove_certificate(self, certificate_arn: str, *, thing: str = "") -> None:
-        """Deactivate, detach and delete a certificate; steps that were done already are skipped."""
+        """Deactivate, detach and delete a certificate; steps that were done already are skipped.
+
+        One by which another thing speaks as well, which ours do not, is detached from `thing` alone: its other device
+        must not end with this one.
+
+        Raises:
+            DeviceServiceUnavailable: it is being changed, or is still being detached; try again.
+        """
         client = aws.client("iot")
         certificate_id = certificate_arn.rpartition("/")[2]
+        if thing and self._others_by(certificate_arn, thing):
+            count("CertificateShared")
+            logger.error("certificate.shared", certificate_id=certificate_id)
+            with device_service_errors(), _absent_is_fine():
+                client.detach_thing_principal(thingName=thing, principal=certificate_arn)
+            return
         with device_service_errors(), _absent_is_fine():
             client.update_certificate(certificateId=certificate_id, newStatus="INACTIVE")
         with device_service_errors(), _absent_is_fine():
@@ -194,6 +218,12 @@ class IotRegistry:
                 client.detach_thing_principal(thingName=thing, principal=certificate_arn)
         with device_service_errors(), _absent_is_fine():
             client.delete_certificate(certificateId=certificate_id, forceDelete=True)
+
+    def _others_by(self, certificate_arn: str, thing: str) -> bool:
+        things: list[str] = []
+        with device_service_errors(), _absent_is_fine():
+            things = aws.client("iot").list_principal_things(principal=certificate_arn)["things"]
+        return any(each != thing for each in things)
 
     def remove_certificates(self, thing: str) -> None:
         """Remove every certificate of a thing."""
@@ -299,6 +329,8 @@ def device_service_errors() -> Iterator[None]:
     try:
         yield
     except AWS_FAULTS as exc:
+        if code_of(exc) in _CHANGING:
+            raise DeviceServiceUnavailable("The device is being changed; try again") from exc
         public = upstream_of(
             exc, system="The device service", busy=DeviceServiceThrottled, unavailable=DeviceServiceUnavailable
         )

@@ -1,14 +1,14 @@
 """Devices that the hook of fleet provisioning makes, each in one transaction with what its claim has used.
 
-All conditions are in the transaction: the account exists, the claim is open, its time is not over and its number not
-reached, the plan has room, the serial number is free, has no certificate yet, or was never spoken by. So a hook that is
-called twice, late, or at once with another, makes one device.
+All conditions are in the transaction: the account is in use, the certificate was given to nobody, the claim is open,
+its time is not over and its number not reached, the plan has room, the serial number is free, has no certificate yet,
+or was never spoken by. So a hook that is called twice, late, or at once with another, makes one device.
 """
 
 from __future__ import annotations
 
-from datetime import datetime, timedelta
-from typing import TYPE_CHECKING, Final
+from datetime import datetime
+from typing import TYPE_CHECKING
 
 from pynamodb.expressions.condition import Condition
 
@@ -21,7 +21,13 @@ from karma.core.dynamo.work import due_sk
 from karma.core.ids import UserId
 from karma.core.records import Record
 from karma.devices.domain import Device, DeviceState
-from karma.devices.provisioning import ClaimState, ProvisionedSerial, ProvisioningClaim, ProvisioningClaimId
+from karma.devices.provisioning import (
+    ClaimState,
+    ProvisionedSerial,
+    ProvisioningClaim,
+    ProvisioningClaimId,
+    RegisteredCertificate,
+)
 from karma.devices.repository.device_mapping import SerialClaim, claim_of, device_item, unique_serial
 from karma.devices.repository.devices import name_key, names_partition
 from karma.devices.repository.items import (
@@ -37,24 +43,23 @@ from karma.devices.repository.items import (
 )
 from karma.devices.repository.provisioning_items import (
     DUE_PARTITION,
+    SETTLED_AFTER,
     ClaimCertificateItem,
     ClaimItem,
     ProvisionedItem,
     SerialListItem,
     claim_certificate_key,
     claim_key,
+    give_certificate,
     provisioned_key,
     provisioned_of,
     provisioning_claim_of,
     serial_list_key,
 )
-from karma.identity.transactional import require_account
+from karma.identity.transactional import require_account_in_use
 
 if TYPE_CHECKING:
     from karma.devices.repository.transfers import StoredDevice
-
-SETTLED_AFTER: Final = timedelta(minutes=5)
-"""Time after which AWS IoT has made the thing, or never will: its hook may take 5 seconds."""
 
 
 class Prospect(Record, kw_only=True):
@@ -99,9 +104,10 @@ class AdmissionRepository:
         """Make a device whose serial number is free; it is shown at once, with its certificate.
 
         Raises:
+            CertificateTaken: the certificate was given to a device before.
             ConditionFailed: the serial number is taken, or the claim may make no more.
             QuotaExceeded: the owner's plan has no room for another device.
-            AccountGone: the owner's account is deleted.
+            AccountGone: the owner's account is deleted, or disabled.
         """
         stamp = iso(now)
         tx = self._used(new, device.user_id, now)
@@ -122,8 +128,9 @@ class AdmissionRepository:
         """Give a device that was imported its first certificate.
 
         Raises:
+            CertificateTaken: the certificate was given to a device before.
             ConditionFailed: it has one by now, or is gone, or the claim may make no more.
-            AccountGone: the owner's account is deleted.
+            AccountGone: the owner's account is deleted, or disabled.
         """
         stamp = iso(now)
         tx = self._used(new, holder.user_id, now)
@@ -146,13 +153,15 @@ class AdmissionRepository:
         The lost one counts no more from now on; the sweep removes it.
 
         Raises:
+            CertificateTaken: the certificate was given to a device before.
             ConditionFailed: the device has spoken, its certificate was changed, or it is gone; or the claim is.
-            AccountGone: the owner's account is deleted.
+            AccountGone: the owner's account is deleted, or disabled.
         """
         stamp, device = iso(now), silent.current.device
         new_id = certificate_arn.rpartition("/")[2]
         tx = Transaction()
-        require_account(tx, device.user_id)
+        require_account_in_use(tx, device.user_id)
+        _give(tx, before, certificate_arn, now)
         tx.check(ClaimItem, claim_key(device.user_id, before.claim_id), _is_open(now))
         tx.check(LatestItem, latest_key(device.user_id, device.id), LatestItem.version == silent.latest)
         tx.check(PresenceItem, presence_key(device.user_id, device.id), PresenceItem.version == silent.presence)
@@ -180,7 +189,8 @@ class AdmissionRepository:
         """Begin the transaction of a device that its claim has not made yet."""
         stamp = iso(now)
         tx = Transaction()
-        require_account(tx, user_id)
+        require_account_in_use(tx, user_id)
+        _give(tx, new, new.certificate_arn, now)
         tx.update(
             ClaimItem(*claim_key(user_id, new.claim_id)),
             [ClaimItem.used.add(1), ClaimItem.updated_at.set(stamp)],
@@ -201,6 +211,14 @@ class AdmissionRepository:
             )
         )
         return tx
+
+
+def _give(tx: Transaction, to: ProvisionedSerial, certificate_arn: str, now: datetime) -> None:
+    given = RegisteredCertificate(
+        certificate_arn=certificate_arn, serial_number=to.serial_number, device_id=to.device_id
+    )
+    # What the serial number became has the sweep look.
+    give_certificate(tx, given, now=now, due=None)
 
 
 def _is_open(now: datetime) -> Condition:

@@ -25,6 +25,7 @@ from karma.devices.provisioning import (
     ProvisionedSerial,
     ProvisioningClaim,
     ProvisioningClaimId,
+    RegisteredCertificate,
     TooManyClaims,
 )
 from karma.devices.repository.items import DevicesItem, owner_pk
@@ -37,6 +38,7 @@ from karma.devices.repository.provisioning_items import (
     ClaimRequestItem,
     DueWork,
     ProvisionedItem,
+    RegisteredItem,
     SerialListItem,
     claim_certificate_key,
     claim_count_key,
@@ -46,6 +48,7 @@ from karma.devices.repository.provisioning_items import (
     provisioned_key,
     provisioned_of,
     provisioning_claim_of,
+    registered_key,
     serial_list_key,
 )
 from karma.identity.transactional import require_account
@@ -275,6 +278,17 @@ class ProvisioningClaimRepository:
         key = provisioned_key(serial.claim_id, serial.serial_number)
         try:
             update(ProvisionedItem(*key), actions, ProvisionedItem.version == serial.version)
+        except ConditionFailed:
+            return False
+        return True
+
+    def settle_certificate(self, given: RegisteredCertificate) -> bool:
+        """Record that a certificate was looked at behind its registration; False: it was before."""
+        item = RegisteredItem(*registered_key(given.certificate_id))
+        try:
+            update(
+                item, [RegisteredItem.gsi1pk.remove(), RegisteredItem.gsi1sk.remove()], RegisteredItem.gsi1pk.exists()
+            )
         except ConditionFailed:
             return False
         return True

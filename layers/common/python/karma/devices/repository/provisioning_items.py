@@ -4,35 +4,46 @@ devices    USER#<user>          PROVISIONING#<claim>     a claim                
            USER#<user>          COUNT#provisioning       number of the account's claims
            USER#<user>          REQUEST#<token>          claim made for an Idempotency-Key
            CERTIFICATE#<id>     META                     the claim of a certificate
+           CERTIFICATE#<id>     REGISTERED               whom it was given to            gsi1 until a renewal is settled
            CLAIM#<claim>        LIST                     its serial numbers, which never change
            CLAIM#<claim>        SERIAL#<serial>          the device that one has become     gsi1 until it is settled
 """
 
 from __future__ import annotations
 
-from typing import Any, Final, cast
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING, Any, Final, cast
 
 from pynamodb.attributes import JSONAttribute, NumberAttribute, UnicodeAttribute, UnicodeSetAttribute
 
+from karma.core.clock import epoch_ms, iso
 from karma.core.dynamo.items import Key
 from karma.core.dynamo.requests import RequestAttributes
+from karma.core.dynamo.work import due_sk
 from karma.core.ids import DeviceId, UserId
 from karma.devices.domain import DeviceModel
 from karma.devices.provisioning import (
+    CertificateTaken,
     ClaimState,
     LastRefusal,
     ProvisionedSerial,
     ProvisioningClaim,
     ProvisioningClaimId,
+    RegisteredCertificate,
 )
 from karma.devices.repository.items import DevicesItem, owner_pk
+
+if TYPE_CHECKING:
+    from karma.core.dynamo.transaction import Transaction
 
 DUE_PARTITION: Final = "SWEEP#PROVISIONING"
 CLAIM_PREFIX: Final = "PROVISIONING#"
 SERIAL_PREFIX: Final = "SERIAL#"
+SETTLED_AFTER: Final = timedelta(minutes=5)
+"""Time after which AWS IoT has made the thing, or never will: its hook may take 5 seconds."""
+REGISTERED_KEPT: Final = timedelta(days=7)
 
-
-DueWork = ProvisioningClaim | ProvisionedSerial
+DueWork = ProvisioningClaim | ProvisionedSerial | RegisteredCertificate
 
 
 class ClaimItem(DevicesItem, discriminator="provisioning_claim"):
@@ -72,6 +83,14 @@ class ClaimCertificateItem(DevicesItem, discriminator="provisioning_claim_certif
     claim_id = UnicodeAttribute()
 
 
+class RegisteredItem(DevicesItem, discriminator="registered_certificate"):
+    """The serial number that a certificate was given to."""
+
+    certificate_arn = UnicodeAttribute()
+    serial_number = UnicodeAttribute()
+    device_id = UnicodeAttribute()
+
+
 class SerialListItem(DevicesItem, discriminator="provisioning_claim_list"):
     """The serial numbers of a claim."""
 
@@ -103,6 +122,37 @@ def claim_count_key(user_id: UserId) -> Key:
 def claim_certificate_key(certificate_id: str) -> Key:
     """Return the key of the claim of a certificate."""
     return Key(f"CERTIFICATE#{certificate_id}", "META")
+
+
+def registered_key(certificate_id: str) -> Key:
+    """Return the key of whom a certificate was given to."""
+    return Key(f"CERTIFICATE#{certificate_id}", "REGISTERED")
+
+
+def give_certificate(tx: Transaction, given: RegisteredCertificate, *, now: datetime, due: datetime | None) -> None:
+    """Add that a certificate is given to a serial number; otherwise the transaction fails with CertificateTaken.
+
+    One item. It is kept for longer than AWS IoT lets anything be registered with the certificate, which is an hour.
+
+    Args:
+        tx: the transaction that lets the certificate speak.
+        given: the certificate.
+        now: the time.
+        due: moment at which the sweep looks whether it speaks for the device; None: something else has it look.
+    """
+    stamp = iso(now)
+    item = RegisteredItem(
+        *registered_key(given.certificate_id),
+        certificate_arn=given.certificate_arn,
+        serial_number=given.serial_number,
+        device_id=given.device_id,
+        created_at=stamp,
+        updated_at=stamp,
+        expires_at=epoch_ms(now + REGISTERED_KEPT) // 1000,
+    )
+    if due is not None:
+        item.gsi1pk, item.gsi1sk = DUE_PARTITION, due_sk(due, given.certificate_id)
+    tx.put(item, on_fail=CertificateTaken())
 
 
 def claim_pk(claim_id: ProvisioningClaimId) -> str:
@@ -158,4 +208,10 @@ def due_of(item: DevicesItem) -> DueWork | None:
     """Return what an item of the sweep's list stands for."""
     if isinstance(item, ClaimItem):
         return provisioning_claim_of(item)
+    if isinstance(item, RegisteredItem):
+        return RegisteredCertificate(
+            certificate_arn=item.certificate_arn,
+            serial_number=item.serial_number,
+            device_id=DeviceId(item.device_id),
+        )
     return provisioned_of(item) if isinstance(item, ProvisionedItem) else None

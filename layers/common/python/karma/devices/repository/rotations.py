@@ -28,6 +28,7 @@ from karma.core.ids import DeviceId, UserId
 from karma.core.requests import RepeatableRequest
 from karma.devices.credentials import Certificate
 from karma.devices.domain import DeviceState
+from karma.devices.provisioning import RegisteredCertificate
 from karma.devices.repository.device_mapping import SerialClaim
 from karma.devices.repository.items import (
     DeviceItem,
@@ -38,9 +39,10 @@ from karma.devices.repository.items import (
     owner_pk,
     unique_serial_key,
 )
+from karma.devices.repository.provisioning_items import SETTLED_AFTER, give_certificate
 from karma.devices.rotation import CertificateRotation, RotationOutcome, RotationStage
 from karma.devices.transactional import require_device
-from karma.identity.transactional import require_account
+from karma.identity.transactional import require_account_in_use
 
 DUE_PARTITION: Final = "SWEEP#ROTATIONS"
 
@@ -111,12 +113,18 @@ class RotationRepository:
         tx.commit()
         return earlier if earlier is not None and earlier.stage is RotationStage.ISSUING else None
 
-    def renew(self, new: CertificateRotation, *, now: datetime) -> None:
+    def renew(self, new: CertificateRotation, *, now: datetime, addressee: DeviceId | None = None) -> None:
         """Begin the overlap of a certificate that a device asked for itself; AWS IoT ties it to the thing behind it.
 
+        Args:
+            new: the rotation.
+            now: the time.
+            addressee: id by which the device and its thing are named, where it is another one than its row's.
+
         Raises:
+            CertificateTaken: the certificate was given to a device before.
             ConditionFailed: another rotation is under way, or the device has another certificate or is gone.
-            AccountGone: the owner's account is deleted.
+            AccountGone: the owner's account is deleted, or disabled.
         """
         stamp = iso(now)
         item = get(RotationItem, rotation_key(new.device_id), consistent=True)
@@ -127,7 +135,14 @@ class RotationRepository:
         if item is not None:
             fresh.version = item.version
         tx = Transaction()
-        require_account(tx, new.user_id)
+        require_account_in_use(tx, new.user_id)
+        # A device that is deleted at this moment leaves no rotation, but AWS IoT may make its thing anew.
+        given = RegisteredCertificate(
+            certificate_arn=new.certificate_arn,
+            serial_number=new.serial_number,
+            device_id=addressee or new.device_id,
+        )
+        give_certificate(tx, given, now=now, due=now + SETTLED_AFTER)
         tx.put(fresh)
         tx.update(
             DeviceItem(*device_key(new.user_id, new.device_id)),
