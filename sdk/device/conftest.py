@@ -58,13 +58,13 @@ QUICK: dict[str, Any] = {
 
 @pytest.fixture
 def make_device(credentials: dict[str, Any], tmp_path: Path) -> Iterator[MakeDevice]:
-    """Make devices of the test's thing that are closed at its end. Keyword arguments are DeviceConfig fields."""
+    """Make devices of the test's thing that are closed at its end, of DeviceConfig's fields and an `updater`."""
     with ExitStack() as stack:
 
         def make(**overrides: Any) -> Device:
             settings = {**QUICK, "state_dir": tmp_path / "state", **overrides}
-            given = {**credentials, **settings.pop("credentials", {})}
-            device = Device(DeviceConfig.from_credentials(given, **settings))
+            given, updater = {**credentials, **settings.pop("credentials", {})}, settings.pop("updater", None)
+            device = Device(DeviceConfig.from_credentials(given, **settings), updater=updater)
             stack.callback(device.close)
             return device
 

@@ -13,7 +13,7 @@ from karma_device.errors import CredentialsInvalid
 _PEM_MARK = "-----BEGIN"
 _THING_NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _BOOT_ID = re.compile(r"[A-Za-z0-9_.:-]{1,64}")
-_FIRMWARE = re.compile(r"[\x20-\x7e]{1,50}")
+FIRMWARE_VERSION = re.compile(r"[\x20-\x7e]{1,50}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,6 +43,7 @@ class DeviceConfig:
     boot_id: str | None = None
     """Names one run of the device. None: a new one for this process."""
     firmware_version: str | None = None
+    """Version that heartbeats tell; with a FirmwareUpdater they tell its `running_version` instead. None: none."""
     keepalive_s: int = 60
     """AWS IoT: 30 to 1200."""
     session_expiry_s: int = 3600
@@ -74,7 +75,7 @@ class DeviceConfig:
             raise ValueError(f"thing_name {self.thing_name!r} is not 1 to 64 of A-Z a-z 0-9 _ -")
         if self.boot_id is not None and not _BOOT_ID.fullmatch(self.boot_id):
             raise ValueError(f"boot_id {self.boot_id!r} is not 1 to 64 of A-Z a-z 0-9 _ . : -")
-        if self.firmware_version is not None and not _FIRMWARE.fullmatch(self.firmware_version):
+        if self.firmware_version is not None and not FIRMWARE_VERSION.fullmatch(self.firmware_version):
             raise ValueError(f"firmware_version {self.firmware_version!r} is not 1 to 50 printable ASCII characters")
         if not 1 <= self.batch_max_samples <= 5000:
             raise ValueError("batch_max_samples is 1 to 5000")

@@ -115,7 +115,15 @@ class Device:
         self._replies: deque[Reply] = deque()
         self._messages: deque[tuple[_Kind, str, bytes]] = deque()
         self._updater = updater
+        self._firmware_version = config.firmware_version
         if updater is not None:
+            if config.firmware_version not in (None, updater.running_version):
+                log.warning(
+                    "firmware.two_versions: heartbeats tell the updater's %s, not %s of the configuration",
+                    updater.running_version,
+                    config.firmware_version,
+                )
+            self._firmware_version = updater.running_version
             updater.attach(config.thing_name, lambda *said: self._enqueue(_Kind.JOB, *said))
         self._asking = Asking(
             config.thing_name, send=lambda *said: self._enqueue(_Kind.ASK, *said), wait_ready=self.wait_ready
@@ -127,6 +135,8 @@ class Device:
         self._inflight: dict[int, _InFlight] = {}
         self._wake = threading.Event()
         self._ready = threading.Event()
+        self._life = threading.RLock()
+        """Held by the thread that starts, stops or closes it."""
         self._thread: threading.Thread | None = None
         self._stop_at: float | None = None
         self._reconnect_after: float | None = None
@@ -183,6 +193,10 @@ class Device:
         Raises:
             RuntimeError: It runs already.
         """
+        with self._life:
+            self._start()
+
+    def _start(self) -> None:
         if self._thread is not None:
             if self._stop_at is None:
                 raise RuntimeError("the device runs already")
@@ -199,8 +213,13 @@ class Device:
     def stop(self, *, timeout_s: float = 10.0) -> Unsent:
         """Let running handlers finish, send what is buffered, disconnect; return, and log, what is left unsent.
 
-        What could not be sent within `timeout_s` stays in memory for the next `start`; answers also stay on disk.
+        What could not be sent within `timeout_s` stays in memory for the next `start`; answers also stay on disk. A
+        call on another thread waits for this one, and finds it stopped.
         """
+        with self._life:
+            return self._stop(timeout_s)
+
+    def _stop(self, timeout_s: float) -> Unsent:
         if self._thread is None or self._stop_at is not None:
             return self._unsent()
         deadline = time.monotonic() + timeout_s
@@ -220,14 +239,15 @@ class Device:
 
     def close(self) -> Unsent:
         """Stop and release the state file; the object is of no use afterwards, and its unsent samples are lost."""
-        if self._left is None:
-            self._asking.close()
-            self.settings.close()
-            self._left = self.stop()
-            self._store.close()
-            if self._left.samples:
-                log.warning("device.closed: %d samples that could not be sent are lost", self._left.samples)
-        return self._left
+        self._asking.close()  # at once, so that a handler's call ends for which another thread's `stop` waits
+        with self._life:
+            if self._left is None:
+                self.settings.close()
+                self._left = self.stop()
+                self._store.close()
+                if self._left.samples:
+                    log.warning("device.closed: %d samples that could not be sent are lost", self._left.samples)
+            return self._left
 
     def _unsent(self) -> Unsent:
         if self._left is not None:
@@ -566,8 +586,8 @@ class Device:
         body: dict[str, Json] = {"boot": number.boot, "seq": number.seq, "ts": self._clock_ms()}
         if link.local_address is not None:
             body["ip"] = link.local_address
-        if self._config.firmware_version is not None:
-            body["firmware_version"] = self._config.firmware_version
+        if self._firmware_version is not None:
+            body["firmware_version"] = self._firmware_version
         return encode_json(body)
 
     def _settle(self, link: Link) -> str | None:

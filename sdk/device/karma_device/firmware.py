@@ -16,6 +16,7 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from karma_device.errors import TransferRefused, TransferUnfinished
 from karma_device.fetching import TIMEOUT_S, Fetch
@@ -97,7 +98,7 @@ def read_manifest(
     if not any(verify(_decoded(key), text.encode(), signed) for key in keys):
         raise FirmwareRefused("SIGNATURE", "no key that this device trusts has signed the manifest")
     try:
-        said = json.loads(text)
+        said = json.loads(text, object_pairs_hook=_unrepeated)
         manifest = Manifest(
             version=str(said["version"]),
             models=tuple(said["models"]),
@@ -114,6 +115,14 @@ def read_manifest(
     if manifest.rollback_index < installed_index:
         raise FirmwareRefused("ROLLBACK", f"its rollback index {manifest.rollback_index} is below {installed_index}")
     return manifest
+
+
+def _unrepeated(members: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Refuse a member that stands twice: of such, readers take one or the other."""
+    found = dict(members)
+    if len(found) < len(members):
+        raise ValueError("a member stands twice")
+    return found
 
 
 def _decoded(text: str) -> bytes:

@@ -30,6 +30,7 @@ from pathlib import Path
 from typing import Any
 
 from karma_device.backoff import Backoff
+from karma_device.config import FIRMWARE_VERSION
 from karma_device.firmware import (
     FirmwareDownload,
     FirmwareRefused,
@@ -74,18 +75,24 @@ class FirmwareUpdater:
             folder: Folder for downloads and what was installed, on storage that survives a restart.
             model: Model of this device.
             keys: Trusted public keys, in base64; they come with the device's software.
-            running_version: Version of the software that runs now.
+            running_version: Version of the software that runs now, 1 to 50 printable characters of ASCII; heartbeats
+                tell it, so that a rollout of this version leaves the device out.
             install: Writes the release where the next start finds it, such as the other slot; may be called again.
             restart: Restarts into it. What is running then must say its own version.
             verify: Checks a signature.
             fetch_within_s: Seconds for a download; what has come is kept for the next try.
             ask_every_s: Seconds, give or take a quarter, after which a connected device asks for jobs that it was not
                 told of.
+
+        Raises:
+            ValueError: `running_version` is none that a heartbeat can tell.
         """
+        if not FIRMWARE_VERSION.fullmatch(running_version):
+            raise ValueError(f"running_version {running_version!r} is not 1 to 50 printable ASCII characters")
+        self.running_version = running_version
         self._folder = Path(folder)
         self._model = model
         self._keys = tuple(keys)
-        self._running_version = running_version
         self._install = install
         self._restart = restart
         self._verify = verify
@@ -191,13 +198,13 @@ class FirmwareUpdater:
             installed_index=int(known.get("index", 0)),
             verify=self._verify,
         )
-        if self._running_version == manifest.version:
+        if self.running_version == manifest.version:
             self._note({"index": max(int(known.get("index", 0)), manifest.rollback_index)})
             self._report(job, "SUCCEEDED")
             return
         if known.get("installed") == job:
             self._note({"index": int(known.get("index", 0))})
-            message = f"{manifest.version} was installed, and {self._running_version} runs"
+            message = f"{manifest.version} was installed, and {self.running_version} runs"
             self._report(job, "FAILED", code="ROLLED_BACK", message=message)
             return
         download = FirmwareDownload(self._folder, manifest)

@@ -10,6 +10,7 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from karma_device.config import DeviceConfig, tls_context
 from karma_device.device import Device
 from karma_device.errors import CommandFailed, InvalidParams, SampleInvalid, StateFileBusy
 from karma_device.messages import Command, Json
+from karma_device.updates import FirmwareUpdater
 from karma_device_testing.cloud import RULE, Broker, Cloud, Ingest, MakeDevice, Proxy, wait_until
 
 
@@ -108,6 +110,34 @@ class TestTelemetry:
         first, second = (m.body for m in cloud.on("heartbeat")[:2])
         assert (first["boot"], first["firmware_version"], first["ip"]) == (device.boot, "1.4.0", "127.0.0.1")
         assert first["seq"] < second["seq"]
+
+    @pytest.mark.fault("F-49f")
+    def test_heartbeats_tell_the_version_of_the_updater(
+        self, cloud: Cloud, make_device: MakeDevice, tmp_path: Path
+    ) -> None:
+        updater = FirmwareUpdater(
+            folder=tmp_path / "updates",
+            model="EOS-3A",
+            keys=[],
+            running_version="2.0.0",
+            install=lambda _path, _manifest: None,
+            restart=lambda: None,
+        )
+        with make_device(updater=updater, heartbeat_interval_s=0.2, firmware_version="1.4.0"):
+            wait_until(lambda: cloud.on("heartbeat"))
+        assert cloud.on("heartbeat")[0].body["firmware_version"] == "2.0.0"
+
+    @pytest.mark.fault("F-49g")
+    def test_several_threads_may_close_it_at_once(self, make_device: MakeDevice) -> None:
+        device = make_device()
+        device.start()
+        assert device.wait_ready(20)
+        device.record({"n": 1})
+        with ThreadPoolExecutor(8) as pool:
+            left = list(pool.map(lambda n: device.close() if n % 2 else device.stop(), range(8)))
+        assert set(left) == {left[0]}
+        again = make_device()
+        again.close()
 
     def test_a_message_that_the_broker_refuses_is_dropped_and_counted(self, make_device: MakeDevice) -> None:
         with make_device(basic_ingest_rule="a_rule_the_policy_does_not_name") as device:

@@ -159,6 +159,13 @@ def read(
     return read_manifest(text, signature, keys=trusted, model="EOS-3A", installed_index=3)
 
 
+@pytest.mark.fault("F-49h")
+def test_a_manifest_with_a_member_twice_is_refused() -> None:
+    with pytest.raises(FirmwareRefused) as refused:
+        read(f'{{"size": 1, {text_of()[1:]}')
+    assert refused.value.code == "MANIFEST"
+
+
 def test_a_manifest_is_read_when_any_trusted_key_has_signed_it() -> None:
     assert read(text_of()) == MANIFEST
     assert read(text_of(), by=OTHER, keys=(KEY, OTHER)) == MANIFEST

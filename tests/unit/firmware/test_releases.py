@@ -69,6 +69,16 @@ def test_what_is_no_manifest_is_refused(text: str) -> None:
         read_manifest(text)
 
 
+@pytest.mark.fault("F-49h")
+@pytest.mark.parametrize("twice", ['"size": 1', '"models": ["EOS-3A"]', '"notes": {"a": 1, "a": 2}', '"\\u0073ize": 1'])
+def test_a_member_that_stands_twice_is_refused(twice: str) -> None:
+    text = f"{{{twice}, {manifest_of()[1:]}"
+    with pytest.raises(ValidationFailed) as refused:
+        read_manifest(text)
+    [detail] = refused.value.details or ()
+    assert "twice" in detail["message"]  # type: ignore[index]
+
+
 def test_a_signature_is_of_the_very_text_and_key() -> None:
     text = manifest_of()
     good = signed(text)

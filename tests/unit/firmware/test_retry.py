@@ -160,6 +160,50 @@ def test_a_cancelled_one_stays_as_it_is(world: World) -> None:
         world.rollouts.retry(USER, rollout.id)
 
 
+@pytest.mark.fault("F-49e")
+@pytest.mark.parametrize("minutes", [0, 1])
+def test_who_was_to_be_tried_again_in_one_that_is_cancelled_has_failed(world: World, minutes: int) -> None:
+    rollout, failing = begun(world, 10, plan=replace(AT_ONCE, waves=(50, 100)))
+    noted = {each.serial: each.note for each in world.targets(rollout) if each.state is TargetState.FAILED}
+    world.rollouts.retry(USER, rollout.id)
+    world.minute(minutes)
+    world.rollouts.move(USER, rollout.id, RolloutState.CANCELLED)
+    world.minute(5)
+    ended = [each for batch in world.rollouts.batches(world.rollouts.get(USER, rollout.id)) for each in batch.targets]
+    assert {each.serial: each.note for each in ended if each.state is TargetState.FAILED} == noted
+    assert {each.state for each in ended} == {TargetState.SUCCEEDED, TargetState.FAILED, TargetState.WAITING}
+    assert not [each for each in ended if each.state is TargetState.WAITING and each.serial in failing]
+
+
+@pytest.mark.fault("F-49e")
+def test_who_timed_out_before_is_brought_back_with_the_others(world: World) -> None:
+    world.add_devices(2)
+    old, rollout = world.release(version="1.0.0"), world.rollouts.create(USER, world.release().id, AT_ONCE)
+    world.minute()
+    late, _ = [each.serial for each in world.targets(rollout)]
+    world.jobs.begin(late)
+    world.jobs.finish(late, "TIMED_OUT")
+    world.minute()
+    world.rollouts.move(USER, rollout.id, RolloutState.PAUSED)
+    world.minute(5)
+    world.rollouts.retry(USER, rollout.id)
+    back = world.rollouts.roll_back(USER, rollout.id, old.id)
+    assert late in [each.serial for each in world.targets(back)], "it may have the release"
+
+
+@pytest.mark.fault("F-49e")
+def test_where_nobody_has_failed_yet_nothing_changes(world: World) -> None:
+    world.add_devices(4)
+    rollout = world.rollouts.create(USER, world.release().id, AT_ONCE)
+    assert world.rollouts.retry(USER, rollout.id) == rollout
+    world.minute()
+    world.work("2.0.0")
+    assert world.rollouts.retry(USER, rollout.id).version == world.rollouts.get(USER, rollout.id).version
+    world.minute()
+    with pytest.raises(RolloutToNobody):
+        world.rollouts.retry(USER, rollout.id)
+
+
 def test_a_completed_one_is_open_again_on_the_conditions_of_a_new_one(world: World) -> None:
     rollout, _ = begun(world)
     devices = [each.device_id for each in world.targets(rollout)]

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, TypedDict
 
 from karma.core.clock import iso
 from karma.core.schemas import ShownMoment
-from karma.firmware.domain import Release, Rollout, RolloutBatch, RolloutTarget, tally
+from karma.firmware.domain import FAILURES, Release, Rollout, RolloutBatch, RolloutTarget, tally
 
 if TYPE_CHECKING:
     from karma.firmware.ports import SignedUpload
@@ -174,7 +174,7 @@ def target_view(batch: RolloutBatch, target: RolloutTarget) -> TargetView:
         "wave": batch.wave,
         "state": target.state.value,
         "from_version": target.from_version,
-        "note": target.note or None,
+        "note": (target.note or None) if target.state in FAILURES else None,
     }
 
 

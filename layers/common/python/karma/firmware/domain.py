@@ -200,7 +200,9 @@ class RolloutTarget(Record, kw_only=True):
     round: int = 0
     """Round in which it was offered the release last; 0: never."""
     note: str = ""
-    """Its own words of its failure."""
+    """Its own words of its failure; those of the last one until a try after it has ended."""
+    failed_as: TargetState | None = None
+    """Its failure before it was to be tried once more; None: it has not failed, or fails now for the first time."""
 
 
 class RolloutBatch(Record, kw_only=True):
@@ -405,12 +407,29 @@ def followed(
         if said is None:
             return replace(target, state=TargetState.WAITING) if executions is None and settled else target
         if said.status != "CANCELED":
-            return replace(target, state=_SAID.get(said.status, target.state))
+            state = _SAID.get(said.status, target.state)
+            return replace(target, state=state, note=target.note if state in OPEN_TARGETS else "")
         if taken_back:
             return replace(target, state=TargetState.WAITING)
         return replace(target, state=TargetState.FAILED, note="CANCELED: somebody else cancelled it")
 
     return replace(batch, targets=tuple(after(each) for each in batch.targets))
+
+
+def as_it_ended(rollout: Rollout, batches: Iterable[RolloutBatch]) -> list[RolloutBatch]:
+    """Return batches as a rollout leaves them: once it is cancelled, nobody waits to be tried again.
+
+    A device that had failed, and that was not tried again before the end, has failed.
+    """
+    if rollout.state is not RolloutState.CANCELLED:
+        return list(batches)
+
+    def ended(target: RolloutTarget) -> RolloutTarget:
+        if target.state is not TargetState.WAITING or target.failed_as is None:
+            return target
+        return replace(target, state=target.failed_as)
+
+    return [replace(batch, targets=tuple(ended(each) for each in batch.targets)) for batch in batches]
 
 
 def offered(batch: RolloutBatch, round_: int) -> RolloutBatch:

@@ -157,7 +157,7 @@ class RolloutBatchItem(FirmwareItem, discriminator="firmware_batch"):
     number = NumberAttribute()
     wave = NumberAttribute()
     targets = JSONAttribute()
-    """`[[device id, serial number, version before, state, round, note], ...]`."""
+    """`[[device id, serial number, version before, state, round, note, the failure before it, if any], ...]`."""
 
 
 class RolloutLookItem(FirmwareItem, discriminator="firmware_look"):
@@ -268,6 +268,7 @@ def targets_json(batch: RolloutBatch) -> list[list[Any]]:
     """Return the devices of a batch as they are stored."""
     return [
         [each.device_id, each.serial, each.from_version, each.state.value, each.round, each.note]
+        + ([each.failed_as.value] if each.failed_as is not None else [])
         for each in batch.targets
     ]
 
@@ -300,8 +301,9 @@ def batch_of(item: RolloutBatchItem) -> RolloutBatch:
                 state=TargetState(state),
                 round=round_,
                 note=note,
+                failed_as=TargetState(failed_as[0]) if failed_as else None,
             )
-            for device_id, serial, before, state, round_, note in cast("list[Any]", item.targets)
+            for device_id, serial, before, state, round_, note, *failed_as in cast("list[Any]", item.targets)
         ),
         version=int(item.version or 0),
     )

@@ -4,7 +4,7 @@ A manifest is a JSON object, signed as the very bytes that it was sent as (UTF-8
 
     {"format": 1, "models": ["EOS-3A"], "version": "2.1.0", "size": 123456, "sha256": "<digits>", "rollback_index": 0}
 
-More members are kept and signed with the rest; a device may read them.
+More members are kept and signed with the rest; a device may read them. No member stands twice.
 """
 
 from __future__ import annotations
@@ -15,8 +15,7 @@ import re
 from functools import partial
 from typing import Any, Final
 
-import orjson
-
+from karma.core import freeform
 from karma.core.errors import ValidationFailed
 from karma.core.records import Record
 from karma.devices.domain import DeviceModel
@@ -46,9 +45,12 @@ def read_manifest(text: str) -> Manifest:
         ValidationFailed: one entry for each member that is wrong, as `manifest.<member>`.
     """
     try:
-        given = orjson.loads(text)
-    except orjson.JSONDecodeError:
+        # Of a member that stands twice readers take one or the other, and what is signed must be one thing.
+        given = freeform.loads(text, of_request=True)
+    except freeform.NotJson:
         raise ValidationFailed.of("manifest", "must be JSON") from None
+    except freeform.OutOfBounds as exc:
+        raise ValidationFailed.of(f"manifest.{exc.member}" if exc.member else "manifest", exc.told) from None
     if not isinstance(given, dict):
         raise ValidationFailed.of("manifest", "must be a JSON object")
     wrong = _wrong(given)

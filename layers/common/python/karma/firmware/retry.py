@@ -51,12 +51,14 @@ class Retried(NamedTuple):
 def retried(
     rollout: Rollout, batches: Sequence[RolloutBatch], ids: Collection[DeviceId], *, at: datetime
 ) -> Retried | None:
-    """Return a rollout whose failed devices, or those of `ids`, wait again; None: each is being tried already.
+    """Return a rollout whose failed devices, or those of `ids`, wait again.
+
+    None: none of them has failed, and some have not ended; they wait, or are being tried, and stay as they are.
 
     Raises:
         InvalidTransition: it is cancelled, or its time is over.
         ValidationFailed: some of `ids` are not in it, or have not failed.
-        RolloutToNobody: no device has failed.
+        RolloutToNobody: all devices have ended, and none has failed.
     """
     if rollout.state is RolloutState.CANCELLED:
         raise InvalidTransition(f"Rollout {rollout.id} is cancelled; begin another one")
@@ -96,7 +98,7 @@ def _has(batch: RolloutBatch, chosen: Collection[DeviceId]) -> bool:
 
 def _waiting(batch: RolloutBatch, chosen: Collection[DeviceId]) -> RolloutBatch:
     targets = tuple(
-        replace(each, state=TargetState.WAITING, note="") if each.device_id in chosen else each
+        replace(each, state=TargetState.WAITING, failed_as=each.state) if each.device_id in chosen else each
         for each in batch.targets
     )
     return replace(batch, targets=targets)

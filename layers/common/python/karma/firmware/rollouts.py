@@ -27,6 +27,7 @@ from karma.firmware.domain import (
     RolloutToNobody,
     TargetState,
     TooManyRollouts,
+    as_it_ended,
     batched,
 )
 from karma.firmware.ports import Fleet, RolloutJobs, Rollouts
@@ -115,7 +116,7 @@ class RolloutService:
 
     def batches(self, rollout: Rollout) -> list[RolloutBatch]:
         """Read what became of the devices of a rollout."""
-        return self._rollouts.batches(rollout.id)
+        return as_it_ended(rollout, self._rollouts.batches(rollout.id))
 
     def page(self, user_id: UserId, *, below: str, limit: int) -> RolloutPage:
         """Return a page by age, from below an id on; "" is the newest."""
@@ -185,7 +186,7 @@ class RolloutService:
             fleet = self._rollouts.fleet(user_id)
             brought = [
                 RolloutTarget(device_id=each.device_id, serial=each.serial, from_version=source.release_version)
-                for batch in self._rollouts.batches(source.id)
+                for batch in as_it_ended(self.get(user_id, source.id), self._rollouts.batches(source.id))
                 for each in batch.targets
                 if each.state in BROUGHT_BACK
             ]
