@@ -115,15 +115,8 @@ class Device:
         self._replies: deque[Reply] = deque()
         self._messages: deque[tuple[_Kind, str, bytes]] = deque()
         self._updater = updater
-        self._firmware_version = config.firmware_version
+        self._firmware_version = _version_told(config, updater)
         if updater is not None:
-            if config.firmware_version not in (None, updater.running_version):
-                log.warning(
-                    "firmware.two_versions: heartbeats tell the updater's %s, not %s of the configuration",
-                    updater.running_version,
-                    config.firmware_version,
-                )
-            self._firmware_version = updater.running_version
             updater.attach(config.thing_name, lambda *said: self._enqueue(_Kind.JOB, *said))
         self._asking = Asking(
             config.thing_name, send=lambda *said: self._enqueue(_Kind.ASK, *said), wait_ready=self.wait_ready
@@ -637,3 +630,15 @@ class Device:
         self._inflight.clear()
         with self._lock:
             self._buffer.release_all()
+
+
+def _version_told(config: DeviceConfig, updater: FirmwareUpdater | None) -> str | None:
+    """Return the version that heartbeats tell: the one that the updater compares jobs with, if there is one."""
+    if updater is None:
+        return config.firmware_version
+    running, configured = updater.running_version, config.firmware_version
+    if configured not in (None, running):
+        log.warning(
+            "firmware.two_versions: heartbeats tell the updater's %s, not the configured %s", running, configured
+        )
+    return running
