@@ -31,6 +31,12 @@ BAD_FACTS = (
         "many device messages are refused: a bad firmware, or a foreign sender",
     ),
     (
+        "StatementsFailed",
+        FunctionName.DEVICE_INGEST,
+        100,
+        "messages are written one by one, for four times the price: a right is missing, or the table is too busy",
+    ),
+    (
         "FileAskDropped",
         FunctionName.DEVICE_FILES,
         100,

@@ -10,8 +10,8 @@ check the first four, test_watch.py the fifth and the last, tests/integration/in
 * MQTT over WebSocket is refused. It carries no certificate, and the engine does not check signatures in its place.
 * Instances of functions end after the call that they carry out.
 * A message that Python's parser cannot read is acknowledged and passed on.
-* What a statement of PartiQL writes is told to the table's stream, as any other write.
-  tests/integration/realtime/test_push.py checks it.
+* A statement of PartiQL asks for the rights that AWS names (`PartiQLInsert`), and what it writes is told to the table's
+  stream. tests/integration/realtime/test_push.py and tests/e2e/test_devices.py check it.
 * Fleet provisioning signs a device's own key, too (`$aws/certificates/create-from-csr/json`): the engine's answers
   `create/json` alone. tests/e2e/test_provisioning.py checks it.
 * A call of a function that fails is written to a file, whoever made it: a schedule or a queue tells nobody. So is one
@@ -35,7 +35,7 @@ from typing import Any
 
 import uvicorn
 from ministack.app import app
-from ministack.core import lambda_runtime
+from ministack.core import iam_actions, lambda_runtime
 from ministack.services import dynamodb, iot, lambda_svc
 
 # Of this project only this module: its other packages are not the engine's.
@@ -249,6 +249,25 @@ def tell_of_statements() -> None:
         engine[name] = telling(engine[name])
 
 
+def authorise_statements() -> None:
+    """Ask of a statement for the right to what it does to its table, as of each part of a transaction."""
+    engine: dict[str, Any] = vars(iam_actions)
+    parts = engine["dynamodb_transaction_checks"]
+
+    def checks(action: str, body: bytes, region: str, account: str) -> list[tuple[str, str]]:
+        if action not in {"dynamodb:ExecuteStatement", "dynamodb:BatchExecuteStatement"}:
+            return parts(action, body, region, account)  # type: ignore[no-any-return]
+        sent = json.loads(body)
+        asked = []
+        for each in sent.get("Statements", (sent,)):
+            verb, table, _ = each["Statement"].split('"', 2)
+            right = f"dynamodb:PartiQL{verb.split()[0].capitalize()}"
+            asked.append((right, f"arn:aws:dynamodb:{region}:{account}:table/{table}"))
+        return asked
+
+    engine["dynamodb_transaction_checks"] = checks
+
+
 def main() -> None:
     """Serve until SIGTERM; the engine writes its state then."""
     parser = argparse.ArgumentParser(description=main.__doc__)
@@ -261,6 +280,7 @@ def main() -> None:
     take_any_message()
     sign_for_devices()
     tell_of_statements()
+    authorise_statements()
     write_failures(given.failures)
     config = uvicorn.Config(
         cross_origin.CrossOriginProtection(without_mqtt),

@@ -24,7 +24,7 @@ from karma.core.dynamo.failures import storage_errors
 from karma.core.dynamo.items import Item, base_of
 from karma.core.dynamo.tables import deployed
 from karma.core.faults import AWS_FAULTS, code_of
-from karma.core.observability import logger
+from karma.core.observability import count, logger
 
 MOST: Final = 25
 """Statements of one call."""
@@ -104,6 +104,8 @@ def _write(statements: Sequence[Statement]) -> list[Outcome]:
     try:
         answers = aws.client("dynamodb").batch_execute_statement(Statements=sent)["Responses"]
     except AWS_FAULTS as exc:
+        # As loud as nobody else will be: each is written alone now, and the work goes on.
+        count("StatementsFailed")
         logger.warning("statements.failed", statements=len(sent), code=code_of(exc) or type(exc).__name__)
         return [Outcome.UNKNOWN] * len(sent)
     return [_outcome(answer.get("Error")) for answer in answers]
