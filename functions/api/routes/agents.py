@@ -9,6 +9,7 @@ from api.services import agents
 from karma.agents.answers import AgentData, AgentListData, AgentView, AgioAgentPage, agent_view, summary_view
 from karma.agents.domain import MAX_TAG_CHARS, Agent
 from karma.agents.schemas import AgentBody, ReplaceAgentBody
+from karma.core.schemas import COMPOSED
 from karma.http.access import permit
 from karma.http.idempotency import Outcome, idempotency_key, once
 from karma.http.locking import IfMatch, etag, expected_version
@@ -24,7 +25,7 @@ agio = Router("agents", prefix="/api")
 Reader = Annotated[Caller, permit("agent:read")]
 Writer = Annotated[Caller, permit("agent:write")]
 Deleter = Annotated[Caller, permit("agent:delete")]
-Tag = Annotated[str, Query(max_length=MAX_TAG_CHARS)]
+Tag = Annotated[str, Query(max_length=MAX_TAG_CHARS), COMPOSED]
 
 
 @router.get("/agents", responses=answers(errors=(400,)))

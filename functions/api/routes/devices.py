@@ -11,6 +11,7 @@ from api.services import billing, devices, process, waiting
 from karma.core.errors import NotFound
 from karma.core.ids import UserId
 from karma.core.paging import shown
+from karma.core.schemas import COMPOSED
 from karma.devices.answers import (
     CertificateListData,
     CommandData,
@@ -113,7 +114,7 @@ async def list_devices(
     caller: Reader,
     status: DeviceStatus | None = None,
     model: DeviceModel | None = None,
-    tag: Annotated[str | None, Query(min_length=1, max_length=MAX_TAG_CHARS)] = None,
+    tag: Annotated[str | None, Query(min_length=1, max_length=MAX_TAG_CHARS), COMPOSED] = None,
     q: Annotated[str, Query(max_length=MAX_TEXT_CHARS)] = "",
     project: Annotated[str | None, Query(min_length=1, max_length=64)] = None,
     page: PageNumber | None = None,

@@ -7,7 +7,7 @@ from fastapi import Query
 
 from api.services import search
 from karma.core.errors import Forbidden
-from karma.core.schemas import Moment
+from karma.core.schemas import COMPOSED, Moment
 from karma.http.access import permit
 from karma.http.openapi import answers
 from karma.http.pages import DEFAULT_SIZE, Cursor, Limit, next_cursor, position, scope_of
@@ -28,7 +28,7 @@ async def search_objects(
     q: Annotated[str, Query(max_length=MAX_QUERY_CHARS)] = "",
     type: ObjectType | None = None,  # noqa: A002  its name in the API
     status: Annotated[str | None, Query(pattern="^[a-z_]{1,32}$")] = None,
-    tag: Annotated[str | None, Query(min_length=1, max_length=MAX_TAG_CHARS)] = None,
+    tag: Annotated[str | None, Query(min_length=1, max_length=MAX_TAG_CHARS), COMPOSED] = None,
     created_after: Moment | None = None,
     created_before: Moment | None = None,
     sort: Sort | None = None,

@@ -25,7 +25,7 @@ from karma.agents.domain import (
     Subagent,
 )
 from karma.core.ids import AgentId
-from karma.core.schemas import Body, Number, Version, Whole, line
+from karma.core.schemas import COMPOSED, Body, Number, Version, Whole, line
 from karma.core.wording import form
 from karma.models.budget_body import BudgetBody
 from karma.models.budgets import MAX_BUDGET_MICROS, UNLIMITED
@@ -41,7 +41,7 @@ def _distinct(texts: list[str]) -> list[str]:
 
 
 Name = Annotated[str, line(MAX_NAME_CHARS)]
-Tag = Annotated[str, line(MAX_TAG_CHARS)]
+Tag = Annotated[str, line(MAX_TAG_CHARS), COMPOSED]
 CallName = Annotated[
     str,
     StringConstraints(

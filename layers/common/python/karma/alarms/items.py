@@ -43,6 +43,7 @@ from karma.core.clock import epoch_ms, iso, parse_iso
 from karma.core.dynamo.items import Item, Key, TableMeta
 from karma.core.dynamo.requests import RequestAttributes
 from karma.core.ids import ApiKeyId, DeviceId, RunId, UserId
+from karma.core.lines import composed
 
 DUE: Final = "ALARMS"
 """Kind of what is due."""
@@ -258,7 +259,7 @@ def rule_of(item: AlarmRuleItem) -> AlarmRule:
         user_id=UserId(item.user_id),
         name=item.name,
         device_id=DeviceId(item.device_id) if item.device_id else None,
-        tag=item.tag,
+        tag=composed(item.tag) if item.tag else None,
         trigger=Trigger(item.trigger),
         metric=item.metric,
         low=low,

@@ -26,7 +26,7 @@ from karma.alarms.domain import (
 )
 from karma.core.errors import ValidationFailed
 from karma.core.ids import is_id
-from karma.core.schemas import Body, Moment, Number, Version, Whole, judged, left_out, line
+from karma.core.schemas import COMPOSED, Body, Moment, Number, Version, Whole, judged, left_out, line
 from karma.core.wording import form
 from karma.devices.domain import MAX_TAG_CHARS
 from karma.devices.samples import MAX_METRIC_CHARS
@@ -44,7 +44,7 @@ RuleName = Annotated[str, line(MAX_NAME_CHARS)]
 Bound = Annotated[Number, Field(ge=-MAX_BOUND, le=MAX_BOUND)]
 Metric = Annotated[str, line(MAX_METRIC_CHARS)]
 Named = Annotated[str, Field(max_length=_MOST), judged(_id)]
-Tag = Annotated[str, Field(min_length=1, max_length=MAX_TAG_CHARS)]
+Tag = Annotated[str, Field(min_length=1, max_length=MAX_TAG_CHARS), COMPOSED]
 Duration = Annotated[Whole, Field(ge=0, le=MAX_ABSENT_S)]
 Keep = Annotated[Whole, Field(ge=0, le=MAX_DURATION_S)]
 Zone = Annotated[str, Field(min_length=1, max_length=MAX_ZONE_CHARS), judged(zone_of)]

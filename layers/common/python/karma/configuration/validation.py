@@ -27,7 +27,7 @@ from karma.configuration.domain import (
     component_config,
 )
 from karma.core.addresses import split_address
-from karma.core.schemas import Body, Number, Whole, line
+from karma.core.schemas import COMPOSED, Body, Number, Whole, line
 from karma.core.wording import worded
 from karma.models.addresses import may_serve_models
 from karma.models.domain import ANTHROPIC, OPENAI, OPENAI_URL, Price, Rates
@@ -58,7 +58,7 @@ def _distinct(texts: list[str]) -> list[str]:
     return list(dict.fromkeys(texts))
 
 
-_Tag = Annotated[str, line(MAX_TAG_CHARS)]
+_Tag = Annotated[str, line(MAX_TAG_CHARS), COMPOSED]
 
 
 class ComponentSchema(Body):

@@ -9,6 +9,8 @@ was stored before the rule as it is.
 from __future__ import annotations
 
 import re
+import unicodedata
+from collections.abc import Iterable
 from typing import Final
 
 NEVER: Final = r"\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069"
@@ -33,6 +35,16 @@ _SEEN = re.compile(f"[^{_UNSEEN}{_UNSEEN_BEYOND}]")
 def is_line(text: str) -> bool:
     """Tell whether a text has the form of a name; blanks at its ends do not matter."""
     return _NEVER.search(text) is None and shows(text)
+
+
+def composed(text: str) -> str:
+    """Return a tag in the one form in which tags are compared, Unicode's NFC: `é` is one, however it was typed."""
+    return text if text.isascii() else unicodedata.normalize("NFC", text)
+
+
+def composed_tags(tags: Iterable[str]) -> tuple[str, ...]:
+    """Return tags in that form, each once; as stored ones are read, of which some are of before the rule."""
+    return tuple(dict.fromkeys(map(composed, tags)))
 
 
 def shows(text: str) -> bool:

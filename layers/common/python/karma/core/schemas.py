@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import date
-from typing import Annotated, Any
+from typing import Annotated, Any, Final
 
 import orjson
 from pydantic import AfterValidator, AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints
@@ -13,7 +13,7 @@ from pydantic import AfterValidator, AwareDatetime, BaseModel, BeforeValidator, 
 from karma.core.clock import in_utc
 from karma.core.errors import ValidationFailed
 from karma.core.freeform import TOO_DEEP, is_deeper
-from karma.core.lines import LINE, WORDS, shows
+from karma.core.lines import LINE, WORDS, composed, shows
 from karma.core.wording import form
 
 _DATE = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}")
@@ -89,6 +89,7 @@ def json_of_at_most(limit: int) -> Any:
 
 
 _LINE = form(LINE, WORDS)
+_MOST_COMPOSED: Final = 1_000
 
 
 class _Line(StringConstraints):
@@ -113,6 +114,15 @@ def line(max_chars: int, *, strips: bool = True) -> Any:
         strips: take blanks away from both ends before anything is checked.
     """
     return _Line(strip_whitespace=strips, min_length=1, max_length=max_chars, pattern=_LINE)
+
+
+def _composed(value: object) -> object:
+    # Composing takes time by the square of the marks on one letter; what is longer is refused by its length.
+    return composed(value) if isinstance(value, str) and len(value) <= _MOST_COMPOSED else value
+
+
+COMPOSED: Final = BeforeValidator(_composed)
+"""Brings a tag into the one form of tags (karma.core.lines); the last of `Annotated[str, ..., COMPOSED]`."""
 
 
 def judged(judge: Callable[[str], object]) -> Any:

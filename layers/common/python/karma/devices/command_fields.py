@@ -6,7 +6,7 @@ from typing import Annotated
 
 from pydantic import Field, StringConstraints
 
-from karma.core.schemas import FreeForm, Whole, json_of_at_most
+from karma.core.schemas import COMPOSED, FreeForm, Whole, json_of_at_most
 from karma.core.wording import form
 from karma.devices.bulk import MAX_BULK_PARAMS_BYTES
 from karma.devices.domain import COMMAND_FORM, COMMAND_NAME, MAX_TAG_CHARS, MAX_TTL_S, MIN_TTL_S
@@ -15,5 +15,5 @@ CommandName = Annotated[str, StringConstraints(pattern=form(f"^{COMMAND_NAME.pat
 BulkParams = Annotated[FreeForm, json_of_at_most(MAX_BULK_PARAMS_BYTES)]
 Ttl = Annotated[Whole, Field(ge=MIN_TTL_S, le=MAX_TTL_S)]
 """Seconds."""
-Tag = Annotated[str, Field(min_length=1, max_length=MAX_TAG_CHARS)]
+Tag = Annotated[str, Field(min_length=1, max_length=MAX_TAG_CHARS), COMPOSED]
 """A tag by which devices are named."""

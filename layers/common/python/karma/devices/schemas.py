@@ -11,6 +11,7 @@ from pydantic import AfterValidator, Field, StrictBool, StringConstraints
 from karma.core.errors import ValidationFailed
 from karma.core.ids import is_id
 from karma.core.schemas import (
+    COMPOSED,
     Body,
     FreeForm,
     Moment,
@@ -69,7 +70,7 @@ def _distinct(tags: list[str]) -> list[str]:
 
 Name = Annotated[str, line(MAX_NAME_CHARS)]
 Tags = Annotated[
-    list[Annotated[str, line(MAX_TAG_CHARS)]],
+    list[Annotated[str, line(MAX_TAG_CHARS), COMPOSED]],
     Field(max_length=MAX_TAGS),
     AfterValidator(_distinct),
 ]

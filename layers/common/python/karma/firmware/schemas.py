@@ -9,7 +9,7 @@ from pydantic import AfterValidator, Field
 
 from karma.core.errors import ValidationFailed
 from karma.core.ids import DeviceId, is_id
-from karma.core.schemas import Body, Version, Whole, judged
+from karma.core.schemas import COMPOSED, Body, Version, Whole, judged
 from karma.devices.domain import MAX_TAG_CHARS
 from karma.firmware.domain import DEFAULT_WAVES, MAX_DEVICES, MAX_MANIFEST_CHARS, MAX_WAVES
 from karma.firmware.rollouts import RolloutPlan
@@ -62,7 +62,7 @@ class CreateRolloutBody(Body):
 
     release_id: ReleaseName
     device_ids: Annotated[list[DeviceName], Field(min_length=1, max_length=MAX_DEVICES)] | None = None
-    tag: Annotated[str, Field(min_length=1, max_length=MAX_TAG_CHARS)] | None = None
+    tag: Annotated[str, Field(min_length=1, max_length=MAX_TAG_CHARS), COMPOSED] | None = None
     all: bool = Field(default=False, strict=True)
     waves: Annotated[list[Percent], Field(min_length=1, max_length=MAX_WAVES), AfterValidator(_ascending)] = Field(
         default_factory=lambda: list(DEFAULT_WAVES)

@@ -9,7 +9,7 @@ from pydantic import AfterValidator, Field, StringConstraints
 
 from karma.agents.domain import MultitaskStrategy
 from karma.conversations.client_ids import ClientId
-from karma.core.schemas import Body, FreeForm, Whole, line
+from karma.core.schemas import COMPOSED, Body, FreeForm, Whole, line
 from karma.runs.domain import MAX_REASON_CHARS
 from karma.runs.interrupts import MAX_INTERRUPTS
 from karma.runs.points import MAX_POINT_DESCRIPTION_CHARS, MAX_POINT_TAGS, MAX_TAG_CHARS
@@ -31,7 +31,7 @@ def _distinct(texts: list[str]) -> list[str]:
 
 
 Description = Annotated[str, StringConstraints(strip_whitespace=True, max_length=MAX_POINT_DESCRIPTION_CHARS)]
-PointTag = Annotated[str, line(MAX_TAG_CHARS)]
+PointTag = Annotated[str, line(MAX_TAG_CHARS), COMPOSED]
 
 
 class CreateCheckpointBody(Body):

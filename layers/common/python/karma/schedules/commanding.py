@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from karma.core.ids import BulkId, UserId
+from karma.core.lines import composed
 from karma.devices.bulk import BulkKey, BulkLimit
 from karma.devices.bulk_commands import BulkCommandService, BulkOrder
 from karma.devices.lookup import DeviceLookup
@@ -47,12 +48,12 @@ class ScheduledCommands:
 
 def order_of(command: Mapping[str, Any]) -> BulkOrder:
     """Read what a schedule keeps of its command."""
-    device_id = command.get("device_id")
+    device_id, tag = command.get("device_id"), command.get("tag")
     return BulkOrder(
         command=command["command"],
         params=command.get("params") or {},
         ttl_s=command["ttl_s"],
         serial=command.get("serial", False),
-        tag=command.get("tag"),
+        tag=composed(tag) if tag is not None else None,
         device_ids=(device_id,) if device_id else (),
     )

@@ -10,6 +10,7 @@ import orjson
 
 from karma.core.clock import iso
 from karma.core.ids import DeviceId, UserId
+from karma.core.lines import composed_tags
 from karma.core.records import Record
 from karma.devices.domain import (
     CertificateOverlap,
@@ -231,7 +232,7 @@ def device_of(item: DeviceItem) -> Device:
         hardware=cast("dict[str, Any]", item.hardware or {}),
         network=cast("dict[str, Any]", item.network or {}),
         location=cast("dict[str, Any] | None", item.location),
-        tags=tuple(cast("list[str]", item.tags or [])),
+        tags=composed_tags(cast("list[str]", item.tags or [])),
         overlap=_overlap(item),
         is_bare=bool(item.bare),
         first_id=DeviceId(item.first_id) if item.first_id else None,

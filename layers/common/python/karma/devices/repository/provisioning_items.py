@@ -21,6 +21,7 @@ from karma.core.dynamo.items import Key
 from karma.core.dynamo.requests import RequestAttributes
 from karma.core.dynamo.work import due_sk
 from karma.core.ids import DeviceId, UserId
+from karma.core.lines import composed_tags
 from karma.devices.domain import DeviceModel
 from karma.devices.provisioning import (
     CertificateTaken,
@@ -178,7 +179,7 @@ def provisioning_claim_of(item: ClaimItem) -> ProvisioningClaim:
         user_id=UserId(item.user_id),
         name=item.name,
         model=DeviceModel(item.model),
-        tags=tuple(cast("list[str]", item.tags or [])),
+        tags=composed_tags(cast("list[str]", item.tags or [])),
         state=ClaimState(item.state),
         max_devices=int(item.max_devices),
         listed=int(item.listed),
