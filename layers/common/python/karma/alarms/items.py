@@ -43,7 +43,6 @@ from karma.core.clock import epoch_ms, iso, parse_iso
 from karma.core.dynamo.items import Item, Key, TableMeta
 from karma.core.dynamo.requests import RequestAttributes
 from karma.core.ids import ApiKeyId, DeviceId, RunId, UserId
-from karma.core.lines import composed
 
 DUE: Final = "ALARMS"
 """Kind of what is due."""
@@ -259,7 +258,7 @@ def rule_of(item: AlarmRuleItem) -> AlarmRule:
         user_id=UserId(item.user_id),
         name=item.name,
         device_id=DeviceId(item.device_id) if item.device_id else None,
-        tag=composed(item.tag) if item.tag else None,
+        tag=_tag(item.tag),
         trigger=Trigger(item.trigger),
         metric=item.metric,
         low=low,
@@ -282,6 +281,14 @@ def rule_of(item: AlarmRuleItem) -> AlarmRule:
         revised_at=parse_iso(item.revised_at),
         version=int(item.version or 0),
     )
+
+
+def _tag(stored: str | None) -> str | None:
+    if stored is None or stored.isascii():
+        return stored
+    from karma.core.lines import composed  # local: no start needs it
+
+    return composed(stored)
 
 
 def _run_of(stored: list[Any] | None) -> AlarmRun | None:

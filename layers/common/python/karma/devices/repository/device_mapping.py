@@ -10,7 +10,6 @@ import orjson
 
 from karma.core.clock import iso
 from karma.core.ids import DeviceId, UserId
-from karma.core.lines import composed_tags
 from karma.core.records import Record
 from karma.devices.domain import (
     CertificateOverlap,
@@ -232,7 +231,7 @@ def device_of(item: DeviceItem) -> Device:
         hardware=cast("dict[str, Any]", item.hardware or {}),
         network=cast("dict[str, Any]", item.network or {}),
         location=cast("dict[str, Any] | None", item.location),
-        tags=composed_tags(cast("list[str]", item.tags or [])),
+        tags=stored_tags(item.tags),
         overlap=_overlap(item),
         is_bare=bool(item.bare),
         first_id=DeviceId(item.first_id) if item.first_id else None,
@@ -240,6 +239,16 @@ def device_of(item: DeviceItem) -> Device:
         created_at=item.created_at or "",
         updated_at=item.updated_at or "",
     )
+
+
+def stored_tags(found: Any) -> tuple[str, ...]:
+    """Return tags as they are compared; some are of before they had one form."""
+    tags = cast("list[str]", found or [])
+    if all(map(str.isascii, tags)):
+        return tuple(tags)
+    from karma.core.lines import composed_tags  # local: no start needs it
+
+    return composed_tags(tags)
 
 
 def _overlap(item: DeviceItem) -> CertificateOverlap | None:

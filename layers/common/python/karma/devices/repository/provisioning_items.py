@@ -21,7 +21,6 @@ from karma.core.dynamo.items import Key
 from karma.core.dynamo.requests import RequestAttributes
 from karma.core.dynamo.work import due_sk
 from karma.core.ids import DeviceId, UserId
-from karma.core.lines import composed_tags
 from karma.devices.domain import DeviceModel
 from karma.devices.provisioning import (
     CertificateTaken,
@@ -32,6 +31,7 @@ from karma.devices.provisioning import (
     ProvisioningClaimId,
     RegisteredCertificate,
 )
+from karma.devices.repository.device_mapping import stored_tags
 from karma.devices.repository.items import DevicesItem, owner_pk
 
 if TYPE_CHECKING:
@@ -179,7 +179,7 @@ def provisioning_claim_of(item: ClaimItem) -> ProvisioningClaim:
         user_id=UserId(item.user_id),
         name=item.name,
         model=DeviceModel(item.model),
-        tags=composed_tags(cast("list[str]", item.tags or [])),
+        tags=stored_tags(item.tags),
         state=ClaimState(item.state),
         max_devices=int(item.max_devices),
         listed=int(item.listed),
