@@ -90,7 +90,7 @@ OWN: dict[str, tuple[int, str]] = {
     "background.mail": (55, "audit core identity integrations mail"),
     "background.metrics": (65, "billing conversations core identity metrics models runs tools"),
     "background.router": (
-        88,
+        89,
         "alarms audit core devices files identity integrations mail notices realtime search webhooks",
     ),
     "background.runs": (
@@ -108,7 +108,7 @@ OWN: dict[str, tuple[int, str]] = {
         "alarms billing core devices files identity integrations notices projects telemetry",
     ),
     "background.sweeps.files": (62, "billing core devices files integrations"),
-    "background.sweeps.firmware": (76, "billing core devices files firmware identity integrations"),
+    "background.sweeps.firmware": (77, "billing core devices files firmware identity integrations"),
     "background.sweeps.queues": (
         178,
         "agents audit billing configuration conversations core devices identity integrations mail mcp models "

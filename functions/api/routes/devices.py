@@ -218,7 +218,7 @@ async def rotate_certificate(
             caller.user_id,
             device_id,
             csr=body.csr or "",
-            overlap_s=int(body.overlap_s),
+            overlap_s=body.overlap_s,
             idempotency_key=idempotency_key(request, caller),
         )
         data: CreatedDeviceData = {

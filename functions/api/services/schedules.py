@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from functools import cache
+from functools import cache, partial
 from typing import TYPE_CHECKING, Any
 
 from api.services import agents, billing, devices, webhooks
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 def service() -> ScheduleService:
     """Create, show, change and delete schedules."""
     from karma.devices.lookup import SharedLookup
+    from karma.schedules.commanding import addressed
     from karma.schedules.repository import ScheduleRepository
     from karma.schedules.service import ScheduleService
 
@@ -24,7 +25,7 @@ def service() -> ScheduleService:
         ScheduleRepository(),
         clock(),
         agent_id_of=lambda ref: agents.catalogue().find(ref).id,
-        device_id_of=SharedLookup(devices.repository(), "control_devices").resolve,
+        device_id_of=partial(addressed, SharedLookup(devices.repository(), "control_devices")),
         require_receiver=lambda user_id, url: webhooks.service().require_receiver(user_id, url, field="run.webhook"),
         plan_of=lambda user_id: billing.subscriptions().plan(user_id),
     )

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
 
-from karma.core.clock import epoch_ms
+from karma.core.clock import epoch_ms, iso
 from karma.core.happenings import ItemChange
 from karma.core.ids import DeviceId, new_id
 from karma.core.live import Channel, RightsChange
@@ -65,6 +65,20 @@ def test_a_member_sends_no_commands_that_change_a_device_s_certificate(team: Tea
         assert (refused.status, refused.code) == (403, "FORBIDDEN")
         assert team.call("ada", "POST", path, {"command": name}).status == 201
     assert len(team.call("ada", "GET", path).data["commands"]) == 2
+
+
+@pytest.mark.fault("F-48e")
+def test_a_member_schedules_no_commands_that_change_a_device_s_certificate(team: Team) -> None:
+    team.share()
+    at = iso(datetime.now(UTC) + timedelta(hours=1))
+    command = {"device_id": team.device, "command": "certificate.request"}
+    refused = team.call("mia", "POST", "/schedules", {"name": "s", "at": at, "command": command})
+    assert (refused.status, refused.code) == (403, "FORBIDDEN")
+    other = {**command, "command": "ping"}
+    made = team.call("mia", "POST", "/schedules", {"name": "s", "at": at, "command": other}).data["schedule"]
+    refused = team.call("mia", "PATCH", f"/schedules/{made['id']}", {"command": command})
+    assert (refused.status, refused.code) == (403, "FORBIDDEN")
+    assert team.call("ada", "POST", "/schedules", {"name": "s", "at": at, "command": command}).status == 201
 
 
 def test_a_member_s_command_is_the_owner_s_and_says_whose_it_was(team: Team) -> None:

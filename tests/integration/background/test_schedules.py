@@ -549,7 +549,7 @@ def test_whatever_comes_between_a_fire_begins_one_run_or_none(committed: list[st
         ScheduleRepository(),
         SystemClock(),
         agent_id_of=str,
-        device_id_of=lambda _, ref: DeviceId(ref),
+        device_id_of=lambda _, ref, __: DeviceId(ref),
         require_receiver=lambda _, __: None,
         plan_of=lambda _: plan_at(PlanName.ENTERPRISE, just_now()),
     )

@@ -105,3 +105,27 @@ def test_no_device_asks_for_another_one(renewing: Renewing) -> None:
     assert renewing.refused(renewing.first) is RefusalReason.BUSY
     renewing.world.devices.delete(renewing.world.user, renewing.device.id)
     assert renewing.refused(renewing.first) is RefusalReason.UNKNOWN_CLAIM
+
+
+@pytest.mark.fault("F-48g")
+def test_the_end_stands_at_the_certificate_that_goes(renewing: Renewing) -> None:
+    """Of a renewal that nobody uses the new one goes, of a rotation by the owner the old one."""
+    world, device = renewing.world, renewing.device
+    for goes_new in (True, False):
+        if goes_new:
+            renewing.ask(renewing.first, renewing.signed())
+        else:
+            renewing.owners.rotate(world.user, device.id, overlap_s=3600)
+        row = world.current(renewing.first).device
+        assert row.overlap is not None
+        assert row.overlap.is_renewal is goes_new
+        told = renewing.owners.list(world.user, device.id)
+        assert [(each.is_new, each.ends_ms) for each in told] == [
+            (False, 0 if goes_new else row.overlap.ends_ms),
+            (True, row.overlap.ends_ms if goes_new else 0),
+        ]
+        [goes] = [each.id for each in told if each.ends_ms]
+        world.clock.pass_time(minutes=61)
+        renewing.sweep()
+        assert goes not in renewing.ids
+        assert len(renewing.ids) == 1

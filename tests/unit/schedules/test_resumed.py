@@ -27,7 +27,7 @@ def change(scheduled: Scheduled, *changes: Mapping[str, Any]) -> None:
         scheduled.store,
         scheduled.world.clock,
         agent_id_of=str,
-        device_id_of=lambda _, ref: DeviceId(ref),
+        device_id_of=lambda _, ref, __: DeviceId(ref),
         require_receiver=lambda *_: None,
         plan_of=lambda _: plan_at(PlanName.ENTERPRISE, scheduled.now),
     )

@@ -67,7 +67,7 @@ def agent_id(ref: str) -> str:
     return f"id of {ref}"
 
 
-def device_id(user_id: UserId, ref: str) -> DeviceId:
+def device_id(user_id: UserId, ref: str, _: str) -> DeviceId:
     if ref == "nobody's":
         raise NotFound(f"Device {ref} not found")
     return DeviceId(f"{ref} of {user_id}")

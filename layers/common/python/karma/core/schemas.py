@@ -22,7 +22,7 @@ _DATE = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}")
 def _written_out(value: object) -> object:
     # Pydantic also reads numbers, as seconds or milliseconds by their size: not what the description says.
     if not (isinstance(value, str) and _DATE.match(value)):
-        raise ValueError("a date is text as ISO 8601 writes it: 2026-01-31, 2026-01-31T12:00:00Z")
+        raise ValueError("a moment is text as ISO 8601 writes it: 2026-01-31T12:00:00Z")
     return value
 
 

@@ -47,14 +47,23 @@ class OverlapView(TypedDict):
 
     certificate_id: Annotated[str, Field(description="The new one")]
     began_at: str
-    ends_at: Annotated[str, Field(description="The old one is removed then, or once the new one has connected")]
+    ends_at: Annotated[
+        str,
+        Field(description="Unless the new one has connected by then, the old one is removed, of a renewal the new"),
+    ]
+    is_renewal: Annotated[bool, Field(description="The device asked for the new one itself")]
 
 
 def _overlap_view(overlap: CertificateOverlap | None) -> OverlapView | None:
     if overlap is None:
         return None
     began, ends = from_epoch_ms(overlap.began_ms), from_epoch_ms(overlap.ends_ms)
-    return {"certificate_id": overlap.certificate_id, "began_at": iso(began), "ends_at": iso(ends)}
+    return {
+        "certificate_id": overlap.certificate_id,
+        "began_at": iso(began),
+        "ends_at": iso(ends),
+        "is_renewal": overlap.is_renewal,
+    }
 
 
 class DeviceView(TypedDict):
@@ -159,7 +168,12 @@ class CertificateView(TypedDict):
 
     id: str
     is_new: Annotated[bool, Field(description="It was made to replace the other one, and has not connected yet")]
-    ends_at: Annotated[str | None, Field(description="It is removed then at the latest; null: no end is set")]
+    ends_at: Annotated[
+        str | None,
+        Field(
+            description="It is removed then unless the new one has connected: the old one, or the new one of a renewal"
+        ),
+    ]
 
 
 class CertificateListData(TypedDict):

@@ -52,6 +52,16 @@ _FIRST_PAUSE_S = 0.05
 _LONGEST_PAUSE_S = 1.0
 
 
+def require_of_members(command: str) -> None:
+    """Require that a command is one that members of a project may send to a device of its owner's.
+
+    Raises:
+        Forbidden: it changes what the device proves itself by.
+    """
+    if command.startswith(OWNERS_COMMANDS):
+        raise Forbidden(f"Only the device's owner sends commands whose names begin with {OWNERS_COMMANDS}")
+
+
 class PlannedCommand(Record, kw_only=True):
     """A command of which its sender has fixed all but its id; its content was validated as that of `send`."""
 
@@ -166,8 +176,8 @@ class CommandService:
     def _queue(
         self, device: Device, queued: Command, request: RepeatableRequest | None, *, also: Join | None = None
     ) -> Command:
-        if queued.requested_by.startswith(MEMBER) and queued.command.startswith(OWNERS_COMMANDS):
-            raise Forbidden(f"Only the device's owner sends commands whose names begin with {OWNERS_COMMANDS}")
+        if queued.requested_by.startswith(MEMBER):
+            require_of_members(queued.command)
         try:
             self._require_room(device)
             self._commands.add(queued, device, now=self._clock.now(), request=request, also=also)

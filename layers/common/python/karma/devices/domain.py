@@ -132,6 +132,8 @@ class CertificateOverlap(Record, kw_only=True):
     """The new certificate."""
     began_ms: int
     ends_ms: int
+    is_renewal: bool = False
+    """True: the device asked for it, and if it has not connected by it at the end, the new one is removed."""
 
 
 class Device(Record, kw_only=True):

@@ -35,6 +35,7 @@ FIELDS: Mapping[str, Any] = {
     "mqtt_host": "mqtt.example.com",
     "DeviceView.certificates": 1,
     "OverlapView.began_at": BEGAN,
+    "OverlapView.is_renewal": False,
     "OverlapView.ends_at": LATER,
     "CertificateView.id": "5c8f" * 16,
     "is_new": False,

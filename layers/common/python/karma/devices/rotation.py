@@ -84,14 +84,15 @@ class DeviceCertificate(Record, kw_only=True):
     id: str
     is_new: bool
     ends_ms: int
-    """Time at which it is removed at the latest; 0: no end is set."""
+    """Time at which it is removed if the device has not connected by the new one until then; 0: no end is set."""
 
 
 def certificates_of(ids: frozenset[str], overlap: CertificateOverlap | None) -> list[DeviceCertificate]:
-    """Return a device's certificates, the new one last."""
+    """Return a device's certificates, the new one last; at the end of a renewal that goes, else the old one."""
     new = overlap.certificate_id if overlap is not None else ""
     ends_ms = overlap.ends_ms if overlap is not None else 0
+    ends_new = overlap is not None and overlap.is_renewal
     return [
-        DeviceCertificate(id=each, is_new=each == new, ends_ms=0 if each == new else ends_ms)
+        DeviceCertificate(id=each, is_new=each == new, ends_ms=ends_ms if (each == new) is ends_new else 0)
         for each in sorted(ids, key=lambda each: (each == new, each))
     ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import re
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any
 
@@ -46,9 +47,11 @@ from karma.identity.accounts import emails
 
 _SERIAL = form(f"^{SERIAL.pattern}$", f"must be {SERIAL_FORM}")
 _CSR = form(
-    r"^\s*-----BEGIN (NEW )?CERTIFICATE REQUEST-----[A-Za-z0-9+/=\s]+-----END (NEW )?CERTIFICATE REQUEST-----\s*$",
+    r"-----BEGIN (NEW )?CERTIFICATE REQUEST-----[A-Za-z0-9+/=\s]+-----END (NEW )?CERTIFICATE REQUEST-----",
     "must be a certificate signing request in PEM",
 )
+
+_PEM = re.compile(_CSR)
 
 
 def _mac(value: str) -> str:
@@ -68,6 +71,21 @@ def _distinct(tags: list[str]) -> list[str]:
     return list(dict.fromkeys(tags))
 
 
+def _named_once(serials: list[str]) -> list[str]:
+    seen: set[str] = set()
+    for at, serial in enumerate(serials, start=1):
+        if serial in seen:
+            raise ValueError(f"the {at}th is there before: {serial}")
+        seen.add(serial)
+    return serials
+
+
+def _block(csr: str) -> str:
+    """Return the request alone: tools write text before and behind it, or a byte order mark."""
+    found = _PEM.search(csr)
+    return found[0] if found is not None else csr
+
+
 Name = Annotated[str, line(MAX_NAME_CHARS)]
 Tags = Annotated[
     list[Annotated[str, line(MAX_TAG_CHARS), COMPOSED]],
@@ -75,6 +93,10 @@ Tags = Annotated[
     AfterValidator(_distinct),
 ]
 Object = Annotated[FreeForm, json_of_at_most(MAX_OBJECT_BYTES)]
+
+
+Csr = Annotated[str, StringConstraints(min_length=1, max_length=8192, pattern=_CSR), AfterValidator(_block)]
+"""Signing request in PEM; text before and behind it is left out, as AWS IoT does where a device asks by MQTT."""
 
 
 class CreateDeviceRequest(Body):
@@ -91,16 +113,16 @@ class CreateDeviceRequest(Body):
     network: Object = Field(default_factory=dict)
     location: Object | None = None
     tags: Tags = Field(default_factory=list)
-    csr: Annotated[str, StringConstraints(min_length=1, max_length=8192, pattern=_CSR)] | None = None
+    csr: Csr | None = None
     """Signing request in PEM; the private key stays on the device, and the answer holds none."""
 
 
 class RotateCertificateBody(Body):
     """A second certificate for a device."""
 
-    csr: Annotated[str, StringConstraints(min_length=1, max_length=8192, pattern=_CSR)] | None = None
+    csr: Csr | None = None
     """Signing request in PEM; the private key stays on the device, and the answer holds none."""
-    overlap_s: Annotated[Number, Field(ge=MIN_OVERLAP_S, le=MAX_OVERLAP_S)] = DEFAULT_OVERLAP_S
+    overlap_s: Annotated[Whole, Field(ge=MIN_OVERLAP_S, le=MAX_OVERLAP_S)] = DEFAULT_OVERLAP_S
     """Seconds for which both connect; the old one is removed when the new one connects, or when they are over."""
 
 
@@ -142,11 +164,11 @@ class CreateProvisioningClaimBody(Body):
         Annotated[
             list[Annotated[str, StringConstraints(pattern=_SERIAL)]],
             Field(min_length=1, max_length=MAX_SERIALS),
-            AfterValidator(_distinct),
+            AfterValidator(_named_once),
         ]
         | None
     ) = None
-    """2,000 at the most."""
+    """2,000 at the most, each once."""
     csv: Annotated[str, StringConstraints(min_length=1, max_length=MAX_CSV_CHARS)] | None = None
     """In place of them: a CSV with the column `serial_number`, as many rows at the most."""
     max_devices: Annotated[Whole, Field(ge=1, le=MAX_SERIALS)] | None = None

@@ -10,10 +10,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from karma.core.ids import BulkId, UserId
+from karma.core.ids import BulkId, DeviceId, UserId
 from karma.core.lines import composed
 from karma.devices.bulk import BulkKey, BulkLimit
 from karma.devices.bulk_commands import BulkCommandService, BulkOrder
+from karma.devices.commands import require_of_members
 from karma.devices.lookup import DeviceLookup
 from karma.runs.ports import Also
 from karma.schedules.domain import FireKey, Schedule
@@ -36,7 +37,7 @@ class ScheduledCommands:
         """
         order = order_of(schedule.command or {})
         for device_id in order.device_ids:
-            self._devices.require(schedule.user_id, device_id)
+            require_allowed(self._devices, schedule.user_id, device_id, order.command)
         limit = BulkLimit(plan.name.value, plan.limits.bulk_devices)
         bulk = BulkKey(key.user_id, key.bulk_id)
         return self._bulks.create_with(bulk, order, limit=limit, also=also, schedule_id=schedule.id)
@@ -44,6 +45,24 @@ class ScheduledCommands:
     def is_at_work(self, user_id: UserId, bulk_id: BulkId | None) -> bool:
         """See FireCommands; one Get, and while it is not over one Query and a BatchGet a hundred devices."""
         return bulk_id is not None and self._bulks.is_at_work(BulkKey(user_id, bulk_id))
+
+
+def require_allowed(devices: DeviceLookup, user_id: UserId, device_id: str, command: str) -> None:
+    """Require that an account may send a device a command, which is shown to it by a project if it is another's.
+
+    Raises:
+        NotFound: the device does not exist, or is not shown to the account.
+        Forbidden: the command is its owner's alone.
+    """
+    if devices.find(user_id, device_id).owner_id != user_id:
+        require_of_members(command)
+
+
+def addressed(devices: DeviceLookup, user_id: UserId, ref: str, command: str) -> DeviceId:
+    """Return the id of a device, named by id or serial number, that is to be sent a command; raises likewise."""
+    device_id = devices.resolve(user_id, ref)
+    require_allowed(devices, user_id, device_id, command)
+    return device_id
 
 
 def order_of(command: Mapping[str, Any]) -> BulkOrder:

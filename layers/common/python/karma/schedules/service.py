@@ -77,7 +77,7 @@ class ScheduleService:
         clock: Clock,
         *,
         agent_id_of: Callable[[str], str],
-        device_id_of: Callable[[UserId, str], DeviceId],
+        device_id_of: Callable[[UserId, str, str], DeviceId],
         require_receiver: Callable[[UserId, str], None],
         plan_of: Callable[[UserId], Plan],
     ) -> None:
@@ -87,7 +87,8 @@ class ScheduleService:
             store: the schedules.
             clock: tells the time.
             agent_id_of: returns an agent's id by its id or name, and raises NotFound for none.
-            device_id_of: returns the id of an account's device by its id or serial, and raises NotFound for none.
+            device_id_of: returns the id of a device, by its id or serial number, to which an account may send a command
+                of this name, and raises NotFound or Forbidden.
             require_receiver: refuses an address that cannot be told of the ends of an account's runs.
             plan_of: reads the plan whose limits hold for an account now.
         """
@@ -270,7 +271,7 @@ class ScheduleService:
             raise ValidationFailed.of("overlap", "must be skip or allow: commands wait at their device anyway")
         if (device := command.get("device_id")) is not None:
             try:
-                command["device_id"] = self._device_id_of(user_id, device)
+                command["device_id"] = self._device_id_of(user_id, device, command["command"])
             except NotFound as exc:
                 raise NotFound(f"command.device_id: {exc.message}") from None
         return command

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import datetime
-from typing import Any, NamedTuple, cast
+from typing import Any, Final, NamedTuple, cast
 
 import orjson
 
@@ -251,6 +251,15 @@ def stored_tags(found: Any) -> tuple[str, ...]:
     return composed_tags(tags)
 
 
+RENEWAL: Final = "renewal"
+"""Word behind certificate, beginning and end of a rotation that the device asked for."""
+
+
 def _overlap(item: DeviceItem) -> CertificateOverlap | None:
     said = cast("list[Any] | None", item.rotation)
-    return CertificateOverlap(certificate_id=said[0], began_ms=said[1], ends_ms=said[2]) if said else None
+    if not said:
+        return None
+    certificate_id, began_ms, ends_ms, *kind = said
+    return CertificateOverlap(
+        certificate_id=certificate_id, began_ms=began_ms, ends_ms=ends_ms, is_renewal=kind == [RENEWAL]
+    )

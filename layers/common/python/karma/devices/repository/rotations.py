@@ -29,7 +29,7 @@ from karma.core.requests import RepeatableRequest
 from karma.devices.credentials import Certificate
 from karma.devices.domain import DeviceState
 from karma.devices.provisioning import RegisteredCertificate
-from karma.devices.repository.device_mapping import SerialClaim
+from karma.devices.repository.device_mapping import RENEWAL, SerialClaim
 from karma.devices.repository.items import (
     DeviceItem,
     DevicesItem,
@@ -147,7 +147,7 @@ class RotationRepository:
         tx.update(
             DeviceItem(*device_key(new.user_id, new.device_id)),
             [
-                DeviceItem.rotation.set([new.certificate_id, new.began_ms, new.ends_ms]),
+                DeviceItem.rotation.set([new.certificate_id, new.began_ms, new.ends_ms, RENEWAL]),
                 DeviceItem.updated_at.set(stamp),
             ],
             DeviceItem.state == DeviceState.ACTIVE,
