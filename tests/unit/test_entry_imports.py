@@ -90,7 +90,7 @@ OWN: dict[str, tuple[int, str]] = {
     "background.mail": (55, "audit core identity integrations mail"),
     "background.metrics": (65, "billing conversations core identity metrics models runs tools"),
     "background.router": (
-        89,
+        88,
         "alarms audit core devices files identity integrations mail notices realtime search webhooks",
     ),
     "background.runs": (
