@@ -10,7 +10,7 @@ from karma.devices.admission import AdmissionRequest
 from karma.devices.certificates import CertificateService, sweep_rotations
 from karma.devices.claims import MadeClaim
 from karma.devices.credentials import Certificate
-from karma.devices.provisioning import MAX_REPLACED, AskAgain, RefusalReason
+from karma.devices.provisioning import MAX_REPLACED, AskAgain, NotAdmitted, RefusalReason
 from karma.devices.repository.deleted_devices import DeletedDeviceRepository
 from karma.devices.repository.device_mapping import GoneDevice
 from karma.devices.repository.rotations import RotationRepository
@@ -19,6 +19,7 @@ from karma.devices.service import Created
 from tests.integration.devices.test_provisioning import MAC, Factory
 from tests.support.accounts import disable_account, open_account
 from tests.support.devices import World
+from tests.support.stack import Context
 
 
 @pytest.fixture
@@ -126,6 +127,25 @@ def test_a_device_that_loses_its_power_time_and_again_is_let_in_or_asked_to_wait
     factory.world.clock.pass_time(minutes=6)
     factory.sweep()
     factory.register(claim, "EOS-1")
+
+
+@pytest.mark.fault("F-48d")
+def test_aws_iot_hears_of_a_failure_where_the_device_is_to_ask_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    from device_ingest import provisioning
+
+    class Hook:
+        def __init__(self, why: NotAdmitted) -> None:
+            self.why = why
+
+        def admit(self, _: AdmissionRequest) -> None:
+            raise self.why
+
+    event = {"templateArn": "arn:aws:iot:us-east-1:000000000000:provisioningtemplate/t", "certificateId": "c"}
+    monkeypatch.setattr(provisioning, "services", lambda: Hook(NotAdmitted(RefusalReason.EXHAUSTED)))
+    assert provisioning.lambda_handler(event, Context()) == {"allowProvisioning": False}
+    monkeypatch.setattr(provisioning, "services", lambda: Hook(AskAgain()))
+    with pytest.raises(AskAgain):
+        provisioning.lambda_handler(event, Context())
 
 
 @pytest.mark.fault("F-48c")
