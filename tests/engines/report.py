@@ -38,6 +38,9 @@ With a Docker daemon `make test-localstack` uses LocalStack's container through 
 in that container's own containers do not reach the stand-ins for Stripe and the model on this machine, so only the
 tests that call functions in process run there.
 
+One answer differs from AWS's: ministack answers 403 to each WebSocket handshake that the backend refuses, also to that
+of an account's 201st connection, which is 429 on AWS.
+
 """
 
 

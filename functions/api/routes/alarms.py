@@ -44,9 +44,17 @@ async def list_alarms(
 
 
 @router.get("/alarms/{alarm_id}", responses=answers(errors=(404,)))
-async def get_alarm(alarm_id: str, caller: Reader) -> Answer[AlarmData]:
-    """Show an alarm; it is kept for 90 days after its end."""
-    return ok({"alarm": alarm_view(alarms.alarms().get(caller.user_id, alarm_id))})
+async def get_alarm(
+    alarm_id: str,
+    caller: Reader,
+    device_id: Annotated[str | None, Query(description="Device whose alarm it is", max_length=64)] = None,
+) -> Answer[AlarmData]:
+    """Show an alarm; it is kept for 90 days after its end.
+
+    With `device_id` also one of a device that a project shows to the caller, as the list does.
+    """
+    owner = caller.user_id if device_id is None else devices.shared().owner_for(caller.user_id, device_id)
+    return ok({"alarm": alarm_view(alarms.alarms().get(owner, alarm_id, device_id=device_id))})
 
 
 @router.post("/alarms/{alarm_id}/acknowledge", responses=answers(errors=(404,)))

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 def service() -> OutgoingWebhooks:
     """Create, show, change and delete webhooks, and their deliveries."""
     from karma.core.happenings import declared_types
+    from karma.integrations.guard import is_public, is_public_or_loopback
     from karma.integrations.kms import KmsSeal
     from karma.integrations.sqs import SqsQueue
     from karma.webhooks.repository.deliveries import DeliveryRepository
@@ -30,6 +31,7 @@ def service() -> OutgoingWebhooks:
         SqsQueue(settings().webhooks_queue_url),
         clock(),
         known_types=lambda: [each.name for each in declared_types()],
+        is_allowed=is_public_or_loopback if settings().webhook_loopback else is_public,
         loopback=bool(settings().webhook_loopback),
     )
 

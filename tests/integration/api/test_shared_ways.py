@@ -96,6 +96,7 @@ def test_an_export_is_its_makers_and_ends_with_the_membership(team: Team, lambda
 
 
 @pytest.mark.fault("F-44c")
+@pytest.mark.fault("F-49k")
 def test_members_see_the_alarms_of_a_device_and_rules_are_its_owners(team: Team) -> None:
     rule = {"name": "Too hot", "device_id": team.device, "trigger": "above", "metric": "temp_c", "high": 40.5}
     made = team.call("ada", "POST", "/alarm-rules", rule).data["alarm_rule"]
@@ -109,8 +110,12 @@ def test_members_see_the_alarms_of_a_device_and_rules_are_its_owners(team: Team)
         assert [each["id"] for each in listed] == [alarm.id]
         past = team.call(name, "GET", "/alarms", query=f"device_id={team.device}&state=past").data["alarms"]
         assert past == []
+        shown = team.call(name, "GET", f"/alarms/{alarm.id}", query=f"device_id={team.device}")
+        assert shown.data["alarm"] == listed[0]
+        assert team.call(name, "GET", f"/alarms/{alarm.id}", query=f"device_id={new_id()}").status == 404
     for name in (*MEMBERS, "eve"):
         assert team.call(name, "GET", "/alarms").data["alarms"] == []
+        assert team.call(name, "GET", f"/alarms/{alarm.id}").status == 404
         assert team.call(name, "POST", f"/alarms/{alarm.id}/acknowledge").status == 404
         refused = team.call(name, "POST", "/alarm-rules", rule)
         assert (refused.status, refused.code) == (422, "VALIDATION_ERROR")
@@ -118,6 +123,8 @@ def test_members_see_the_alarms_of_a_device_and_rules_are_its_owners(team: Team)
     assert team.call("eve", "GET", "/alarms", query=f"device_id={team.device}").data["alarms"] == []
     team.leave("vic")
     assert team.call("vic", "GET", "/alarms", query=f"device_id={team.device}").data["alarms"] == []
+    for name in ("eve", "vic"):
+        assert team.call(name, "GET", f"/alarms/{alarm.id}", query=f"device_id={team.device}").status == 404
     for wrong in ("x", new_id()):
         assert team.call("mia", "GET", "/alarms", query=f"device_id={wrong}").data["alarms"] == []
 

@@ -14,6 +14,7 @@ from standardwebhooks.webhooks import WebhookVerificationError
 from karma.audit.domain import NOWHERE
 from karma.core.clock import SystemClock
 from karma.core.ids import UserId, new_id
+from karma.integrations.guard import is_public_or_loopback
 from karma.integrations.kms import KmsSeal
 from karma.integrations.sqs import SqsQueue
 from karma.webhooks.domain import DEFAULT, Delivery, DeliveryError, DeliveryStatus, DisabledReason
@@ -45,6 +46,7 @@ class Told:
             SqsQueue(stack.queues["webhooks"]),
             SystemClock(),
             known_types=lambda: ["run.finished", "run.failed"],
+            is_allowed=is_public_or_loopback,
             loopback=True,
         )
 

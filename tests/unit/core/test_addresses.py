@@ -16,6 +16,7 @@ from karma.core.addresses import require_no_private_literal, require_server, sho
 from karma.core.errors import ValidationFailed
 from karma.core.ids import UserId, new_id
 from karma.integrations.fetch import Fetcher
+from karma.integrations.guard import is_public, is_public_or_loopback
 from karma.integrations.guarded_http import resolved
 from karma.integrations.mcp import McpClient
 from karma.mcp.domain import McpEndpoint, McpFailed
@@ -139,13 +140,17 @@ PRIVATE = (
     "[fd00::1]",
     "[fe80::1]",
     "[::ffff:10.0.0.1]",
+    "[64:ff9b::a00:1]",
+    "[2002:a00:1::1]",
+    "[2001::1]",
 )
 
 
+@pytest.mark.fault("F-49j")
 @pytest.mark.parametrize("host", [*PRIVATE, "127.0.0.1", "[::1]"])
 def test_an_address_outside_of_the_internet_is_refused_before_it_is_asked(host: str) -> None:
     with pytest.raises(ValueError, match="private, local or reserved"):
-        require_no_private_literal(require_server(f"https://{host}:8443/x", loopback=False), loopback=False)
+        require_no_private_literal(require_server(f"https://{host}:8443/x", loopback=False), is_allowed=is_public)
 
 
 @pytest.mark.parametrize(
@@ -153,7 +158,8 @@ def test_an_address_outside_of_the_internet_is_refused_before_it_is_asked(host: 
     [("8.8.8.8", False), ("[2606:4700::1]", False), ("a.example", False), ("127.0.0.1", True), ("[::1]", True)],
 )
 def test_public_addresses_and_names_are_left_to_the_delivery(host: str, loopback: bool) -> None:
-    require_no_private_literal(require_server(f"https://{host}/x", loopback=loopback), loopback=loopback)
+    is_allowed = is_public_or_loopback if loopback else is_public
+    require_no_private_literal(require_server(f"https://{host}/x", loopback=loopback), is_allowed=is_allowed)
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ from typing import Any
 from karma.audit.domain import NOWHERE
 from karma.core.happenings import Happening
 from karma.core.ids import UserId, derived_id, new_id
+from karma.integrations.guard import is_public
 from karma.webhooks.domain import Delivery, DeliveryError, ReceiverAnswer, Webhook
 from karma.webhooks.fanout import Fanout
 from karma.webhooks.looks import read_look, send_due_looks
@@ -38,7 +39,15 @@ class SetTime:
 def service_over(store: Webhooks, deliveries: Deliveries, *, at: datetime) -> OutgoingWebhooks:
     """Return a service over stores that are there, at a moment."""
     secrets = SigningSecrets(PlainSeal())
-    return OutgoingWebhooks(store, deliveries, secrets, HeardQueue(), SetTime(at), known_types=lambda: TYPES)
+    return OutgoingWebhooks(
+        store,
+        deliveries,
+        secrets,
+        HeardQueue(),
+        SetTime(at),
+        known_types=lambda: TYPES,
+        is_allowed=is_public,
+    )
 
 
 class World:
@@ -52,7 +61,13 @@ class World:
         """Status of the receiver, or what it is called with to tell."""
         self.posts = HeardPosts(self._answer)
         self.service = OutgoingWebhooks(
-            self.store, self.deliveries, self.secrets, self.queue, self.clock, known_types=lambda: TYPES
+            self.store,
+            self.deliveries,
+            self.secrets,
+            self.queue,
+            self.clock,
+            known_types=lambda: TYPES,
+            is_allowed=is_public,
         )
         self.fanout = Fanout(self.store, self.deliveries, self.queue, self.clock)
         self._numbers = itertools.count()

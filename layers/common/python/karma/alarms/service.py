@@ -248,14 +248,14 @@ class AlarmService:
         self._alarms = alarms
         self._clock = clock
 
-    def get(self, user_id: UserId, alarm_id: str) -> Alarm:
-        """Read one alarm.
+    def get(self, user_id: UserId, alarm_id: str, *, device_id: str | None = None) -> Alarm:
+        """Read one alarm; with `device_id`, of that device.
 
         Raises:
-            NotFound: absent, or forgotten.
+            NotFound: absent, or forgotten; or another device's.
         """
         alarm = self._alarms.find(user_id, AlarmId(alarm_id)) if is_id(alarm_id) else None
-        if alarm is None:
+        if alarm is None or device_id not in (None, alarm.device_id):
             raise NotFound(f"Alarm {alarm_id} not found")
         return alarm
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ipaddress
 import re
+from collections.abc import Callable
 from typing import Final
 from urllib.parse import SplitResult, urlsplit, urlunsplit
 
@@ -55,12 +56,12 @@ def require_server(url: str, *, loopback: bool) -> SplitResult:
     return found
 
 
-def require_no_private_literal(found: SplitResult, *, loopback: bool) -> None:
+def require_no_private_literal(found: SplitResult, *, is_allowed: Callable[[str], bool]) -> None:
     """Refuse a URL whose host is itself an address outside of the internet; names are judged when they are resolved.
 
     Args:
         found: the URL, as `require_server` split it.
-        loopback: addresses of this machine may be named.
+        is_allowed: tells whether an address may be asked; the one that requests to it are judged by.
 
     Raises:
         ValueError: it is such an address.
@@ -69,7 +70,7 @@ def require_no_private_literal(found: SplitResult, *, loopback: bool) -> None:
         address = ipaddress.ip_address(found.hostname or "")
     except ValueError:
         return
-    if not (loopback and address.is_loopback) and (not address.is_global or address.is_multicast):
+    if not is_allowed(str(address)):
         raise ValueError("must not have a private, local or reserved address")
 
 

@@ -84,6 +84,7 @@ class OutgoingWebhooks:
         clock: Clock,
         *,
         known_types: Callable[[], Sequence[str]],
+        is_allowed: Callable[[str], bool],
         loopback: bool = False,
     ) -> None:
         """Make the service.
@@ -95,7 +96,8 @@ class OutgoingWebhooks:
             queue: has workers look at webhooks.
             clock: tells the time.
             known_types: returns the types of events that may be named, besides EVERYTHING.
-            loopback: addresses of this machine may be named, by http:// too.
+            is_allowed: tells whether an address may be asked, as deliveries are judged.
+            loopback: names of this machine may be given, by http:// too.
         """
         self._store = store
         self._deliveries = deliveries
@@ -103,6 +105,7 @@ class OutgoingWebhooks:
         self._queue = queue
         self._clock = clock
         self._known_types = known_types
+        self._is_allowed = is_allowed
         self._loopback = loopback
 
     def get(self, user_id: UserId, webhook_id: str) -> Webhook:
@@ -417,7 +420,7 @@ class OutgoingWebhooks:
     def _require_address(self, url: str, *, field: str = "url") -> None:
         try:
             found = require_server(url, loopback=self._loopback)
-            require_no_private_literal(found, loopback=self._loopback)
+            require_no_private_literal(found, is_allowed=self._is_allowed)
         except ValueError as exc:
             raise ValidationFailed.of(field, str(exc)) from None
 
