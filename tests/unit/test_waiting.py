@@ -52,7 +52,19 @@ OUTWARD_S = {
     "a service of AWS": 3 * float(vars(aws._CONFIG)["read_timeout"]) + 3,
 }
 """Seconds that a request of the API may spend on each kind of call to others."""
-OF_AWS = {"iot", "iot_jobs", "kms", "s3", "s3_exports", "s3_firmware", "s3_previews", "s3_segments", "sockets", "sqs"}
+OF_AWS = {
+    "iot",
+    "iot_jobs",
+    "iot_shadows",
+    "kms",
+    "s3",
+    "s3_exports",
+    "s3_firmware",
+    "s3_previews",
+    "s3_segments",
+    "sockets",
+    "sqs",
+}
 """Modules of the API that ask services of AWS alone."""
 
 

@@ -8,7 +8,7 @@ from datetime import timedelta
 import pytest
 
 from karma.core.clock import epoch_ms
-from karma.core.dynamo.statements import Outcome
+from karma.core.dynamo.statements import WriteOutcome
 from karma.core.ids import DeviceId, UserId, new_id
 from karma.devices.domain import DEAD_LETTER_RETENTION_S
 from karma.devices.payloads import Refused
@@ -41,11 +41,11 @@ class TestTelemetry:
         assert rows.telemetry.store(device_id, batches[3])
         assert rows.telemetry.store(device_id, replace(batches[25], digest="other"))
         outcomes = rows.telemetry.store_new([OwnedBatch(device_id, each, owner) for each in batches])
-        assert [number for number, each in enumerate(outcomes) if each is not Outcome.DONE] == [3, 25]
-        assert {outcomes[3], outcomes[25]} == {Outcome.REFUSED}
+        assert [number for number, each in enumerate(outcomes) if each is not WriteOutcome.DONE] == [3, 25]
+        assert {outcomes[3], outcomes[25]} == {WriteOutcome.REFUSED}
         assert [rows.telemetry.holds(device_id, batches[number]) for number in (0, 3, 25)] == [True, True, False]
         again = rows.telemetry.store_new([OwnedBatch(device_id, each, owner) for each in batches])
-        assert set(again) == {Outcome.REFUSED}
+        assert set(again) == {WriteOutcome.REFUSED}
         both = [*rows.telemetry.stored(device_id, from_ms=NOW_MS, to_ms=NOW_MS + 26)]
         assert [each.owner for each in both] == ["" if number in {3, 25} else owner for number in range(26)]
         assert rows.telemetry.store(device_id, batches[0]), "which it is no less than by itself"
@@ -56,7 +56,7 @@ class TestTelemetry:
     def test_a_call_that_fails_leaves_each_to_be_stored_alone(self, rows: Rows, code: str) -> None:
         batches = [OwnedBatch(rows.device.id, rows.batch(number), rows.ada.id) for number in range(2)]
         with on(Wire(answer=lambda _number, _operation, _params: error(code))):
-            assert rows.telemetry.store_new(batches) == [Outcome.UNKNOWN] * 2
+            assert rows.telemetry.store_new(batches) == [WriteOutcome.UNKNOWN] * 2
 
     def test_a_statement_that_fails_is_unknown_or_refused(self, rows: Rows) -> None:
         batches = [OwnedBatch(rows.device.id, rows.batch(number), rows.ada.id) for number in range(4)]
@@ -64,7 +64,7 @@ class TestTelemetry:
         answers = [{"TableName": "t"}, *({"Error": {"Code": code, "Message": "m"}} for code in codes)]
         with on(Wire(answer=lambda _number, _operation, _params: {"Responses": answers})):
             told = rows.telemetry.store_new(batches)
-        assert told == [Outcome.DONE, Outcome.REFUSED, Outcome.UNKNOWN, Outcome.UNKNOWN]
+        assert told == [WriteOutcome.DONE, WriteOutcome.REFUSED, WriteOutcome.UNKNOWN, WriteOutcome.UNKNOWN]
 
     def test_is_read_in_order_over_days_and_pages(self, rows: Rows) -> None:
         device_id, midnight = rows.device.id, epoch_ms(NOW.replace(hour=0))

@@ -35,7 +35,7 @@ class DeviceMessage(Record):
 
 
 @dataclass
-class Heard:
+class HeardFacts:
     """Facts of one device from a batch."""
 
     claim: SerialClaim

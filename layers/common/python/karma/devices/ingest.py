@@ -40,7 +40,7 @@ from karma.core.observability import count, logger
 from karma.devices.allowance import HourlyAllowance, hour_of
 from karma.devices.dispatch import AT_ONCE, READY_EVERY_S, SLOW_READY_EVERY_S, Dispatcher
 from karma.devices.domain import DeviceState, Latest, is_connected, is_final
-from karma.devices.hearing import DeviceMessage, Heard, Rejected, Said
+from karma.devices.hearing import DeviceMessage, HeardFacts, Rejected, Said
 from karma.devices.measuring import Measured, Measuring
 from karma.devices.payloads import (
     Refused,
@@ -153,7 +153,7 @@ class IngestService:
         return list(failed)
 
     def _take_all(self, messages: Sequence[DeviceMessage], rejected: Counter[str], attempt: _Attempt) -> None:
-        heard: dict[DeviceId, Heard] = {}
+        heard: dict[DeviceId, HeardFacts] = {}
         measured: list[Measured] = []
         for message in messages:
             attempt([message.id], lambda message=message: self._take_one(message, heard, rejected, measured))  # type: ignore[misc]
@@ -177,7 +177,7 @@ class IngestService:
     def _take_one(
         self,
         message: DeviceMessage,
-        heard: dict[DeviceId, Heard],
+        heard: dict[DeviceId, HeardFacts],
         rejected: Counter[str],
         measured: list[Measured],
     ) -> None:
@@ -191,7 +191,7 @@ class IngestService:
         claim = self._speaker(source.thing, message.certificate_id, received_ms=message.received_ms)
         if message.received_ms < claim.since_ms:
             raise Rejected("BEFORE_TRANSFER")
-        device = heard.setdefault(claim.device_id, Heard(claim))
+        device = heard.setdefault(claim.device_id, HeardFacts(claim))
         device.repeated |= message.repeated
 
         def take() -> Said:
@@ -202,7 +202,9 @@ class IngestService:
 
         self._hear(message, device, rejected, take)
 
-    def _hear(self, message: DeviceMessage, device: Heard, rejected: Counter[str], take: Callable[[], Said]) -> None:
+    def _hear(
+        self, message: DeviceMessage, device: HeardFacts, rejected: Counter[str], take: Callable[[], Said]
+    ) -> None:
         """Note what a message says, and keep what cannot be taken of it as a dead letter."""
         try:
             said, refused = take()
@@ -216,7 +218,7 @@ class IngestService:
         device.latest = device.latest.merge(said)
         device.told_by.append(message.id)
 
-    def _keep(self, message: DeviceMessage, device: Heard, refused: Sequence[Refused], *, taken: bool) -> None:
+    def _keep(self, message: DeviceMessage, device: HeardFacts, refused: Sequence[Refused], *, taken: bool) -> None:
         device_id, at_ms = device.claim.device_id, message.received_ms
         if not self._allowance.take_letter(device_id, received_ms=at_ms):
             device.unkept.setdefault(hour_of(at_ms), []).append(message.id)
@@ -231,11 +233,11 @@ class IngestService:
         )
         self._dead_letters.store(device_id, **shown._asdict(), taken=taken, topic=message.topic, received_ms=at_ms)
 
-    def _sum_up(self, device: Heard, hour: int, more: int) -> None:
+    def _sum_up(self, device: HeardFacts, hour: int, more: int) -> None:
         self._dead_letters.sum_up(device.claim.device_id, hour=hour, more=more)
         count("DeadLetterNotKept", more)
 
-    def _take_body(self, kind: str, message: DeviceMessage, device: Heard) -> Said:
+    def _take_body(self, kind: str, message: DeviceMessage, device: HeardFacts) -> Said:
         device_id, at = device.claim.device_id, message.received_ms
         if kind == "response":
             if not self._allowance.take_answer(device_id, received_ms=at):
@@ -247,7 +249,7 @@ class IngestService:
                 raise Unreadable("TOO_FAST", "")
         return self._take_word(kind, message, device)
 
-    def _take_word(self, kind: str, message: DeviceMessage, device: Heard) -> tuple[Latest, Sequence[Refused]]:
+    def _take_word(self, kind: str, message: DeviceMessage, device: HeardFacts) -> tuple[Latest, Sequence[Refused]]:
         at, since_ms = message.received_ms, device.claim.since_ms
         match kind:
             case "heartbeat":
@@ -270,7 +272,7 @@ class IngestService:
                 device.ready_ms = max(device.ready_ms, at)
                 return Latest(last_seen_ms=at, ready_ms=at), ()
 
-    def _take_answer(self, message: DeviceMessage, device: Heard) -> Sequence[Refused]:
+    def _take_answer(self, message: DeviceMessage, device: HeardFacts) -> Sequence[Refused]:
         answer = read_response(message.payload)
         outcome = self._dispatcher.take_answer(device.claim.device_id, answer, received_ms=message.received_ms)
         count("CommandAnswered", outcome=answer.status if outcome == "moved" else outcome)
@@ -281,7 +283,7 @@ class IngestService:
             device.nudged_by.append(message.id)
         return answer.refused
 
-    def _take_presence(self, message: DeviceMessage, thing: str, heard: dict[DeviceId, Heard]) -> None:
+    def _take_presence(self, message: DeviceMessage, thing: str, heard: dict[DeviceId, HeardFacts]) -> None:
         try:
             lifecycle = read_presence(message.payload)
         except Unreadable as exc:
@@ -291,13 +293,13 @@ class IngestService:
         # The end of a connection is the certificate's last word, and comes after it was removed.
         received_ms = message.received_ms if lifecycle.event.connected else 0
         claim = self._speaker(thing, lifecycle.certificate_id, received_ms=received_ms)
-        device = heard.setdefault(claim.device_id, Heard(claim))
+        device = heard.setdefault(claim.device_id, HeardFacts(claim))
         # Counted, and taken all the same: the broker bounds connections, and the owner sees whether there is one.
         device.too_fast |= not self._allowance.take_word(claim.device_id, received_ms=message.received_ms)
         device.events.append(lifecycle.event)
         device.told_by.append(message.id)
 
-    def _freshen(self, heard: Iterable[Heard]) -> None:
+    def _freshen(self, heard: Iterable[HeardFacts]) -> None:
         """Write the newest values of all devices at once; what is more than that, or alone, `_tell` writes."""
         quick = [device for device in heard if device.latest != Latest() and self._watch(device) is None]
         if len(quick) < 2:
@@ -306,7 +308,7 @@ class IngestService:
         for device, is_fresh in zip(quick, self._devices.freshen_each(facts, now=self._clock.now()), strict=True):
             device.is_fresh, device.is_tried = is_fresh, True
 
-    def _tell(self, device: Heard) -> None:
+    def _tell(self, device: HeardFacts) -> None:
         now = self._clock.now()
         known = True
         if device.latest != Latest() and not device.is_fresh:
@@ -323,19 +325,19 @@ class IngestService:
                 raise _ChangedHands
             raise Rejected("DELETED")
 
-    def _watch(self, device: Heard) -> Watch | None:
+    def _watch(self, device: HeardFacts) -> Watch | None:
         if self._watcher is None or not device.stored:
             return None
         return self._watcher.watch(device.claim.user_id, device.claim.device_id, device.stored)
 
-    def _take_ready(self, device: Heard) -> None:
+    def _take_ready(self, device: HeardFacts) -> None:
         every_s = SLOW_READY_EVERY_S if device.too_fast else READY_EVERY_S
         claim = device.claim
         # What a delivery that died has recorded as sent, it recorded after the message.
         ready_ms = epoch_ms(self._clock.now()) if device.repeated else device.ready_ms
         self._dispatcher.take_ready(claim.user_id, claim.device_id, ready_ms=ready_ms, every_s=every_s)
 
-    def _dispatch(self, device: Heard) -> None:
+    def _dispatch(self, device: HeardFacts) -> None:
         again_ms = epoch_ms(self._clock.now()) if device.repeated else 0
         self._dispatcher.dispatch(device.claim.device_id, again_ms=again_ms, at_most=AT_ONCE)
 

@@ -10,11 +10,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from karma.core.dynamo.statements import Outcome
+from karma.core.dynamo.statements import WriteOutcome
 from karma.core.observability import count
 from karma.devices.allowance import HourlyAllowance, units_of
 from karma.devices.domain import Latest
-from karma.devices.hearing import DeviceMessage, Heard, Rejected, Said
+from karma.devices.hearing import DeviceMessage, HeardFacts, Rejected, Said
 from karma.devices.payloads import Refused, Unreadable
 from karma.devices.repository.telemetry import OwnedBatch, TelemetryRepository
 from karma.devices.samples import Batch, Telemetry, read_telemetry
@@ -25,11 +25,11 @@ class Measured:
     """A message of telemetry between its reading and its storing, which all of a batch share."""
 
     message: DeviceMessage
-    device: Heard
+    device: HeardFacts
     read: Telemetry
     units: int
     """Write units that it took of the device's hour."""
-    outcomes: dict[int, Outcome] = field(default_factory=dict)
+    outcomes: dict[int, WriteOutcome] = field(default_factory=dict)
     """Outcomes of its parts, an hour each, that were to be stored with others', by their first moments."""
 
 
@@ -40,7 +40,7 @@ class Measuring:
         self._telemetry = telemetry
         self._allowance = allowance
 
-    def read(self, message: DeviceMessage, device: Heard) -> Measured:
+    def read(self, message: DeviceMessage, device: HeardFacts) -> Measured:
         """Return what a message has measured, once the device's hour has room for it."""
         since_ms = device.claim.since_ms
         read = read_telemetry(message.payload, received_ms=message.received_ms, since_ms=since_ms)
@@ -83,10 +83,10 @@ class Measuring:
 
     def _store(self, each: Measured, batch: Batch) -> bool:
         claim = each.device.claim
-        match each.outcomes.get(batch.min_ts, Outcome.UNKNOWN):
-            case Outcome.DONE:
+        match each.outcomes.get(batch.min_ts, WriteOutcome.UNKNOWN):
+            case WriteOutcome.DONE:
                 return True
-            case Outcome.REFUSED:
+            case WriteOutcome.REFUSED:
                 return self._telemetry.holds(claim.device_id, batch)
-            case Outcome.UNKNOWN:
+            case WriteOutcome.UNKNOWN:
                 return self._telemetry.store(claim.device_id, batch, owner=claim.user_id)

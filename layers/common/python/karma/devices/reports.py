@@ -39,7 +39,7 @@ _MOST_APART_S: Final = 24 * 3600
 """Seconds between a document's time and the rule's beyond which it is no document of the broker's."""
 
 
-class Unreadable(ValueError):
+class UnreadableDocument(ValueError):
     """The message is no document of a shadow."""
 
 
@@ -60,18 +60,18 @@ def read_document(payload: bytes, *, received_ms: int) -> Document:
     """Read a document of a shadow.
 
     Raises:
-        Unreadable: it is none.
+        UnreadableDocument: it is none.
     """
     try:
         body = freeform.loads(payload, replace_surrogates=True, is_exact=False)
         before, after, at_s = body.get("previous"), body["current"], body["timestamp"]
         document = Document(before=_shadow(before) if before else Shadow(), after=_shadow(after), at_s=at_s)
     except (freeform.NotJson, freeform.OutOfBounds, AttributeError, KeyError, TypeError) as exc:
-        raise Unreadable("not a document of a shadow") from exc
+        raise UnreadableDocument("not a document of a shadow") from exc
     if type(at_s) is not int or abs(at_s - received_ms // 1_000) > _MOST_APART_S:
-        raise Unreadable("timestamp")
+        raise UnreadableDocument("timestamp")
     if not 0 < document.after.version < _MAX_VERSION:
-        raise Unreadable("version")
+        raise UnreadableDocument("version")
     return document
 
 
@@ -123,7 +123,7 @@ class SettingsReports:
             return "TOPIC"
         try:
             document = read_document(message.payload, received_ms=message.received_ms)
-        except Unreadable:
+        except UnreadableDocument:
             return "SETTINGS"
         if not document.report(datetime.fromtimestamp(0, UTC)):
             return ""

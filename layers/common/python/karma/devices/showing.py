@@ -23,7 +23,7 @@ from karma.devices.payloads import Refused
 from karma.devices.topics import read_topic
 
 
-class Shown(NamedTuple):
+class ShownMessage(NamedTuple):
     """Payload and refused parts of a message, as its device's owner may read them."""
 
     payload: bytes
@@ -44,7 +44,7 @@ _KNOWN: Final = frozenset({"id", *(name for names in _MEMBERS.values() for name 
 
 def shown_to_owner(
     payload: bytes, refused: Sequence[Refused], *, topic: str, since_ms: int, is_own_answer: bool = False
-) -> Shown:
+) -> ShownMessage:
     """Return what is shown of a message to who owns its device since a moment in milliseconds.
 
     Args:
@@ -55,8 +55,8 @@ def shown_to_owner(
         is_own_answer: it answers a command of this owner.
     """
     if since_ms == 0 or _is_of_since(payload, topic, since_ms, is_own_answer=is_own_answer):
-        return Shown(payload, refused)
-    return Shown(b"", [Refused(_plain(each.field), each.reason) for each in refused], is_withheld=True)
+        return ShownMessage(payload, refused)
+    return ShownMessage(b"", [Refused(_plain(each.field), each.reason) for each in refused], is_withheld=True)
 
 
 def _plain(place: str) -> str:

@@ -31,7 +31,7 @@ MOST: Final = 25
 _REFUSALS: Final = frozenset({"ConditionalCheckFailed", "DuplicateItem"})
 
 
-class Outcome(StrEnum):
+class WriteOutcome(StrEnum):
     """Fate of one of several writes."""
 
     DONE = "done"
@@ -89,7 +89,7 @@ def write_one(statement: Statement) -> tuple[bool, Item | None]:
     return True, None
 
 
-def write_each(statements: Sequence[Statement]) -> list[Outcome]:
+def write_each(statements: Sequence[Statement]) -> list[WriteOutcome]:
     """Write each of these, by a call for every 25; tell what became of each. Nothing is raised.
 
     After a lost answer the client asks again, so a write that took effect may be told as refused.
@@ -99,7 +99,7 @@ def write_each(statements: Sequence[Statement]) -> list[Outcome]:
     ]
 
 
-def _write(statements: Sequence[Statement]) -> list[Outcome]:
+def _write(statements: Sequence[Statement]) -> list[WriteOutcome]:
     sent: list[Any] = [{"Statement": each.text, "Parameters": each.parameters} for each in statements]
     try:
         answers = aws.client("dynamodb").batch_execute_statement(Statements=sent)["Responses"]
@@ -107,11 +107,11 @@ def _write(statements: Sequence[Statement]) -> list[Outcome]:
         # As loud as nobody else will be: each is written alone now, and the work goes on.
         count("StatementsFailed")
         logger.warning("statements.failed", statements=len(sent), code=code_of(exc) or type(exc).__name__)
-        return [Outcome.UNKNOWN] * len(sent)
+        return [WriteOutcome.UNKNOWN] * len(sent)
     return [_outcome(answer.get("Error")) for answer in answers]
 
 
-def _outcome(error: Mapping[str, Any] | None) -> Outcome:
+def _outcome(error: Mapping[str, Any] | None) -> WriteOutcome:
     if error is None:
-        return Outcome.DONE
-    return Outcome.REFUSED if error.get("Code") in _REFUSALS else Outcome.UNKNOWN
+        return WriteOutcome.DONE
+    return WriteOutcome.REFUSED if error.get("Code") in _REFUSALS else WriteOutcome.UNKNOWN

@@ -19,7 +19,7 @@ from karma.core.clock import iso
 from karma.core.dynamo.access import get, put
 from karma.core.dynamo.failures import ConditionFailed
 from karma.core.dynamo.items import Key
-from karma.core.dynamo.statements import Outcome, Statement, quoted, table_name, write_each, write_one
+from karma.core.dynamo.statements import Statement, WriteOutcome, quoted, table_name, write_each, write_one
 from karma.core.dynamo.transaction import Transaction
 from karma.devices.domain import Latest, Reading
 from karma.devices.ports import Stepped, Watch
@@ -46,7 +46,7 @@ def freshen_each(facts: Sequence[tuple[Key, Latest]], *, now: datetime) -> list[
     plain = [place for place, (_, said) in enumerate(facts) if is_plain(said)]
     written = write_each([_freshening(*facts[place], now) for place in plain])
     for place, outcome in zip(plain, written, strict=True):
-        done[place] = outcome is Outcome.DONE
+        done[place] = outcome is WriteOutcome.DONE
     return done
 
 

@@ -9,7 +9,7 @@ import orjson
 
 from karma.core.dynamo.access import put, query
 from karma.core.dynamo.failures import ConditionFailed
-from karma.core.dynamo.statements import Outcome, insert, write_each
+from karma.core.dynamo.statements import WriteOutcome, insert, write_each
 from karma.core.ids import DeviceId, UserId, is_id
 from karma.devices.domain import RAW_STORED_S
 from karma.devices.repository.items import (
@@ -52,7 +52,7 @@ class OwnedBatch(NamedTuple):
 class TelemetryRepository:
     """Conditional puts and range reads of one `telemetry` table."""
 
-    def store_new(self, batches: Sequence[OwnedBatch]) -> list[Outcome]:
+    def store_new(self, batches: Sequence[OwnedBatch]) -> list[WriteOutcome]:
         """Store those of these batches whose keys are free, in one call for every 25.
 
         REFUSED: the key is taken, and `holds` tells by what. UNKNOWN: `store` is to be asked for this one.
