@@ -127,7 +127,7 @@ NORMALISED = {
     for operation in ("create_file", "change_file", "create_directory")
     for field in ("name", "path")
 }
-"""Names that are the same however they are composed come back as NFC (docs/adr/0009-files.md)."""
+"""Names that are the same however they are composed come back as NFC (docs/adr/0009-files.md), as all tags do."""
 
 SAME = {"POST /api/agent", "PUT /api/agents/{agent_id}"}
 """Served by the same lines as those under `/api/v1`; `POST /api/agents` shows Agio's way of refusing."""
@@ -302,7 +302,8 @@ class Sent:
                 self._compare_text(f"{name}, read again", each, text, again)
 
     def _compare_text(self, name: str, each: Text, text: str, shown: object) -> None:
-        wanted = normalize("NFC", text) if self._known(each) in NORMALISED else text
+        is_tag = each.field.removesuffix(".0").rpartition(".")[2] in ("tag", "tags")
+        wanted = normalize("NFC", text) if is_tag or self._known(each) in NORMALISED else text
         for found in _under(shown, each.field.removesuffix(".0").rpartition(".")[2]):
             if found not in (wanted, f"/{wanted}", [wanted], {wanted: wanted}):
                 self.wrong.append(f"{self._target.name}: {each.field}: {name}: shown as {found!r}")
