@@ -8,11 +8,14 @@ from typing import Any
 
 import pytest
 
+from karma.audit.domain import NOWHERE
 from karma.core.clock import SystemClock, iso
+from karma.core.errors import StaleVersion
 from karma.core.ids import UserId
 from karma.devices.repository.devices import DeviceRepository
 from karma.devices.repository.settings_changes import SettingsChangeRepository
-from karma.devices.settings import SettingsService
+from karma.devices.settings import Asker, SettingsService
+from karma.devices.shadow import Shadow
 from karma.integrations.iot_shadows import IotShadows
 from tests.integration.api.conftest import Api
 from tests.support.devices import World
@@ -127,6 +130,56 @@ def test_members_of_a_project_read_and_change_them_as_their_role_lets_them(stack
     assert {team.call("eve", *each).status for each in (("GET", path), ("GET", f"{path}/changes"))} == {404}
     changes = team.call("ada", "GET", f"{path}/changes").data["changes"]
     assert [each["changed_by"] for each in changes] == [team.ids[name] for name in reversed(MEMBERS) if name != "vic"]
+
+
+class Overtaken(IotShadows):
+    """Shadows of a device that reports right after they were read, a few times."""
+
+    def __init__(self, device: OneDevice, reports: int) -> None:
+        super().__init__(endpoint_url=device.stack.engine.endpoint_url)
+        self._device, self.reports = device, reports
+
+    def read(self, thing: str) -> Shadow:
+        """Read, then be late."""
+        found = super().read(thing)
+        if self.reports:
+            self.reports -= 1
+            self._device.report(n=self.reports)
+        return found
+
+
+@pytest.mark.fault("F-47f")
+def test_a_report_between_reading_and_changing_costs_nobody_a_change(one: OneDevice) -> None:
+    one.patch({"a": 1})
+    shadows = Overtaken(one, 2)
+    service = SettingsService(DeviceRepository(), SettingsChangeRepository(), shadows, SystemClock())
+    owner = UserId(one.user["id"])
+    by = Asker(user_id=owner, source=NOWHERE)
+    service.change(owner, one.device_id, {"a": 2}, by=by)
+    assert (shadows.reports, one.settings()["desired"]) == (0, {"a": 2})
+    shadows.reports, version = 1, one.settings()["version"]
+    with pytest.raises(StaleVersion):
+        service.change(owner, one.device_id, {"a": 3}, by=by, version=version)
+    assert [each["state"] for each in one.changes()] == ["refused", "applied", "applied"]
+
+
+@pytest.mark.fault("F-47g")
+def test_the_first_change_may_name_the_version_zero(one: OneDevice) -> None:
+    assert one.settings()["version"] == 0
+    body = {"desired": {"a": 1}, "version": 0}
+    assert one.api.call("PATCH", one.path, body).status == 200
+    assert one.api.call("PATCH", one.path, {"desired": {"a": 2}, "version": 0}).status == 409
+
+
+@pytest.mark.fault("F-47h")
+@pytest.mark.parametrize("levels", [40, 70, 200])
+def test_what_a_device_nests_without_end_costs_itself(one: OneDevice, levels: int) -> None:
+    value: Any = 1
+    for _ in range(levels):
+        value = {"v": value}
+    one.report(deep=value, flat=1)
+    assert one.settings()["reported"] == {"flat": 1}
+    assert one.patch({"a": 1}).status == 200
 
 
 def test_who_takes_a_device_over_finds_no_settings_of_before(one: OneDevice, stack: Stack) -> None:

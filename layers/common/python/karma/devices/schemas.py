@@ -194,11 +194,15 @@ class ChangeDeviceRequest(Body):
     version: Version | None = None
 
 
+SettingsVersion = Annotated[Whole, Field(ge=0, examples=[3])]
+"""Version of the settings that the caller read; 0: there were none."""
+
+
 class ChangeSettingsBody(Body):
     """A merge patch of what is wanted of a device; null removes a setting."""
 
     desired: Annotated[FreeForm, json_of_at_most(MAX_DESIRED_BYTES)]
-    version: Version | None = None
+    version: SettingsVersion | None = None
 
 
 class SendCommandRequest(Body):

@@ -18,6 +18,8 @@ from karma.integrations.iot import SHADOW, data_host, device_service_errors
 _ABSENT: Final = frozenset({"ResourceNotFoundException"})
 _STALE: Final = frozenset({"ConflictException", "VersionConflictException"})
 _TOO_LARGE: Final = frozenset({"RequestEntityTooLargeException"})
+_LEVELS: Final = 32
+"""Levels of a setting that is shown; AWS takes eight."""
 
 
 class IotShadows:
@@ -29,20 +31,20 @@ class IotShadows:
 
     def read(self, thing: str) -> Shadow:
         """Read a thing's settings; version 0: it has none."""
-        try:
-            with device_service_errors():
+        with device_service_errors():
+            try:
                 found = self._client().get_thing_shadow(thingName=thing, shadowName=SHADOW)
-        except AWS_FAULTS as exc:
-            if code_of(exc) in _ABSENT:
-                return Shadow()
-            raise
+            except AWS_FAULTS as exc:
+                if code_of(exc) in _ABSENT:
+                    return Shadow()
+                raise
         # What a device reports is what it likes: halves of characters, which the broker takes, are replaced.
-        document = freeform.loads(found["payload"].read(), replace_surrogates=True, is_exact=False)
+        document = freeform.loads(found["payload"].read(), levels=None, replace_surrogates=True, is_exact=False)
         state, stamps = document.get("state") or {}, document.get("metadata") or {}
         return Shadow(
             version=int(document["version"]),
-            desired=state.get("desired") or {},
-            reported=state.get("reported") or {},
+            desired=_shown(state.get("desired")),
+            reported=_shown(state.get("reported")),
             desired_stamps=stamps.get("desired") or {},
             reported_stamps=stamps.get("reported") or {},
         )
@@ -68,29 +70,34 @@ class IotShadows:
         if version:
             # A shadow that was deleted goes on from its last version, which is not told: nothing can be compared.
             body["version"] = version
-        try:
-            with device_service_errors():
+        with device_service_errors():
+            try:
                 made = self._client().update_thing_shadow(
                     thingName=thing, shadowName=SHADOW, payload=orjson.dumps(body)
                 )
-        except AWS_FAULTS as exc:
-            if code_of(exc) in _STALE:
-                return None
-            if code_of(exc) in _TOO_LARGE:
-                raise ValidationFailed.of(
-                    "desired", "with what the device reports, the settings have at most 8 KB"
-                ) from exc
-            raise
+            except AWS_FAULTS as exc:
+                if code_of(exc) in _STALE:
+                    return None
+                if code_of(exc) in _TOO_LARGE:
+                    raise ValidationFailed.of(
+                        "desired", "with what the device reports, the settings have at most 8 KB"
+                    ) from exc
+                raise
         return int(orjson.loads(made["payload"].read())["version"])
 
     def delete(self, thing: str) -> None:
         """Delete a thing's settings; none are fine."""
-        try:
-            with device_service_errors():
+        with device_service_errors():
+            try:
                 self._client().delete_thing_shadow(thingName=thing, shadowName=SHADOW)
-        except AWS_FAULTS as exc:
-            if code_of(exc) not in _ABSENT:
-                raise
+            except AWS_FAULTS as exc:
+                if code_of(exc) not in _ABSENT:
+                    raise
 
     def _client(self) -> Any:
         return aws.client("iot-data", endpoint_url=self._endpoint_url or f"https://{data_host()}")
+
+
+def _shown(settings: Json | None) -> Json:
+    """Return settings without those that are deeper than any answer of ours: the device has put them there itself."""
+    return {name: value for name, value in (settings or {}).items() if not freeform.is_deeper(value, _LEVELS)}
