@@ -21,6 +21,7 @@ from karma.core.dynamo.items import Item, Key, TableMeta
 from karma.core.dynamo.partitions import delete_keys, empty, pages
 from karma.core.dynamo.reads import Reads
 from karma.core.dynamo.transaction import Transaction
+from karma.core.dynamo.work import due_sk, put_off, query_work
 from karma.core.errors import AlreadyExists, Gone, NotFound, StorageThrottled, StorageUnavailable
 from karma.core.ids import UserId
 from karma.core.purge import PurgeAttempt
@@ -168,6 +169,19 @@ class TestQueries:
         put(BookItem("SHELF#1", "BOOK#0002", title="t", gsi1pk="LOANED", gsi1sk="2026"))
         found = query(ShelfItem, "LOANED", limit=10, index=ShelfItem.gsi1)
         assert [item.sk for item in found.items] == ["BOOK#0002"]
+
+    def test_what_is_due_is_put_off_by_who_has_read_it_last(self) -> None:
+        now, later = datetime(2026, 12, 1, tzinfo=UTC), datetime(2026, 12, 2, tzinfo=UTC)
+        put(BookItem("SHELF#1", "BOOK#0001", title="t", gsi1pk="LOANED", gsi1sk=due_sk(now, "1")))
+        before = get(BookItem, book(1).key, consistent=True)
+        due = query_work(BookItem, "LOANED", BookItem.gsi1sk < due_sk(later, ""), lambda each: each.sk, limit=5)
+        put_off(due.items.places[0], until=later)
+        with pytest.raises(ConditionFailed):
+            put_off(due.items.places[0], until=later)
+        after = get(BookItem, book(1).key, consistent=True)
+        assert before is not None
+        assert after is not None
+        assert (after.gsi1sk, after.version) == (due_sk(later, "1"), before.version)
 
     def test_several_types_come_back_as_themselves(self) -> None:
         put(book(1))

@@ -59,10 +59,8 @@ NARROWER = {
         for field in ("cron", "time_zone")
     ),
     *(f"create_firmware_release.{field}" for field in ("manifest", "signature", "public_key")),
-    *(f"create_firmware_rollout.{field}" for field in ("release_id", "device_ids.0")),
-    "retry_firmware_rollout.device_ids.0",
-    "roll_back_firmware_rollout.release_id",
-    "create_firmware_rollout.tag",
+    *(f"create_firmware_rollout.{field}" for field in ("release_id", "device_ids.0", "tag")),
+    *("retry_firmware_rollout.device_ids.0", "roll_back_firmware_rollout.release_id", "change_settings.desired"),
     *(
         f"{operation}.{field}"
         for operation in ("create_alarm_rule", "change_alarm_rule", "test_alarm_rule")
@@ -302,9 +300,9 @@ class Sent:
                 self._compare_text(f"{name}, read again", each, text, again)
 
     def _compare_text(self, name: str, each: Text, text: str, shown: object) -> None:
-        is_tag = each.field.removesuffix(".0").rpartition(".")[2] in ("tag", "tags")
-        wanted = normalize("NFC", text) if is_tag or self._known(each) in NORMALISED else text
-        for found in _under(shown, each.field.removesuffix(".0").rpartition(".")[2]):
+        member = each.field.removesuffix(".0").rpartition(".")[2]
+        wanted = normalize("NFC", text) if member in {"tag", "tags"} or self._known(each) in NORMALISED else text
+        for found in _under(shown, member):
             if found not in (wanted, f"/{wanted}", [wanted], {wanted: wanted}):
                 self.wrong.append(f"{self._target.name}: {each.field}: {name}: shown as {found!r}")
 

@@ -428,8 +428,8 @@ class RunLog:
             await self._in_background(only_waiting=True)
         finally:
             self._flushing = False
-        if self._waiting.size and self._flush_timer is None and not self._closed:
-            # Sent while the flush was on its way, and nothing may follow that would set the timer.
+        if self._waiting.size and self._flush_timer is None and self._failure is None and not self._closed:
+            # Sent meanwhile, and nothing may follow that sets the timer. Behind a failure flushes would not end.
             self._flush_timer = self._loop.call_later(FLUSH_AFTER_S, self._flush)
 
     async def _in_background(self, *, only_waiting: bool) -> None:
